@@ -1,0 +1,5 @@
+//! Host configuration: fragments -> merged -> [`Settings`]. Only `Settings` leaves.
+
+mod settings;
+
+pub use settings::*;

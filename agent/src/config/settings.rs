@@ -1,0 +1,145 @@
+//! What the agent runs with: validated, complete, absolute paths only.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Validated agent configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// `[host]`
+    pub host: Host,
+    /// `[paths]`
+    pub paths: Paths,
+    /// `[containerd]`
+    pub containerd: Containerd,
+    /// `[runtime]`
+    pub runtime: Runtime,
+    /// `[network]`
+    pub network: Network,
+    /// `[images]`
+    pub images: Images,
+    /// `[discovery]`
+    pub discovery: Discovery,
+    /// `[tasks]`
+    pub tasks: Tasks,
+    /// `[refill]`
+    pub refill: Refill,
+}
+
+/// Who this host is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Host {
+    /// Stable id of the host; default: `/etc/machine-id`.
+    pub id: String,
+    /// Fleet that the host belongs to; default `default`.
+    pub fleet: String,
+}
+
+/// Where the agent keeps things. Every path is absolute, so that several agents fit one machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paths {
+    /// Durable state, default `/var/lib/nodeagent`: `journal.db`, `instances/<container-id>/{bin,log}`, `init/<sha256>`.
+    pub state: PathBuf,
+    /// Volatile state, default `/run/nodeagent`: `ctl/gate.sock`, `netns/<instance>`.
+    pub runtime: PathBuf,
+    /// The API's unix socket, default `<runtime>/api.sock`.
+    pub api_socket: PathBuf,
+}
+
+/// How containerd is reached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Containerd {
+    /// gRPC socket, default `/run/containerd/containerd.sock`.
+    pub socket: PathBuf,
+    /// Namespace, default `nodeagent`; fixed at first start.
+    pub namespace: String,
+    /// Snapshotter, default `overlayfs`.
+    pub snapshotter: String,
+    /// Deadline of one call, default 10 s (creates: four times that).
+    pub timeout: Duration,
+}
+
+/// How containers are run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Runtime {
+    /// Shim, default `io.containerd.runc.v2`.
+    pub shim: String,
+    /// OCI runtime binary handed to the shim; the shim's own default when absent.
+    pub binary: Option<PathBuf>,
+    /// Absolute cgroup below which containers live, the same in every hierarchy, default `/nodeagent`.
+    pub cgroup_parent: String,
+    /// The static container-init on this host, default `/usr/lib/nodeagent/container-init`.
+    pub container_init: PathBuf,
+}
+
+/// Addresses and links.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Network {
+    /// Ranges that instances get addresses from, default `10.88.0.0/16`.
+    pub pools: Vec<AddressRange>,
+    /// Link-local gateway seen from inside, default `169.254.1.1`.
+    pub gateway: Ipv4Addr,
+    /// Link group of our veths (`ip link … group N`), default 7017.
+    pub link_group: u32,
+    /// MTU of the veths, default 1500.
+    pub mtu: u32,
+    /// How long a freed address is kept from other instances, default 120 s.
+    pub quarantine: Duration,
+}
+
+/// An IPv4 range in CIDR notation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressRange {
+    /// First address (host bits zero).
+    pub base: Ipv4Addr,
+    /// Prefix length, 8..=32.
+    pub prefix: u8,
+}
+
+/// Where images come from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Images {
+    /// Registries (`host:port`) spoken to by plain HTTP; loopback registries always are.
+    pub insecure_registries: Vec<String>,
+    /// Deadline of a whole pull, default 10 min.
+    pub pull_timeout: Duration,
+    /// A pull without a byte for this long has failed, default 30 s.
+    pub stall_timeout: Duration,
+    /// `config.json` of docker with credentials, when there is one.
+    pub auth_file: Option<PathBuf>,
+}
+
+/// Discovery backends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Discovery {
+    /// `[discovery.file]`, the embedded default.
+    pub file: Option<FileDiscovery>,
+}
+
+/// Prometheus file_sd and Envoy EDS files.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FileDiscovery {
+    /// Directory of the files, default `<runtime>/discovery`.
+    pub directory: PathBuf,
+    /// How long clients may still use what was removed, default 5 s.
+    pub propagation_bound: Duration,
+}
+
+/// Deadlines of tasks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tasks {
+    /// Deadline of an activation, default 60 s.
+    pub activation_deadline: Duration,
+    /// How long task results are kept, default 30 days.
+    pub keep_results: Duration,
+    /// Consecutive failures after which a task of the pool gives up, default 3.
+    pub give_up_after: u32,
+}
+
+/// Background work.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refill {
+    /// Creations at a time for warm targets, default 2.
+    pub concurrency: usize,
+}
