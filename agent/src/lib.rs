@@ -5,3 +5,7 @@
 pub mod app;
 pub mod config;
 pub mod instance;
+pub mod journal;
+pub mod network;
+pub mod pool;
+pub mod task;
