@@ -5,3 +5,5 @@
 pub mod app;
 pub mod config;
 pub mod instance;
+pub mod network;
+mod sys;
