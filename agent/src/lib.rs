@@ -8,4 +8,5 @@ pub mod instance;
 pub mod journal;
 pub mod network;
 pub mod pool;
+mod sys;
 pub mod task;
