@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod config;
+pub mod document;
 pub mod instance;
 pub mod journal;
 pub mod network;
