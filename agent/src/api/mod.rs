@@ -1,0 +1,12 @@
+//! The agent's API: HTTP/1.1 and JSON on a unix socket.
+//!
+//! Owns the documents ([`v1`]), the server, the client, and the seam ([`Host`]) behind which the
+//! daemon's core stands. Promises that a request is read whole, bounded and validated before the
+//! core hears of it, and that every refusal is a [`v1::Problem`]. Deliberately knows nothing of
+//! containers, pools or the journal.
+
+pub mod v1;
+
+mod host;
+
+pub use host::{Deletion, Host, Received};
