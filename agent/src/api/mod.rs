@@ -7,6 +7,12 @@
 
 pub mod v1;
 
+mod client;
 mod host;
+mod server;
+mod task_id;
 
+pub use client::{Client, ClientError};
 pub use host::{Deletion, Host, Received};
+pub use server::{BindError, Limits, Server};
+pub use task_id::{generate_task_id, is_task_id};
