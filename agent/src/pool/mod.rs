@@ -10,6 +10,8 @@ mod effects;
 pub mod machine;
 mod plan;
 mod publish;
+#[cfg(test)]
+mod tests;
 mod trails;
 
 pub use adopt::{Adopted, Observation};
