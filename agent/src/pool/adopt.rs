@@ -93,6 +93,8 @@ impl Pool {
                 to: row.to,
                 target: row.target,
                 seq: row.seq,
+                // A restart lies between: the wall clock is all that is left of its beginning.
+                first_byte: now.at.checked_sub(elapsed).unwrap_or(now.at),
                 deadline: now.at + left,
                 picked,
                 failed: BTreeMap::new(),

@@ -18,7 +18,7 @@ impl Pool {
             .tasks
             .iter()
             .filter(|(_, task)| task.end.is_none() && task.unwritten_until.is_none_or(|at| now.at >= at))
-            .filter_map(|(id, task)| Some((id.clone(), self.outcome(task, self.end_state(task, now)?))))
+            .filter_map(|(id, task)| Some((id.clone(), self.outcome(task, self.end_state(task, now)?, now))))
             .collect();
         for (task_id, outcome) in ended {
             let id = self.id();
@@ -112,7 +112,7 @@ impl Pool {
         }
     }
 
-    fn outcome(&self, task: &OpenTask, state: EndState) -> Outcome {
+    fn outcome(&self, task: &OpenTask, state: EndState, now: Now) -> Outcome {
         let instances: Vec<InstanceResult> = task.picked.iter().map(|&ordinal| self.result(task, ordinal)).collect();
         let detail = match state {
             EndState::Done => None,
@@ -127,6 +127,7 @@ impl Pool {
             target: task.target,
             target_seq: task.seq,
             active: self.active(),
+            elapsed_us: u64::try_from(now.at.saturating_duration_since(task.first_byte).as_micros()).unwrap_or(u64::MAX),
             instances,
             detail,
         }

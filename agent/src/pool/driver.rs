@@ -25,7 +25,7 @@ use crate::task::{Index, TaskId};
 #[derive(Debug)]
 pub enum Message {
     /// A new target; the answer goes through the task index.
-    Target(crate::task::Request, Instant),
+    Target(crate::task::Request),
     /// A changed manifest or image.
     Revise(Arc<crate::instance::Revision>, oneshot::Sender<Result<(), Refusal>>),
     /// Remove the app; the driver ends when it succeeded.
@@ -130,8 +130,8 @@ impl<E: Effects> Driver<E> {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Target(request, first_byte) => {
-                self.trails.begin(&request.context.task_id, first_byte, Instant::now());
+            Message::Target(request) => {
+                self.trails.begin(&request.context.task_id, request.first_byte, Instant::now());
                 self.turn(Event::Command(Command::Target(request)));
             }
             Message::Revise(revision, reply) => {

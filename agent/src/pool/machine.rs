@@ -164,6 +164,7 @@ pub(super) struct OpenTask {
     pub to: u32,
     pub target: u32,
     pub seq: u64,
+    pub first_byte: Instant,
     pub deadline: Instant,
     /// Instances it chose.
     pub picked: BTreeSet<u32>,

@@ -428,6 +428,7 @@ impl Pool {
                 to: request.to,
                 target: intent.target,
                 seq: self.seq,
+                first_byte: request.first_byte,
                 deadline: now.at + self.deadline(request),
                 picked: picked.collect(),
                 failed: Default::default(),

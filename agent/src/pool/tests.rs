@@ -170,6 +170,7 @@ impl World {
             force: false,
             deadline_seconds: None,
             created_ms: self.now.wall_ms,
+            first_byte: self.now.at,
         })));
         task_id
     }

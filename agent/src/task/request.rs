@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +118,8 @@ pub struct Request {
     pub deadline_seconds: Option<f64>,
     /// Wall time of acceptance, Unix milliseconds.
     pub created_ms: u64,
+    /// When its first byte arrived.
+    pub first_byte: Instant,
 }
 
 /// How a task ended.
@@ -180,6 +183,8 @@ pub struct Outcome {
     pub target_seq: u64,
     /// Active instances of the pool at the end.
     pub active: u32,
+    /// Microseconds from the first byte of the request to this end.
+    pub elapsed_us: u64,
     /// The instances that the task chose.
     pub instances: Vec<InstanceResult>,
     /// An operator's sentence, when there is something to say.
