@@ -4,6 +4,7 @@
 
 pub mod app;
 pub mod config;
+pub mod discovery;
 pub mod instance;
 pub mod network;
 mod sys;
