@@ -4,11 +4,16 @@
 
 pub mod api;
 pub mod app;
+pub mod cli;
 pub mod config;
+pub mod discovery;
 pub mod document;
+pub mod gate;
+pub mod host;
 pub mod instance;
 pub mod journal;
 pub mod network;
 pub mod pool;
+pub mod runtime;
 mod sys;
 pub mod task;

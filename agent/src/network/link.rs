@@ -167,13 +167,16 @@ pub(super) fn get_route(address: Ipv4Addr) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetRoute(message)
 }
 
-/// Makes both ends, the inner one inside `namespace`, up, in our group, and signs the host's end.
+/// Makes both ends, the inner one inside `namespace`; the host's end is up and in our
+/// group, but not signed: a creation takes no alias (rtnl_create_link).
 pub(super) fn create_pair(
     names: &SlotNames,
     shape: &LinkShape,
     namespace: BorrowedFd<'_>,
 ) -> Vec<Request> {
-    let mut inside = link_message(
+    // Not raised here: while a pair is made, its first end has no peer yet and refuses with ENOTCONN
+    // (veth_open).
+    let inside = link_message(
         0,
         vec![
             LinkAttribute::IfName(INSIDE.to_owned()),
@@ -182,7 +185,6 @@ pub(super) fn create_pair(
             LinkAttribute::NetNsFd(namespace.as_raw_fd()),
         ],
     );
-    raise(&mut inside);
     let mut host = link_message(
         0,
         vec![
@@ -197,19 +199,11 @@ pub(super) fn create_pair(
         ],
     );
     raise(&mut host);
-    // The alias is not among the attributes that a creation takes (rtnl_create_link). Both requests
-    // travel in one datagram, which the kernel works off in one system call: no kill comes between.
-    let alias = link_message(
-        0,
-        vec![
-            LinkAttribute::IfName(names.host_link.clone()),
-            LinkAttribute::IfAlias(names.alias.clone()),
-        ],
-    );
-    vec![
-        request("create the veth pair", RouteNetlinkMessage::NewLink(host), NLM_F_CREATE | NLM_F_EXCL),
-        request("sign the veth", RouteNetlinkMessage::SetLink(alias), 0),
-    ]
+    vec![request(
+        "create the veth pair",
+        RouteNetlinkMessage::NewLink(host),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )]
 }
 
 /// Makes the inner end `link` right.
@@ -259,11 +253,15 @@ pub(super) fn configure_host(
 ) -> Vec<Request> {
     let mut host = link_message(
         link,
-        vec![LinkAttribute::Mtu(shape.mtu), LinkAttribute::Group(shape.group)],
+        vec![
+            LinkAttribute::Mtu(shape.mtu),
+            LinkAttribute::Group(shape.group),
+            LinkAttribute::IfAlias(names.alias.clone()),
+        ],
     );
     raise(&mut host);
     vec![
-        request("raise the host's end", RouteNetlinkMessage::SetLink(host), 0),
+        request("raise and sign the host's end", RouteNetlinkMessage::SetLink(host), 0),
         request("set the instance's neighbour", neighbour(link, address, names.inside_mac), SET),
     ]
 }

@@ -241,10 +241,7 @@ impl Slots {
         names: &SlotNames,
     ) -> Result<Option<Link>, NetworkError> {
         let Some(host) = find(&mut self.host, &names.host_link)? else { return Ok(None) };
-        let ours = host.kind == Some(InfoKind::Veth)
-            && (host.alias.as_ref() == Some(&names.alias)
-                || (host.alias.is_none() && host.mac == names.host_mac));
-        if ours {
+        if is_host_end(&host, names) {
             return Ok(Some(host));
         }
         Err(NetworkError::NameTaken {
@@ -309,8 +306,18 @@ impl Slots {
         for (index, address) in link::host_routes(routes) {
             addresses.entry(index).or_default().push(address);
         }
+        // A veth without alias was cut off before it was signed; its netns file came before it.
+        let by_name: BTreeMap<String, InstanceName> = found
+            .keys()
+            .map(|instance| (self.naming.of(instance).host_link, instance.clone()))
+            .collect();
         for host in link::links(links) {
-            let Some(instance) = host.alias.as_deref().and_then(|a| self.naming.owner_of(a)) else {
+            let instance = match &host.alias {
+                Some(alias) => self.naming.owner_of(alias),
+                None => by_name.get(&host.name).cloned(),
+            };
+            let Some(instance) = instance.filter(|name| is_host_end(&host, &self.naming.of(name)))
+            else {
                 continue;
             };
             let addresses = addresses.remove(&host.index).unwrap_or_default();
@@ -342,7 +349,16 @@ fn is_pair(host: &Link, eth0: &Link, names: &SlotNames) -> bool {
         && eth0.peer == Some(host.index)
         && host.mac == names.host_mac
         && eth0.mac == names.inside_mac
-        && host.alias.as_ref() == Some(&names.alias)
+        && is_host_end(host, names)
+}
+
+/// Whether the link is the host's end of this slot: signed, or cut off before it could be.
+fn is_host_end(host: &Link, names: &SlotNames) -> bool {
+    let signed = match &host.alias {
+        Some(alias) => *alias == names.alias,
+        None => host.mac == names.host_mac,
+    };
+    host.kind == Some(InfoKind::Veth) && host.name == names.host_link && signed
 }
 
 fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, NetworkError> {
