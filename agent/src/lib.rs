@@ -4,4 +4,6 @@
 
 pub mod app;
 pub mod config;
+pub mod gate;
 pub mod instance;
+mod sys;

@@ -70,8 +70,6 @@ pub(super) enum TurnedAway {
     Silent(ContainerId),
     #[error("{container} began with something else than a hello: {said}")]
     NoHello { container: ContainerId, said: String },
-    #[error("{container} speaks version {version} of the protocol")]
-    Version { container: ContainerId, version: u32 },
     #[error("the connection of {container} failed before its hello")]
     Connection {
         container: ContainerId,

@@ -3,10 +3,10 @@
 //! [`Status::apply`] is pure: a report in, the news for the pool out. The status holds the last
 //! known truth also while init is not connected; a status report of init replaces all of it.
 
-use container_init::plan::APP_NAME;
 use container_init::protocol::{AgentState, EventKind, Refusal, Report, RequestKind};
 
 use crate::instance::ContainerId;
+use crate::instance::plan::APP_PROCESS;
 
 pub use container_init::protocol::ExitStatus;
 
@@ -41,7 +41,7 @@ pub struct Status {
 /// How a process of the plan ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// Name from the plan; the app's is `app`.
+    /// Name from the plan; the app's is [`APP_PROCESS`].
     pub name: String,
     /// Pid inside the container.
     pub pid: u32,
@@ -56,7 +56,7 @@ pub struct Exit {
 impl Exit {
     /// Whether it was the app, and not an in-container agent.
     pub fn is_app(&self) -> bool {
-        self.name == APP_NAME
+        self.name == APP_PROCESS
     }
 }
 

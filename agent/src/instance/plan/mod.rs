@@ -1,0 +1,442 @@
+//! From an app to the flat plan that container-init reads: every default written down.
+//!
+//! Pure but for the caller's user resolution. Command, args and `$(NAME)` references mean what
+//! they mean in Kubernetes. Deliberately knows nothing of mounts, the OCI spec or where the plan
+//! is kept.
+
+mod command;
+mod signal;
+
+use std::ffi::{CStr, CString};
+use std::time::Duration;
+
+use container_init::Malformed;
+use container_init::paths::{CTL_SOCKET, EXITS, LOG_DIR, RUN_DIR};
+use container_init::plan::{
+    self, Groups, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Restart, Rlimits, Strings,
+};
+
+use crate::app::{Agent, App, Essential, ProbeTiming, Readiness, User};
+use crate::instance::{ContainerId, ImageConfig};
+
+/// Name of the app's process in plans, events and logs.
+pub const APP_PROCESS: &str = "app";
+
+/// `PATH` where neither image nor manifest has one, as Docker and containerd set it.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Pauses before an optional agent is started again.
+const RESTART: Restart = Restart {
+    backoff_min_ms: 100,
+    backoff_max_ms: 30_000,
+};
+
+const SIGTERM: u8 = 15;
+
+/// The container's standard capabilities by number (capabilities(7)), the set of Docker and
+/// containerd: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
+/// NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP.
+pub const STANDARD_CAPABILITIES: [u8; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
+
+/// Ids that a process runs with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProcessIds {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups, exactly these.
+    pub groups: Vec<u32>,
+}
+
+/// Looks a user up in the image's `/etc/passwd` and `/etc/group`; the error is a sentence for
+/// people. Asked for names, and for a numeric user without a group: its group is the passwd
+/// entry's, 0 where there is none.
+pub type ResolveUser<'a> = &'a dyn Fn(&User) -> Result<ProcessIds, String>;
+
+/// Why an app has no plan. All but the first name a field of the manifest or the image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The plan is larger than container-init reads.
+    #[error("the plan of {container} is larger than {MAX_PLAN} bytes: env, command and args are too long")]
+    TooLarge {
+        /// The container.
+        container: ContainerId,
+    },
+    /// Neither manifest nor image says what to run.
+    #[error("app {app} has no command, and its image {image} has neither entrypoint nor cmd")]
+    NoCommand {
+        /// The app.
+        app: String,
+        /// The image's reference.
+        image: String,
+    },
+    /// A user cannot be resolved.
+    #[error("user {user:?} of {process}: {reason}")]
+    User {
+        /// `app` or the agent's name.
+        process: String,
+        /// As written.
+        user: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The image's stop signal is none.
+    #[error("the image's StopSignal {value:?} is no signal: a name like SIGTERM or a number 1 to 64 is allowed")]
+    StopSignal {
+        /// As written.
+        value: String,
+    },
+    /// A string that the kernel would cut off.
+    #[error("{what} of {process} has a NUL character: {value:?}")]
+    Nul {
+        /// `app` or the agent's name.
+        process: String,
+        /// Which string.
+        what: &'static str,
+        /// As written.
+        value: String,
+    },
+    /// An agent cannot be probed from outside.
+    #[error("agent {agent} has an http probe: none, notify, tcp and exec are allowed for agents")]
+    AgentReadiness {
+        /// The agent's name.
+        agent: String,
+    },
+    /// container-init would refuse the plan.
+    #[error("the plan of {container} is not valid")]
+    Invalid {
+        /// The container.
+        container: ContainerId,
+        /// What is wrong.
+        #[source]
+        source: Malformed,
+    },
+}
+
+/// The plan file of a container. `basics` is the environment that the runtime adds between the
+/// image's and the manifest's (hostname and the like).
+pub fn compile(
+    app: &App,
+    image: &ImageConfig,
+    id: &ContainerId,
+    basics: &[(String, String)],
+    resolve: ResolveUser<'_>,
+) -> Result<Vec<u8>, PlanError> {
+    let container = Container::of(app, image, basics, resolve)?;
+    let mut drafts = Vec::with_capacity(app.agents.len() + 1);
+    for agent in &app.agents {
+        drafts.push(container.agent(agent)?);
+    }
+    drafts.push(container.app()?);
+    let views: Vec<View<'_>> = drafts.iter().map(View::of).collect();
+    let processes: Vec<Process<'_>> = drafts.iter().zip(&views).map(|(draft, view)| draft.process(view)).collect();
+    let name = id.to_string();
+    encode(
+        &Plan {
+            container_id: &name,
+            create_generation: id.create_generation,
+            ctl_socket: CTL_SOCKET,
+            run_dir: RUN_DIR,
+            exits: EXITS,
+            stop_grace_ms: millis(app.termination_grace),
+            processes: Processes::new(&processes),
+        },
+        id,
+    )
+}
+
+fn encode(plan: &Plan<'_>, id: &ContainerId) -> Result<Vec<u8>, PlanError> {
+    let mut file = vec![0; MAX_PLAN];
+    let length = plan
+        .encode(&mut file)
+        .map_err(|_| PlanError::TooLarge { container: id.clone() })?;
+    file.truncate(length);
+    file.shrink_to_fit();
+    // Read as init will, so that a plan it refuses is an answer here and not a dead container.
+    match Plan::decode(&file) {
+        Ok(_) => Ok(file),
+        Err(source) => Err(PlanError::Invalid {
+            container: id.clone(),
+            source,
+        }),
+    }
+}
+
+/// What all processes of a container share.
+struct Container<'a> {
+    app: &'a App,
+    image: &'a ImageConfig,
+    env: Vec<(String, String)>,
+    cwd: &'a str,
+    ids: ProcessIds,
+    resolve: ResolveUser<'a>,
+}
+
+impl<'a> Container<'a> {
+    fn of(
+        app: &'a App,
+        image: &'a ImageConfig,
+        basics: &[(String, String)],
+        resolve: ResolveUser<'a>,
+    ) -> Result<Self, PlanError> {
+        let mut env = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())];
+        overlay(&mut env, &image.env);
+        overlay(&mut env, basics);
+        overlay(&mut env, &command::expand_env(&app.env));
+        let user = app.user.clone().or_else(|| image.user.as_deref().map(written_user));
+        Ok(Self {
+            app,
+            image,
+            env,
+            cwd: app.working_dir.as_deref().or(image.working_dir.as_deref()).unwrap_or("/"),
+            ids: ids(user.as_ref(), APP_PROCESS, resolve)?,
+            resolve,
+        })
+    }
+
+    fn app(&self) -> Result<Draft, PlanError> {
+        let argv = command::of(self.app, self.image).ok_or_else(|| PlanError::NoCommand {
+            app: self.app.name.to_string(),
+            image: self.app.image.clone(),
+        })?;
+        let stop_signal = match self.image.stop_signal.as_deref() {
+            None => SIGTERM,
+            Some(value) => signal::number(value).ok_or_else(|| PlanError::StopSignal {
+                value: value.to_owned(),
+            })?,
+        };
+        let probe = probe(APP_PROCESS, &self.app.readiness, &self.env_of_app())?;
+        Ok(Draft {
+            stop_signal,
+            kind: ProcessKind::App,
+            // A connection from outside says more than one on loopback: the agent probes the app.
+            probe: match probe {
+                Some(Probe::Tcp { .. }) | None => Probe::External,
+                Some(other) => other,
+            },
+            ..self.draft(APP_PROCESS, &argv, &self.env, self.ids.clone())?
+        })
+    }
+
+    fn agent(&self, agent: &Agent) -> Result<Draft, PlanError> {
+        let mut env = self.env.clone();
+        overlay(&mut env, &command::expand_env(&agent.env));
+        let ids = match &agent.user {
+            None => self.ids.clone(),
+            some => ids(some.as_ref(), &agent.name, self.resolve)?,
+        };
+        let argv = command::expand(&agent.command, &agent.env);
+        let probe = probe(&agent.name, &agent.readiness, &agent.env)?;
+        Ok(Draft {
+            probe: probe.ok_or_else(|| PlanError::AgentReadiness {
+                agent: agent.name.clone(),
+            })?,
+            essential: match agent.essential {
+                Essential::Yes => plan::Essential::Yes,
+                Essential::No => plan::Essential::No,
+            },
+            ..self.draft(&agent.name, &argv, &env, ids)?
+        })
+    }
+
+    fn env_of_app(&self) -> Vec<(String, String)> {
+        command::expand_env(&self.app.env)
+    }
+
+    /// An essential agent that is ready once started and stops by TERM.
+    fn draft(
+        &self,
+        name: &str,
+        argv: &[String],
+        env: &[(String, String)],
+        ids: ProcessIds,
+    ) -> Result<Draft, PlanError> {
+        let pairs: Vec<String> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        Ok(Draft {
+            name: name.to_owned(),
+            kind: ProcessKind::Agent,
+            argv: c_strings(name, "the command", argv)?,
+            env: c_strings(name, "the environment", &pairs)?,
+            cwd: c_string(name, "the working directory", self.cwd)?,
+            ids,
+            probe: Probe::None,
+            essential: plan::Essential::Yes,
+            stop_signal: SIGTERM,
+            output: c_string(name, "the log", &format!("{}/{name}.log", LOG_DIR.to_string_lossy()))?,
+        })
+    }
+}
+
+/// A process with its strings owned; the plan borrows from it.
+struct Draft {
+    name: String,
+    kind: ProcessKind,
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    cwd: CString,
+    ids: ProcessIds,
+    probe: Probe,
+    essential: plan::Essential,
+    stop_signal: u8,
+    output: CString,
+}
+
+/// Readiness with its strings owned.
+enum Probe {
+    None,
+    Notify(Duration),
+    Tcp { port: u16, timing: ProbeTiming },
+    Exec { argv: Vec<CString>, timing: ProbeTiming },
+    External,
+}
+
+/// Slices of borrowed strings, which a plan's lists borrow in turn.
+struct View<'a> {
+    argv: Vec<&'a CStr>,
+    env: Vec<&'a CStr>,
+    probe: Vec<&'a CStr>,
+}
+
+impl<'a> View<'a> {
+    fn of(draft: &'a Draft) -> Self {
+        let borrowed = |strings: &'a [CString]| strings.iter().map(CString::as_c_str).collect();
+        Self {
+            argv: borrowed(&draft.argv),
+            env: borrowed(&draft.env),
+            probe: match &draft.probe {
+                Probe::Exec { argv, .. } => borrowed(argv),
+                _ => Vec::new(),
+            },
+        }
+    }
+}
+
+impl Draft {
+    fn process<'a>(&'a self, view: &'a View<'a>) -> Process<'a> {
+        Process {
+            name: &self.name,
+            kind: self.kind,
+            argv: Strings::new(&view.argv),
+            env: Strings::new(&view.env),
+            cwd: &self.cwd,
+            uid: self.ids.uid,
+            gid: self.ids.gid,
+            groups: Groups::new(&self.ids.groups),
+            capabilities: STANDARD_CAPABILITIES.iter().fold(0, |mask, bit| mask | 1 << bit),
+            rlimits: Rlimits::new(&[]),
+            readiness: self.readiness(view),
+            essential: self.essential,
+            restart: RESTART,
+            stop_signal: self.stop_signal,
+            stdout: Output::File(&self.output),
+            stderr: Output::File(&self.output),
+        }
+    }
+
+    fn readiness<'a>(&self, view: &'a View<'a>) -> plan::Readiness<'a> {
+        match &self.probe {
+            Probe::None => plan::Readiness::None,
+            Probe::External => plan::Readiness::External,
+            Probe::Notify(timeout) => plan::Readiness::Notify {
+                timeout_ms: millis(*timeout),
+            },
+            Probe::Tcp { port, timing } => plan::Readiness::TcpLoopback {
+                port: *port,
+                period_ms: millis(timing.period),
+                timeout_ms: millis(timing.timeout),
+                deadline_ms: millis(timing.initial_delay + timing.period * timing.failure_threshold),
+            },
+            Probe::Exec { timing, .. } => plan::Readiness::Exec {
+                argv: Strings::new(&view.probe),
+                initial_delay_ms: millis(timing.initial_delay),
+                period_ms: millis(timing.period),
+                timeout_ms: millis(timing.timeout),
+                failure_threshold: timing.failure_threshold,
+            },
+        }
+    }
+}
+
+/// How init learns that a process is ready; `None` when it cannot (http).
+fn probe(process: &str, readiness: &Readiness, env: &[(String, String)]) -> Result<Option<Probe>, PlanError> {
+    Ok(Some(match readiness {
+        Readiness::None => Probe::None,
+        Readiness::Notify { timeout } => Probe::Notify(*timeout),
+        Readiness::Tcp { port, timing } => Probe::Tcp {
+            port: *port,
+            timing: *timing,
+        },
+        Readiness::Exec { command, timing } => Probe::Exec {
+            argv: c_strings(process, "the readiness command", &command::expand(command, env))?,
+            timing: *timing,
+        },
+        Readiness::Http { .. } => return Ok(None),
+    }))
+}
+
+fn ids(user: Option<&User>, process: &str, resolve: ResolveUser<'_>) -> Result<ProcessIds, PlanError> {
+    let Some(user) = user else {
+        return Ok(ProcessIds::default());
+    };
+    let numeric = user.group.as_ref().and_then(|group| Some((user.user.parse().ok()?, group.parse().ok()?)));
+    if let Some((uid, gid)) = numeric {
+        return Ok(ProcessIds {
+            uid,
+            gid,
+            groups: Vec::new(),
+        });
+    }
+    resolve(user).map_err(|reason| PlanError::User {
+        process: process.to_owned(),
+        user: match &user.group {
+            Some(group) => format!("{}:{group}", user.user),
+            None => user.user.clone(),
+        },
+        reason,
+    })
+}
+
+/// `user[:group]` as an image has it.
+fn written_user(text: &str) -> User {
+    match text.split_once(':') {
+        Some((user, group)) if !group.is_empty() => User {
+            user: user.to_owned(),
+            group: Some(group.to_owned()),
+        },
+        _ => User {
+            user: text.trim_end_matches(':').to_owned(),
+            group: None,
+        },
+    }
+}
+
+/// Adds `more` to `env`; a key that is there keeps its place and gets the new value.
+fn overlay(env: &mut Vec<(String, String)>, more: &[(String, String)]) {
+    for (key, value) in more {
+        match env.iter_mut().find(|(known, _)| known == key) {
+            Some((_, known)) => known.clone_from(value),
+            None => env.push((key.clone(), value.clone())),
+        }
+    }
+}
+
+fn c_strings(process: &str, what: &'static str, texts: &[String]) -> Result<Vec<CString>, PlanError> {
+    texts.iter().map(|text| c_string(process, what, text)).collect()
+}
+
+fn c_string(process: &str, what: &'static str, text: &str) -> Result<CString, PlanError> {
+    CString::new(text).map_err(|_| PlanError::Nul {
+        process: process.to_owned(),
+        what,
+        value: text.to_owned(),
+    })
+}
+
+/// Milliseconds, at most what the format holds (49 days).
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;
