@@ -151,7 +151,7 @@ fn the_manifest_wins_over_the_basics_and_those_over_the_image() {
     let env = strings(plan.processes.iter().last().unwrap().env);
     assert_eq!(env, ["PATH=/bin", "LANG=app", "HOSTNAME=web-0", "URL=http://app"]);
     let bare = ImageConfig { env: vec![], ..image() };
-    let env = of_app(&super::tests::app(), &bare, |process| strings(process.env));
+    let env = of_app(&tests::app(), &bare, |process| strings(process.env));
     assert_eq!(env, [format!("PATH={DEFAULT_PATH}")]);
 }
 
