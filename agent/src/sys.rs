@@ -42,8 +42,12 @@ mod tests {
         let (one, _other) = UnixStream::pair().unwrap();
         match peer_pidfd(&one) {
             Ok(fd) => {
-                let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).unwrap();
-                assert!(info.contains(&format!("Pid:\t{}\n", std::process::id())), "{info}");
+                let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
+                    .unwrap();
+                assert!(
+                    info.contains(&format!("Pid:\t{}\n", std::process::id())),
+                    "{info}"
+                );
             }
             Err(e) => assert_eq!(e.raw_os_error(), Some(libc::ENOPROTOOPT), "{e}"),
         }

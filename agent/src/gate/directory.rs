@@ -127,7 +127,11 @@ impl Directories {
 
     /// Makes the directories of a container that is about to be created. Repeated, it replaces the
     /// plan and keeps the version of container-init and the exit ring.
-    pub fn prepare(&self, id: &ContainerId, plan: &[u8]) -> Result<InstanceDirectories, DirectoryError> {
+    pub fn prepare(
+        &self,
+        id: &ContainerId,
+        plan: &[u8],
+    ) -> Result<InstanceDirectories, DirectoryError> {
         let directories = self.of(id);
         make_directory(&directories.bin, 0o755)?;
         make_directory(&directories.log, 0o755)?;
@@ -143,7 +147,11 @@ impl Directories {
     }
 
     /// Writes the activation's context where a running app finds it, in one step.
-    pub fn activate(&self, id: &ContainerId, activation: &Activation) -> Result<(), DirectoryError> {
+    pub fn activate(
+        &self,
+        id: &ContainerId,
+        activation: &Activation,
+    ) -> Result<(), DirectoryError> {
         let Activation {
             generation,
             task_id,
@@ -157,8 +165,9 @@ impl Directories {
                 });
             }
         }
-        let text =
-            format!("NODEAGENT_GENERATION={generation}\nNODEAGENT_TASK_ID={task_id}\nTRACEPARENT={traceparent}\n");
+        let text = format!(
+            "NODEAGENT_GENERATION={generation}\nNODEAGENT_TASK_ID={task_id}\nTRACEPARENT={traceparent}\n"
+        );
         replace(&self.of(id).bin.join("activation"), text.as_bytes(), 0o444)
     }
 
@@ -166,7 +175,9 @@ impl Directories {
     pub fn remove(&self, id: &ContainerId) -> Result<(), DirectoryError> {
         let path = self.instances.join(id.to_string());
         match fs::remove_dir_all(&path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(DirectoryError::Remove { path, source: e }),
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(DirectoryError::Remove { path, source: e })
+            }
             _ => Ok(()),
         }
     }
@@ -176,7 +187,11 @@ impl Directories {
     pub fn existing(&self) -> Result<Vec<ContainerId>, DirectoryError> {
         let mut found = Vec::new();
         for entry in list(&self.instances)? {
-            if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+            if let Some(id) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            {
                 found.push(id);
             }
         }
@@ -210,7 +225,11 @@ fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), DirectoryError>
 
 /// Makes the exit ring before the container can be there; one that exists is the container's.
 fn preallocate(ring: &Path) -> Result<(), DirectoryError> {
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(ring);
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(ring);
     let file = match made {
         Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
         answer => answer.map_err(|e| unwritable(ring, e))?,
@@ -279,7 +298,11 @@ mod tests {
         }
 
         fn open(&self) -> Directories {
-            Directories::open(&self.root.path().join("state"), &self.root.path().join("package")).unwrap()
+            Directories::open(
+                &self.root.path().join("state"),
+                &self.root.path().join("package"),
+            )
+            .unwrap()
         }
 
         fn upgrade(&self) {
@@ -301,10 +324,19 @@ mod tests {
         let directories = host.open();
         let made = directories.prepare(&id("web-0.g1"), b"plan one").unwrap();
         fs::write(made.log.join(RING), b"an exit").unwrap();
-        assert_eq!(directories.prepare(&id("web-0.g1"), b"plan two").unwrap(), made);
+        assert_eq!(
+            directories.prepare(&id("web-0.g1"), b"plan two").unwrap(),
+            made
+        );
         assert_eq!(fs::read(made.bin.join("plan")).unwrap(), b"plan two");
         assert_eq!(fs::read(made.log.join(RING)).unwrap(), b"an exit");
-        assert_eq!(fs::metadata(made.bin.join("container-init")).unwrap().mode() & 0o777, 0o555);
+        assert_eq!(
+            fs::metadata(made.bin.join("container-init"))
+                .unwrap()
+                .mode()
+                & 0o777,
+            0o555
+        );
     }
 
     #[test]
@@ -323,8 +355,15 @@ mod tests {
         host.upgrade();
         let directories = host.open();
         let new = directories.prepare(&id("web-1.g1"), b"").unwrap();
-        assert_eq!((init_of(&old), init_of(&new)), (b"version one".to_vec(), b"version two".to_vec()));
-        let versions = || fs::read_dir(host.root.path().join("state/init")).unwrap().count();
+        assert_eq!(
+            (init_of(&old), init_of(&new)),
+            (b"version one".to_vec(), b"version two".to_vec())
+        );
+        let versions = || {
+            fs::read_dir(host.root.path().join("state/init"))
+                .unwrap()
+                .count()
+        };
         assert_eq!(versions(), 2);
         directories.remove(&id("web-0.g1")).unwrap();
         host.open();
@@ -349,7 +388,10 @@ mod tests {
             directories.prepare(&id(name), b"").unwrap();
         }
         fs::create_dir(host.root.path().join("state/instances/lost+found")).unwrap();
-        assert_eq!(directories.existing().unwrap(), [id("web-0.g1"), id("web-1.g2")]);
+        assert_eq!(
+            directories.existing().unwrap(),
+            [id("web-0.g1"), id("web-1.g2")]
+        );
         directories.remove(&id("web-0.g1")).unwrap();
         directories.remove(&id("web-0.g1")).unwrap();
         assert_eq!(directories.existing().unwrap(), [id("web-1.g2")]);
@@ -369,9 +411,14 @@ mod tests {
         activation.generation = 5;
         directories.activate(&id("web-0.g1"), &activation).unwrap();
         let text = fs::read_to_string(made.bin.join("activation")).unwrap();
-        assert_eq!(text, "NODEAGENT_GENERATION=5\nNODEAGENT_TASK_ID=peak-7\nTRACEPARENT=\n");
+        assert_eq!(
+            text,
+            "NODEAGENT_GENERATION=5\nNODEAGENT_TASK_ID=peak-7\nTRACEPARENT=\n"
+        );
         activation.task_id = "a\nTRACEPARENT=forged".into();
-        let refused = directories.activate(&id("web-0.g1"), &activation).unwrap_err();
+        let refused = directories
+            .activate(&id("web-0.g1"), &activation)
+            .unwrap_err();
         assert_eq!(
             refused.to_string(),
             "the activation's task id has a line break: \"a\\nTRACEPARENT=forged\""
@@ -383,6 +430,9 @@ mod tests {
         let host = Host::new();
         let missing = host.root.path().join("nowhere");
         let refused = Directories::open(host.root.path(), &missing).unwrap_err();
-        assert_eq!(refused.to_string(), format!("cannot read container-init {}", missing.display()));
+        assert_eq!(
+            refused.to_string(),
+            format!("cannot read container-init {}", missing.display())
+        );
     }
 }

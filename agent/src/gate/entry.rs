@@ -79,13 +79,18 @@ impl Entry {
         if link.forgotten {
             return Err(TurnedAway::Unexpected(self.container.clone()));
         }
-        if link.init.as_ref().is_some_and(|known| known.pid != peer.pid && known.is_alive()) {
+        if link
+            .init
+            .as_ref()
+            .is_some_and(|known| known.pid != peer.pid && known.is_alive())
+        {
             return Err(TurnedAway::Second(self.container.clone()));
         }
         link.init = Some(peer);
         if let Some(older) = link.session.replace(session) {
             older.close();
-            self.status.send_if_modified(|status| std::mem::take(&mut status.connected));
+            self.status
+                .send_if_modified(|status| std::mem::take(&mut status.connected));
         }
         Ok(())
     }
@@ -115,7 +120,8 @@ impl Entry {
             link.seen = event.seq;
         }
         let mut news = None;
-        self.status.send_modify(|status| news = status.apply(report));
+        self.status
+            .send_modify(|status| news = status.apply(report));
         if news.is_none_or(|kind| self.notify(kind, notices)) {
             Taken::Yes
         } else {
@@ -130,7 +136,9 @@ impl Entry {
             return;
         }
         link.session = None;
-        let was_connected = self.status.send_if_modified(|status| std::mem::take(&mut status.connected));
+        let was_connected = self
+            .status
+            .send_if_modified(|status| std::mem::take(&mut status.connected));
         if was_connected && !link.forgotten {
             self.notify(NoticeKind::Disconnected, notices);
         }
@@ -156,5 +164,7 @@ impl Entry {
 }
 
 fn is_current(link: &Link, session: &Arc<Session>) -> bool {
-    link.session.as_ref().is_some_and(|current| Arc::ptr_eq(current, session))
+    link.session
+        .as_ref()
+        .is_some_and(|current| Arc::ptr_eq(current, session))
 }

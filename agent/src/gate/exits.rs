@@ -51,7 +51,10 @@ pub enum ExitsError {
 
 /// The exits that the init of `container` recorded in the ring in `log`, oldest first. Records of
 /// another create are left out. May block on the disk.
-pub fn recorded_exits(log: &Path, container: &ContainerId) -> Result<Vec<RecordedExit>, ExitsError> {
+pub fn recorded_exits(
+    log: &Path,
+    container: &ContainerId,
+) -> Result<Vec<RecordedExit>, ExitsError> {
     let file = open_ring(log)?;
     let mut bytes = Vec::with_capacity(FILE_SIZE);
     File::from(file)
@@ -83,9 +86,19 @@ fn open_ring(log: &Path) -> Result<OwnedFd, ExitsError> {
     };
     let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let directory = open(log, directory, Mode::empty()).map_err(refuse)?;
-    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV | ResolveFlags::NO_MAGICLINKS;
+    let beneath = ResolveFlags::BENEATH
+        | ResolveFlags::NO_SYMLINKS
+        | ResolveFlags::NO_XDEV
+        | ResolveFlags::NO_MAGICLINKS;
     // A look without opening first: opening a device or a fifo has effects of its own.
-    let found = openat2(&directory, RING, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), beneath).map_err(|e| match e {
+    let found = openat2(
+        &directory,
+        RING,
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        beneath,
+    )
+    .map_err(|e| match e {
         rustix::io::Errno::LOOP => forged("is a symbolic link"),
         rustix::io::Errno::XDEV => forged("is on another file system"),
         other => refuse(other),
@@ -102,7 +115,12 @@ fn open_ring(log: &Path) -> Result<OwnedFd, ExitsError> {
     }
     // The same file, whatever its name is by now; non-blocking because of leases (fcntl(2)).
     let same = format!("/proc/self/fd/{}", found.as_raw_fd());
-    open(same, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).map_err(refuse)
+    open(
+        same,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(refuse)
 }
 
 fn unreadable(log: &Path, source: io::Error) -> ExitsError {
@@ -149,9 +167,19 @@ mod tests {
             oom: true,
             name: ShortName::cut("app"),
         };
-        std::fs::write(log.path().join(RING), ring_of(&[record(4, 7), record(3, 7), record(9, 6)])).unwrap();
+        std::fs::write(
+            log.path().join(RING),
+            ring_of(&[record(4, 7), record(3, 7), record(9, 6)]),
+        )
+        .unwrap();
         let exits = recorded_exits(log.path(), &container()).unwrap();
-        assert_eq!(exits.iter().map(|recorded| recorded.seq).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(
+            exits
+                .iter()
+                .map(|recorded| recorded.seq)
+                .collect::<Vec<_>>(),
+            [3, 4]
+        );
         let expected = Exit {
             name: "app".into(),
             pid: 12,
@@ -172,8 +200,14 @@ mod tests {
                 .unwrap_or(&text)
                 .to_owned()
         };
-        assert_eq!(place(&|ring| symlink("/etc/hostname", ring).unwrap()), "is a symbolic link");
-        assert_eq!(place(&|ring| std::fs::create_dir(ring).unwrap()), "is not a regular file");
+        assert_eq!(
+            place(&|ring| symlink("/etc/hostname", ring).unwrap()),
+            "is a symbolic link"
+        );
+        assert_eq!(
+            place(&|ring| std::fs::create_dir(ring).unwrap()),
+            "is not a regular file"
+        );
         let fifo = |ring: &Path| {
             rustix::fs::mknodat(rustix::fs::CWD, ring, FileType::Fifo, Mode::RUSR, 0).unwrap();
         };
@@ -183,7 +217,10 @@ mod tests {
             std::fs::hard_link(ring, ring.with_extension("too")).unwrap();
         };
         assert_eq!(place(&linked), "has another name");
-        assert_eq!(place(&|ring| std::fs::write(ring, vec![0; FILE_SIZE + 1]).unwrap()), "is larger than a ring");
+        assert_eq!(
+            place(&|ring| std::fs::write(ring, vec![0; FILE_SIZE + 1]).unwrap()),
+            "is larger than a ring"
+        );
     }
 
     #[test]

@@ -83,7 +83,11 @@ pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
             Ok((stream, _)) => stream,
             Err(e) => {
                 if let Some(left_out) = complaints.admit(Instant::now()) {
-                    tracing::error!(error = &e as &dyn std::error::Error, left_out, "the gate cannot accept a connection");
+                    tracing::error!(
+                        error = &e as &dyn std::error::Error,
+                        left_out,
+                        "the gate cannot accept a connection"
+                    );
                 }
                 sleep(ACCEPT_BACKOFF).await;
                 continue;
@@ -98,7 +102,11 @@ pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
                 Err(why) => {
                     if let Some(left_out) = complaints.admit(Instant::now()) {
                         let why = &why as &dyn std::error::Error;
-                        tracing::warn!(error = why, left_out, "a peer was turned away from the gate");
+                        tracing::warn!(
+                            error = why,
+                            left_out,
+                            "a peer was turned away from the gate"
+                        );
                     }
                 }
             }
@@ -137,7 +145,11 @@ async fn introduce(stream: UnixStream, shared: &Arc<Shared>) -> Result<Introduce
     };
     let session = Arc::new(Session::new(stream, shared.closing.child_token()));
     match greet(&mut inbox, peer, &entry, &session, shared) {
-        Ok(()) => Ok(Introduced { entry, session, inbox }),
+        Ok(()) => Ok(Introduced {
+            entry,
+            session,
+            inbox,
+        }),
         Err(why) => {
             entry.detach(&session, &shared.notices);
             Err(why)
@@ -158,12 +170,17 @@ fn greet(
         container: container.clone(),
         said,
     };
-    let body = inbox.next_frame().map_err(|e| no_hello(e.to_string()))?.unwrap_or_default();
+    let body = inbox
+        .next_frame()
+        .map_err(|e| no_hello(e.to_string()))?
+        .unwrap_or_default();
     let report = Report::decode(body).map_err(|e| no_hello(e.to_string()))?;
     let Report::Hello(hello) = report else {
         return Err(no_hello("another report".to_owned()));
     };
-    if hello.container_id != container.to_string() || hello.create_generation != container.create_generation {
+    if hello.container_id != container.to_string()
+        || hello.create_generation != container.create_generation
+    {
         return Err(TurnedAway::OtherName {
             container,
             claimed: hello.container_id.chars().take(128).collect(),
@@ -175,10 +192,12 @@ fn greet(
     }
     inbox.compact();
     // The answer makes the status whole, and only then the container counts as connected.
-    session.say(&Request::Status).map_err(|e| TurnedAway::Connection {
-        container,
-        source: io::Error::other(e),
-    })
+    session
+        .say(&Request::Status)
+        .map_err(|e| TurnedAway::Connection {
+            container,
+            source: io::Error::other(e),
+        })
 }
 
 /// Reads until a frame is whole. A frame is bounded, so this is, too.
@@ -195,7 +214,11 @@ async fn first_frame(stream: &UnixStream) -> io::Result<Inbox> {
 }
 
 async fn serve(introduced: Introduced, shared: &Shared) {
-    let Introduced { entry, session, inbox } = introduced;
+    let Introduced {
+        entry,
+        session,
+        inbox,
+    } = introduced;
     let ended = session.run(inbox, &entry, shared).await;
     entry.detach(&session, &shared.notices);
     if let Err(why) = ended {

@@ -86,7 +86,11 @@ impl Gate {
     /// inits in cgroups `<cgroup_parent>/<container id>`; news goes to `notices`.
     ///
     /// Must be called within a tokio runtime.
-    pub fn bind(ctl_dir: &Path, cgroup_parent: &str, notices: mpsc::UnboundedSender<Notice>) -> Result<Self, GateError> {
+    pub fn bind(
+        ctl_dir: &Path,
+        cgroup_parent: &str,
+        notices: mpsc::UnboundedSender<Notice>,
+    ) -> Result<Self, GateError> {
         let socket = listener::bind(ctl_dir)?;
         let closing = CancellationToken::new();
         let shared = Arc::new(Shared {
@@ -139,7 +143,11 @@ impl Gate {
         let settled = statuses.wait_for(|status| until(status) || status.refused.is_some());
         let status = match tokio::time::timeout_at(deadline, settled).await {
             Ok(Ok(status)) => status.clone(),
-            Ok(Err(_)) => return Err(GateError::Forgotten { container: id.clone() }),
+            Ok(Err(_)) => {
+                return Err(GateError::Forgotten {
+                    container: id.clone(),
+                });
+            }
             Err(_) => {
                 return Err(GateError::Deadline {
                     what,
@@ -161,7 +169,11 @@ impl Gate {
     /// Lets the app go. Returns when the frame is on its way; what comes of it is read from the
     /// status. Repeating it with the same generation changes nothing.
     pub async fn start(&self, id: &ContainerId, start: Start) -> Result<(), GateError> {
-        let env: Vec<(&str, &str)> = start.env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let env: Vec<(&str, &str)> = start
+            .env
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
         self.send(
             id,
             Request::Start(protocol::Start {
@@ -200,16 +212,19 @@ impl Gate {
     fn send(&self, id: &ContainerId, request: Request<'_>) -> Result<(), GateError> {
         let kind = request.kind();
         let mut frame = [0; MAX_FRAME];
-        let length = request.encode(&mut frame).map_err(|source| GateError::TooLarge { kind, source })?;
+        let length = request
+            .encode(&mut frame)
+            .map_err(|source| GateError::TooLarge { kind, source })?;
         let body = frame.get(4..length).unwrap_or_default();
         Request::decode(body).map_err(|source| GateError::Invalid { kind, source })?;
-        self.expected(id)?.command(frame.get(..length).unwrap_or_default())
+        self.expected(id)?
+            .command(frame.get(..length).unwrap_or_default())
     }
 
     fn expected(&self, id: &ContainerId) -> Result<Arc<Entry>, GateError> {
-        self.shared
-            .entry(id)
-            .ok_or_else(|| GateError::NotExpected { container: id.clone() })
+        self.shared.entry(id).ok_or_else(|| GateError::NotExpected {
+            container: id.clone(),
+        })
     }
 }
 

@@ -86,7 +86,10 @@ mod tests {
         }
         assert_eq!(pace.resume(), now + INTERVAL * 100);
         pace.frame(now + Duration::from_secs(60));
-        assert!(pace.resume() <= now + Duration::from_secs(60), "a silence earns a new burst");
+        assert!(
+            pace.resume() <= now + Duration::from_secs(60),
+            "a silence earns a new burst"
+        );
     }
 
     #[test]

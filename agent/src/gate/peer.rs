@@ -65,11 +65,17 @@ pub(super) enum TurnedAway {
     #[error("container {0} has another init that is alive")]
     Second(ContainerId),
     #[error("the hello of {container} calls itself {claimed:?}")]
-    OtherName { container: ContainerId, claimed: String },
+    OtherName {
+        container: ContainerId,
+        claimed: String,
+    },
     #[error("{0} said no hello within its deadline")]
     Silent(ContainerId),
     #[error("{container} began with something else than a hello: {said}")]
-    NoHello { container: ContainerId, said: String },
+    NoHello {
+        container: ContainerId,
+        said: String,
+    },
     #[error("the connection of {container} failed before its hello")]
     Connection {
         container: ContainerId,
@@ -112,7 +118,11 @@ impl Peer {
             });
         }
         let container = container_of(&proc_file(pid, "cgroup")?, cgroup_parent, pid)?;
-        let peer = Self { container, pid, pidfd };
+        let peer = Self {
+            container,
+            pid,
+            pidfd,
+        };
         if peer.is_alive() {
             Ok(peer)
         } else {
@@ -123,7 +133,10 @@ impl Peer {
     /// Whether the process still runs (a zombie does not).
     pub(super) fn is_alive(&self) -> bool {
         let mut watched = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         matches!(poll(&mut watched, Some(&at_once)), Ok(0))
     }
 }
@@ -173,7 +186,9 @@ fn container_of(lines: &str, parent: &str, pid: i32) -> Result<ContainerId, Turn
     let mut proven = false;
     for line in lines.lines() {
         let mut fields = line.splitn(3, ':');
-        let (Some(hierarchy), Some(controllers), Some(path)) = (fields.next(), fields.next(), fields.next()) else {
+        let (Some(hierarchy), Some(controllers), Some(path)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
             continue;
         };
         let Some(below) = path.strip_prefix(parent) else {
@@ -182,7 +197,11 @@ fn container_of(lines: &str, parent: &str, pid: i32) -> Result<ContainerId, Turn
         if !(below.is_empty() || below.starts_with('/')) {
             continue;
         }
-        let name = below.trim_start_matches('/').split('/').next().unwrap_or_default();
+        let name = below
+            .trim_start_matches('/')
+            .split('/')
+            .next()
+            .unwrap_or_default();
         let id: ContainerId = name.parse().map_err(|_| TurnedAway::ForeignCgroup {
             pid,
             path: path.to_owned(),
@@ -198,9 +217,13 @@ fn container_of(lines: &str, parent: &str, pid: i32) -> Result<ContainerId, Turn
             _ => found = Some(id),
         }
         proven |= (hierarchy == "0" && controllers.is_empty())
-            || controllers.split(',').any(|c| PROVING_CONTROLLERS.contains(&c));
+            || controllers
+                .split(',')
+                .any(|c| PROVING_CONTROLLERS.contains(&c));
     }
-    found.filter(|_| proven).ok_or(TurnedAway::NoInstance { pid })
+    found
+        .filter(|_| proven)
+        .ok_or(TurnedAway::NoInstance { pid })
 }
 
 #[cfg(test)]
@@ -216,7 +239,14 @@ mod tests {
     #[test]
     fn only_pid_1_exactly_one_level_below_is_init() {
         assert!(is_init_one_level_below("\t4711\t1", 4711));
-        for nspid in ["\t4711", "\t4711\t2", "\t4711\t1\t1", "\t4711\t7\t1", "\t4712\t1", ""] {
+        for nspid in [
+            "\t4711",
+            "\t4711\t2",
+            "\t4711\t1\t1",
+            "\t4711\t7\t1",
+            "\t4712\t1",
+            "",
+        ] {
             assert!(!is_init_one_level_below(nspid, 4711), "{nspid:?}");
         }
         let status = "Name:\tinit\nNSpid:\t4711\t1\nNSpgid:\t1\n";
@@ -227,7 +257,10 @@ mod tests {
     fn the_cgroup_names_the_container_on_v1_hybrid_and_v2() {
         let v1 = "9:name=systemd:/\n8:pids:/nodeagent/web-0.g1\n4:cpu,memory:/nodeagent/web-0.g1\n0::/\n";
         assert_eq!(named(v1), Ok("web-0.g1".into()));
-        assert_eq!(named("0::/nodeagent/web-0.g1/init.scope\n"), Ok("web-0.g1".into()));
+        assert_eq!(
+            named("0::/nodeagent/web-0.g1/init.scope\n"),
+            Ok("web-0.g1".into())
+        );
     }
 
     #[test]
@@ -241,13 +274,31 @@ mod tests {
 
     #[test]
     fn a_cgroup_that_only_looks_like_ours_is_nobodys() {
-        for lines in ["", "0::/\n", "0::/nodeagent-x/web-0.g1\n", "0::/other/nodeagent/web-0.g1\n", "nonsense\n"] {
-            assert_eq!(named(lines), Err("process 7 is in no instance's cgroup".into()), "{lines:?}");
+        for lines in [
+            "",
+            "0::/\n",
+            "0::/nodeagent-x/web-0.g1\n",
+            "0::/other/nodeagent/web-0.g1\n",
+            "nonsense\n",
+        ] {
+            assert_eq!(
+                named(lines),
+                Err("process 7 is in no instance's cgroup".into()),
+                "{lines:?}"
+            );
         }
-        for path in ["/nodeagent", "/nodeagent/", "/nodeagent/web-0.g01", "/nodeagent/web-0.g1 (deleted)", "/nodeagent/../x"] {
+        for path in [
+            "/nodeagent",
+            "/nodeagent/",
+            "/nodeagent/web-0.g01",
+            "/nodeagent/web-0.g1 (deleted)",
+            "/nodeagent/../x",
+        ] {
             assert_eq!(
                 named(&format!("0::{path}\n")),
-                Err(format!("process 7 is in cgroup {path:?}, which no instance has"))
+                Err(format!(
+                    "process 7 is in cgroup {path:?}, which no instance has"
+                ))
             );
         }
     }
@@ -264,6 +315,9 @@ mod tests {
     async fn a_process_outside_is_turned_away_by_its_pid_namespace() {
         let (one, _other) = UnixStream::pair().unwrap();
         let refused = Peer::verify(&one, "/nodeagent").unwrap_err();
-        assert!(matches!(refused, TurnedAway::NotInit { pid, .. } if pid as u32 == std::process::id()), "{refused}");
+        assert!(
+            matches!(refused, TurnedAway::NotInit { pid, .. } if pid as u32 == std::process::id()),
+            "{refused}"
+        );
     }
 }

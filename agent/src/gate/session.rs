@@ -75,7 +75,11 @@ impl Session {
     /// Writes a whole frame: now if the socket takes it, in its turn if not.
     pub(super) fn send(&self, frame: &[u8]) -> Result<(), Unsent> {
         let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = if outbox.is_empty() { self.write(frame).map_err(Unsent::Write)? } else { 0 };
+        let written = if outbox.is_empty() {
+            self.write(frame).map_err(Unsent::Write)?
+        } else {
+            0
+        };
         let rest = frame.get(written..).unwrap_or_default();
         if rest.is_empty() {
             return Ok(());
@@ -127,11 +131,19 @@ impl Session {
 
     /// Reads and takes in reports until the connection ends or is closed. `inbox` is what was
     /// read behind the hello.
-    pub(super) async fn run(self: &Arc<Self>, mut inbox: Inbox, entry: &Entry, shared: &Shared) -> Result<(), Ended> {
+    pub(super) async fn run(
+        self: &Arc<Self>,
+        mut inbox: Inbox,
+        entry: &Entry,
+        shared: &Shared,
+    ) -> Result<(), Ended> {
         let mut pace = Pace::new(Instant::now());
         let flush = self.flush();
         tokio::pin!(flush);
-        if self.take_all(&mut inbox, entry, shared, &mut pace)?.is_over() {
+        if self
+            .take_all(&mut inbox, entry, shared, &mut pace)?
+            .is_over()
+        {
             return Ok(());
         }
         loop {
@@ -149,7 +161,10 @@ impl Session {
             }
             match inbox.read(&self.stream).map_err(Ended::Connection)? {
                 Read::Bytes => {
-                    if self.take_all(&mut inbox, entry, shared, &mut pace)?.is_over() {
+                    if self
+                        .take_all(&mut inbox, entry, shared, &mut pace)?
+                        .is_over()
+                    {
                         return Ok(());
                     }
                 }
@@ -197,7 +212,9 @@ impl Session {
     /// Sends one of the gate's own small frames.
     pub(super) fn say(&self, request: &Request<'_>) -> Result<(), Ended> {
         let mut frame = [0; 32];
-        let length = request.encode(&mut frame).map_err(|e| Ended::Connection(io::Error::other(e)))?;
+        let length = request
+            .encode(&mut frame)
+            .map_err(|e| Ended::Connection(io::Error::other(e)))?;
         match self.send(frame.get(..length).unwrap_or_default()) {
             Ok(()) => Ok(()),
             // Acks are cumulative and events are sent again: one that is left out costs nothing.
@@ -240,17 +257,23 @@ impl Inbox {
         match stream.try_read(&mut buffer) {
             Ok(0) => Ok(Read::End),
             Ok(length) => {
-                self.bytes.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                self.bytes
+                    .extend_from_slice(buffer.get(..length).unwrap_or_default());
                 Ok(Read::Bytes)
             }
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(Read::Nothing),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Ok(Read::Nothing)
+            }
             Err(e) => Err(e),
         }
     }
 
     /// Whether the next frame is whole, or is none at all.
     pub(super) fn has_frame(&self) -> bool {
-        !matches!(first_frame(self.bytes.get(self.taken..).unwrap_or_default()), Ok(None))
+        !matches!(
+            first_frame(self.bytes.get(self.taken..).unwrap_or_default()),
+            Ok(None)
+        )
     }
 
     /// Kind and body of the next whole frame.

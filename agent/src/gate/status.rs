@@ -124,7 +124,10 @@ impl Status {
                 if self.app_pid.is_some() {
                     self.app_exit = None;
                 }
-                let ready = status.agents.iter().filter(|agent| agent.state == AgentState::Ready);
+                let ready = status
+                    .agents
+                    .iter()
+                    .filter(|agent| agent.state == AgentState::Ready);
                 self.agents_ready = ready.map(|agent| agent.name.to_owned()).collect();
                 news
             }
@@ -238,8 +241,16 @@ mod tests {
         assert_eq!(status.apply(&Report::Hello(hello)), None);
         assert!(status.started && !status.connected);
         let agents = [
-            AgentStatus { name: "proxy", state: AgentState::Ready, pid: 7 },
-            AgentStatus { name: "logs", state: AgentState::BackingOff, pid: 0 },
+            AgentStatus {
+                name: "proxy",
+                state: AgentState::Ready,
+                pid: 7,
+            },
+            AgentStatus {
+                name: "logs",
+                state: AgentState::BackingOff,
+                pid: 0,
+            },
         ];
         let report = Report::Status(protocol::Status {
             generation: 4,
@@ -251,7 +262,11 @@ mod tests {
             agents: Agents::new(&agents),
         });
         assert_eq!(status.apply(&report), Some(NoticeKind::Connected));
-        assert_eq!(status.apply(&report), None, "a second status is no second connect");
+        assert_eq!(
+            status.apply(&report),
+            None,
+            "a second status is no second connect"
+        );
         let expected = Status {
             connected: true,
             generation: 4,
@@ -268,12 +283,24 @@ mod tests {
     #[test]
     fn ready_counts_for_the_present_generation_only() {
         let mut status = Status::default();
-        event(&mut status, EventKind::AppStarted { generation: 2, pid: 10 });
+        event(
+            &mut status,
+            EventKind::AppStarted {
+                generation: 2,
+                pid: 10,
+            },
+        );
         event(&mut status, EventKind::AppReady { generation: 1 });
         assert!(!status.ready);
         event(&mut status, EventKind::AppReady { generation: 2 });
         assert!(status.ready);
-        event(&mut status, EventKind::AppStarted { generation: 3, pid: 11 });
+        event(
+            &mut status,
+            EventKind::AppStarted {
+                generation: 3,
+                pid: 11,
+            },
+        );
         assert!(!status.ready);
         assert_eq!(status.generation, 3);
     }
@@ -281,7 +308,13 @@ mod tests {
     #[test]
     fn only_the_exit_of_the_running_app_ends_it() {
         let mut status = Status::default();
-        event(&mut status, EventKind::AppStarted { generation: 2, pid: 10 });
+        event(
+            &mut status,
+            EventKind::AppStarted {
+                generation: 2,
+                pid: 10,
+            },
+        );
         event(&mut status, EventKind::AppReady { generation: 2 });
         event(&mut status, EventKind::AgentReady { name: "proxy" });
         event(&mut status, exited("proxy", 7, 2));
@@ -290,6 +323,10 @@ mod tests {
         let news = event(&mut status, exited("app", 10, 2));
         assert_eq!(news, status.app_exit.clone().map(NoticeKind::Exited));
         assert_eq!((status.ready, status.app_pid), (false, None));
-        assert!(status.app_exit.is_some_and(|exit| exit.is_app() && exit.status == ExitStatus::Code(3)));
+        assert!(
+            status
+                .app_exit
+                .is_some_and(|exit| exit.is_app() && exit.status == ExitStatus::Code(3))
+        );
     }
 }

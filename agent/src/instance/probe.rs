@@ -77,7 +77,11 @@ enum Target<'a> {
 /// Waits until the instance at `address` is ready as `readiness` defines it, at most until
 /// `deadline` and at most `initial_delay + period * failure_threshold`. Returns at once for
 /// readiness that is not probed from outside.
-pub async fn ready(readiness: &Readiness, address: IpAddr, deadline: Instant) -> Result<(), ProbeFailed> {
+pub async fn ready(
+    readiness: &Readiness,
+    address: IpAddr,
+    deadline: Instant,
+) -> Result<(), ProbeFailed> {
     let (port, target, timing) = match readiness {
         Readiness::Tcp { port, timing } => (*port, Target::Tcp, timing),
         Readiness::Http {
@@ -99,7 +103,8 @@ async fn probe_until_ready(
 ) -> Result<(), ProbeFailed> {
     target.check(address)?;
     let began = Instant::now();
-    let deadline = deadline.min(began + timing.initial_delay + timing.period * timing.failure_threshold);
+    let deadline =
+        deadline.min(began + timing.initial_delay + timing.period * timing.failure_threshold);
     let mut rhythm = Rhythm::new(timing.period);
     // An app that becomes ready shortly before the end is found, whatever the rhythm says.
     let last_chance = deadline.checked_sub(timing.timeout).unwrap_or(began);
@@ -115,7 +120,11 @@ async fn probe_until_ready(
             Err(_) => last = Some(AttemptFailed::Timeout(timing.timeout)),
         }
         let planned = (next + rhythm.pause()).max(Instant::now());
-        next = if next < last_chance { planned.min(last_chance) } else { planned };
+        next = if next < last_chance {
+            planned.min(last_chance)
+        } else {
+            planned
+        };
     }
     Err(ProbeFailed::Deadline {
         address,
@@ -155,11 +164,16 @@ impl Target<'_> {
     }
 
     /// The request of an HTTP probe; nothing for TCP.
-    fn request(&self, address: SocketAddr) -> Result<Option<Request<Empty<Bytes>>>, hyper::http::Error> {
+    fn request(
+        &self,
+        address: SocketAddr,
+    ) -> Result<Option<Request<Empty<Bytes>>>, hyper::http::Error> {
         let Self::Http { path, headers } = self else {
             return Ok(None);
         };
-        let target: hyper::Uri = path.parse().map_err(|e: InvalidUri| hyper::http::Error::from(e))?;
+        let target: hyper::Uri = path
+            .parse()
+            .map_err(|e: InvalidUri| hyper::http::Error::from(e))?;
         let mut request = Request::get(target);
         for (name, value) in *headers {
             request = request.header(name, value);
@@ -170,14 +184,22 @@ impl Target<'_> {
             given.insert(header::HOST, address.to_string().try_into()?);
         }
         if !given.contains_key(header::USER_AGENT) {
-            given.insert(header::USER_AGENT, header::HeaderValue::from_static("nodeagent-probe/1"));
+            given.insert(
+                header::USER_AGENT,
+                header::HeaderValue::from_static("nodeagent-probe/1"),
+            );
         }
-        given.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        given.insert(
+            header::CONNECTION,
+            header::HeaderValue::from_static("close"),
+        );
         Ok(Some(request))
     }
 
     async fn attempt(&self, address: SocketAddr) -> Result<(), AttemptFailed> {
-        let stream = TcpStream::connect(address).await.map_err(AttemptFailed::Connect)?;
+        let stream = TcpStream::connect(address)
+            .await
+            .map_err(AttemptFailed::Connect)?;
         match self.request(address) {
             Ok(Some(request)) => http(stream, request).await,
             // `check` has seen that the request can be made.
@@ -191,7 +213,10 @@ async fn http(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<(), A
         .await
         .map_err(AttemptFailed::Request)?;
     let exchange = async {
-        let answer = sender.send_request(request).await.map_err(AttemptFailed::Request)?;
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(AttemptFailed::Request)?;
         let status = answer.status();
         let mut body = answer.into_body();
         let mut seen = 0;
@@ -289,22 +314,36 @@ mod tests {
             "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 2\r\n\r\nhi",
         ])
         .await;
-        ready(&http_readiness(port, "/healthz?full=1", timing(5, 1000)), LOOPBACK, soon())
-            .await
-            .unwrap();
+        ready(
+            &http_readiness(port, "/healthz?full=1", timing(5, 1000)),
+            LOOPBACK,
+            soon(),
+        )
+        .await
+        .unwrap();
         let requests = served.await.unwrap();
-        assert!(requests[1].starts_with("GET /healthz?full=1 HTTP/1.1\r\n"), "{requests:?}");
+        assert!(
+            requests[1].starts_with("GET /healthz?full=1 HTTP/1.1\r\n"),
+            "{requests:?}"
+        );
         assert!(requests[1].contains("x-probe: yes\r\n"), "{requests:?}");
-        assert!(requests[1].contains(&format!("host: 127.0.0.1:{port}\r\n")), "{requests:?}");
+        assert!(
+            requests[1].contains(&format!("host: 127.0.0.1:{port}\r\n")),
+            "{requests:?}"
+        );
     }
 
     #[tokio::test]
     async fn a_failure_names_the_last_attempt() {
         let (port, served) = server(vec!["HTTP/1.1 404 Not Found\r\n\r\n"; 1]).await;
-        let failed = ready(&http_readiness(port, "/", timing(1, 1)), LOOPBACK, soon()).await.unwrap_err();
+        let failed = ready(&http_readiness(port, "/", timing(1, 1)), LOOPBACK, soon())
+            .await
+            .unwrap_err();
         served.abort();
         match failed {
-            ProbeFailed::Deadline { attempts: 1, last, .. } => assert!(last.is_some()),
+            ProbeFailed::Deadline {
+                attempts: 1, last, ..
+            } => assert!(last.is_some()),
             other => panic!("{other:?}"),
         }
     }
@@ -315,7 +354,9 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mut slow = timing(30, 1);
         slow.timeout = Duration::from_millis(10);
-        let failed = ready(&http_readiness(port, "/", slow), LOOPBACK, soon()).await.unwrap_err();
+        let failed = ready(&http_readiness(port, "/", slow), LOOPBACK, soon())
+            .await
+            .unwrap_err();
         match failed {
             ProbeFailed::Deadline {
                 attempts,
@@ -324,7 +365,10 @@ mod tests {
                 ..
             } => {
                 assert!((1..=4).contains(&attempts), "{attempts}");
-                assert!(waited >= Duration::from_millis(20) && waited < Duration::from_secs(5), "{waited:?}");
+                assert!(
+                    waited >= Duration::from_millis(20) && waited < Duration::from_secs(5),
+                    "{waited:?}"
+                );
             }
             other => panic!("{other:?}"),
         }
@@ -340,13 +384,28 @@ mod tests {
             stream.write_all(head).await.unwrap();
             while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
         });
-        ready(&http_readiness(port, "/", timing(1000, 5)), LOOPBACK, soon()).await.unwrap();
+        ready(
+            &http_readiness(port, "/", timing(1000, 5)),
+            LOOPBACK,
+            soon(),
+        )
+        .await
+        .unwrap();
     }
 
     #[tokio::test]
     async fn a_path_that_is_no_request_target_fails_at_once() {
-        let failed = ready(&http_readiness(1, "/a b", timing(1000, 3)), LOOPBACK, soon()).await.unwrap_err();
-        assert_eq!(failed.to_string(), "the readiness probe of 127.0.0.1:1 is no HTTP request");
+        let failed = ready(
+            &http_readiness(1, "/a b", timing(1000, 3)),
+            LOOPBACK,
+            soon(),
+        )
+        .await
+        .unwrap_err();
+        assert_eq!(
+            failed.to_string(),
+            "the readiness probe of 127.0.0.1:1 is no HTTP request"
+        );
     }
 
     #[test]

@@ -21,9 +21,16 @@ impl Cgroups {
             vec![mount.to_owned()]
         } else {
             let known = ["memory", "pids", "freezer", "unified"].map(|name| mount.join(name));
-            known.into_iter().filter(|root| root.join("cgroup.procs").exists()).collect()
+            known
+                .into_iter()
+                .filter(|root| root.join("cgroup.procs").exists())
+                .collect()
         };
-        assert!(!roots.is_empty(), "no cgroup hierarchy below {}", mount.display());
+        assert!(
+            !roots.is_empty(),
+            "no cgroup hierarchy below {}",
+            mount.display()
+        );
         Self {
             parent: format!("/nodeagent-gatetest-{}-{next}", std::process::id()),
             roots,
@@ -32,7 +39,10 @@ impl Cgroups {
 
     /// Makes the cgroups of `container`; a process that writes `0` into these files joins them.
     pub fn join_files(&self, container: &str) -> Vec<PathBuf> {
-        let directories = self.roots.iter().map(|root| self.below(root).join(container));
+        let directories = self
+            .roots
+            .iter()
+            .map(|root| self.below(root).join(container));
         directories
             .map(|directory| {
                 fs::create_dir_all(&directory).unwrap();
@@ -53,7 +63,10 @@ impl Drop for Cgroups {
             let Ok(entries) = fs::read_dir(&parent) else {
                 continue;
             };
-            let children = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir());
+            let children = entries
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| path.is_dir());
             for directory in children.chain([parent.clone()]) {
                 if let Err(e) = fs::remove_dir(&directory) {
                     eprintln!("{} is left behind: {e}", directory.display());

@@ -1,4 +1,5 @@
 //! The gate against processes in real pid namespaces and cgroups. Needs root.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
 
 mod cgroup;
 mod peer;
@@ -40,7 +41,12 @@ impl Host {
     /// Another agent in the place of this one.
     fn restart(&mut self) {
         let (sender, news) = unbounded_channel();
-        self.gate = Gate::bind(&self.runtime.path().join("ctl"), &self.cgroups.parent, sender).unwrap();
+        self.gate = Gate::bind(
+            &self.runtime.path().join("ctl"),
+            &self.cgroups.parent,
+            sender,
+        )
+        .unwrap();
         self.news = news;
     }
 
@@ -54,11 +60,17 @@ impl Host {
 
     async fn wait(&self, what: &'static str, until: impl Fn(&Status) -> bool) -> Status {
         let deadline = Instant::now() + PATIENCE;
-        self.gate.wait(&id("web-0.g7"), what, deadline, until).await.unwrap()
+        self.gate
+            .wait(&id("web-0.g7"), what, deadline, until)
+            .await
+            .unwrap()
     }
 
     async fn news(&mut self) -> NoticeKind {
-        let notice = timeout(PATIENCE, self.news.recv()).await.expect("no notice came").unwrap();
+        let notice = timeout(PATIENCE, self.news.recv())
+            .await
+            .expect("no notice came")
+            .unwrap();
         assert_eq!(notice.container, id("web-0.g7"));
         notice.kind
     }
@@ -119,26 +131,46 @@ async fn an_init_is_heard_from_hello_to_exit_and_every_event_is_acked() {
     init.event(2, EventKind::Armed);
     assert_eq!(host.news().await, NoticeKind::Armed);
     let armed = host.wait("armed", |status| status.armed).await;
-    assert_eq!((armed.agents_ready, armed.ready), (vec!["proxy".to_owned()], false));
+    assert_eq!(
+        (armed.agents_ready, armed.ready),
+        (vec!["proxy".to_owned()], false)
+    );
     while init.heard(0) != "Ack { seq: 2 }" {}
 
     host.gate.start(&id("web-0.g7"), start(8)).await.unwrap();
     let heard = init.heard(0);
-    assert!(heard.starts_with("Start(Start { generation: 8, task_id: \"peak-7\", traceparent: \"\""), "{heard}");
-    init.event(3, EventKind::AppStarted { generation: 8, pid: 12 });
+    assert!(
+        heard.starts_with("Start(Start { generation: 8, task_id: \"peak-7\", traceparent: \"\""),
+        "{heard}"
+    );
+    init.event(
+        3,
+        EventKind::AppStarted {
+            generation: 8,
+            pid: 12,
+        },
+    );
     init.event(4, EventKind::AppReady { generation: 8 });
-    let ready = host.wait("ready", |status| status.ready && status.generation == 8).await;
+    let ready = host
+        .wait("ready", |status| status.ready && status.generation == 8)
+        .await;
     assert_eq!((ready.app_pid, ready.started), (Some(12), true));
     assert_eq!(host.news().await, NoticeKind::AppStarted { generation: 8 });
     assert_eq!(host.news().await, NoticeKind::AppReady { generation: 8 });
 
     host.gate.signal(&id("web-0.g7"), 10).await.unwrap();
-    host.gate.stop(&id("web-0.g7"), Duration::from_secs(30)).await.unwrap();
+    host.gate
+        .stop(&id("web-0.g7"), Duration::from_secs(30))
+        .await
+        .unwrap();
     let mut heard = init.heard(0);
     while heard.starts_with("Ack") {
         heard = init.heard(0);
     }
-    assert_eq!([heard, init.heard(0)], ["Signal { signal: 10 }", "Stop { budget_ms: 30000 }"]);
+    assert_eq!(
+        [heard, init.heard(0)],
+        ["Signal { signal: 10 }", "Stop { budget_ms: 30000 }"]
+    );
 
     init.event(5, app_exited(12));
     init.event(6, EventKind::Stopped);
@@ -155,7 +187,12 @@ async fn an_init_is_heard_from_hello_to_exit_and_every_event_is_acked() {
     assert_eq!(host.news().await, NoticeKind::Stopped);
     drop(init);
     assert_eq!(host.news().await, NoticeKind::Disconnected);
-    assert!(!host.wait("disconnected", |status| !status.connected).await.connected);
+    assert!(
+        !host
+            .wait("disconnected", |status| !status.connected)
+            .await
+            .connected
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,12 +208,17 @@ async fn a_refusal_ends_the_wait_and_the_next_command_clears_it() {
     let deadline = Instant::now() + PATIENCE;
     let refused = host
         .gate
-        .wait(&id("web-0.g7"), "app started", deadline, |status| status.started)
+        .wait(&id("web-0.g7"), "app started", deadline, |status| {
+            status.started
+        })
         .await
         .unwrap_err();
     match refused {
         GateError::Refused { request, code, .. } => {
-            assert_eq!((request, code), (Some(RequestKind::Start), Refusal::StaleGeneration));
+            assert_eq!(
+                (request, code),
+                (Some(RequestKind::Start), Refusal::StaleGeneration)
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -189,19 +231,40 @@ async fn whoever_is_not_the_init_of_an_instance_is_turned_away() {
     let host = Host::new();
     host.gate.expect(&id("web-0.g7"));
     for (who, cgroup, depth) in [
-        ("a process of the container", Some("web-0.g7"), Depth::ChildOfInit),
-        ("a process in the cgroup, outside the namespace", Some("web-0.g7"), Depth::Same),
-        ("the init of a namespace in the container", Some("web-0.g7"), Depth::InitOfInit),
+        (
+            "a process of the container",
+            Some("web-0.g7"),
+            Depth::ChildOfInit,
+        ),
+        (
+            "a process in the cgroup, outside the namespace",
+            Some("web-0.g7"),
+            Depth::Same,
+        ),
+        (
+            "the init of a namespace in the container",
+            Some("web-0.g7"),
+            Depth::InitOfInit,
+        ),
         ("the init of something else", None, Depth::Init),
         ("a process of the host", None, Depth::Same),
-        ("the init of what is no container id", Some("web-0.g07"), Depth::Init),
+        (
+            "the init of what is no container id",
+            Some("web-0.g07"),
+            Depth::Init,
+        ),
     ] {
-        let join = cgroup.map(|name| host.cgroups.join_files(name)).unwrap_or_default();
+        let join = cgroup
+            .map(|name| host.cgroups.join_files(name))
+            .unwrap_or_default();
         let mut peer = Peer::start(&host.socket(), &join, depth);
         peer.dial();
         peer.hello("web-0.g7", 1);
         peer.is_turned_away(0);
-        assert!(!host.gate.status(&id("web-0.g7")).unwrap().connected, "{who}");
+        assert!(
+            !host.gate.status(&id("web-0.g7")).unwrap().connected,
+            "{who}"
+        );
     }
 }
 
@@ -258,7 +321,10 @@ async fn the_same_init_replaces_its_connection_and_an_event_sent_again_is_no_new
     init.event(2, app_exited(12));
     assert_eq!(init.heard(1), "Status");
     init.say(waiting());
-    assert!(matches!(host.news().await, NoticeKind::Exited(_)), "armed is news once");
+    assert!(
+        matches!(host.news().await, NoticeKind::Exited(_)),
+        "armed is news once"
+    );
     assert_eq!(host.news().await, NoticeKind::Connected);
     while init.heard(1) != "Ack { seq: 2 }" {}
 }
@@ -272,7 +338,11 @@ async fn a_second_init_is_turned_away_while_the_first_lives() {
     second.hello("web-0.g7", 1);
     second.is_turned_away(0);
     first.event(1, EventKind::Armed);
-    assert_eq!(host.news().await, NoticeKind::Armed, "the first is not disturbed");
+    assert_eq!(
+        host.news().await,
+        NoticeKind::Armed,
+        "the first is not disturbed"
+    );
     drop(first);
     assert_eq!(host.news().await, NoticeKind::Disconnected);
     second.dial();
@@ -329,8 +399,14 @@ async fn a_babbling_init_waits_in_its_socket() {
         heard += 1;
     }
     // A burst, the rest of the read that ended it, and what the pace allowed meanwhile.
-    assert!((256..1000).contains(&heard), "{heard} of {FRAMES} were taken in");
-    assert!(host.gate.status(&id("web-0.g7")).unwrap().connected, "it is slowed down, not cut off");
+    assert!(
+        (256..1000).contains(&heard),
+        "{heard} of {FRAMES} were taken in"
+    );
+    assert!(
+        host.gate.status(&id("web-0.g7")).unwrap().connected,
+        "it is slowed down, not cut off"
+    );
     host.gate.forget(&id("web-0.g7"));
     drop(babbling.join().unwrap());
 }
@@ -365,16 +441,31 @@ async fn waits_and_commands_say_why_they_cannot() {
     let container = id("web-0.g7");
     let said = |result: Result<(), GateError>| result.unwrap_err().to_string();
     let unexpected = "container web-0.g7 is not expected";
-    assert_eq!(said(host.gate.start(&container, start(8)).await), unexpected);
+    assert_eq!(
+        said(host.gate.start(&container, start(8)).await),
+        unexpected
+    );
     host.gate.expect(&container);
     let unconnected = "the init of container web-0.g7 is not connected";
-    assert_eq!(said(host.gate.start(&container, start(8)).await), unconnected);
-    assert_eq!(said(host.gate.signal(&container, 65).await), "the Signal command cannot be said");
+    assert_eq!(
+        said(host.gate.start(&container, start(8)).await),
+        unconnected
+    );
+    assert_eq!(
+        said(host.gate.signal(&container, 65).await),
+        "the Signal command cannot be said"
+    );
     let mut odd = start(8);
     odd.env = vec![("A=B".into(), "x".into())];
-    assert_eq!(said(host.gate.start(&container, odd).await), "the Start command cannot be said");
+    assert_eq!(
+        said(host.gate.start(&container, odd).await),
+        "the Start command cannot be said"
+    );
 
-    let late = host.gate.wait(&container, "armed", Instant::now(), |status| status.armed).await;
+    let late = host
+        .gate
+        .wait(&container, "armed", Instant::now(), |status| status.armed)
+        .await;
     match late.unwrap_err() {
         GateError::Deadline { what: "armed", .. } => {}
         other => panic!("{other:?}"),
@@ -382,12 +473,18 @@ async fn waits_and_commands_say_why_they_cannot() {
     let waiting = {
         let (gate, container) = (host.gate.clone(), container.clone());
         let deadline = Instant::now() + PATIENCE;
-        tokio::spawn(async move { gate.wait(&container, "armed", deadline, |status| status.armed).await })
+        tokio::spawn(async move {
+            gate.wait(&container, "armed", deadline, |status| status.armed)
+                .await
+        })
     };
     host.gate.forget(&container);
     let ended = waiting.await.unwrap().unwrap_err();
     assert!(
-        matches!(ended, GateError::Forgotten { .. } | GateError::NotExpected { .. }),
+        matches!(
+            ended,
+            GateError::Forgotten { .. } | GateError::NotExpected { .. }
+        ),
         "{ended:?}"
     );
 }

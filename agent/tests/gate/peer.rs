@@ -8,7 +8,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use container_init::protocol::{Event, EventKind, Hello, MAX_FRAME, Report, Request, VERSION, first_frame};
+use container_init::protocol::{
+    Event, EventKind, Hello, MAX_FRAME, Report, Request, VERSION, first_frame,
+};
 
 /// Longest wait for anything from the other side.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -46,9 +48,13 @@ impl Peer {
         script.push_str(match depth {
             Depth::Same => "exec \"$@\"",
             Depth::Init => "exec unshare --pid --fork --kill-child \"$@\"",
-            Depth::InitOfInit => "exec unshare --pid --fork --kill-child unshare --pid --fork --kill-child \"$@\"",
+            Depth::InitOfInit => {
+                "exec unshare --pid --fork --kill-child unshare --pid --fork --kill-child \"$@\""
+            }
             // The shell is pid 1, and `wait` keeps it from becoming the peer.
-            Depth::ChildOfInit => "exec unshare --pid --fork --kill-child sh -c '\"$@\" <&3 & wait' sh \"$@\" 3<&0",
+            Depth::ChildOfInit => {
+                "exec unshare --pid --fork --kill-child sh -c '\"$@\" <&3 & wait' sh \"$@\" 3<&0"
+            }
         });
         let own = std::env::current_exe().unwrap();
         let mut child = Command::new("sh")
@@ -69,7 +75,8 @@ impl Peer {
             while stderr.read_exact(&mut head).is_ok() {
                 let length = u32::from_le_bytes(head[1..].try_into().unwrap());
                 let mut bytes = vec![0; length as usize];
-                if stderr.read_exact(&mut bytes).is_err() || sender.send((head[0], bytes)).is_err() {
+                if stderr.read_exact(&mut bytes).is_err() || sender.send((head[0], bytes)).is_err()
+                {
                     return;
                 }
             }
@@ -133,7 +140,10 @@ impl Peer {
                 self.inbox[connection].drain(..length);
                 return text;
             }
-            assert!(self.receive(connection), "connection {connection} was closed");
+            assert!(
+                self.receive(connection),
+                "connection {connection} was closed"
+            );
         }
     }
 
@@ -144,7 +154,10 @@ impl Peer {
 
     /// Receives something; whether it was more than the end of `connection`.
     fn receive(&mut self, connection: usize) -> bool {
-        let (on, bytes) = self.received.recv_timeout(PATIENCE).expect("nothing came from the peer");
+        let (on, bytes) = self
+            .received
+            .recv_timeout(PATIENCE)
+            .expect("nothing came from the peer");
         if bytes.is_empty() {
             return usize::from(on) != connection;
         }

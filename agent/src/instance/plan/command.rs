@@ -38,7 +38,9 @@ fn expanded(text: &str, env: &[(String, String)]) -> String {
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let after = &rest[at + 1..];
-        let reference = after.strip_prefix('(').and_then(|inside| inside.split_once(')'));
+        let reference = after
+            .strip_prefix('(')
+            .and_then(|inside| inside.split_once(')'));
         rest = if let Some(escaped) = after.strip_prefix('$') {
             out.push('$');
             escaped
@@ -63,7 +65,10 @@ mod tests {
 
     #[test]
     fn references_are_resolved_as_kubernetes_does() {
-        let env = [("A".to_owned(), "1".to_owned()), ("B".to_owned(), "x y".to_owned())];
+        let env = [
+            ("A".to_owned(), "1".to_owned()),
+            ("B".to_owned(), "x y".to_owned()),
+        ];
         for (text, expected) in [
             ("$(A)", "1"),
             ("--name=$(B)!", "--name=x y!"),
@@ -80,8 +85,12 @@ mod tests {
 
     #[test]
     fn an_entry_may_refer_to_those_before_it_only() {
-        let env = [("A", "$(B)"), ("B", "2"), ("C", "$(A)$(B)")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-        let values: Vec<String> = expand_env(&env).into_iter().map(|(_, value)| value).collect();
+        let env = [("A", "$(B)"), ("B", "2"), ("C", "$(A)$(B)")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let values: Vec<String> = expand_env(&env)
+            .into_iter()
+            .map(|(_, value)| value)
+            .collect();
         assert_eq!(values, ["$(B)", "2", "$(B)2"]);
     }
 }

@@ -5,31 +5,22 @@
 //! is kept.
 
 mod command;
+mod draft;
 mod signal;
-
-use std::ffi::{CStr, CString};
-use std::time::Duration;
 
 use container_init::Malformed;
 use container_init::paths::{CTL_SOCKET, EXITS, LOG_DIR, RUN_DIR};
-use container_init::plan::{
-    self, Groups, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Restart, Rlimits, Strings,
-};
+use container_init::plan::{self, MAX_PLAN, Plan, Process, ProcessKind, Processes};
 
-use crate::app::{Agent, App, Essential, ProbeTiming, Readiness, User};
+use crate::app::{Agent, App, Essential, Readiness, User};
 use crate::instance::{ContainerId, ImageConfig};
+use draft::{Draft, Probe, View, c_string, c_strings, millis};
 
 /// Name of the app's process in plans, events and logs.
 pub const APP_PROCESS: &str = "app";
 
 /// `PATH` where neither image nor manifest has one, as Docker and containerd set it.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Pauses before an optional agent is started again.
-const RESTART: Restart = Restart {
-    backoff_min_ms: 100,
-    backoff_max_ms: 30_000,
-};
 
 const SIGTERM: u8 = 15;
 
@@ -58,7 +49,9 @@ pub type ResolveUser<'a> = &'a dyn Fn(&User) -> Result<ProcessIds, String>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// The plan is larger than container-init reads.
-    #[error("the plan of {container} is larger than {MAX_PLAN} bytes: env, command and args are too long")]
+    #[error(
+        "the plan of {container} is larger than {MAX_PLAN} bytes: env, command and args are too long"
+    )]
     TooLarge {
         /// The container.
         container: ContainerId,
@@ -82,7 +75,9 @@ pub enum PlanError {
         reason: String,
     },
     /// The image's stop signal is none.
-    #[error("the image's StopSignal {value:?} is no signal: a name like SIGTERM or a number 1 to 64 is allowed")]
+    #[error(
+        "the image's StopSignal {value:?} is no signal: a name like SIGTERM or a number 1 to 64 is allowed"
+    )]
     StopSignal {
         /// As written.
         value: String,
@@ -130,7 +125,11 @@ pub fn compile(
     }
     drafts.push(container.app()?);
     let views: Vec<View<'_>> = drafts.iter().map(View::of).collect();
-    let processes: Vec<Process<'_>> = drafts.iter().zip(&views).map(|(draft, view)| draft.process(view)).collect();
+    let processes: Vec<Process<'_>> = drafts
+        .iter()
+        .zip(&views)
+        .map(|(draft, view)| draft.process(view))
+        .collect();
     let name = id.to_string();
     encode(
         &Plan {
@@ -148,9 +147,9 @@ pub fn compile(
 
 fn encode(plan: &Plan<'_>, id: &ContainerId) -> Result<Vec<u8>, PlanError> {
     let mut file = vec![0; MAX_PLAN];
-    let length = plan
-        .encode(&mut file)
-        .map_err(|_| PlanError::TooLarge { container: id.clone() })?;
+    let length = plan.encode(&mut file).map_err(|_| PlanError::TooLarge {
+        container: id.clone(),
+    })?;
     file.truncate(length);
     file.shrink_to_fit();
     // Read as init will, so that a plan it refuses is an answer here and not a dead container.
@@ -184,12 +183,19 @@ impl<'a> Container<'a> {
         overlay(&mut env, &image.env);
         overlay(&mut env, basics);
         overlay(&mut env, &command::expand_env(&app.env));
-        let user = app.user.clone().or_else(|| image.user.as_deref().map(written_user));
+        let user = app
+            .user
+            .clone()
+            .or_else(|| image.user.as_deref().map(written_user));
         Ok(Self {
             app,
             image,
             env,
-            cwd: app.working_dir.as_deref().or(image.working_dir.as_deref()).unwrap_or("/"),
+            cwd: app
+                .working_dir
+                .as_deref()
+                .or(image.working_dir.as_deref())
+                .unwrap_or("/"),
             ids: ids(user.as_ref(), APP_PROCESS, resolve)?,
             resolve,
         })
@@ -252,7 +258,10 @@ impl<'a> Container<'a> {
         env: &[(String, String)],
         ids: ProcessIds,
     ) -> Result<Draft, PlanError> {
-        let pairs: Vec<String> = env.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let pairs: Vec<String> = env
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         Ok(Draft {
             name: name.to_owned(),
             kind: ProcessKind::Agent,
@@ -263,103 +272,21 @@ impl<'a> Container<'a> {
             probe: Probe::None,
             essential: plan::Essential::Yes,
             stop_signal: SIGTERM,
-            output: c_string(name, "the log", &format!("{}/{name}.log", LOG_DIR.to_string_lossy()))?,
+            output: c_string(
+                name,
+                "the log",
+                &format!("{}/{name}.log", LOG_DIR.to_string_lossy()),
+            )?,
         })
     }
 }
 
-/// A process with its strings owned; the plan borrows from it.
-struct Draft {
-    name: String,
-    kind: ProcessKind,
-    argv: Vec<CString>,
-    env: Vec<CString>,
-    cwd: CString,
-    ids: ProcessIds,
-    probe: Probe,
-    essential: plan::Essential,
-    stop_signal: u8,
-    output: CString,
-}
-
-/// Readiness with its strings owned.
-enum Probe {
-    None,
-    Notify(Duration),
-    Tcp { port: u16, timing: ProbeTiming },
-    Exec { argv: Vec<CString>, timing: ProbeTiming },
-    External,
-}
-
-/// Slices of borrowed strings, which a plan's lists borrow in turn.
-struct View<'a> {
-    argv: Vec<&'a CStr>,
-    env: Vec<&'a CStr>,
-    probe: Vec<&'a CStr>,
-}
-
-impl<'a> View<'a> {
-    fn of(draft: &'a Draft) -> Self {
-        let borrowed = |strings: &'a [CString]| strings.iter().map(CString::as_c_str).collect();
-        Self {
-            argv: borrowed(&draft.argv),
-            env: borrowed(&draft.env),
-            probe: match &draft.probe {
-                Probe::Exec { argv, .. } => borrowed(argv),
-                _ => Vec::new(),
-            },
-        }
-    }
-}
-
-impl Draft {
-    fn process<'a>(&'a self, view: &'a View<'a>) -> Process<'a> {
-        Process {
-            name: &self.name,
-            kind: self.kind,
-            argv: Strings::new(&view.argv),
-            env: Strings::new(&view.env),
-            cwd: &self.cwd,
-            uid: self.ids.uid,
-            gid: self.ids.gid,
-            groups: Groups::new(&self.ids.groups),
-            capabilities: STANDARD_CAPABILITIES.iter().fold(0, |mask, bit| mask | 1 << bit),
-            rlimits: Rlimits::new(&[]),
-            readiness: self.readiness(view),
-            essential: self.essential,
-            restart: RESTART,
-            stop_signal: self.stop_signal,
-            stdout: Output::File(&self.output),
-            stderr: Output::File(&self.output),
-        }
-    }
-
-    fn readiness<'a>(&self, view: &'a View<'a>) -> plan::Readiness<'a> {
-        match &self.probe {
-            Probe::None => plan::Readiness::None,
-            Probe::External => plan::Readiness::External,
-            Probe::Notify(timeout) => plan::Readiness::Notify {
-                timeout_ms: millis(*timeout),
-            },
-            Probe::Tcp { port, timing } => plan::Readiness::TcpLoopback {
-                port: *port,
-                period_ms: millis(timing.period),
-                timeout_ms: millis(timing.timeout),
-                deadline_ms: millis(timing.initial_delay + timing.period * timing.failure_threshold),
-            },
-            Probe::Exec { timing, .. } => plan::Readiness::Exec {
-                argv: Strings::new(&view.probe),
-                initial_delay_ms: millis(timing.initial_delay),
-                period_ms: millis(timing.period),
-                timeout_ms: millis(timing.timeout),
-                failure_threshold: timing.failure_threshold,
-            },
-        }
-    }
-}
-
 /// How init learns that a process is ready; `None` when it cannot (http).
-fn probe(process: &str, readiness: &Readiness, env: &[(String, String)]) -> Result<Option<Probe>, PlanError> {
+fn probe(
+    process: &str,
+    readiness: &Readiness,
+    env: &[(String, String)],
+) -> Result<Option<Probe>, PlanError> {
     Ok(Some(match readiness {
         Readiness::None => Probe::None,
         Readiness::Notify { timeout } => Probe::Notify(*timeout),
@@ -368,18 +295,29 @@ fn probe(process: &str, readiness: &Readiness, env: &[(String, String)]) -> Resu
             timing: *timing,
         },
         Readiness::Exec { command, timing } => Probe::Exec {
-            argv: c_strings(process, "the readiness command", &command::expand(command, env))?,
+            argv: c_strings(
+                process,
+                "the readiness command",
+                &command::expand(command, env),
+            )?,
             timing: *timing,
         },
         Readiness::Http { .. } => return Ok(None),
     }))
 }
 
-fn ids(user: Option<&User>, process: &str, resolve: ResolveUser<'_>) -> Result<ProcessIds, PlanError> {
+fn ids(
+    user: Option<&User>,
+    process: &str,
+    resolve: ResolveUser<'_>,
+) -> Result<ProcessIds, PlanError> {
     let Some(user) = user else {
         return Ok(ProcessIds::default());
     };
-    let numeric = user.group.as_ref().and_then(|group| Some((user.user.parse().ok()?, group.parse().ok()?)));
+    let numeric = user
+        .group
+        .as_ref()
+        .and_then(|group| Some((user.user.parse().ok()?, group.parse().ok()?)));
     if let Some((uid, gid)) = numeric {
         return Ok(ProcessIds {
             uid,
@@ -419,23 +357,6 @@ fn overlay(env: &mut Vec<(String, String)>, more: &[(String, String)]) {
             None => env.push((key.clone(), value.clone())),
         }
     }
-}
-
-fn c_strings(process: &str, what: &'static str, texts: &[String]) -> Result<Vec<CString>, PlanError> {
-    texts.iter().map(|text| c_string(process, what, text)).collect()
-}
-
-fn c_string(process: &str, what: &'static str, text: &str) -> Result<CString, PlanError> {
-    CString::new(text).map_err(|_| PlanError::Nul {
-        process: process.to_owned(),
-        what,
-        value: text.to_owned(),
-    })
-}
-
-/// Milliseconds, at most what the format holds (49 days).
-fn millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 /// Names by number, from 1, as on x86-64 and arm64 (signal(7)).
 const NAMES: [&str; 31] = [
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
-    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
-    "PWR", "SYS",
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
 ];
 /// `SIGRTMIN` and `SIGRTMAX` as programs see them with glibc, and as Docker counts.
 const RTMIN: u8 = 34;
@@ -18,11 +18,19 @@ pub(super) fn number(text: &str) -> Option<u8> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     if let Some(offset) = name.strip_prefix("RTMIN") {
-        let offset: u8 = if offset.is_empty() { 0 } else { offset.strip_prefix('+')?.parse().ok()? };
+        let offset: u8 = if offset.is_empty() {
+            0
+        } else {
+            offset.strip_prefix('+')?.parse().ok()?
+        };
         return RTMIN.checked_add(offset).filter(|n| *n <= RTMAX);
     }
     if let Some(offset) = name.strip_prefix("RTMAX") {
-        let offset: u8 = if offset.is_empty() { 0 } else { offset.strip_prefix('-')?.parse().ok()? };
+        let offset: u8 = if offset.is_empty() {
+            0
+        } else {
+            offset.strip_prefix('-')?.parse().ok()?
+        };
         return RTMAX.checked_sub(offset).filter(|n| *n >= RTMIN);
     }
     let index = NAMES.iter().position(|known| *known == name)?;
@@ -48,7 +56,18 @@ mod tests {
         ] {
             assert_eq!(number(text), Some(expected), "{text}");
         }
-        for bad in ["", "0", "65", "SIGFOO", "SIG", "SIGRTMIN+31", "SIGRTMAX-31", "SIGRTMIN3", "-9", "999"] {
+        for bad in [
+            "",
+            "0",
+            "65",
+            "SIGFOO",
+            "SIG",
+            "SIGRTMIN+31",
+            "SIGRTMAX-31",
+            "SIGRTMIN3",
+            "-9",
+            "999",
+        ] {
             assert_eq!(number(bad), None, "{bad}");
         }
     }

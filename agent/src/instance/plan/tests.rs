@@ -1,14 +1,19 @@
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use container_init::plan::{Output, Strings};
 
 use super::*;
-use crate::app::{NetworkMode, Registration, Resources, Warm};
+use crate::app::{NetworkMode, ProbeTiming, Registration, Resources, Warm};
 
 fn texts(list: &[&str]) -> Vec<String> {
     list.iter().map(|text| (*text).to_owned()).collect()
 }
 
 fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
-    list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    list.iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
 }
 
 fn timing() -> ProbeTiming {
@@ -87,7 +92,9 @@ fn compiled(app: &App, image: &ImageConfig) -> Vec<u8> {
 }
 
 fn strings(list: Strings<'_>) -> Vec<String> {
-    list.iter().map(|text| text.to_str().unwrap().to_owned()).collect()
+    list.iter()
+        .map(|text| text.to_str().unwrap().to_owned())
+        .collect()
 }
 
 /// What `read` sees of the app's process in the plan.
@@ -105,7 +112,14 @@ fn the_plan_is_the_containers_and_holds_agents_before_the_app() {
     app.agents = vec![proxy()];
     let file = compiled(&app, &image());
     let plan = Plan::decode(&file).unwrap();
-    assert_eq!((plan.container_id, plan.create_generation, plan.stop_grace_ms), ("web-0.g7", 7, 30_000));
+    assert_eq!(
+        (
+            plan.container_id,
+            plan.create_generation,
+            plan.stop_grace_ms
+        ),
+        ("web-0.g7", 7, 30_000)
+    );
     let names: Vec<&str> = plan.processes.iter().map(|process| process.name).collect();
     assert_eq!(names, ["proxy", "app"]);
     let agent = plan.processes.iter().next().unwrap();
@@ -134,7 +148,9 @@ fn command_and_args_replace_entrypoint_and_cmd_as_in_kubernetes() {
     }
     let empty = ImageConfig::default();
     assert_eq!(
-        compile(&app(), &empty, &id(), &[], &nobody_asks).unwrap_err().to_string(),
+        compile(&app(), &empty, &id(), &[], &nobody_asks)
+            .unwrap_err()
+            .to_string(),
         "app web has no command, and its image 127.0.0.1:5000/web:1 has neither entrypoint nor cmd"
     );
 }
@@ -149,22 +165,35 @@ fn the_manifest_wins_over_the_basics_and_those_over_the_image() {
     let file = compile(&app, &image(), &id(), &basics, &nobody_asks).unwrap();
     let plan = Plan::decode(&file).unwrap();
     let env = strings(plan.processes.iter().last().unwrap().env);
-    assert_eq!(env, ["PATH=/bin", "LANG=app", "HOSTNAME=web-0", "URL=http://app"]);
-    let bare = ImageConfig { env: vec![], ..image() };
+    assert_eq!(
+        env,
+        ["PATH=/bin", "LANG=app", "HOSTNAME=web-0", "URL=http://app"]
+    );
+    let bare = ImageConfig {
+        env: vec![],
+        ..image()
+    };
     let env = of_app(&tests::app(), &bare, |process| strings(process.env));
     assert_eq!(env, [format!("PATH={DEFAULT_PATH}")]);
 }
 
 #[test]
 fn the_working_directory_is_the_manifests_or_the_images_or_the_root() {
-    let cwd = |app: &App, image: &ImageConfig| of_app(app, image, |process| process.cwd.to_str().unwrap().to_owned());
+    let cwd = |app: &App, image: &ImageConfig| {
+        of_app(app, image, |process| {
+            process.cwd.to_str().unwrap().to_owned()
+        })
+    };
     let own = App {
         working_dir: Some("/data".into()),
         ..app()
     };
     assert_eq!(cwd(&own, &image()), "/data");
     assert_eq!(cwd(&app(), &image()), "/srv");
-    let bare = ImageConfig { working_dir: None, ..image() };
+    let bare = ImageConfig {
+        working_dir: None,
+        ..image()
+    };
     assert_eq!(cwd(&app(), &bare), "/");
 }
 
@@ -186,11 +215,19 @@ fn users_are_resolved_unless_they_are_numbers_throughout() {
         let file = compile(&app(), &image, &id(), &[], &resolve)?;
         let plan = Plan::decode(&file).unwrap();
         let process = plan.processes.iter().last().unwrap();
-        Ok::<_, PlanError>((process.uid, process.gid, process.groups.iter().collect::<Vec<_>>()))
+        Ok::<_, PlanError>((
+            process.uid,
+            process.gid,
+            process.groups.iter().collect::<Vec<_>>(),
+        ))
     };
     assert_eq!(ids(None), Ok((0, 0, vec![])));
     assert_eq!(ids(Some("1000:1001")), Ok((1000, 1001, vec![])));
-    assert_eq!(ids(Some("1000")), Ok((33, 34, vec![35])), "its group is passwd's");
+    assert_eq!(
+        ids(Some("1000")),
+        Ok((33, 34, vec![35])),
+        "its group is passwd's"
+    );
     assert_eq!(ids(Some("www")), Ok((33, 34, vec![35])));
     assert_eq!(
         ids(Some("ghost:staff")).unwrap_err().to_string(),
@@ -215,7 +252,12 @@ fn agents_run_as_the_apps_user_unless_they_have_their_own() {
         ..app()
     };
     let file = compiled(&app, &image());
-    let uids: Vec<u32> = Plan::decode(&file).unwrap().processes.iter().map(|process| process.uid).collect();
+    let uids: Vec<u32> = Plan::decode(&file)
+        .unwrap()
+        .processes
+        .iter()
+        .map(|process| process.uid)
+        .collect();
     assert_eq!(uids, [3, 4, 3]);
 }
 
@@ -256,12 +298,21 @@ fn who_probes_what() {
     assert_eq!(said(&Readiness::None), "None");
 
     let with_agent = |readiness: Readiness| App {
-        agents: vec![Agent { readiness, ..proxy() }],
+        agents: vec![Agent {
+            readiness,
+            ..proxy()
+        }],
         ..app()
     };
     let file = compiled(&with_agent(tcp), &image());
     assert_eq!(
-        Plan::decode(&file).unwrap().processes.iter().next().unwrap().readiness,
+        Plan::decode(&file)
+            .unwrap()
+            .processes
+            .iter()
+            .next()
+            .unwrap()
+            .readiness,
         plan::Readiness::TcpLoopback {
             port: 80,
             period_ms: 2000,
@@ -271,7 +322,9 @@ fn who_probes_what() {
     );
     assert_eq!(
         compile(&with_agent(http), &image(), &id(), &[], &nobody_asks),
-        Err(PlanError::AgentReadiness { agent: "proxy".into() })
+        Err(PlanError::AgentReadiness {
+            agent: "proxy".into()
+        })
     );
 }
 
@@ -288,7 +341,9 @@ fn the_stop_signal_is_the_images_or_term() {
         ..image()
     };
     assert_eq!(
-        compile(&app(), &odd, &id(), &[], &nobody_asks).unwrap_err().to_string(),
+        compile(&app(), &odd, &id(), &[], &nobody_asks)
+            .unwrap_err()
+            .to_string(),
         "the image's StopSignal \"SIGODD\" is no signal: a name like SIGTERM or a number 1 to 64 is allowed"
     );
 }
@@ -300,7 +355,9 @@ fn what_init_would_refuse_or_cut_off_is_refused_here() {
         ..app()
     };
     assert_eq!(
-        compile(&nul, &image(), &id(), &[], &nobody_asks).unwrap_err().to_string(),
+        compile(&nul, &image(), &id(), &[], &nobody_asks)
+            .unwrap_err()
+            .to_string(),
         "the environment of app has a NUL character: \"A=x\\0y\""
     );
     let long = App {
