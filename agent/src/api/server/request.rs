@@ -8,9 +8,9 @@ use axum::http::{HeaderMap, Uri};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+use crate::api::Deletion;
 use crate::api::task_id::{TASK_ID_RULE, is_task_id};
 use crate::api::v1::{Finding, Problem, ProblemCode, TaskRequest, Verb};
-use crate::api::Deletion;
 use crate::instance::AppName;
 
 /// How long a submission is waited for when the caller does not say. The CLI's default too.

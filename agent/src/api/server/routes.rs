@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Extension, Path, Request, State};
+use axum::extract::{Extension, FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -24,6 +25,20 @@ struct Api<H> {
     limits: Limits,
     submissions: Arc<Semaphore>,
     stop: CancellationToken,
+}
+
+/// The name in the path. What does not decode to text is a problem like any other.
+struct Segment(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(error) => Err(Problem::new(ProblemCode::InvalidRequest, error.body_text())),
+        }
+    }
 }
 
 type Shared<H> = State<Arc<Api<H>>>;
@@ -55,7 +70,7 @@ pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationT
 async fn activate<H: Host>(
     api: Shared<H>,
     exchange: Extension<Arc<Exchange>>,
-    app: Path<String>,
+    app: Segment,
     request: Request,
 ) -> Response {
     submit(api, exchange, app, Verb::Activate, request)
@@ -66,7 +81,7 @@ async fn activate<H: Host>(
 async fn deactivate<H: Host>(
     api: Shared<H>,
     exchange: Extension<Arc<Exchange>>,
-    app: Path<String>,
+    app: Segment,
     request: Request,
 ) -> Response {
     submit(api, exchange, app, Verb::Deactivate, request)
@@ -77,7 +92,7 @@ async fn deactivate<H: Host>(
 async fn scale<H: Host>(
     api: Shared<H>,
     exchange: Extension<Arc<Exchange>>,
-    app: Path<String>,
+    app: Segment,
     request: Request,
 ) -> Response {
     submit(api, exchange, app, Verb::Scale, request)
@@ -88,7 +103,7 @@ async fn scale<H: Host>(
 async fn submit<H: Host>(
     State(api): Shared<H>,
     Extension(exchange): Extension<Arc<Exchange>>,
-    Path(app): Path<String>,
+    Segment(app): Segment,
     verb: Verb,
     http: Request,
 ) -> Result<Response, Problem> {
@@ -161,7 +176,7 @@ async fn tasks<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     )
 }
 
-async fn task<H: Host>(State(api): Shared<H>, Path(id): Path<String>, uri: Uri) -> Response {
+async fn task<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -> Response {
     json_or_problem(
         async {
             request::no_parameters(&uri)?;
@@ -171,7 +186,7 @@ async fn task<H: Host>(State(api): Shared<H>, Path(id): Path<String>, uri: Uri) 
     )
 }
 
-async fn trail<H: Host>(State(api): Shared<H>, Path(id): Path<String>, uri: Uri) -> Response {
+async fn trail<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -> Response {
     json_or_problem(
         async {
             request::no_parameters(&uri)?;
@@ -201,7 +216,7 @@ async fn apps<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     )
 }
 
-async fn app<H: Host>(State(api): Shared<H>, Path(app): Path<String>, uri: Uri) -> Response {
+async fn app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
     let answer = async {
         request::no_parameters(&uri)?;
         api.host.app(request::app_name(&app)?.as_str()).await
@@ -223,7 +238,7 @@ async fn apply<H: Host>(State(api): Shared<H>, http: Request) -> Response {
     json_or_problem(answer.await)
 }
 
-async fn delete_app<H: Host>(State(api): Shared<H>, Path(app): Path<String>, uri: Uri) -> Response {
+async fn delete_app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
     let answer = async {
         let deletion = request::deletion(&uri)?;
         api.host

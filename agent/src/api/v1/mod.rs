@@ -21,5 +21,5 @@ pub use task::{
     Current, InstanceError, StartedFrom, Task, TaskInstance, TaskList, TaskRequest, TaskState,
     TaskSummary, Verb,
 };
-pub use time::{InvalidTimestamp, Timestamp};
+pub use time::{InvalidTimestamp, Timestamp, millis};
 pub use trail::{Step, StepOutcome, Trail};

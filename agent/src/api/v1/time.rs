@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -34,6 +35,12 @@ impl Timestamp {
     pub fn unix_millis(self) -> i64 {
         self.0.timestamp_millis()
     }
+}
+
+/// A duration as documents carry it: milliseconds with three decimals. So few digits pass JSON in
+/// both directions unchanged, which a recorded answer has to.
+pub fn millis(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
 }
 
 impl From<DateTime<Utc>> for Timestamp {
@@ -84,6 +91,15 @@ mod tests {
         let time: Timestamp = "2026-11-22T15:31:55.0426+02:00".parse().unwrap();
         assert_eq!(time.to_string(), "2026-11-22T13:31:55.042Z");
         assert_eq!(Timestamp::from_unix_millis(time.unix_millis()), Some(time));
+    }
+
+    #[test]
+    fn milliseconds_pass_json_unchanged() {
+        for nanos in (0..5_000_000_000).step_by(7_654_321) {
+            let ms = millis(Duration::from_nanos(nanos));
+            let text = serde_json::to_string(&ms).unwrap();
+            assert_eq!(serde_json::from_str::<f64>(&text).unwrap(), ms, "{text}");
+        }
     }
 
     #[test]
