@@ -86,10 +86,10 @@ container_init = "{init}"
         self.environment.clear();
     }
 
-    /// Starts it and waits for `READY=1`; returns the time from exec to READY.
+    /// Starts it and waits for `READY=1`; returns the time from just before fork to READY.
     pub fn start(&mut self, ground: &Ground) -> Result<Duration> {
-        let notifications = self.launch(ground)?;
         let start = Instant::now();
+        let notifications = self.launch(ground)?;
         until("the agent's READY=1", STARTS, || {
             if let Some(status) = self.ended()? {
                 bail!("the agent ended ({status}):\n{}", self.tail(40));

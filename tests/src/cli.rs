@@ -2,12 +2,18 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
 use crate::documents::{Pool, Problem, Status, Task, Trail};
+use crate::http;
 use crate::netns::Netns;
+
+/// Longest silence of the agent while a task goes on.
+const LONGEST_TASK: Duration = Duration::from_secs(120);
 
 /// The agent's program: `NODEAGENT_BIN`, else what `cargo build` makes.
 pub fn nodeagent() -> Result<PathBuf> {
@@ -139,6 +145,19 @@ impl Cli {
         let to = to.to_string();
         self.json(&["deactivate", app, "--to", &to, "--task-id", task])?
             .document(0)
+    }
+
+    /// The request of `activate APP --to N --task-id ID` straight to the API, without the CLI's
+    /// own start: returns the task and the time from the first byte sent to the last received.
+    pub fn post(&self, verb: &str, app: &str, to: u32, task: &str) -> Result<(Task, Duration)> {
+        let target = format!("/v1/apps/{app}/{verb}");
+        let body = json!({ "to": to, "taskId": task }).to_string();
+        let (answer, took) =
+            http::request_unix(&self.socket, "POST", &target, body.as_bytes(), LONGEST_TASK)?;
+        let text = answer.text();
+        ensure!(answer.status == 200, "{target}: {} {text}", answer.status);
+        let task = serde_json::from_str(&text).with_context(|| format!("read {text}"))?;
+        Ok((task, took))
     }
 
     /// `status`.

@@ -191,6 +191,34 @@ fn read_groups(file: &Path) -> Result<Vec<TargetGroup>> {
     serde_json::from_str(&text).with_context(|| format!("parse {}", file.display()))
 }
 
+/// A manifest of the notify image, which is ready as soon as it runs.
+pub fn notify_manifest(app: &str, armed: u32) -> String {
+    format!(
+        r#"apiVersion: nodeagent/v1
+kind: App
+metadata:
+  name: {app}
+spec:
+  image: {image}
+  ports:
+    - name: http
+      containerPort: 8080
+  resources:
+    limits:
+      memory: 64Mi
+      pids: 32
+  readiness:
+    notify: {{}}
+    timeoutSeconds: 10
+  warm:
+    armed: {armed}
+  terminationGracePeriodSeconds: 3
+  drainSeconds: 1
+"#,
+        image = Registry::reference("notify:1"),
+    )
+}
+
 /// A manifest of the web image, ready when its page answers.
 pub fn web_manifest(app: &str, armed: u32) -> String {
     format!(

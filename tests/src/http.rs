@@ -1,11 +1,14 @@
-//! One HTTP request inside a host's network: blocking, HTTP/1.0, the whole body at once.
+//! One HTTP request inside a host's network, or to a unix socket: blocking, HTTP/1.0, the whole
+//! body at once.
 //!
-//! Made for pages of instances and for the registry, whose servers all close the connection at the
-//! end of the answer. No redirects, no TLS, no reuse.
+//! Made for pages of instances, the registry and the agent's API, whose servers all close the
+//! connection at the end of the answer. No redirects, no TLS, no reuse.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -52,24 +55,55 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Result<Response> {
-    let exchange = || {
+    let head = head(method, target, &server.to_string(), headers, body.len());
+    let whole = || -> Result<Response> {
         let mut stream = TcpStream::connect_timeout(&server, PATIENCE).context("connect")?;
         stream.set_read_timeout(Some(PATIENCE)).context("set a deadline")?;
         stream.set_write_timeout(Some(PATIENCE)).context("set a deadline")?;
-        let mut head = format!("{method} {target} HTTP/1.0\r\nHost: {server}\r\n");
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
-        stream.write_all(head.as_bytes()).context("send the head")?;
-        stream.write_all(body).context("send the body")?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).context("read the answer")?;
-        parse(&answer)
+        exchange(&mut stream, &head, body)
     };
     netns
-        .run(exchange)
+        .run(whole)
         .with_context(|| format!("{method} http://{server}{target}"))
+}
+
+/// Sends one request to a unix socket, which belongs to no network; `patience` bounds each wait.
+pub fn request_unix(
+    socket: &Path,
+    method: &str,
+    target: &str,
+    body: &[u8],
+    patience: Duration,
+) -> Result<(Response, Duration)> {
+    let json = [("Content-Type", "application/json")];
+    let head = head(method, target, "localhost", &json, body.len());
+    let timed = || -> Result<_> {
+        let mut stream = UnixStream::connect(socket).context("connect")?;
+        stream.set_read_timeout(Some(patience)).context("set a deadline")?;
+        stream.set_write_timeout(Some(patience)).context("set a deadline")?;
+        let start = Instant::now();
+        let answer = exchange(&mut stream, &head, body)?;
+        Ok((answer, start.elapsed()))
+    };
+    timed().with_context(|| format!("{method} {target} at {}", socket.display()))
+}
+
+fn head(method: &str, target: &str, host: &str, headers: &[(&str, &str)], length: usize) -> String {
+    let mut head = format!("{method} {target} HTTP/1.0\r\nHost: {host}\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str(&format!("Content-Length: {length}\r\n\r\n"));
+    head
+}
+
+fn exchange(stream: &mut (impl Read + Write), head: &str, body: &[u8]) -> Result<Response> {
+    let mut request = head.as_bytes().to_vec();
+    request.extend_from_slice(body);
+    stream.write_all(&request).context("send the request")?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).context("read the answer")?;
+    parse(&answer)
 }
 
 fn parse(answer: &[u8]) -> Result<Response> {

@@ -12,6 +12,7 @@
 //! Deliberately not here: asynchronous code. Scenarios are blocking and read from top to bottom.
 
 pub mod agent;
+pub mod bench;
 pub mod cli;
 pub mod containerd;
 pub mod ctr;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -38,6 +39,8 @@ impl Process {
             .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
+            // Ctrl-C at the terminal is for the one who started the host, who then removes it.
+            .process_group(0)
             .current_dir("/");
         // A child has the network namespace of the thread that forked it.
         let child = ground.netns().run(|| {

@@ -64,6 +64,11 @@ fn is_id(name: &str) -> bool {
     })
 }
 
+/// Removes a test host of this run at once, for a program that is about to end.
+pub fn remove_now(id: &str) {
+    tear_down(Path::new(crate::BASE), id);
+}
+
 /// Removes the test host `id` below `base`.
 pub(crate) fn tear_down(base: &Path, id: &str) {
     let directory = base.join(id);
