@@ -1,11 +1,13 @@
 //! A whole test host: ground, containerd, registry, agent.
 
+use std::ffi::CString;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use rustix::mount::{MountFlags, mount};
 
 use crate::agent::Agent;
 use crate::cli::Cli;
@@ -15,6 +17,7 @@ use crate::ground::Ground;
 use crate::http::{self, Response};
 use crate::image::{Image, PAGE, Pushed};
 use crate::leaks;
+use crate::manifest::Manifest;
 use crate::registry::Registry;
 use crate::wait::{Look, until};
 
@@ -73,24 +76,32 @@ impl TestHost {
         image.push(&self.registry, name)
     }
 
-    /// Writes a manifest into the host's directory.
-    pub fn manifest(&self, name: &str, yaml: &str) -> Result<PathBuf> {
-        let file = self.ground.path(&format!("{name}.yaml"));
-        fs::write(&file, yaml).with_context(|| format!("write {}", file.display()))?;
+    /// Writes a file into the host's directory.
+    pub fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let file = self.ground.path(name);
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         Ok(file)
     }
 
     /// Applies a manifest that has to be accepted.
-    pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
-        self.cli().apply(&self.manifest(name, yaml)?)
+    pub fn apply(&self, manifest: &Manifest) -> Result<()> {
+        let name = format!("{}.yaml", manifest.app());
+        self.cli().apply(&self.file(&name, &manifest.text())?)
     }
 
     /// Pushes the web image, applies its manifest with `armed` warm instances, and waits for them.
     pub fn warm_web(&self, armed: u32) -> Result<()> {
         self.push(&Image::web()?, "web:1")?;
-        self.apply("web", &web_manifest("web", armed))?;
-        self.wait_for_pool("web", &format!("{armed} armed"), |pool| pool.armed == armed)
-            .map(drop)
+        self.apply(&Manifest::web("web").armed(armed))?;
+        self.wait_for_armed("web", armed)
+    }
+
+    /// Waits until `app` has `armed` instances at the gate and nothing is on its way.
+    pub fn wait_for_armed(&self, app: &str, armed: u32) -> Result<()> {
+        self.wait_for_pool(app, &format!("{armed} armed and quiet"), |pool| {
+            pool.armed == armed && pool.arming + pool.starting + pool.draining == 0
+        })
+        .map(drop)
     }
 
     /// Waits until the pool of `app` is as `wanted` says.
@@ -159,11 +170,27 @@ impl TestHost {
             .with_context(|| self.agent.tail(30))
     }
 
-    /// Takes `app` out of service, deletes it, and fails if anything of it is left.
+    /// Takes `app`, the last one, out of service, deletes it, and fails if anything is left.
     pub fn remove_app(&self, app: &str) -> Result<()> {
-        self.cli().deactivate(app, 0, &format!("remove-{app}"))?;
-        self.cli().json(&["app", "delete", app])?.ok()?;
+        self.remove_app_only(app)?;
         self.assert_nothing_left()
+    }
+
+    /// Takes `app` out of service and deletes it, beside others that stay.
+    pub fn remove_app_only(&self, app: &str) -> Result<()> {
+        self.cli().deactivate(app, 0, &format!("remove-{app}"))?;
+        self.cli().json(&["app", "delete", app])?.ok().map(drop)
+    }
+
+    /// Mounts a small file system of its own at `name` below the host's directory.
+    pub fn small_disk(&self, name: &str, bytes: u64) -> Result<PathBuf> {
+        let point = self.ground.path(name);
+        fs::create_dir(&point).with_context(|| format!("create {}", point.display()))?;
+        let options = CString::new(format!("size={bytes}")).context("options of a mount")?;
+        let options = Some(options.as_c_str());
+        mount("tmpfs", &point, "tmpfs", MountFlags::empty(), options)
+            .with_context(|| format!("mount a tmpfs at {}", point.display()))?;
+        Ok(point)
     }
 }
 
@@ -189,63 +216,4 @@ pub fn address_of(instance: &TaskInstance) -> Result<SocketAddr> {
 fn read_groups(file: &Path) -> Result<Vec<TargetGroup>> {
     let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     serde_json::from_str(&text).with_context(|| format!("parse {}", file.display()))
-}
-
-/// A manifest of the notify image, which is ready as soon as it runs.
-pub fn notify_manifest(app: &str, armed: u32) -> String {
-    format!(
-        r#"apiVersion: nodeagent/v1
-kind: App
-metadata:
-  name: {app}
-spec:
-  image: {image}
-  ports:
-    - name: http
-      containerPort: 8080
-  resources:
-    limits:
-      memory: 64Mi
-      pids: 32
-  readiness:
-    notify: {{}}
-    timeoutSeconds: 10
-  warm:
-    armed: {armed}
-  terminationGracePeriodSeconds: 3
-  drainSeconds: 1
-"#,
-        image = Registry::reference("notify:1"),
-    )
-}
-
-/// A manifest of the web image, ready when its page answers.
-pub fn web_manifest(app: &str, armed: u32) -> String {
-    format!(
-        r#"apiVersion: nodeagent/v1
-kind: App
-metadata:
-  name: {app}
-spec:
-  image: {image}
-  ports:
-    - name: http
-      containerPort: 8080
-  resources:
-    limits:
-      memory: 64Mi
-      pids: 32
-  readiness:
-    httpGet:
-      port: http
-      path: /
-    periodSeconds: 1
-    failureThreshold: 10
-  warm:
-    armed: {armed}
-  terminationGracePeriodSeconds: 3
-  drainSeconds: 1
-"#,
-        image = Registry::reference("web:1"),
-    )
 }

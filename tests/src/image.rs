@@ -3,8 +3,9 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
@@ -78,28 +79,21 @@ impl Image {
         Ok(image)
     }
 
-    /// An app that says `READY=1` at once and then sleeps: `testdata/notify-app.c`, compiled by
-    /// the machine's gcc into `scratch`.
+    /// An app that says `READY=1` at once and then sleeps: `testdata/notify-app.c`.
     pub fn notify(scratch: &Path) -> Result<Self> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/notify-app.c");
-        let program = scratch.join("notify-app");
-        let compiled = std::process::Command::new("gcc")
-            .args(["-static", "-Os", "-s", "-Wall", "-Werror", "-o"])
-            .arg(&program)
-            .arg(&source)
-            .output()
-            .context("run gcc")?;
-        anyhow::ensure!(
-            compiled.status.success(),
-            "compile {}: {}",
-            source.display(),
-            String::from_utf8_lossy(&compiled.stderr)
-        );
-        let program =
-            fs::read(&program).with_context(|| format!("read {}", program.display()))?;
+        let program = compiled("notify-app", scratch)?;
         let image = Self::busybox()?
             .file("bin/notify-app", 0o755, program)
             .runs(&["/bin/notify-app"]);
+        Ok(image)
+    }
+
+    /// An app that attacks its agent and serves what it achieved: `testdata/hostile-app.c`.
+    pub fn hostile(scratch: &Path) -> Result<Self> {
+        let program = compiled("hostile-app", scratch)?;
+        let image = Self::busybox()?
+            .file("bin/hostile-app", 0o755, program)
+            .runs(&["/bin/hostile-app"]);
         Ok(image)
     }
 
@@ -174,6 +168,25 @@ impl Image {
         }
         archive.into_inner()
     }
+}
+
+/// `testdata/<name>.c`, compiled statically by the machine's gcc in `scratch`.
+fn compiled(name: &str, scratch: &Path) -> Result<Vec<u8>> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let source = directory.join(format!("{name}.c"));
+    let program = scratch.join(name);
+    let compiled = Command::new("gcc")
+        .args(["-static", "-Os", "-s", "-Wall", "-Werror", "-o"])
+        .args([&program, &source])
+        .output()
+        .context("run gcc")?;
+    ensure!(
+        compiled.status.success(),
+        "compile {}: {}",
+        source.display(),
+        String::from_utf8_lossy(&compiled.stderr)
+    );
+    fs::read(&program).with_context(|| format!("read {}", program.display()))
 }
 
 /// `sha256:<hex>` of `bytes`.

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::bench::{Machine, Report, Row, Samples, Target};
-use nodeagent_tests::host::notify_manifest;
 use nodeagent_tests::process::Process;
 use nodeagent_tests::wait::{Look, until};
-use nodeagent_tests::{Image, TestHost};
+use nodeagent_tests::{Image, Manifest, TestHost};
 
 const STARTS: usize = 20;
 const SIZES: [u32; 3] = [0, 10, 100];
@@ -38,12 +37,10 @@ fn measure() -> Result<()> {
         eprintln!("{size} instances");
         let half = size / 2;
         if size > 0 {
-            host.apply(APP, &notify_manifest(APP, half))?;
-            host.wait_for_pool(APP, "a full pool", |pool| pool.armed == half)?;
+            host.apply(&Manifest::notify(APP).armed(half))?;
+            host.wait_for_armed(APP, half)?;
             host.cli().post("activate", APP, half, &format!("fill-{size}"))?;
-            host.wait_for_pool(APP, "a full pool", |pool| {
-                pool.armed == half && pool.active == half && pool.arming == 0
-            })?;
+            host.wait_for_armed(APP, half)?;
         }
         rows.extend(ready(&mut host, size)?);
         rows.extend(idle(&host, size)?);

@@ -89,7 +89,7 @@ fn story() -> Result<()> {
         .context("find docs/examples/web.yaml")?;
     stage.show_file(&manifest)?;
     stage.nodeagent(&["app", "apply", "-f", &manifest.to_string_lossy()])?;
-    stage.host.wait_for_pool("web", "2 armed", |pool| pool.armed == 2)?;
+    stage.host.wait_for_armed("web", 2)?;
     stage.nodeagent(&["status"])?;
 
     activation(&stage)?;
