@@ -1,0 +1,88 @@
+# The verbs of the project; CI and people use the same. `make` alone lists them.
+
+CARGO ?= cargo
+# Prints nothing when there is nothing to build or install.
+CARGO_BUILD := $(CARGO) build --locked --quiet
+
+# container-init is the first process of every container: static, its own profile, and with an
+# explicit --target so that build scripts are not linked the way it is.
+INIT_TARGET := x86_64-unknown-linux-gnu
+INIT_BUILD := --package container-init --profile init --target $(INIT_TARGET)
+INIT := $(CURDIR)/target/$(INIT_TARGET)/init/container-init
+
+# What the harness starts (tests/src/cli.rs).
+DEBUG := NODEAGENT_BIN=$(CURDIR)/target/debug/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
+RELEASE := NODEAGENT_BIN=$(CURDIR)/target/release/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
+
+SCRIPTS := .ci/run tests/peers/install
+
+.PHONY: help
+help:
+	@echo 'make demo             the main job in front of your eyes, on real components'
+	@echo 'make test             every test; installs what the tests need'
+	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
+	@echo 'make bench [NAME]     measure: activation, agent; all without a name'
+	@echo 'make bench-check      compare the newest figures with the targets'
+	@echo 'make build            everything, for development'
+	@echo 'make clean            remove what was built'
+
+.PHONY: build container-init release
+build: container-init
+	@$(CARGO_BUILD)
+
+container-init:
+	@$(CARGO_BUILD) $(INIT_BUILD)
+
+release: container-init
+	@echo 'building (release)'
+	@$(CARGO_BUILD) --release --package nodeagent --package nodeagent-tests
+
+.PHONY: demo
+demo:
+	@tests/peers/install demo
+	@$(MAKE) --no-print-directory release
+	@$(RELEASE) target/release/demo
+
+# Tiers: test-core needs containerd and a registry from Debian's packages. It is all there is so far.
+.PHONY: test test-core
+test: test-core
+
+test-core:
+	@tests/peers/install test
+	@$(MAKE) --no-print-directory build
+	$(DEBUG) $(CARGO) test --locked --workspace
+
+.PHONY: check
+check:
+	@tests/peers/install check
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --quiet
+	shellcheck $(SCRIPTS)
+	@if command -v cargo-deny >/dev/null; then \
+		$(CARGO) deny --offline check bans licenses sources; \
+	else \
+		echo 'skipped: cargo deny is not installed (cargo install --locked cargo-deny, about 6 minutes)'; \
+	fi
+
+# `make bench`, `make bench activation`, `make bench activation agent`.
+BENCHMARKS := activation agent
+NAME ?= $(filter $(BENCHMARKS),$(MAKECMDGOALS))
+
+.PHONY: bench bench-check $(BENCHMARKS)
+bench:
+	@tests/peers/install bench
+	@$(MAKE) --no-print-directory release
+	@for name in $(or $(NAME),$(BENCHMARKS)); do $(RELEASE) target/release/bench-$$name || exit 1; done
+
+# A name beside `bench` is a word to it, not a goal of its own.
+$(BENCHMARKS):
+	@$(if $(filter bench,$(MAKECMDGOALS)),:,$(MAKE) --no-print-directory bench NAME=$@)
+
+bench-check:
+	@$(CARGO_BUILD) --package nodeagent-tests --bin bench-check
+	@target/debug/bench-check target/bench
+
+.PHONY: clean
+clean:
+	$(CARGO) clean

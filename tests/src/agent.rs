@@ -1,0 +1,223 @@
+//! The real `nodeagent run`, with configuration, directories and socket of the host's own.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::cli::{Cli, container_init, nodeagent};
+use crate::ground::Ground;
+use crate::process::{Process, tail};
+use crate::wait::{Look, until};
+
+const STARTS: Duration = Duration::from_secs(20);
+const STOPS: Duration = Duration::from_secs(20);
+
+/// The agent of a test host. Dropped, it is killed; its containers stay until the host goes.
+#[derive(Debug)]
+pub struct Agent {
+    directory: PathBuf,
+    config: PathBuf,
+    socket: PathBuf,
+    namespace: String,
+    process: Option<Process>,
+    cli: Cli,
+    environment: Vec<(String, String)>,
+}
+
+impl Agent {
+    /// Writes the configuration (`extra` is appended to it) without starting the agent.
+    pub fn prepare(ground: &Ground, containerd: &Path, extra: &str) -> Result<Self> {
+        let directory = ground.path("agent");
+        let config = directory.join("config.d");
+        fs::create_dir_all(&config).with_context(|| format!("create {}", config.display()))?;
+        let socket = directory.join("run/api.sock");
+        let namespace = format!("nodeagent.{}", ground.id());
+        let text = format!(
+            r#"version = 1
+[host]
+id = "test-{id}"
+[paths]
+state = "{directory}/state"
+runtime = "{directory}/run"
+[containerd]
+socket = "{containerd}"
+namespace = "{namespace}"
+[runtime]
+cgroup_parent = "{cgroup}"
+container_init = "{init}"
+"#,
+            id = ground.id(),
+            directory = directory.display(),
+            containerd = containerd.display(),
+            cgroup = ground.cgroup_parent(),
+            init = container_init()?.display(),
+        );
+        let base = config.join("10-test-host.toml");
+        fs::write(&base, text).with_context(|| format!("write {}", base.display()))?;
+        if !extra.is_empty() {
+            let more = config.join("20-test.toml");
+            fs::write(&more, format!("version = 1\n{extra}"))
+                .with_context(|| format!("write {}", more.display()))?;
+        }
+        Ok(Self {
+            config,
+            namespace,
+            process: None,
+            cli: Cli::new(ground.netns().clone(), socket.clone()),
+            environment: Vec::new(),
+            directory,
+            socket,
+        })
+    }
+
+    /// Adds a variable to the agent's environment, from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Takes all such variables away again.
+    pub fn unset_all(&mut self) {
+        self.environment.clear();
+    }
+
+    /// Starts it and waits for `READY=1`; returns the time from just before fork to READY.
+    pub fn start(&mut self, ground: &Ground) -> Result<Duration> {
+        let start = Instant::now();
+        let notifications = self.launch(ground)?;
+        until("the agent's READY=1", STARTS, || {
+            if let Some(status) = self.ended()? {
+                bail!("the agent ended ({status}):\n{}", self.tail(40));
+            }
+            let mut datagram = [0; 4096];
+            match notifications.recv(&mut datagram) {
+                Ok(length) => {
+                    let said = String::from_utf8_lossy(&datagram[..length]);
+                    Ok(if said.lines().any(|line| line == "READY=1") {
+                        Look::Seen(())
+                    } else {
+                        Look::NotYet(format!("it said {said:?}"))
+                    })
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    Ok(Look::NotYet("silence".to_owned()))
+                }
+                Err(error) => Err(error).context("receive a notification"),
+            }
+        })?;
+        Ok(start.elapsed())
+    }
+
+    /// Starts it and does not wait. Its notifications arrive at the socket returned.
+    pub fn launch(&mut self, ground: &Ground) -> Result<UnixDatagram> {
+        ensure!(self.process.is_none(), "the agent runs already");
+        let notify = ground.path("notify.sock");
+        let _ = fs::remove_file(&notify);
+        let notifications = UnixDatagram::bind(&notify)
+            .with_context(|| format!("bind {}", notify.display()))?;
+        // Short: between two datagrams the wait looks whether the agent still lives.
+        notifications
+            .set_read_timeout(Some(Duration::from_millis(100)))
+            .context("set a deadline")?;
+        let mut command = Command::new(nodeagent()?);
+        command
+            .arg("run")
+            .arg("--config-dir")
+            .arg(&self.config)
+            .env("NOTIFY_SOCKET", &notify)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)));
+        self.process = Some(Process::start(ground, "agent", command)?);
+        Ok(notifications)
+    }
+
+    /// Pid of the running agent.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// Whether it has ended by itself, and how.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        match &mut self.process {
+            Some(process) => process.ended(),
+            None => Ok(None),
+        }
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait_ended(&mut self, within: Duration) -> Result<ExitStatus> {
+        let status = until("the agent to end", within, || {
+            Ok(match self.ended()? {
+                Some(status) => Look::Seen(status),
+                None => Look::NotYet("it runs".to_owned()),
+            })
+        })?;
+        self.process = None;
+        Ok(status)
+    }
+
+    /// Ends it by SIGKILL; containers go on.
+    pub fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends it by SIGTERM; containers go on.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            let status = process.terminate(STOPS)?;
+            ensure!(
+                status.success(),
+                "the agent ended with {status} after SIGTERM:\n{}",
+                process.tail(40)
+            );
+        }
+        Ok(())
+    }
+
+    /// Its CLI.
+    pub fn cli(&self) -> &Cli {
+        &self.cli
+    }
+
+    /// containerd namespace of its containers.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Its API socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The directory of its configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// Its durable state.
+    pub fn state(&self) -> PathBuf {
+        self.directory.join("state")
+    }
+
+    /// Its volatile state.
+    pub fn runtime(&self) -> PathBuf {
+        self.directory.join("run")
+    }
+
+    /// The last `lines` of its log.
+    pub fn tail(&self, lines: usize) -> String {
+        let log = self.directory.with_file_name("agent.log");
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}:", log.display());
+        text.push_str(&tail(&log, lines));
+        text
+    }
+}

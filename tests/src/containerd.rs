@@ -1,0 +1,241 @@
+//! A real containerd of the host's own: own configuration, root, state and socket, no CRI.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use containerd_client::services::v1::leases_client::LeasesClient;
+use containerd_client::services::v1::snapshots::{
+    ListSnapshotsRequest, snapshots_client::SnapshotsClient,
+};
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::version_client::VersionClient;
+use containerd_client::services::v1::{
+    ListContainersRequest, ListTasksRequest, containers_client::ContainersClient,
+};
+use tokio::runtime::Runtime;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::ground::Ground;
+use crate::process::Process;
+use crate::wait::{Look, until};
+
+const STARTS: Duration = Duration::from_secs(20);
+const STOPS: Duration = Duration::from_secs(20);
+const ANSWERS: Duration = Duration::from_secs(10);
+
+/// Snapshotter of all test hosts.
+pub const SNAPSHOTTER: &str = "overlayfs";
+
+/// The socket of the containerd of the host in `directory`.
+pub(crate) fn socket(directory: &Path) -> PathBuf {
+    directory.join("containerd.sock")
+}
+
+/// Bundles (`…/<namespace>/<id>`) of the tasks of the containerd of the host in `directory`.
+pub(crate) fn bundles(directory: &Path) -> Vec<PathBuf> {
+    let tasks = directory.join("containerd/state/io.containerd.runtime.v2.task");
+    let below = |directory: PathBuf| {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path())
+    };
+    below(tasks).flat_map(below).collect()
+}
+
+/// A containerd; dropped, it is killed, and its containers stay until the host goes.
+#[derive(Debug)]
+pub struct Containerd {
+    socket: PathBuf,
+    config: PathBuf,
+    process: Option<Process>,
+    runtime: Runtime,
+}
+
+impl Containerd {
+    /// Writes the configuration, starts containerd and waits until it answers.
+    pub fn start(ground: &Ground) -> Result<Self> {
+        let containerd = Self::prepare(ground)?;
+        Ok(Self {
+            process: Some(containerd.launch(ground)?),
+            ..containerd
+        })
+    }
+
+    /// Writes the configuration without starting it.
+    pub fn prepare(ground: &Ground) -> Result<Self> {
+        let socket = socket(ground.directory());
+        let config = ground.path("containerd.toml");
+        let directory = ground.directory().display();
+        // /opt/containerd would be the machine's; the disabled plugins want devices or the machine's.
+        let text = format!(
+            r#"version = 2
+root = "{directory}/containerd/root"
+state = "{directory}/containerd/state"
+disabled_plugins = [
+  "io.containerd.grpc.v1.cri",
+  "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.internal.v1.tracing",
+  "io.containerd.tracing.processor.v1.otlp",
+]
+[grpc]
+address = "{socket}"
+[plugins."io.containerd.internal.v1.opt"]
+path = "{directory}/containerd/opt"
+"#,
+            socket = socket.display(),
+        );
+        fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("make a runtime for containerd's client")?;
+        Ok(Self {
+            socket,
+            config,
+            process: None,
+            runtime,
+        })
+    }
+
+    fn launch(&self, ground: &Ground) -> Result<Process> {
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(&self.config);
+        let mut process = Process::start(ground, "containerd", command)?;
+        until("containerd to answer", STARTS, || {
+            if let Some(status) = process.ended()? {
+                anyhow::bail!("containerd ended ({status}):\n{}", process.tail(20));
+            }
+            Ok(match self.version() {
+                Ok(_) => Look::Seen(()),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            })
+        })?;
+        Ok(process)
+    }
+
+    /// Starts it again after [`stop`](Self::stop) or [`kill`](Self::kill).
+    pub fn start_again(&mut self, ground: &Ground) -> Result<()> {
+        ensure!(self.process.is_none(), "containerd runs already");
+        self.process = Some(self.launch(ground)?);
+        Ok(())
+    }
+
+    /// Ends it in order; containers and shims go on.
+    pub fn stop(&mut self) -> Result<()> {
+        if let Some(mut process) = self.process.take() {
+            process.terminate(STOPS)?;
+        }
+        Ok(())
+    }
+
+    /// Ends it by SIGKILL; containers and shims go on.
+    pub fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill(),
+            None => Ok(()),
+        }
+    }
+
+    /// The gRPC socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Version of the running program.
+    pub fn version(&self) -> Result<String> {
+        self.ask(async |channel| {
+            let answer = VersionClient::new(channel).version(()).await?;
+            Ok(answer.into_inner().version)
+        })
+        .context("ask containerd for its version")
+    }
+
+    /// Ids of the containers in `namespace`.
+    pub fn containers(&self, namespace: &str) -> Result<Vec<String>> {
+        self.ask(async |channel| {
+            let request = within(namespace, ListContainersRequest::default())?;
+            let answer = ContainersClient::new(channel).list(request).await?;
+            let containers = answer.into_inner().containers;
+            Ok(containers.into_iter().map(|c| c.id).collect())
+        })
+        .with_context(|| format!("list containers in {namespace}"))
+    }
+
+    /// Container id -> pid of the tasks in `namespace`.
+    pub fn tasks(&self, namespace: &str) -> Result<BTreeMap<String, u32>> {
+        self.ask(async |channel| {
+            let request = within(namespace, ListTasksRequest::default())?;
+            let answer = TasksClient::new(channel).list(request).await?;
+            let tasks = answer.into_inner().tasks;
+            Ok(tasks.into_iter().map(|t| (t.id, t.pid)).collect())
+        })
+        .with_context(|| format!("list tasks in {namespace}"))
+    }
+
+    /// Keys of the active snapshots in `namespace`: the writable ones, not the images' layers.
+    pub fn active_snapshots(&self, namespace: &str) -> Result<Vec<String>> {
+        const ACTIVE: i32 = containerd_client::services::v1::snapshots::Kind::Active as i32;
+        self.ask(async |channel| {
+            let request = ListSnapshotsRequest {
+                snapshotter: SNAPSHOTTER.to_owned(),
+                filters: Vec::new(),
+            };
+            let mut client = SnapshotsClient::new(channel);
+            let mut answers = match client.list(within(namespace, request)?).await {
+                Ok(answers) => answers.into_inner(),
+                Err(none) if none.code() == Code::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            };
+            let mut keys = Vec::new();
+            while let Some(page) = answers.message().await? {
+                let active = page.info.into_iter().filter(|info| info.kind == ACTIVE);
+                keys.extend(active.map(|info| info.name));
+            }
+            Ok(keys)
+        })
+        .with_context(|| format!("list snapshots in {namespace}"))
+    }
+
+    /// Ids of the leases in `namespace`.
+    pub fn leases(&self, namespace: &str) -> Result<Vec<String>> {
+        self.ask(async |channel| {
+            let request = containerd_client::services::v1::ListRequest::default();
+            let answer = LeasesClient::new(channel)
+                .list(within(namespace, request)?)
+                .await?;
+            let leases = answer.into_inner().leases;
+            Ok(leases.into_iter().map(|lease| lease.id).collect())
+        })
+        .with_context(|| format!("list leases in {namespace}"))
+    }
+
+    fn ask<T>(&self, question: impl AsyncFnOnce(Channel) -> Result<T, Status>) -> Result<T> {
+        self.runtime.block_on(async {
+            let answer = tokio::time::timeout(ANSWERS, async {
+                let channel = containerd_client::connect(&self.socket)
+                    .await
+                    .with_context(|| format!("connect to {}", self.socket.display()))?;
+                Ok::<T, anyhow::Error>(question(channel).await?)
+            });
+            answer
+                .await
+                .with_context(|| format!("containerd did not answer within {ANSWERS:?}"))?
+        })
+    }
+}
+
+fn within<T>(namespace: &str, message: T) -> Result<Request<T>, Status> {
+    let mut request = Request::new(message);
+    let value = namespace
+        .parse()
+        .map_err(|_| Status::invalid_argument(format!("namespace {namespace:?}")))?;
+    request.metadata_mut().insert("containerd-namespace", value);
+    Ok(request)
+}

@@ -1,0 +1,215 @@
+//! The agent's JSON documents as a caller reads them.
+//!
+//! Written from the documentation, not from the agent's own types, so that a renamed field breaks
+//! a scenario. Only what scenarios read; states and codes are text, as on the wire.
+
+use serde::Deserialize;
+
+/// What `activate`, `deactivate` and `scale` print.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Task {
+    /// The caller's name of it.
+    pub task_id: String,
+    /// The app.
+    pub app: String,
+    /// `activate`, `deactivate` or `scale`.
+    pub verb: String,
+    /// What was asked for.
+    pub to: u32,
+    /// `running`, `done`, `partial`, `failed` or `superseded`.
+    pub state: String,
+    /// The pool's target as this task left it.
+    pub target: u32,
+    /// Sequence number of that target.
+    pub target_seq: u64,
+    /// Whether this is the recorded answer to an earlier request.
+    pub replayed: bool,
+    /// The instances it chose.
+    pub instances: Vec<TaskInstance>,
+    /// Active instances when it ended.
+    pub active: u32,
+    /// Milliseconds from the request to the durable outcome.
+    pub elapsed_ms: f64,
+    /// What is true now, when `replayed`.
+    pub current: Option<Current>,
+}
+
+/// One instance of a task.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskInstance {
+    /// `<app>-<ordinal>`.
+    pub name: String,
+    /// Its state when the task ended.
+    pub state: String,
+    /// The warmth that served it.
+    pub from: String,
+    /// Its generation.
+    pub generation: u64,
+    /// Its address.
+    pub address: Option<String>,
+    /// Registered port.
+    pub port: Option<u16>,
+    /// Why it is not where the task wanted it.
+    pub error: Option<InstanceError>,
+}
+
+/// What went wrong with an instance.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceError {
+    /// For programs.
+    pub code: String,
+    /// For people.
+    pub detail: String,
+}
+
+/// What is true of a pool at the moment of an answer.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Current {
+    /// Wanted active instances.
+    pub target: u32,
+    /// Instances in service.
+    pub active: u32,
+}
+
+/// What `status` prints.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The host.
+    pub host: HostStatus,
+    /// By app.
+    pub pools: Vec<Pool>,
+}
+
+/// The host in a status.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostStatus {
+    /// Id of the host.
+    pub id: String,
+    /// Whether everything is observed.
+    pub ready: bool,
+}
+
+/// One app's instances in a status.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// The app.
+    pub app: String,
+    /// Revision of new instances.
+    pub revision: String,
+    /// Wanted active instances.
+    pub target: u32,
+    /// Its sequence number.
+    pub target_seq: u64,
+    /// In service.
+    pub active: u32,
+    /// On their way into service.
+    pub starting: u32,
+    /// At the gate.
+    pub armed: u32,
+    /// On their way to the gate.
+    pub arming: u32,
+    /// On their way out.
+    pub draining: u32,
+    /// Failed.
+    pub failed: u32,
+    /// Why somebody should look.
+    pub alarm: Option<String>,
+    /// By ordinal.
+    pub instances: Vec<Instance>,
+}
+
+/// One instance in a status.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// `<app>-<ordinal>`.
+    pub name: String,
+    /// Where it stands.
+    pub state: String,
+    /// Present generation.
+    pub generation: u64,
+    /// Generation of the create of its container.
+    pub create_generation: Option<u64>,
+    /// Revision that it was made from.
+    pub revision: String,
+    /// Its address.
+    pub address: Option<String>,
+    /// The task that last moved it.
+    pub task_id: Option<String>,
+    /// Why it failed.
+    pub error: Option<InstanceError>,
+}
+
+/// A refusal or failure (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// For programs.
+    pub code: String,
+    /// What kind of problem it is.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// What is special about this one.
+    pub detail: String,
+    /// Each refused field.
+    #[serde(default)]
+    pub findings: Vec<Finding>,
+}
+
+/// One refused field.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    /// Its path.
+    pub field: String,
+    /// Its value.
+    pub value: String,
+    /// What would have been accepted.
+    pub allowed: String,
+}
+
+/// What `trace` prints.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trail {
+    /// The task.
+    pub task_id: String,
+    /// Milliseconds from the first byte of the request to the last of the answer.
+    pub answer_ms: Option<f64>,
+    /// By start.
+    pub steps: Vec<Step>,
+}
+
+/// One step of a trail.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Absent for steps of the whole task.
+    pub instance: Option<String>,
+    /// What was done.
+    pub name: String,
+    /// Milliseconds from the request to its start.
+    pub start_ms: f64,
+    /// Milliseconds that it took.
+    pub duration_ms: f64,
+    /// `ok`, `failed`, `retried` or `skipped`.
+    pub outcome: String,
+}
+
+/// A target group of Prometheus' file_sd.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct TargetGroup {
+    /// `address:port`.
+    pub targets: Vec<String>,
+    /// Labels of these targets.
+    #[serde(default)]
+    pub labels: std::collections::BTreeMap<String, String>,
+}

@@ -1,0 +1,106 @@
+//! containerd down, killed and started again under the agent.
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use nodeagent_tests::documents::Task;
+use nodeagent_tests::wait::{Look, until};
+use nodeagent_tests::{Image, Manifest, TestHost};
+
+#[test]
+fn an_agent_without_containerd_is_ready_and_goes_on_when_it_comes() -> Result<()> {
+    let mut host = TestHost::without_agent("[discovery.file]\npropagation_bound = \"100ms\"\n")?;
+    host.push(&Image::web()?, "web:1")?;
+    host.containerd.stop()?;
+    host.agent.start(&host.ground)?;
+    host.apply(&Manifest::web("web").armed(1))?;
+    let cli = host.cli().clone();
+    let waiting = thread::spawn(move || cli.activate("web", 1, "early"));
+    host.wait_for_pool("web", "the target", |pool| pool.target == 1)?;
+
+    host.containerd.start_again(&host.ground)?;
+    let task = waiting.join().map_err(|_| anyhow::anyhow!("the caller panicked"))??;
+    assert_eq!((task.state.as_str(), task.active), ("done", 1));
+    host.wait_for_armed("web", 1)?;
+    host.remove_app("web")
+}
+
+#[test]
+fn a_containerd_that_restarts_is_not_noticed_by_what_serves() -> Result<()> {
+    let mut host = TestHost::start()?;
+    host.warm_web(1)?;
+    let task = host.cli().activate("web", 1, "in")?;
+    host.wait_for_armed("web", 1)?;
+    let namespace = host.agent.namespace().to_owned();
+    let before = host.containerd.tasks(&namespace)?;
+    let found = host.discovered()?;
+    for kill in [true, false] {
+        if kill {
+            host.containerd.kill()?;
+        } else {
+            host.containerd.stop()?;
+        }
+        host.assert_serves(&task.instances[0])?;
+        host.containerd.start_again(&host.ground)?;
+        host.wait_for_pool("web", "the same pool", |pool| pool.active == 1 && pool.armed == 1)?;
+        assert_eq!(host.containerd.tasks(&namespace)?, before);
+        assert_eq!(host.discovered()?, found);
+    }
+    host.remove_app("web")
+}
+
+#[test]
+fn a_containerd_that_is_killed_in_the_middle_of_a_task_costs_time_and_nothing_else() -> Result<()> {
+    let mut host = TestHost::start()?;
+    host.push(&Image::web()?, "web:1")?;
+    host.apply(&Manifest::web("web"))?;
+    let cli = host.cli().clone();
+    let cold = thread::spawn(move || cli.json(&["activate", "web", "--to", "8", "--task-id", "cold"]));
+    // In the middle: something exists, not everything does.
+    let namespace = host.agent.namespace().to_owned();
+    until("the first container", Duration::from_secs(30), || {
+        let containers = host.containerd.containers(&namespace)?;
+        Ok(match containers.len() {
+            0 => Look::NotYet("none".to_owned()),
+            _ => Look::Seen(()),
+        })
+    })?;
+    host.containerd.kill()?;
+    host.containerd.start_again(&host.ground)?;
+
+    let cold = cold.join().map_err(|_| anyhow::anyhow!("the caller panicked"))??;
+    assert!([0, 8].contains(&cold.code), "neither done nor partial: {cold}");
+    let task: Task = cold.document(cold.code)?;
+    assert_eq!(task.target, 8);
+    host.wait_for_pool("web", "8 active", |pool| pool.active == 8)?;
+    assert_eq!(host.containers()?.len(), 8);
+    assert_eq!(host.discovered()?.len(), 8);
+    host.remove_app("web")
+}
+
+#[test]
+fn what_dies_while_containerd_is_down_is_noticed_all_the_same() -> Result<()> {
+    let mut host = TestHost::start()?;
+    host.warm_web(1)?;
+    let task = host.cli().activate("web", 1, "in")?;
+    let before = &task.instances[0];
+    let tasks = host.containerd.tasks(host.agent.namespace())?;
+    let own = format!("{}.", before.name);
+    let pid = tasks.iter().find(|(id, _)| id.starts_with(&own)).map(|(_, pid)| *pid);
+    let pid = pid.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+    let pid = pid.ok_or_else(|| anyhow::anyhow!("no container of {}", before.name))?;
+    host.containerd.kill()?;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    until("the deregistration", Duration::from_secs(10), || {
+        let gone = host.cli().pool("web")?.instances.iter().all(|instance| {
+            instance.name != before.name
+                || instance.generation != before.generation
+                || instance.state != "active"
+        });
+        Ok(if gone { Look::Seen(()) } else { Look::NotYet("still active".to_owned()) })
+    })?;
+    host.containerd.start_again(&host.ground)?;
+    host.wait_for_pool("web", "one active again", |pool| pool.active == 1)?;
+    host.remove_app("web")
+}
