@@ -13,7 +13,7 @@ use super::node::{Entry, Node, app_name, stopping};
 use crate::api::Deletion;
 use crate::api::v1::{ApplyOutcome, ApplyResult, Finding, Problem, ProblemCode};
 use crate::app::{self, App, manifest_hash};
-use crate::instance::{Failure, Revision, RevisionImage};
+use crate::instance::{Failure, Revision};
 use crate::journal::Write;
 use crate::pool::{Effects, Message, Pool, driver, read_clocks};
 use crate::runtime::RuntimeError;
@@ -27,7 +27,7 @@ impl<E: Effects> Node<E> {
         }
         self.observation().await?;
         let image = self.runtime.ensure_image(&app.image, &self.settings.images).await;
-        let image: RevisionImage = image.map_err(|e| unusable_image(&app, &e))?.into();
+        let image = image.map_err(|e| unusable_image(&app, &e))?;
         let revision = Arc::new(Revision {
             id: app::revision(&app, &image.digest).to_string(),
             app,

@@ -12,17 +12,18 @@ use crate::runtime::{Image, resolve_user};
 impl Executor {
     pub(super) async fn create(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
         let revision = &instance.revision;
-        let image = Image::from(revision.image.clone());
+        let image = revision.image.clone();
         let key = id.to_string();
         let rootfs = self.runtime.prepare_snapshot(&key, &image).await?;
         let (app, config, container) = (revision.app.clone(), image.config.clone(), id.clone());
+        let basics = [("HOSTNAME".to_owned(), id.instance.to_string())];
         let plan = blocking(move || {
             let resolve = |user: &User| {
                 resolve_user(&rootfs, &user.user, user.group.as_deref())
                     .map(|found| (found.uid, found.gid, found.additional_gids))
                     .map_err(|error| super::failure::chain(&error))
             };
-            plan::compile(&app, &config, &container, &resolve)
+            plan::compile(&app, &config, &container, &basics, &resolve)
         });
         let plan = plan.await?.map_err(|e| failure("plan", &e))?;
         self.gate.expect(id);

@@ -32,13 +32,14 @@ const STOP_MARGIN: Duration = Duration::from_secs(2);
 const ARM_MARGIN: Duration = Duration::from_secs(30);
 
 /// Performs effects on this host.
+#[derive(Clone)]
 pub struct Executor {
     pub(super) settings: Arc<Settings>,
     pub(super) journal: Arc<Journal>,
     pub(super) runtime: Containerd,
     pub(super) gate: Gate,
     pub(super) directories: Arc<Directories>,
-    pub(super) network: Network,
+    pub(super) network: Arc<Network>,
     pub(super) discovery: Vec<Arc<dyn Discovery>>,
 }
 
@@ -218,7 +219,7 @@ impl Executor {
 }
 
 /// `SIGKILL` of signal(7).
-const SIGKILL: u32 = 9;
+const SIGKILL: i32 = 9;
 
 /// Runs file work where it may block.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {

@@ -13,4 +13,4 @@ pub mod spec;
 pub use identity::{AppName, ContainerId, InstanceName, InvalidName};
 pub use image_config::ImageConfig;
 pub use machine::{EffectKind, Failure, Instance, Phase, State, Urgency, Warmth};
-pub use revision::{Revision, RevisionImage};
+pub use revision::Revision;

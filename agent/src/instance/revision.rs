@@ -1,9 +1,7 @@
 //! What an instance is made from: the validated manifest together with its image.
 
-use serde::{Deserialize, Serialize};
-
-use super::ImageConfig;
 use crate::app::App;
+use crate::runtime::Image;
 
 /// An app's manifest and image at one point in time; instances carry the revision they were made from.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,20 +13,5 @@ pub struct Revision {
     /// The manifest as applied, for the journal and `app show`.
     pub manifest: String,
     /// The image, present and unpacked on this host when the revision was made.
-    pub image: RevisionImage,
-}
-
-/// The image of a revision, resolved once.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RevisionImage {
-    /// Name of the image record in containerd.
-    pub reference: String,
-    /// Digest of the image manifest.
-    pub digest: String,
-    /// Digest of the image config blob.
-    pub config_digest: String,
-    /// Chain id of the topmost layer: the parent of every instance's snapshot.
-    pub chain_id: String,
-    /// What the image says about running it.
-    pub config: ImageConfig,
+    pub image: Image,
 }

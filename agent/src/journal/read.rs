@@ -6,7 +6,8 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::rows::{InstanceRow, StoredTask, TaskRow};
-use crate::instance::{AppName, InstanceName, Phase, RevisionImage, Urgency, Warmth};
+use crate::instance::{AppName, InstanceName, Phase, Urgency, Warmth};
+use crate::runtime::Image;
 use crate::task::{TaskContext, TaskId, Trail, Verb};
 
 /// A pool's durable part.
@@ -36,7 +37,7 @@ pub struct RevisionRow {
     /// The manifest's text.
     pub manifest: String,
     /// The image, as resolved.
-    pub image: RevisionImage,
+    pub image: Image,
 }
 
 /// Everything that a starting agent continues from.
@@ -74,13 +75,15 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
         })?,
         instances: all(
             db,
-            "SELECT app, ordinal, generation, create_generation, revision, phase, serving, warmth, task_id,
-               traceparent, address, registered, urgency, released_ms FROM instances ORDER BY app, ordinal",
+            &format!("{INSTANCE} ORDER BY app, ordinal"),
             instance,
         )?,
         open_tasks: all(db, &format!("{TASK} WHERE outcome IS NULL ORDER BY seq"), |row| Ok(task(row)?.row))?,
     })
 }
+
+const INSTANCE: &str = "SELECT app, ordinal, generation, create_generation, revision, phase, serving, warmth, task_id,
+   traceparent, address, registered, urgency, released_ms FROM instances";
 
 const TASK: &str = "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
    finished_ms, outcome FROM tasks";
@@ -101,6 +104,12 @@ pub(super) fn find_trail(db: &Connection, id: &TaskId) -> rusqlite::Result<Optio
     db.prepare_cached("SELECT trail FROM trails WHERE task_id = ?1")?
         .query_row([id.as_str()], |row| json(row, 0))
         .optional()
+}
+
+pub(super) fn left_behind(db: &Connection, app: &AppName) -> rusqlite::Result<Vec<InstanceRow>> {
+    db.prepare_cached(&format!("{INSTANCE} WHERE app = ?1 ORDER BY ordinal"))?
+        .query_map([app.as_str()], instance)?
+        .collect()
 }
 
 fn all<T>(db: &Connection, sql: &str, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<Vec<T>> {

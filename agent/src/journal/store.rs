@@ -8,9 +8,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 
 use super::read::{self, Recovered};
-use super::rows::{StoredTask, Write};
+use super::rows::{InstanceRow, StoredTask, Write};
 use super::schema::{self, Version};
 use super::write::{self, Unwritable};
+use crate::instance::AppName;
 use crate::task::{TaskId, Trail};
 
 /// What the journal cannot do, and what is true now.
@@ -155,6 +156,14 @@ impl Journal {
     /// `Read`.
     pub fn tasks(&self, limit: u32) -> Result<Vec<StoredTask>, JournalError> {
         read::newest_tasks(&self.reader(), limit).map_err(JournalError::Read)
+    }
+
+    /// What a former app of this name left: generations and claims on addresses.
+    ///
+    /// # Errors
+    /// `Read`.
+    pub fn left_behind(&self, app: &AppName) -> Result<Vec<InstanceRow>, JournalError> {
+        read::left_behind(&self.reader(), app).map_err(JournalError::Read)
     }
 
     /// A task's steps.

@@ -254,6 +254,15 @@ impl Pool {
         }
     }
 
+    /// Generations go on where a former app of this name left them.
+    pub fn with_left_behind(mut self, rows: &[InstanceRow]) -> Self {
+        for row in rows {
+            self.generations.insert(row.instance.ordinal, row.generation);
+            self.released.insert(row.instance.ordinal, row.released_ms.unwrap_or(0));
+        }
+        self
+    }
+
     /// One event. The actions are to be carried out in their order.
     pub fn step(&mut self, event: Event, now: Now, ledger: &mut Ledger) -> Vec<Action> {
         let mut out = Vec::new();

@@ -491,10 +491,11 @@ impl Pool {
         if self.deleting && self.slots.is_empty() && self.settling.is_none() && self.removal.is_none() {
             let id = self.id();
             self.removal = Some(id);
-            self.dirty.clear();
+            let mut writes = self.dirty_rows();
+            writes.push(Write::AppGone(self.app.clone()));
             out.push(Action::Commit {
                 id,
-                writes: vec![Write::AppGone(self.app.clone())],
+                writes,
                 closes: Vec::new(),
             });
         }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::machine::Slot;
 use super::*;
 use crate::config::AddressRange;
-use crate::instance::{EffectKind, Failure, ImageConfig, Phase, Revision, RevisionImage};
+use crate::instance::{EffectKind, Failure, ImageConfig, Phase, Revision};
 use crate::journal::Write;
 use crate::network::Ledger;
 use crate::task::{EndState, Outcome, Request, TaskContext, TaskId, Verb};
@@ -23,7 +23,7 @@ fn revision(id: &str, armed: u32) -> Arc<Revision> {
         id: id.to_owned(),
         app: crate::app::parse(&manifest).unwrap(),
         manifest,
-        image: RevisionImage {
+        image: crate::runtime::Image {
             reference: "127.0.0.1:5000/web:1".into(),
             digest: "sha256:1".into(),
             config_digest: "sha256:2".into(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::{
     CreateImageRequest, GetImageRequest, Image as Record, UpdateImageRequest,
@@ -28,7 +29,7 @@ const PARALLEL: usize = 3;
 const KUBERNETES: &str = "k8s.io";
 
 /// An image that is pulled, verified, unpacked and recorded: ready to prepare a rootfs from.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
     /// Full name, normalised: the name of containerd's record.
     pub reference: String,

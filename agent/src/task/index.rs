@@ -136,6 +136,11 @@ impl Index {
         self.leave(id, Progress::Refused(refusal));
     }
 
+    /// The request did not reach a pool; those who joined it ask again.
+    pub fn withdrawn(&self, id: &TaskId) {
+        self.entries().remove(id);
+    }
+
     fn leave(&self, id: &TaskId, progress: Progress) {
         if let Some(entry) = self.entries().remove(id) {
             entry.progress.send_replace(progress);

@@ -1,0 +1,297 @@
+//! At start: the journal, held against containerd, container-init, network and discovery.
+//!
+//! Observes first, removes what belongs to nobody, then lets the pools go on. Nothing of a known
+//! instance is touched here. Without containerd the pools go on with what their inits say, and what
+//! containerd has to say is brought later.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::time::Instant;
+
+use super::executor::Executor;
+use super::failure::chain;
+use super::node::{Entry, Node, Pools};
+use crate::app;
+use crate::config::Settings;
+use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
+use crate::journal::{InstanceRow, Recovered, TaskRow};
+use crate::network::{Lease, LeaseState};
+use crate::pool::{Adopted, Effects, Event, Message, Observation, Pool, Shared, driver, read_clocks};
+use crate::runtime::{Observed, RuntimeError, TaskStatus};
+
+/// How long containerd may take to answer before the pools go on without it.
+const CONTAINERD_PATIENCE: Duration = Duration::from_secs(2);
+/// How long inits of running containers may take to dial again.
+const DIAL_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two questions to a containerd that does not answer.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// The containers of ours that containerd has, by id; `None` when it does not answer.
+type Seen = Option<HashMap<String, Observed>>;
+
+/// Brings every pool of the journal back to life.
+pub(super) async fn adopt<E: Effects>(
+    executor: &Executor,
+    shared: &Arc<Shared<E>>,
+    pools: &Arc<Pools>,
+    settings: &Settings,
+    recovered: Recovered,
+) {
+    let live: Vec<&InstanceRow> = recovered.instances.iter().filter(|row| row.released_ms.is_none()).collect();
+    let seen = containers(executor).await;
+    let observations = observe(executor, &live, seen.as_ref()).await;
+    if let Some(seen) = &seen {
+        sweep(executor, &live, seen).await;
+    }
+    restore_leases(shared, &recovered.instances);
+    let unheard: Vec<ContainerId> = observations
+        .iter()
+        .filter(|(_, observation)| **observation == Observation::Unknown)
+        .map(|(id, _)| id.clone())
+        .collect();
+    revive(shared, pools, settings, recovered, &observations);
+    if !unheard.is_empty() {
+        shared.tracker.spawn(hear_later(executor.clone(), pools.clone(), shared.shutdown.clone(), unheard));
+    }
+}
+
+pub(super) fn container_of(row: &InstanceRow) -> ContainerId {
+    ContainerId::new(row.instance.clone(), row.create_generation)
+}
+
+async fn containers(executor: &Executor) -> Seen {
+    let deadline = Instant::now() + CONTAINERD_PATIENCE;
+    loop {
+        match tokio::time::timeout_at(deadline, executor.runtime.list()).await {
+            Ok(Ok(list)) => return Some(list.into_iter().map(|c| (c.id.clone(), c)).collect()),
+            Ok(Err(error @ RuntimeError::Unavailable { .. })) if Instant::now() + ASK_AGAIN < deadline => {
+                tracing::debug!(error = chain(&error), "containerd does not answer yet");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(error = chain(&error), "containerd cannot be asked; pools go on with what container-init says");
+                return None;
+            }
+            Err(_) => {
+                tracing::warn!("containerd does not answer; pools go on with what container-init says");
+                return None;
+            }
+        }
+    }
+}
+
+fn running(seen: Option<&HashMap<String, Observed>>, id: &ContainerId) -> Option<bool> {
+    let task = seen?.get(&id.to_string()).and_then(|container| container.task.as_ref());
+    Some(task.is_some_and(|task| matches!(task.status, TaskStatus::Running | TaskStatus::Unknown)))
+}
+
+async fn observe(
+    executor: &Executor,
+    live: &[&InstanceRow],
+    seen: Option<&HashMap<String, Observed>>,
+) -> HashMap<ContainerId, Observation> {
+    let deadline = Instant::now() + DIAL_PATIENCE;
+    let each = live.iter().map(|row| async move {
+        let id = container_of(row);
+        let runs = running(seen, &id);
+        // What is not running does not dial; who never came to the gate is not waited for.
+        let patience = if runs == Some(false) { Instant::now() } else { deadline };
+        let observation = match executor.gate.wait(&id, "coming back to the gate", patience, |s| s.connected).await {
+            Ok(status) => Observation::Connected {
+                generation: status.generation,
+                armed: status.armed,
+                started: status.started,
+                over: status.stopped || status.stopping || status.app_exit.is_some(),
+            },
+            Err(_) => match runs {
+                Some(true) => Observation::Silent,
+                Some(false) => Observation::Absent,
+                None => Observation::Unknown,
+            },
+        };
+        (id, observation)
+    });
+    join_all(each).await.into_iter().collect()
+}
+
+/// Removes what is ours by name or label and belongs to no instance of the journal.
+async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String, Observed>) {
+    let known: BTreeSet<String> = live.iter().map(|row| container_of(row).to_string()).collect();
+    let instances: BTreeSet<&InstanceName> = live.iter().map(|row| &row.instance).collect();
+    let stray = seen.keys().filter(|id| !known.contains(*id)).filter_map(|id| id.parse::<ContainerId>().ok());
+    for id in stray {
+        tracing::warn!(container = %id, "removing a container that belongs to no instance");
+        said("container", executor.runtime.delete_container(&id).await);
+    }
+    if let Some(keys) = told("snapshots", executor.runtime.list_snapshots().await) {
+        for key in keys.iter().filter(|key| !known.contains(*key)) {
+            said("snapshot", executor.runtime.remove_snapshot(key).await);
+        }
+    }
+    if let Some(directories) = told("directories", executor.directories.existing()) {
+        for id in directories.iter().filter(|id| !known.contains(&id.to_string())) {
+            said("directory", executor.directories.remove(id));
+        }
+    }
+    if let Some(slots) = told("network slots", executor.network.slots().await) {
+        for slot in slots.iter().filter(|slot| !instances.contains(&slot.instance)) {
+            tracing::warn!(instance = %slot.instance, "removing a network slot that belongs to no instance");
+            said("network slot", executor.network.remove_slot(&slot.instance).await);
+        }
+    }
+    for backend in &executor.discovery {
+        if let Some(records) = told("registrations", backend.registered().await) {
+            let stray = records.iter().filter(|record| !instances.contains(&record.instance));
+            let stray: Vec<_> = stray.map(|record| (record.instance.clone(), record.generation)).collect();
+            if !stray.is_empty() {
+                tracing::warn!(backend = backend.name(), count = stray.len(), "deregistering what belongs to no instance");
+                said("registration", backend.deregister(&stray).await);
+            }
+        }
+    }
+}
+
+fn told<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::warn!(what, error = chain(&error), "cannot be listed; nothing of it is removed");
+            None
+        }
+    }
+}
+
+fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
+    if let Err(error) = result {
+        tracing::warn!(what, error = chain(&error), "cannot be removed; the next start tries again");
+    }
+}
+
+fn restore_leases<E>(shared: &Shared<E>, instances: &[InstanceRow]) {
+    let held: BTreeSet<_> = instances.iter().filter(|row| row.released_ms.is_none()).filter_map(|row| row.address).collect();
+    let lease = |row: &InstanceRow| {
+        let address = row.address?;
+        let state = match row.released_ms {
+            None => LeaseState::Held,
+            // Somebody else has it since: the old claim is void.
+            Some(_) if held.contains(&address) => return None,
+            Some(at_ms) => LeaseState::Released { at_ms },
+        };
+        Some(Lease {
+            instance: row.instance.clone(),
+            address,
+            state,
+        })
+    };
+    let mut released = BTreeMap::new();
+    let mut leases = Vec::new();
+    for lease in instances.iter().filter_map(lease) {
+        match lease.state {
+            LeaseState::Held => leases.push(lease),
+            // Of two former holders the later one keeps its claim.
+            LeaseState::Released { at_ms } => {
+                let newest = released.entry(lease.address).or_insert((at_ms, lease.clone()));
+                if at_ms > newest.0 {
+                    *newest = (at_ms, lease);
+                }
+            }
+        }
+    }
+    leases.extend(released.into_values().map(|(_, lease)| lease));
+    let mut ledger = shared.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Err(conflict) = ledger.restore(leases) {
+        tracing::error!(error = chain(&conflict), "the journal's addresses contradict each other");
+    }
+}
+
+fn revive<E: Effects>(
+    shared: &Arc<Shared<E>>,
+    pools: &Pools,
+    settings: &Settings,
+    recovered: Recovered,
+    observations: &HashMap<ContainerId, Observation>,
+) {
+    let mut revisions: BTreeMap<AppName, BTreeMap<String, Arc<Revision>>> = BTreeMap::new();
+    for row in recovered.revisions {
+        match app::parse(&row.manifest) {
+            Ok(app) => {
+                let revision = Revision {
+                    id: row.id.clone(),
+                    app,
+                    manifest: row.manifest,
+                    image: row.image,
+                };
+                revisions.entry(row.app).or_default().insert(row.id, Arc::new(revision));
+            }
+            Err(refused) => {
+                tracing::error!(app = %row.app, revision = row.id, %refused, "a manifest of the journal is refused by this nodeagent");
+            }
+        }
+    }
+    for pool in recovered.pools {
+        let all = revisions.remove(&pool.app).unwrap_or_default();
+        let Some(revision) = all.get(&pool.revision).cloned() else {
+            tracing::error!(app = %pool.app, revision = pool.revision, "the app's revision is missing; its instances are left alone");
+            continue;
+        };
+        let name = pool.app.clone();
+        let applied_ms = pool.applied_ms;
+        let of_app = |row: &&InstanceRow| row.instance.app == name;
+        let observed = |row: &InstanceRow| {
+            let observation = observations.get(&container_of(row)).copied().unwrap_or(Observation::Absent);
+            (row.clone(), observation)
+        };
+        let instances = recovered.instances.iter().filter(of_app).map(observed).collect();
+        let tasks: Vec<TaskRow> = recovered.open_tasks.iter().filter(|task| task.app == name).cloned().collect();
+        for task in &tasks {
+            shared.index.resume(&name, &task.context.task_id, &task.hash);
+        }
+        let adopted = Adopted {
+            pool,
+            revision: revision.clone(),
+            revisions: all,
+            instances,
+            tasks,
+        };
+        let limits = Node::<E>::limits(settings);
+        let (pool, actions) = {
+            let mut ledger = shared.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            Pool::adopt(adopted, limits, read_clocks(), &mut ledger)
+        };
+        let handle = driver::spawn(pool, actions, shared.clone());
+        pools.put(Entry {
+            handle,
+            revision,
+            applied_ms,
+        });
+    }
+}
+
+/// Containerd is asked until it answers; what it does not know has ended.
+async fn hear_later(executor: Executor, pools: Arc<Pools>, shutdown: tokio_util::sync::CancellationToken, unheard: Vec<ContainerId>) {
+    let seen = loop {
+        match executor.runtime.list().await {
+            Ok(list) => break list.into_iter().map(|c| (c.id.clone(), c)).collect::<HashMap<_, _>>(),
+            Err(error) => tracing::debug!(error = chain(&error), "containerd does not answer yet"),
+        }
+        let pause = tokio::time::sleep(ASK_AGAIN * 5);
+        if shutdown.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+    };
+    for id in unheard {
+        let gone = running(Some(&seen), &id) == Some(false);
+        if let Some(handle) = pools.handle(&id.instance.app).filter(|_| gone) {
+            let event = Event::Exited {
+                ordinal: id.instance.ordinal,
+                create_generation: id.create_generation,
+                failure: Failure::new("gone", format!("{id} was not there any more when containerd came back")),
+            };
+            // A pool that has ended has no instances.
+            let _ = handle.messages.send(Message::Happened(event));
+        }
+    }
+}

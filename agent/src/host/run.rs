@@ -1,0 +1,185 @@
+//! The daemon: `nodeagent run`.
+//!
+//! `READY=1` is said when the journal is loaded and the API answers; observation goes on behind it.
+//! SIGTERM and SIGINT end the agent; containers and registrations stay.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use nodeagent_systemd::{Notifier, State};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::adopt;
+use super::executor::Executor;
+use super::node::{Identity, Node, Pools};
+use super::route;
+use crate::api::{BindError, Limits, Server};
+use crate::config::Settings;
+use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
+use crate::gate::{Directories, DirectoryError, Gate, GateError};
+use crate::journal::{Journal, JournalError};
+use crate::network::{Ledger, Network, NetworkError};
+use crate::pool::{Effects, Shared, read_clocks};
+use crate::runtime::{Containerd, RuntimeError};
+use crate::task::Index;
+
+/// Creations at a time that activations may cause: more only queue in the kernel and in runc.
+const CREATIONS: usize = 8;
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The runtime directory.
+    #[error("runtime directory {} cannot be made", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The directories of the instances, or container-init.
+    #[error(transparent)]
+    Instances(#[from] DirectoryError),
+    /// The gate's socket.
+    #[error(transparent)]
+    Gate(#[from] GateError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A discovery backend.
+    #[error(transparent)]
+    Discovery(#[from] DiscoveryError),
+    /// The settings of containerd.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The API's socket.
+    #[error(transparent)]
+    Api(#[from] BindError),
+    /// Signals.
+    #[error("signals cannot be handled")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`RunError`], before `READY=1`; containers are not touched by a start that fails.
+pub async fn run(settings: Settings) -> Result<(), RunError> {
+    run_with(settings, |executor| executor).await
+}
+
+/// As [`run`], with effects of the caller's own around the executor.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with<E: Effects>(settings: Settings, wrap: impl FnOnce(Executor) -> E) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
+    let notifier = match Notifier::from_environment() {
+        Ok(notifier) => notifier,
+        Err(error) => {
+            tracing::warn!(%error, "systemd cannot be told how we are");
+            Notifier::to_nobody()
+        }
+    };
+    let say = |states: &[State<'_>]| {
+        if let Err(error) = notifier.notify(states) {
+            tracing::warn!(%error, "systemd was not told");
+        }
+    };
+    let settings = Arc::new(settings);
+    let (journal, recovered) = Journal::open(&settings.paths.state)?;
+    let journal = Arc::new(journal);
+    std::fs::create_dir_all(&settings.paths.runtime).map_err(|source| RunError::Directory {
+        path: settings.paths.runtime.clone(),
+        source,
+    })?;
+    let (notices_to, notices) = mpsc::unbounded_channel();
+    let gate = Gate::bind(&settings.paths.runtime.join("ctl"), &settings.runtime.cgroup_parent, notices_to)?;
+    for row in recovered.instances.iter().filter(|row| row.released_ms.is_none()) {
+        gate.expect(&adopt::container_of(row));
+    }
+    let executor = Executor {
+        journal: journal.clone(),
+        runtime: Containerd::connect(&settings.containerd, &settings.runtime).await?,
+        gate,
+        directories: Arc::new(Directories::open(&settings.paths.state, &settings.runtime.container_init)?),
+        network: Arc::new(Network::new(&settings.network, settings.paths.runtime.join("netns"))?),
+        discovery: backends(&settings)?,
+        settings: settings.clone(),
+    };
+    let shutdown = CancellationToken::new();
+    let shared = Arc::new(Shared {
+        effects: Arc::new(wrap(executor.clone())),
+        ledger: Arc::new(Mutex::new(Ledger::new(&settings.network.pools, settings.network.gateway, settings.network.quarantine))),
+        index: Arc::new(Index::default()),
+        refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
+        creations: Arc::new(Semaphore::new(CREATIONS)),
+        tracker: TaskTracker::new(),
+        shutdown: shutdown.clone(),
+    });
+    let pools = Arc::new(Pools::default());
+    let (observed_to, observed) = watch::channel(false);
+    let node = Arc::new(Node {
+        settings: settings.clone(),
+        identity: identity(),
+        journal,
+        runtime: executor.runtime.clone(),
+        pools: pools.clone(),
+        shared: shared.clone(),
+        propagation_bound: executor.discovery.iter().map(|b| b.propagation_bound()).max().unwrap_or_default(),
+        observed,
+        applying: tokio::sync::Mutex::default(),
+    });
+    let server = Server::bind(&settings.paths.api_socket, Limits::default())?;
+    let serving = tokio::spawn(server.serve(node, shutdown.clone()));
+    let known = recovered.instances.iter().filter(|row| row.released_ms.is_none()).count();
+    say(&[State::Ready, State::Status(&format!("observing {known} instances"))]);
+    tracing::info!(instances = known, pools = recovered.pools.len(), socket = %settings.paths.api_socket.display(), "ready");
+    let routing = tokio::spawn(route::run(pools.clone(), notices, executor.runtime.exits(), shutdown.clone()));
+    let adopting = async {
+        adopt::adopt(&executor, &shared, &pools, &settings, recovered).await;
+        observed_to.send_replace(true);
+        say(&[State::Status(&format!("{} apps, {known} instances observed", pools.all().len()))]);
+        tracing::info!(instances = known, "observed");
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = adopting => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    say(&[State::Stopping, State::Status("stopping; containers and registrations stay")]);
+    shutdown.cancel();
+    for (what, task) in [("api", serving), ("routing", routing)] {
+        if let Err(error) = task.await {
+            tracing::error!(what, %error, "ended by a panic");
+        }
+    }
+    tracing::info!("stopped; containers and registrations stay");
+    Ok(())
+}
+
+fn backends(settings: &Settings) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
+    let mut backends: Vec<Arc<dyn Discovery>> = Vec::new();
+    if let Some(file) = &settings.discovery.file {
+        backends.push(Arc::new(FileDiscovery::open(file)?));
+    }
+    Ok(backends)
+}
+
+fn identity() -> Identity {
+    // Linux always has it; an empty id is no other boot's.
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    Identity {
+        boot_id: boot_id.trim().to_owned(),
+        started_ms: read_clocks().wall_ms,
+    }
+}
