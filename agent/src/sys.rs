@@ -1,6 +1,9 @@
 //! The agent crate's only unsafe code.
 
-#![allow(unsafe_code, reason = "one sys.rs per crate; each block has its SAFETY sentence")]
+#![allow(
+    unsafe_code,
+    reason = "one sys.rs per crate; each block has its SAFETY sentence"
+)]
 
 use std::io;
 
