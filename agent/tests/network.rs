@@ -32,7 +32,10 @@ const TCP_DEADLINE: Duration = Duration::from_secs(5);
 
 fn settings() -> config::Network {
     config::Network {
-        pools: vec![config::AddressRange { base: Ipv4Addr::new(10, 88, 0, 0), prefix: 16 }],
+        pools: vec![config::AddressRange {
+            base: Ipv4Addr::new(10, 88, 0, 0),
+            prefix: 16,
+        }],
         gateway: Ipv4Addr::new(169, 254, 1, 1),
         link_group: 7017,
         mtu: 1500,
@@ -65,7 +68,14 @@ impl Host {
 
     /// Links of the group 7017.
     async fn links(&self) -> Vec<LinkMessage> {
-        let links: Vec<LinkMessage> = self.netlink.link().get().execute().try_collect().await.unwrap();
+        let links: Vec<LinkMessage> = self
+            .netlink
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .unwrap();
         let ours = |link: &LinkMessage| link.attributes.contains(&LinkAttribute::Group(7017));
         links.into_iter().filter(ours).collect()
     }
@@ -73,7 +83,14 @@ impl Host {
     /// IPv4 routes into the pool, as link index and address.
     async fn routes(&self) -> Vec<(u32, Ipv4Addr)> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes: Vec<_> = self.netlink.route().get(all).execute().try_collect().await.unwrap();
+        let routes: Vec<_> = self
+            .netlink
+            .route()
+            .get(all)
+            .execute()
+            .try_collect()
+            .await
+            .unwrap();
         let mut found = Vec::new();
         for route in routes {
             let mut oif = 0;
@@ -85,16 +102,27 @@ impl Host {
                     _ => {}
                 }
             }
-            found.extend(to.filter(|to| to.octets()[..2] == [10, 88]).map(|to| (oif, to)));
+            found.extend(
+                to.filter(|to| to.octets()[..2] == [10, 88])
+                    .map(|to| (oif, to)),
+            );
         }
         found
     }
 
     /// Number of permanent neighbours.
     async fn neighbours(&self) -> usize {
-        let all: Vec<NeighbourMessage> =
-            self.netlink.neighbours().get().execute().try_collect().await.unwrap();
-        all.iter().filter(|n| n.header.state == NeighbourState::Permanent).count()
+        let all: Vec<NeighbourMessage> = self
+            .netlink
+            .neighbours()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .unwrap();
+        all.iter()
+            .filter(|n| n.header.state == NeighbourState::Permanent)
+            .count()
     }
 
     /// Mounts below the netns directory.
@@ -105,7 +133,11 @@ impl Host {
     }
 
     async fn assert_nothing_is_left(&self) {
-        assert_eq!(fs::read_dir(self.netns_dir()).unwrap().count(), 0, "netns files");
+        assert_eq!(
+            fs::read_dir(self.netns_dir()).unwrap().count(),
+            0,
+            "netns files"
+        );
         assert_eq!(self.mounts(), 0, "mounts");
         assert_eq!(self.links().await.len(), 0, "veths");
         assert_eq!(self.routes().await, [], "routes");
@@ -113,18 +145,32 @@ impl Host {
     }
 
     async fn index_of(&self, link: &str) -> u32 {
-        let mut found = self.netlink.link().get().match_name(link.to_owned()).execute();
+        let mut found = self
+            .netlink
+            .link()
+            .get()
+            .match_name(link.to_owned())
+            .execute();
         found.try_next().await.unwrap().unwrap().header.index
     }
 
     async fn delete_link(&self, link: &str) {
-        self.netlink.link().del(self.index_of(link).await).execute().await.unwrap();
+        self.netlink
+            .link()
+            .del(self.index_of(link).await)
+            .execute()
+            .await
+            .unwrap();
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for entry in fs::read_dir(self.netns_dir()).into_iter().flatten().flatten() {
+        for entry in fs::read_dir(self.netns_dir())
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             while unmount(entry.path(), UnmountFlags::DETACH).is_ok() {}
         }
     }
@@ -134,14 +180,30 @@ impl Drop for Host {
 /// starts (runtime, netlink, the network's threads) begins there.
 fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
     thread::spawn(move || {
-        #[allow(deprecated, reason = "its unsafe successor warns of CLONE_FILES, which is not used")]
+        #[allow(
+            deprecated,
+            reason = "its unsafe successor warns of CLONE_FILES, which is not used"
+        )]
         rustix::thread::unshare(UnshareFlags::NEWNET).expect("these tests need root");
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async {
             let (connection, netlink, _) = rtnetlink::new_connection().unwrap();
             tokio::spawn(connection);
-            netlink.link().set(LinkUnspec::new_with_index(1).up().build()).execute().await.unwrap();
-            netlink.address().add(1, HOST.into(), 32).execute().await.unwrap();
+            netlink
+                .link()
+                .set(LinkUnspec::new_with_index(1).up().build())
+                .execute()
+                .await
+                .unwrap();
+            netlink
+                .address()
+                .add(1, HOST.into(), 32)
+                .execute()
+                .await
+                .unwrap();
             let runtime = tempfile::tempdir().unwrap();
             test(Host { netlink, runtime }).await;
         });
@@ -190,7 +252,11 @@ fn exchange(listener: TcpListener, connect: impl FnOnce(SocketAddr) -> TcpStream
 
 fn assert_reachable(netns: &Path, address: Ipv4Addr) {
     let listener = inside(netns, move || listen((address, 0)));
-    assert_eq!(exchange(listener, connect).ip(), HOST, "the host connects to the instance");
+    assert_eq!(
+        exchange(listener, connect).ip(),
+        HOST,
+        "the host connects to the instance"
+    );
     let listener = listen((HOST, 0));
     let netns = netns.to_owned();
     let from = exchange(listener, move |to| inside(&netns, move || connect(to)));
@@ -223,7 +289,10 @@ fn no_neighbour_is_learnt_on_either_side() {
         let table = || fs::read_to_string("/proc/thread-self/net/arp").unwrap();
         for table in [table(), inside(&slot.netns, table)] {
             let entries: Vec<_> = table.lines().skip(1).collect();
-            assert!(matches!(entries[..], [only] if only.contains(PERMANENT)), "{table}");
+            assert!(
+                matches!(entries[..], [only] if only.contains(PERMANENT)),
+                "{table}"
+            );
         }
         network.remove_slot(&web(0)).await.unwrap();
     });
@@ -237,11 +306,24 @@ fn a_slot_that_is_right_is_left_alone() {
         let index = host.index_of(&first.host_link).await;
         let listener = inside(&first.netns, || listen((address(0), 0)));
         for _ in 0..3 {
-            assert_eq!(network.ensure_slot(&web(0), address(0)).await.unwrap(), first);
+            assert_eq!(
+                network.ensure_slot(&web(0), address(0)).await.unwrap(),
+                first
+            );
         }
         // Another agent process with the same directory, after a crash of the first.
-        assert_eq!(host.network().ensure_slot(&web(0), address(0)).await.unwrap(), first);
-        assert_eq!(host.index_of(&first.host_link).await, index, "the veth is the same one");
+        assert_eq!(
+            host.network()
+                .ensure_slot(&web(0), address(0))
+                .await
+                .unwrap(),
+            first
+        );
+        assert_eq!(
+            host.index_of(&first.host_link).await,
+            index,
+            "the veth is the same one"
+        );
         assert_eq!(host.routes().await, [(index, address(0))]);
         exchange(listener, connect);
         network.remove_slot(&web(0)).await.unwrap();
@@ -258,11 +340,23 @@ fn a_slot_that_is_wrong_is_put_right() {
 
         // Down, with another MTU and in another group.
         let index = host.index_of(&slot.host_link).await;
-        let spoilt = LinkUnspec::new_with_index(index).down().mtu(1400).link_group(3).build();
+        let spoilt = LinkUnspec::new_with_index(index)
+            .down()
+            .mtu(1400)
+            .link_group(3)
+            .build();
         host.netlink.link().set(spoilt).execute().await.unwrap();
         network.ensure_slot(&web(0), address(0)).await.unwrap();
-        assert_eq!(host.index_of(&slot.host_link).await, index, "it was mended, not replaced");
-        assert!(host.links().await[0].attributes.contains(&LinkAttribute::Mtu(1500)));
+        assert_eq!(
+            host.index_of(&slot.host_link).await,
+            index,
+            "it was mended, not replaced"
+        );
+        assert!(
+            host.links().await[0]
+                .attributes
+                .contains(&LinkAttribute::Mtu(1500))
+        );
         assert_reachable(&slot.netns, address(0));
 
         // Without its veth.
@@ -297,14 +391,19 @@ fn halves_of_slots_are_seen_and_can_be_removed() {
         }
         let whole = network.slots().await.unwrap();
         let addresses: Vec<_> = whole.iter().map(|slot| slot.address()).collect();
-        assert_eq!(addresses, (0..4).map(|n| Some(address(n))).collect::<Vec<_>>());
+        assert_eq!(
+            addresses,
+            (0..4).map(|n| Some(address(n))).collect::<Vec<_>>()
+        );
 
         // web-1 loses its veth, web-2 its namespace file, web-3 is a file from a start cut off.
-        host.delete_link(&whole[1].link.as_ref().unwrap().name).await;
+        host.delete_link(&whole[1].link.as_ref().unwrap().name)
+            .await;
         let held = File::open(&whole[2].netns).unwrap();
         unmount(&whole[2].netns, UnmountFlags::DETACH).unwrap();
         fs::remove_file(&whole[2].netns).unwrap();
-        host.delete_link(&whole[3].link.as_ref().unwrap().name).await;
+        host.delete_link(&whole[3].link.as_ref().unwrap().name)
+            .await;
         unmount(&whole[3].netns, UnmountFlags::DETACH).unwrap();
 
         // Neither a stranger's file nor a stranger's link is ours.
@@ -313,7 +412,10 @@ fn halves_of_slots_are_seen_and_can_be_removed() {
         host.netlink.link().add(stranger).execute().await.unwrap();
 
         let after = network.slots().await.unwrap();
-        let halves: Vec<_> = after.iter().map(|slot| (slot.file, slot.link.is_some())).collect();
+        let halves: Vec<_> = after
+            .iter()
+            .map(|slot| (slot.file, slot.link.is_some()))
+            .collect();
         assert_eq!(
             halves,
             [
@@ -323,7 +425,10 @@ fn halves_of_slots_are_seen_and_can_be_removed() {
                 (NetnsFile::Empty, false),
             ]
         );
-        assert_eq!(after.iter().filter(|slot| slot.address().is_some()).count(), 1);
+        assert_eq!(
+            after.iter().filter(|slot| slot.address().is_some()).count(),
+            1
+        );
 
         for slot in &after {
             network.remove_slot(&slot.instance).await.unwrap();
@@ -352,7 +457,11 @@ fn an_address_is_not_taken_from_its_holder() {
             format!("the address 10.88.0.1 of web-1 is routed to another link (index {index})")
         );
         assert!(!refused.is_retryable());
-        assert_eq!(network.slots().await.unwrap().len(), 1, "nothing is left of web-1");
+        assert_eq!(
+            network.slots().await.unwrap().len(),
+            1,
+            "nothing is left of web-1"
+        );
         assert_reachable(&holder.netns, address(0));
         network.remove_slot(&web(0)).await.unwrap();
         host.assert_nothing_is_left().await;
@@ -370,7 +479,10 @@ fn a_link_name_that_somebody_else_has_is_refused_and_not_touched() {
         let refused = network.ensure_slot(&web(0), address(0)).await.unwrap_err();
         assert_eq!(
             refused.to_string(),
-            format!("the link name {} of web-0 is taken by a link without alias", slot.host_link)
+            format!(
+                "the link name {} of web-0 is taken by a link without alias",
+                slot.host_link
+            )
         );
         network.remove_slot(&web(0)).await.unwrap();
         host.delete_link(&slot.host_link).await;
@@ -402,11 +514,16 @@ fn calls_for_one_instance_at_once_end_in_one_slot_or_none() {
         let network = host.network();
         let one = web(0);
         let made = join_all((0..20).map(|_| network.ensure_slot(&one, address(0)))).await;
-        let links: BTreeSet<_> = made.into_iter().map(|slot| slot.unwrap().host_link).collect();
+        let links: BTreeSet<_> = made
+            .into_iter()
+            .map(|slot| slot.unwrap().host_link)
+            .collect();
         assert_eq!(links.len(), 1);
         assert_eq!(host.links().await.len(), 1);
-        let (made, removed) =
-            tokio::join!(network.ensure_slot(&one, address(0)), network.remove_slot(&one));
+        let (made, removed) = tokio::join!(
+            network.ensure_slot(&one, address(0)),
+            network.remove_slot(&one)
+        );
         made.unwrap();
         removed.unwrap();
         host.assert_nothing_is_left().await;
@@ -438,13 +555,21 @@ fn a_hundred_slots_are_made_at_two_milliseconds_each_and_removed_together() {
         let names: Vec<_> = (0..SLOTS).map(web).collect();
 
         let begun = Instant::now();
-        let made = join_all(names.iter().map(|n| network.ensure_slot(n, address(n.ordinal)))).await;
+        let made = join_all(
+            names
+                .iter()
+                .map(|n| network.ensure_slot(n, address(n.ordinal))),
+        )
+        .await;
         let making = begun.elapsed();
         let slots: Vec<_> = made.into_iter().map(Result::unwrap).collect();
 
         let begun = Instant::now();
         for name in &names {
-            network.ensure_slot(name, address(name.ordinal)).await.unwrap();
+            network
+                .ensure_slot(name, address(name.ordinal))
+                .await
+                .unwrap();
         }
         let checking = begun.elapsed();
 

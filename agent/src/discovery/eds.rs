@@ -30,7 +30,11 @@ pub(super) enum NotOurs {
     #[error("it speaks of cluster {found:?} instead of {expected:?}")]
     Cluster { found: String, expected: String },
     #[error("its endpoint {instance:?} has {field} {value:?}")]
-    Endpoint { instance: String, field: &'static str, value: String },
+    Endpoint {
+        instance: String,
+        field: &'static str,
+        value: String,
+    },
 }
 
 /// A file of ours.
@@ -116,11 +120,18 @@ pub(super) fn endpoint(record: &RegistrationRecord) -> Result<String, serde_json
     serde_json::to_string(&LbEndpoint {
         endpoint: Endpoint {
             address: Address {
-                socket_address: SocketAddress { address: record.address, port_value: record.port },
+                socket_address: SocketAddress {
+                    address: record.address,
+                    port_value: record.port,
+                },
             },
             hostname: record.hostname.clone(),
         },
-        health_status: if record.weight == 0 { Health::Draining } else { Health::Healthy },
+        health_status: if record.weight == 0 {
+            Health::Draining
+        } else {
+            Health::Healthy
+        },
         load_balancing_weight: (record.weight > 0).then_some(record.weight),
         metadata: Metadata {
             filter_metadata: FilterMetadata {
@@ -167,8 +178,13 @@ pub(super) fn read(service: &str, bytes: &[u8]) -> Result<ServiceFile, NotOurs> 
             expected: service.to_owned(),
         });
     }
-    let endpoints = assignment.endpoints.into_iter().flat_map(|locality| locality.lb_endpoints);
-    let records = endpoints.map(|endpoint| record(service, endpoint)).collect::<Result<_, _>>()?;
+    let endpoints = assignment
+        .endpoints
+        .into_iter()
+        .flat_map(|locality| locality.lb_endpoints);
+    let records = endpoints
+        .map(|endpoint| record(service, endpoint))
+        .collect::<Result<_, _>>()?;
     // Only Envoy's eyes compare versions, and only for difference: an odd one starts again.
     let version = response.version_info.parse().unwrap_or(0);
     Ok(ServiceFile { version, records })
@@ -183,8 +199,14 @@ fn record(service: &str, found: LbEndpoint) -> Result<RegistrationRecord, NotOur
     };
     let record = RegistrationRecord {
         service: service.to_owned(),
-        instance: identity.instance.parse().map_err(|_| odd("instance", &identity.instance))?,
-        generation: identity.generation.parse().map_err(|_| odd("generation", &identity.generation))?,
+        instance: identity
+            .instance
+            .parse()
+            .map_err(|_| odd("instance", &identity.instance))?,
+        generation: identity
+            .generation
+            .parse()
+            .map_err(|_| odd("generation", &identity.generation))?,
         weight: match (found.health_status, found.load_balancing_weight) {
             (Health::Draining, None) => 0,
             (Health::Healthy, Some(weight)) if weight > 0 => weight,
@@ -197,6 +219,8 @@ fn record(service: &str, found: LbEndpoint) -> Result<RegistrationRecord, NotOur
         port: found.endpoint.address.socket_address.port_value,
         metadata: found.metadata.filter_metadata.subset,
     };
-    record.check().map_err(|invalid| odd(invalid.field, &invalid.value))?;
+    record
+        .check()
+        .map_err(|invalid| odd(invalid.field, &invalid.value))?;
     Ok(record)
 }

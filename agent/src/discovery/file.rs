@@ -77,7 +77,11 @@ impl FileDiscovery {
             .name("discovery-file".to_owned())
             .spawn(move || writer.run(&to_do))
             .map_err(|source| failed("start the writer of", &settings.directory, source))?;
-        Ok(Self { jobs, bound: settings.propagation_bound, set_aside })
+        Ok(Self {
+            jobs,
+            bound: settings.propagation_bound,
+            set_aside,
+        })
     }
 
     /// The files that were set aside at start.
@@ -92,7 +96,10 @@ impl FileDiscovery {
         let (answer, answered) = oneshot::channel();
         let ended = |_| DiscoveryError::WriterEnded { backend: NAME };
         self.jobs.send(job(answer)).map_err(|_| ended(()))?;
-        let late = DiscoveryError::Deadline { backend: NAME, after: WRITE_DEADLINE };
+        let late = DiscoveryError::Deadline {
+            backend: NAME,
+            after: WRITE_DEADLINE,
+        };
         match tokio::time::timeout(WRITE_DEADLINE, answered).await {
             Ok(answer) => answer.unwrap_or_else(|_| Err(ended(()))),
             Err(_) => Err(late),
@@ -110,7 +117,12 @@ impl Discovery for FileDiscovery {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { weights: true, status: true, batch: true, compare_and_put: false }
+        Capabilities {
+            weights: true,
+            status: true,
+            batch: true,
+            compare_and_put: false,
+        }
     }
 
     fn propagation_bound(&self) -> Duration {
@@ -135,7 +147,10 @@ impl Discovery for FileDiscovery {
         &'a self,
         batch: &'a [(InstanceName, u64)],
     ) -> BoxFuture<'a, Result<Vec<Outcome>, DiscoveryError>> {
-        let changes = batch.iter().cloned().map(|(name, generation)| Change::Deregister(name, generation));
+        let changes = batch
+            .iter()
+            .cloned()
+            .map(|(name, generation)| Change::Deregister(name, generation));
         self.write(changes.collect()).boxed()
     }
 
@@ -150,5 +165,9 @@ impl Discovery for FileDiscovery {
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> DiscoveryError {
-    DiscoveryError::File { operation, path: path.to_owned(), source }
+    DiscoveryError::File {
+        operation,
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -21,7 +21,10 @@ pub struct MemoryDiscovery {
 impl MemoryDiscovery {
     /// An empty backend with the given propagation bound.
     pub fn new(propagation_bound: Duration) -> Self {
-        Self { table: Mutex::default(), bound: propagation_bound }
+        Self {
+            table: Mutex::default(),
+            bound: propagation_bound,
+        }
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Table) -> T) -> T {
@@ -45,7 +48,12 @@ impl Discovery for MemoryDiscovery {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { weights: true, status: true, batch: true, compare_and_put: true }
+        Capabilities {
+            weights: true,
+            status: true,
+            batch: true,
+            compare_and_put: true,
+        }
     }
 
     fn propagation_bound(&self) -> Duration {
@@ -72,7 +80,10 @@ impl Discovery for MemoryDiscovery {
     ) -> BoxFuture<'a, Result<Vec<Outcome>, DiscoveryError>> {
         async {
             Ok(self.with(|table| {
-                batch.iter().map(|(name, generation)| table.deregister(name, *generation)).collect()
+                batch
+                    .iter()
+                    .map(|(name, generation)| table.deregister(name, *generation))
+                    .collect()
             }))
         }
         .boxed()
@@ -83,6 +94,7 @@ impl Discovery for MemoryDiscovery {
     }
 
     fn registered(&self) -> BoxFuture<'_, Result<Vec<RegistrationRecord>, DiscoveryError>> {
-        async { Ok(self.with(|table| table.records().map(|r| r.as_ref().clone()).collect())) }.boxed()
+        async { Ok(self.with(|table| table.records().map(|r| r.as_ref().clone()).collect())) }
+            .boxed()
     }
 }

@@ -15,8 +15,16 @@ use serde::{Deserialize, Serialize};
 use super::record::RegistrationRecord;
 
 /// Labels that mean something to us or, as `job`, to Prometheus' own configuration.
-const TAKEN: [&str; 8] =
-    ["service", "app", "instance", "host", "fleet", "generation", "weight", "job"];
+const TAKEN: [&str; 8] = [
+    "service",
+    "app",
+    "instance",
+    "host",
+    "fleet",
+    "generation",
+    "weight",
+    "job",
+];
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Group {
@@ -26,8 +34,11 @@ struct Group {
 
 /// One instance's group, as a line without its end.
 pub(super) fn group(record: &RegistrationRecord) -> Result<String, serde_json::Error> {
-    let mut labels: BTreeMap<String, String> =
-        record.metadata.iter().map(|(key, value)| (label_name(key), value.clone())).collect();
+    let mut labels: BTreeMap<String, String> = record
+        .metadata
+        .iter()
+        .map(|(key, value)| (label_name(key), value.clone()))
+        .collect();
     let ours = [
         ("service", record.service.clone()),
         ("app", record.instance.app.to_string()),
@@ -38,7 +49,10 @@ pub(super) fn group(record: &RegistrationRecord) -> Result<String, serde_json::E
         ("weight", record.weight.to_string()),
     ];
     labels.extend(ours.map(|(name, value)| (name.to_owned(), value)));
-    serde_json::to_string(&Group { targets: vec![record.endpoint().to_string()], labels })
+    serde_json::to_string(&Group {
+        targets: vec![record.endpoint().to_string()],
+        labels,
+    })
 }
 
 /// The whole file.
@@ -56,7 +70,9 @@ pub(super) fn file<'a>(groups: impl Iterator<Item = &'a str>) -> Vec<u8> {
 pub(super) fn is_ours(bytes: &[u8]) -> bool {
     serde_json::from_slice::<Vec<Group>>(bytes).is_ok_and(|groups| {
         groups.iter().all(|group| {
-            ["instance", "generation"].iter().all(|label| group.labels.contains_key(*label))
+            ["instance", "generation"]
+                .iter()
+                .all(|label| group.labels.contains_key(*label))
         })
     })
 }
@@ -64,8 +80,10 @@ pub(super) fn is_ours(bytes: &[u8]) -> bool {
 /// A metadata key as a label name: `[a-zA-Z_][a-zA-Z0-9_]*`, not reserved (`__`), not one of ours.
 /// Keys that become the same label: the last in order of the keys stands.
 fn label_name(key: &str) -> String {
-    let plain: String =
-        key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+    let plain: String = key
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+        .collect();
     let begins_well = plain.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if !begins_well || plain.starts_with("__") || TAKEN.contains(&plain.as_str()) {
         format!("metadata_{plain}")
@@ -97,7 +115,9 @@ mod tests {
     #[test]
     fn a_file_of_somebody_else_is_not_taken_for_ours() {
         assert!(is_ours(b"[\n]\n"));
-        assert!(!is_ours(br#"[{"targets":["a:1"],"labels":{"env":"prod"}}]"#));
+        assert!(!is_ours(
+            br#"[{"targets":["a:1"],"labels":{"env":"prod"}}]"#
+        ));
         assert!(!is_ours(b"[\n{\"targets\":"));
     }
 }

@@ -57,17 +57,27 @@ impl RegistrationRecord {
     pub fn check(&self) -> Result<(), InvalidRecord> {
         let refuse = |field, value: &dyn ToString, allowed| {
             let value = value.to_string();
-            Err(InvalidRecord { instance: self.instance.clone(), field, value, allowed })
+            Err(InvalidRecord {
+                instance: self.instance.clone(),
+                field,
+                value,
+                allowed,
+            })
         };
         if !is_service_name(&self.service) {
-            let allowed = "1 to 200 characters a-z, A-Z, 0-9, '.', '_' and '-', not beginning with '.'";
+            let allowed =
+                "1 to 200 characters a-z, A-Z, 0-9, '.', '_' and '-', not beginning with '.'";
             return refuse("service", &self.service, allowed);
         }
         if self.port == 0 {
             return refuse("port", &self.port, "1 to 65535");
         }
         if self.address.is_unspecified() {
-            return refuse("address", &self.address, "an address that clients can connect to");
+            return refuse(
+                "address",
+                &self.address,
+                "an address that clients can connect to",
+            );
         }
         Ok(())
     }

@@ -40,15 +40,19 @@ pub struct Table {
 impl Table {
     /// Registers; see [`super::Discovery::register`].
     pub fn register(&mut self, record: Arc<RegistrationRecord>) -> Outcome {
-        if let Some(deregistered) = self.deregistered.get(&record.instance)
-            && record.generation <= *deregistered
-        {
-            return Outcome::Gone { deregistered: *deregistered };
-        }
-        match self.records.get(&record.instance) {
-            Some(present) if record.generation < present.generation => {
-                Outcome::Stale { registered: present.generation }
+        let known = self
+            .records
+            .get(&record.instance)
+            .map(|present| present.generation);
+        let gone = self.deregistered.get(&record.instance).copied();
+        match (known, gone) {
+            (Some(registered), _) if record.generation < registered => {
+                Outcome::Stale { registered }
             }
+            (None, Some(deregistered)) if record.generation <= deregistered => {
+                Outcome::Gone { deregistered }
+            }
+            // What is registered is younger than what was deregistered before it.
             _ => {
                 self.records.insert(record.instance.clone(), record);
                 Outcome::Applied
@@ -62,9 +66,9 @@ impl Table {
             return self.register(record);
         }
         match self.deregistered.get(&record.instance) {
-            Some(deregistered) if record.generation <= *deregistered => {
-                Outcome::Gone { deregistered: *deregistered }
-            }
+            Some(deregistered) if record.generation <= *deregistered => Outcome::Gone {
+                deregistered: *deregistered,
+            },
             _ => Outcome::NotRegistered,
         }
     }
@@ -73,13 +77,18 @@ impl Table {
     pub fn deregister(&mut self, instance: &InstanceName, generation: u64) -> Outcome {
         let outcome = match self.records.get(instance) {
             Some(present) if present.generation > generation => {
-                return Outcome::Stale { registered: present.generation };
+                return Outcome::Stale {
+                    registered: present.generation,
+                };
             }
             Some(_) => Outcome::Applied,
             None => Outcome::NotRegistered,
         };
         self.records.remove(instance);
-        let highest = self.deregistered.entry(instance.clone()).or_insert(generation);
+        let highest = self
+            .deregistered
+            .entry(instance.clone())
+            .or_insert(generation);
         *highest = (*highest).max(generation);
         outcome
     }

@@ -197,16 +197,22 @@ impl Ledger {
     pub fn lease(&self, instance: &InstanceName) -> Option<Lease> {
         let address = *self.addresses.get(instance)?;
         let (instance, state) = self.leases.get(&address)?;
-        Some(Lease { instance: instance.clone(), address, state: *state })
+        Some(Lease {
+            instance: instance.clone(),
+            address,
+            state: *state,
+        })
     }
 
     /// All leases by address, the released ones included.
     pub fn leases(&self) -> impl Iterator<Item = Lease> + '_ {
-        self.leases.iter().map(|(address, (instance, state))| Lease {
-            instance: instance.clone(),
-            address: *address,
-            state: *state,
-        })
+        self.leases
+            .iter()
+            .map(|(address, (instance, state))| Lease {
+                instance: instance.clone(),
+                address: *address,
+                state: *state,
+            })
     }
 
     /// How many addresses are held.
@@ -216,7 +222,10 @@ impl Ledger {
 
     /// How many addresses the pools have.
     pub fn size(&self) -> u64 {
-        self.ranges.iter().map(|range| u64::from(range.last - range.first) + 1).sum()
+        self.ranges
+            .iter()
+            .map(|range| u64::from(range.last - range.first) + 1)
+            .sum()
     }
 
     fn last_address(&self, instance: &InstanceName) -> Option<Ipv4Addr> {
@@ -278,7 +287,9 @@ impl Ledger {
 
     fn contains(&self, address: Ipv4Addr) -> bool {
         let bits = address.to_bits();
-        self.ranges.iter().any(|range| (range.first..=range.last).contains(&bits))
+        self.ranges
+            .iter()
+            .any(|range| (range.first..=range.last).contains(&bits))
     }
 
     fn record(&mut self, lease: Lease) {
@@ -295,11 +306,14 @@ impl Ledger {
             }
         }
         self.addresses.insert(lease.instance.clone(), lease.address);
-        self.leases.insert(lease.address, (lease.instance, lease.state));
+        self.leases
+            .insert(lease.address, (lease.instance, lease.state));
     }
 
     fn forget(&mut self, address: Ipv4Addr) {
-        let Some((instance, state)) = self.leases.remove(&address) else { return };
+        let Some((instance, state)) = self.leases.remove(&address) else {
+            return;
+        };
         self.addresses.remove(&instance);
         match state {
             LeaseState::Held => self.held -= 1,
@@ -323,7 +337,10 @@ fn usable(pools: &[AddressRange], gateway: u32) -> Vec<Usable> {
             _ => merged.push(range),
         }
     }
-    merged.into_iter().flat_map(|range| without(range, gateway)).collect()
+    merged
+        .into_iter()
+        .flat_map(|range| without(range, gateway))
+        .collect()
 }
 
 fn usable_of(pool: &AddressRange) -> Option<Usable> {
@@ -339,13 +356,22 @@ fn usable_of(pool: &AddressRange) -> Option<Usable> {
 fn without(range: Usable, address: u32) -> impl Iterator<Item = Usable> {
     let parts = if (range.first..=range.last).contains(&address) {
         [
-            address.checked_sub(1).map(|last| Usable { first: range.first, last }),
-            address.checked_add(1).map(|first| Usable { first, last: range.last }),
+            address.checked_sub(1).map(|last| Usable {
+                first: range.first,
+                last,
+            }),
+            address.checked_add(1).map(|first| Usable {
+                first,
+                last: range.last,
+            }),
         ]
     } else {
         [Some(range), None]
     };
-    parts.into_iter().flatten().filter(|part| part.first <= part.last)
+    parts
+        .into_iter()
+        .flatten()
+        .filter(|part| part.first <= part.last)
 }
 
 fn until(free_at_ms: Option<u64>) -> String {
@@ -363,12 +389,19 @@ mod tests {
 
     fn range(text: &str) -> AddressRange {
         let (base, prefix) = text.split_once('/').unwrap();
-        AddressRange { base: base.parse().unwrap(), prefix: prefix.parse().unwrap() }
+        AddressRange {
+            base: base.parse().unwrap(),
+            prefix: prefix.parse().unwrap(),
+        }
     }
 
     fn ledger(pools: &[&str]) -> Ledger {
         let pools: Vec<_> = pools.iter().map(|pool| range(pool)).collect();
-        Ledger::new(&pools, Ipv4Addr::new(169, 254, 1, 1), Duration::from_secs(120))
+        Ledger::new(
+            &pools,
+            Ipv4Addr::new(169, 254, 1, 1),
+            Duration::from_secs(120),
+        )
     }
 
     fn web(ordinal: u32) -> InstanceName {
@@ -382,7 +415,9 @@ mod tests {
         assert_eq!(ledger(&["10.0.0.0/31"]).size(), 2);
         assert_eq!(ledger(&["10.0.0.7/32"]).size(), 1);
         let mut two = ledger(&["10.0.0.0/30", "10.0.0.7/32"]);
-        let granted: Vec<_> = (0..3).map(|n| two.grant(&web(n), 0).unwrap().to_string()).collect();
+        let granted: Vec<_> = (0..3)
+            .map(|n| two.grant(&web(n), 0).unwrap().to_string())
+            .collect();
         assert_eq!(granted, ["10.0.0.1", "10.0.0.2", "10.0.0.7"]);
     }
 
@@ -426,20 +461,31 @@ mod tests {
             ledger.grant(&web(n), 0).unwrap();
         }
         let none_released = ledger.grant(&web(9), 0).unwrap_err();
-        assert_eq!(none_released.to_string(), "no free address among 6: 6 held, 0 in quarantine");
+        assert_eq!(
+            none_released.to_string(),
+            "no free address among 6: 6 held, 0 in quarantine"
+        );
         ledger.release(&web(1), 60_000);
         ledger.release(&web(0), 30_000);
         let refused = ledger.grant(&web(9), 90_000).unwrap_err();
         assert_eq!(
             refused,
-            Exhausted { addresses: 6, held: 4, quarantined: 2, free_at_ms: Some(150_000) }
+            Exhausted {
+                addresses: 6,
+                held: 4,
+                quarantined: 2,
+                free_at_ms: Some(150_000)
+            }
         );
         assert_eq!(
             refused.to_string(),
             "no free address among 6: 4 held, 2 in quarantine, the first until 1970-01-01T00:02:30Z"
         );
         assert!(ledger.grant(&web(9), 149_999).is_err());
-        assert_eq!(ledger.grant(&web(9), 150_000).unwrap().to_string(), "10.0.0.1");
+        assert_eq!(
+            ledger.grant(&web(9), 150_000).unwrap().to_string(),
+            "10.0.0.1"
+        );
     }
 
     #[test]
@@ -456,10 +502,18 @@ mod tests {
             state: LeaseState::Held,
         };
         let mut one = ledger(&["10.0.0.0/24"]);
-        let refused = one.restore([held(0, "10.0.0.1"), held(1, "10.0.0.1")]).unwrap_err();
-        assert_eq!(refused.to_string(), "address 10.0.0.1 is leased to both web-0 and web-1");
+        let refused = one
+            .restore([held(0, "10.0.0.1"), held(1, "10.0.0.1")])
+            .unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "address 10.0.0.1 is leased to both web-0 and web-1"
+        );
         let refused = one.restore([held(0, "10.0.0.2")]).unwrap_err();
-        assert_eq!(refused.to_string(), "web-0 has a lease on both 10.0.0.1 and 10.0.0.2");
+        assert_eq!(
+            refused.to_string(),
+            "web-0 has a lease on both 10.0.0.1 and 10.0.0.2"
+        );
         assert_eq!(one.restore([held(0, "10.0.0.1")]), Ok(()));
         assert_eq!(one.in_use(), 1);
     }
@@ -469,7 +523,11 @@ mod tests {
         let mut ledger = ledger(&["10.0.0.0/24"]);
         let outside: Ipv4Addr = "172.16.0.9".parse().unwrap();
         ledger
-            .restore([Lease { instance: web(0), address: outside, state: LeaseState::Held }])
+            .restore([Lease {
+                instance: web(0),
+                address: outside,
+                state: LeaseState::Held,
+            }])
             .unwrap();
         assert_eq!(ledger.grant(&web(0), 0), Ok(outside));
         ledger.release(&web(0), 0);

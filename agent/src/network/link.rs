@@ -56,7 +56,10 @@ pub(super) struct Link {
 
 impl Link {
     fn read(message: LinkMessage) -> Self {
-        let mut link = Self { index: message.header.index, ..Self::default() };
+        let mut link = Self {
+            index: message.header.index,
+            ..Self::default()
+        };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
@@ -87,18 +90,25 @@ pub(super) fn links(answers: impl IntoIterator<Item = RouteNetlinkMessage>) -> V
 }
 
 /// Host routes of a list of answers: link index and address.
-pub(super) fn host_routes(answers: impl IntoIterator<Item = RouteNetlinkMessage>) -> Vec<(u32, Ipv4Addr)> {
+pub(super) fn host_routes(
+    answers: impl IntoIterator<Item = RouteNetlinkMessage>,
+) -> Vec<(u32, Ipv4Addr)> {
     answers.into_iter().filter_map(host_route_of).collect()
 }
 
 /// Addresses of a list of answers: link index and address.
-pub(super) fn addresses(answers: impl IntoIterator<Item = RouteNetlinkMessage>) -> Vec<(u32, Ipv4Addr)> {
+pub(super) fn addresses(
+    answers: impl IntoIterator<Item = RouteNetlinkMessage>,
+) -> Vec<(u32, Ipv4Addr)> {
     let address = |answer| match answer {
         RouteNetlinkMessage::NewAddress(message) => {
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(address) => v4((*address).into()),
-                _ => None,
-            });
+            let local = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Local(address) => v4((*address).into()),
+                    _ => None,
+                });
             local.map(|address| (message.header.index, address))
         }
         _ => None,
@@ -107,7 +117,9 @@ pub(super) fn addresses(answers: impl IntoIterator<Item = RouteNetlinkMessage>) 
 }
 
 fn host_route_of(answer: RouteNetlinkMessage) -> Option<(u32, Ipv4Addr)> {
-    let RouteNetlinkMessage::NewRoute(route) = answer else { return None };
+    let RouteNetlinkMessage::NewRoute(route) = answer else {
+        return None;
+    };
     if route.header.destination_prefix_length != 32 || route.header.kind != RouteType::Unicast {
         return None;
     }
@@ -219,7 +231,9 @@ pub(super) fn configure_inside(
     raise(&mut lo);
     let mut default = route(0, RouteScope::Universe, link);
     default.header.flags = RouteFlags::Onlink;
-    default.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(shape.gateway)));
+    default
+        .attributes
+        .push(RouteAttribute::Gateway(RouteAddress::Inet(shape.gateway)));
     vec![
         request("raise lo", RouteNetlinkMessage::SetLink(lo), 0),
         request("raise eth0", RouteNetlinkMessage::SetLink(eth0), 0),
@@ -228,13 +242,21 @@ pub(super) fn configure_inside(
             RouteNetlinkMessage::NewAddress(address_message(link, address)),
             SET,
         ),
-        request("set the gateway's neighbour", neighbour(link, shape.gateway, names.host_mac), SET),
+        request(
+            "set the gateway's neighbour",
+            neighbour(link, shape.gateway, names.host_mac),
+            SET,
+        ),
         request(
             "set the route to the gateway",
             RouteNetlinkMessage::NewRoute(host_route(link, shape.gateway)),
             SET,
         ),
-        request("set the default route", RouteNetlinkMessage::NewRoute(default), SET),
+        request(
+            "set the default route",
+            RouteNetlinkMessage::NewRoute(default),
+            SET,
+        ),
     ]
 }
 
@@ -261,8 +283,16 @@ pub(super) fn configure_host(
     );
     raise(&mut host);
     vec![
-        request("raise and sign the host's end", RouteNetlinkMessage::SetLink(host), 0),
-        request("set the instance's neighbour", neighbour(link, address, names.inside_mac), SET),
+        request(
+            "raise and sign the host's end",
+            RouteNetlinkMessage::SetLink(host),
+            0,
+        ),
+        request(
+            "set the instance's neighbour",
+            neighbour(link, address, names.inside_mac),
+            SET,
+        ),
     ]
 }
 
@@ -270,7 +300,11 @@ pub(super) fn configure_host(
 /// link it uses: a replacement would take an address away from its holder.
 pub(super) fn add_host_route(link: u32, address: Ipv4Addr) -> Request {
     let message = RouteNetlinkMessage::NewRoute(host_route(link, address));
-    request("add the route to the instance", message, NLM_F_CREATE | NLM_F_EXCL)
+    request(
+        "add the route to the instance",
+        message,
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
 }
 
 /// Removes the host's route to `address` through `link`.
@@ -288,17 +322,29 @@ pub(super) fn delete_link(link: u32) -> Request {
 /// Puts a link into another group.
 pub(super) fn move_to_group(link: u32, group: u32) -> Request {
     let message = link_message(link, vec![LinkAttribute::Group(group)]);
-    request("move the link to the group that is deleted", RouteNetlinkMessage::SetLink(message), 0)
+    request(
+        "move the link to the group that is deleted",
+        RouteNetlinkMessage::SetLink(message),
+        0,
+    )
 }
 
 /// Deletes all links of a group in one go.
 pub(super) fn delete_group(group: u32) -> Request {
     let message = link_message(0, vec![LinkAttribute::Group(group)]);
-    request("delete the links of a group", RouteNetlinkMessage::DelLink(message), 0)
+    request(
+        "delete the links of a group",
+        RouteNetlinkMessage::DelLink(message),
+        0,
+    )
 }
 
 fn request(what: &'static str, message: RouteNetlinkMessage, flags: u16) -> Request {
-    Request { what, message, flags }
+    Request {
+        what,
+        message,
+        flags,
+    }
 }
 
 fn link_message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
@@ -343,7 +389,9 @@ fn route(prefix: u8, scope: RouteScope, link: u32) -> RouteMessage {
 
 fn host_route(link: u32, address: Ipv4Addr) -> RouteMessage {
     let mut message = route(32, RouteScope::Link, link);
-    message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(address)));
+    message
+        .attributes
+        .push(RouteAttribute::Destination(RouteAddress::Inet(address)));
     message
 }
 

@@ -11,8 +11,8 @@ use std::io;
 use std::time::Duration;
 
 use rtnetlink::packet_core::{
-    DecodeError, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
-    NlasIterator,
+    DecodeError, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload, NlasIterator,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -106,34 +106,46 @@ impl Netlink {
             set_socket_timeout(&socket, Timeout::Recv, Some(NETLINK_DEADLINE))?;
             Ok(socket)
         };
-        Ok(Self { socket: prepare().map_err(NetlinkError::Open)?, sequence: 0 })
+        Ok(Self {
+            socket: prepare().map_err(NetlinkError::Open)?,
+            sequence: 0,
+        })
     }
 
     /// Sends all requests in one datagram and waits for every acknowledgement. The kernel goes on
     /// after a request that it refused; the first refusal is the error.
     pub(super) fn apply(&mut self, requests: Vec<Request>) -> Result<(), Failed> {
         let names: Vec<_> = requests.iter().map(|request| request.what).collect();
-        let at_once = |error| Failed { what: names.first().copied().unwrap_or("nothing"), error };
+        let at_once = |error| Failed {
+            what: names.first().copied().unwrap_or("nothing"),
+            error,
+        };
         let first = self.sequence + 1;
         let mut datagram = Vec::with_capacity(2048);
         for request in requests {
             self.append(&mut datagram, request.message, NLM_F_ACK | request.flags);
         }
         self.send(&datagram).map_err(at_once)?;
-        let mut outcomes: Vec<Option<Result<(), NetlinkError>>> = names.iter().map(|_| None).collect();
+        let mut outcomes: Vec<Option<Result<(), NetlinkError>>> =
+            names.iter().map(|_| None).collect();
         while outcomes.iter().any(Option::is_none) {
             self.receive(|sequence, payload| {
-                let slot = sequence.checked_sub(first).and_then(|n| outcomes.get_mut(n as usize));
+                let slot = sequence
+                    .checked_sub(first)
+                    .and_then(|n| outcomes.get_mut(n as usize));
                 if let (Some(slot), NetlinkPayload::Error(answer)) = (slot, payload) {
                     *slot = Some(outcome(&answer));
                 }
             })
             .map_err(at_once)?;
         }
-        let refused = outcomes.into_iter().zip(names).find_map(|(outcome, what)| match outcome {
-            Some(Err(error)) => Some(Failed { what, error }),
-            _ => None,
-        });
+        let refused = outcomes
+            .into_iter()
+            .zip(names)
+            .find_map(|(outcome, what)| match outcome {
+                Some(Err(error)) => Some(Failed { what, error }),
+                _ => None,
+            });
         refused.map_or(Ok(()), Err)
     }
 
@@ -240,7 +252,11 @@ impl Netlink {
                 .map_err(NetlinkError::Unreadable)?;
             let length = (message.header.length as usize).next_multiple_of(4);
             rest = rest.get(length..).unwrap_or_default();
-            take(message.header.sequence_number, message.header.flags, message.payload);
+            take(
+                message.header.sequence_number,
+                message.header.flags,
+                message.payload,
+            );
         }
         Ok(())
     }
@@ -270,10 +286,15 @@ fn extended_text(payload: &[u8]) -> Option<String> {
         .map_while(Result::ok)
         .find(|attribute| attribute.kind() == EXTENDED_ACK_TEXT)
         .map(|attribute| {
-            String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned()
+            String::from_utf8_lossy(attribute.value())
+                .trim_end_matches('\0')
+                .to_owned()
         })
 }
 
 fn said(detail: &Option<String>) -> String {
-    detail.as_ref().map(|text| format!(" ({text})")).unwrap_or_default()
+    detail
+        .as_ref()
+        .map(|text| format!(" ({text})"))
+        .unwrap_or_default()
 }

@@ -75,7 +75,10 @@ pub(super) fn prepare_directory(directory: &Path) -> Result<(), NetworkError> {
 /// Looks at a namespace's path.
 pub(super) fn inspect(path: &Path) -> Result<NetnsFile, NetworkError> {
     match statfs(path) {
-        #[allow(clippy::unnecessary_cast, reason = "f_type has other widths on other targets")]
+        #[allow(
+            clippy::unnecessary_cast,
+            reason = "f_type has other widths on other targets"
+        )]
         Ok(stat) if stat.f_type as i64 == NSFS => Ok(NetnsFile::Mounted),
         Ok(_) => Ok(NetnsFile::Empty),
         Err(Errno::NOENT) => Ok(NetnsFile::Absent),
@@ -160,7 +163,11 @@ fn here(path: &Path, age: Age) -> Result<Inside, NetworkError> {
         object: path.display().to_string(),
         source,
     })?;
-    Ok(Inside { handle, netlink, age })
+    Ok(Inside {
+        handle,
+        netlink,
+        age,
+    })
 }
 
 fn in_own_thread<T: Send + 'static>(
@@ -176,5 +183,9 @@ fn in_own_thread<T: Send + 'static>(
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> NetworkError {
-    NetworkError::Netns { operation, path: PathBuf::from(path), source }
+    NetworkError::Netns {
+        operation,
+        path: PathBuf::from(path),
+        source,
+    }
 }

@@ -87,7 +87,12 @@ impl Slots {
             object: directory.display().to_string(),
             source,
         })?;
-        Ok(Self { directory: directory.to_owned(), naming: Naming::new(directory), shape, host })
+        Ok(Self {
+            directory: directory.to_owned(),
+            naming: Naming::new(directory),
+            shape,
+            host,
+        })
     }
 
     /// Makes the slot, or mends it; what is right already is left alone. A slot that could not be
@@ -109,7 +114,11 @@ impl Slots {
             }
             return Err(error);
         }
-        Ok(Slot { netns: path, address, host_link: names.host_link })
+        Ok(Slot {
+            netns: path,
+            address,
+            host_link: names.host_link,
+        })
     }
 
     fn connect(
@@ -147,9 +156,15 @@ impl Slots {
             let host = find(&mut self.host, &names.host_link)?;
             let eth0 = find(&mut inside.netlink, INSIDE)?;
             match (host, eth0) {
-                (Some(host), Some(eth0)) if is_pair(&host, &eth0, names) => return Ok((host, eth0)),
+                (Some(host), Some(eth0)) if is_pair(&host, &eth0, names) => {
+                    return Ok((host, eth0));
+                }
                 (_, Some(eth0)) => {
-                    apply(&mut inside.netlink, &names.host_link, vec![link::delete_link(eth0.index)])?;
+                    apply(
+                        &mut inside.netlink,
+                        &names.host_link,
+                        vec![link::delete_link(eth0.index)],
+                    )?;
                 }
                 _ => {}
             }
@@ -157,7 +172,8 @@ impl Slots {
         match self.create_pair(names, inside) {
             Err(failed) if failed.error.errno() == Some(Errno::EXIST) => {
                 self.delete_host_end(instance, names)?;
-                self.create_pair(names, inside).map_err(|failed| refused(&names.host_link, failed))?;
+                self.create_pair(names, inside)
+                    .map_err(|failed| refused(&names.host_link, failed))?;
             }
             other => other.map_err(|failed| refused(&names.host_link, failed))?,
         }
@@ -167,7 +183,8 @@ impl Slots {
     }
 
     fn create_pair(&mut self, names: &SlotNames, inside: &Inside) -> Result<(), Failed> {
-        self.host.apply(link::create_pair(names, &self.shape, inside.as_fd()))
+        self.host
+            .apply(link::create_pair(names, &self.shape, inside.as_fd()))
     }
 
     fn must_find_host_end(&mut self, names: &SlotNames) -> Result<Link, NetworkError> {
@@ -181,7 +198,11 @@ impl Slots {
         address: Ipv4Addr,
         inside: &mut Inside,
     ) -> Result<(), NetworkError> {
-        let present = list(&mut inside.netlink, "list the addresses inside", link::list_addresses())?;
+        let present = list(
+            &mut inside.netlink,
+            "list the addresses inside",
+            link::list_addresses(),
+        )?;
         let stale: Vec<Ipv4Addr> = link::addresses(present)
             .into_iter()
             .filter(|(index, other)| *index == eth0.index && *other != address)
@@ -190,9 +211,16 @@ impl Slots {
         if stale.is_empty() {
             return Ok(());
         }
-        let inner = stale.iter().map(|other| link::remove_address(eth0.index, *other)).collect();
+        let inner = stale
+            .iter()
+            .map(|other| link::remove_address(eth0.index, *other))
+            .collect();
         apply(&mut inside.netlink, &host.name, inner)?;
-        let routes = list(&mut self.host, "list the host's routes", link::list_routes())?;
+        let routes = list(
+            &mut self.host,
+            "list the host's routes",
+            link::list_routes(),
+        )?;
         let outer = link::host_routes(routes)
             .into_iter()
             .filter(|(index, other)| *index == host.index && *other != address)
@@ -207,18 +235,29 @@ impl Slots {
         host: &Link,
         address: Ipv4Addr,
     ) -> Result<(), NetworkError> {
-        let failed = match self.host.apply(vec![link::add_host_route(host.index, address)]) {
+        let failed = match self
+            .host
+            .apply(vec![link::add_host_route(host.index, address)])
+        {
             Err(failed) if failed.error.errno() == Some(Errno::EXIST) => failed,
             other => return other.map_err(|failed| refused(&host.name, failed)),
         };
         let answer = self.host.get(link::get_route(address)).map_err(|error| {
-            refused(&host.name, Failed { what: "look up the route to the instance", error })
+            refused(
+                &host.name,
+                Failed {
+                    what: "look up the route to the instance",
+                    error,
+                },
+            )
         })?;
         match link::host_routes(answer)[..] {
             [(link, _)] if link == host.index => Ok(()),
-            [(link, _)] => {
-                Err(NetworkError::AddressTaken { address, instance: instance.to_string(), link })
-            }
+            [(link, _)] => Err(NetworkError::AddressTaken {
+                address,
+                instance: instance.to_string(),
+                link,
+            }),
             _ => Err(refused(&host.name, failed)),
         }
     }
@@ -240,14 +279,18 @@ impl Slots {
         instance: &InstanceName,
         names: &SlotNames,
     ) -> Result<Option<Link>, NetworkError> {
-        let Some(host) = find(&mut self.host, &names.host_link)? else { return Ok(None) };
+        let Some(host) = find(&mut self.host, &names.host_link)? else {
+            return Ok(None);
+        };
         if is_host_end(&host, names) {
             return Ok(Some(host));
         }
         Err(NetworkError::NameTaken {
             link: host.name,
             instance: instance.to_string(),
-            holder: host.alias.unwrap_or_else(|| "a link without alias".to_owned()),
+            holder: host
+                .alias
+                .unwrap_or_else(|| "a link without alias".to_owned()),
         })
     }
 
@@ -265,23 +308,34 @@ impl Slots {
     /// Removes many slots for the price of few: the kernel waits out a grace period for each
     /// deletion of a link, but only once for those of one group (200 links one by one 4 s, as a
     /// group 0.1 s). What fails as a group is tried one by one, so that each has its own answer.
-    pub(super) fn remove_all(&mut self, instances: &[InstanceName]) -> Vec<Result<(), NetworkError>> {
+    pub(super) fn remove_all(
+        &mut self,
+        instances: &[InstanceName],
+    ) -> Vec<Result<(), NetworkError>> {
         if instances.len() > 1 {
             let links: Vec<Link> = instances
                 .iter()
                 .filter_map(|instance| {
-                    self.own_host_end(instance, &self.naming.of(instance)).ok().flatten()
+                    self.own_host_end(instance, &self.naming.of(instance))
+                        .ok()
+                        .flatten()
                 })
                 .collect();
             let doomed = self.doomed_group();
-            let moved = links.iter().map(|host| link::move_to_group(host.index, doomed)).collect();
+            let moved = links
+                .iter()
+                .map(|host| link::move_to_group(host.index, doomed))
+                .collect();
             if self.host.apply(moved).is_ok()
                 && let Err(failed) = self.host.apply(vec![link::delete_group(doomed)])
             {
                 tracing::debug!(error = %failed.error, "links could not be deleted as a group");
             }
         }
-        instances.iter().map(|instance| self.remove(instance)).collect()
+        instances
+            .iter()
+            .map(|instance| self.remove(instance))
+            .collect()
     }
 
     /// The group that links are in between the decision to delete them and their deletion: ours
@@ -301,7 +355,11 @@ impl Slots {
             }
         }
         let links = list(&mut self.host, "list the host's links", link::list_links())?;
-        let routes = list(&mut self.host, "list the host's routes", link::list_routes())?;
+        let routes = list(
+            &mut self.host,
+            "list the host's routes",
+            link::list_routes(),
+        )?;
         let mut addresses: BTreeMap<u32, Vec<Ipv4Addr>> = BTreeMap::new();
         for (index, address) in link::host_routes(routes) {
             addresses.entry(index).or_default().push(address);
@@ -321,7 +379,10 @@ impl Slots {
                 continue;
             };
             let addresses = addresses.remove(&host.index).unwrap_or_default();
-            self.entry(&mut found, instance).link = Some(ObservedLink { name: host.name, addresses });
+            self.entry(&mut found, instance).link = Some(ObservedLink {
+                name: host.name,
+                addresses,
+            });
         }
         Ok(found.into_values().collect())
     }
@@ -365,7 +426,13 @@ fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, NetworkError>
     match netlink.get(link::get_link(name)) {
         Ok(answer) => Ok(link::links(answer).pop()),
         Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
-        Err(error) => Err(refused(name, Failed { what: "look up the link", error })),
+        Err(error) => Err(refused(
+            name,
+            Failed {
+                what: "look up the link",
+                error,
+            },
+        )),
     }
 }
 
@@ -381,15 +448,23 @@ fn list(
     what: &'static str,
     message: rtnetlink::packet_route::RouteNetlinkMessage,
 ) -> Result<Vec<rtnetlink::packet_route::RouteNetlinkMessage>, NetworkError> {
-    netlink.dump(message).map_err(|error| refused("all", Failed { what, error }))
+    netlink
+        .dump(message)
+        .map_err(|error| refused("all", Failed { what, error }))
 }
 
 fn apply(netlink: &mut Netlink, object: &str, requests: Vec<Request>) -> Result<(), NetworkError> {
-    netlink.apply(requests).map_err(|failed| refused(object, failed))
+    netlink
+        .apply(requests)
+        .map_err(|failed| refused(object, failed))
 }
 
 fn refused(object: &str, failed: Failed) -> NetworkError {
-    NetworkError::Kernel { operation: failed.what, object: object.to_owned(), source: failed.error }
+    NetworkError::Kernel {
+        operation: failed.what,
+        object: object.to_owned(),
+        source: failed.error,
+    }
 }
 
 fn vanished(names: &SlotNames) -> NetworkError {
@@ -397,5 +472,11 @@ fn vanished(names: &SlotNames) -> NetworkError {
         detail: Some("it was deleted by somebody else".to_owned()),
         source: Errno::NODEV.into(),
     };
-    refused(&names.host_link, Failed { what: "find the veth that was just made", error: source })
+    refused(
+        &names.host_link,
+        Failed {
+            what: "find the veth that was just made",
+            error: source,
+        },
+    )
 }

@@ -39,8 +39,15 @@ type MyTurn = OwnedMutexGuard<()>;
 type Answer<T> = oneshot::Sender<Result<T, NetworkError>>;
 
 enum Make {
-    Slot { instance: InstanceName, address: Ipv4Addr, turn: MyTurn, answer: Answer<Slot> },
-    List { answer: Answer<Vec<ObservedSlot>> },
+    Slot {
+        instance: InstanceName,
+        address: Ipv4Addr,
+        turn: MyTurn,
+        answer: Answer<Slot>,
+    },
+    List {
+        answer: Answer<Vec<ObservedSlot>>,
+    },
 }
 
 struct Removal {
@@ -68,8 +75,14 @@ impl Network {
         let maker = Slots::open(&netns_dir, shape)?;
         let remover = Slots::open(&netns_dir, shape)?;
         start("network-make", &netns_dir, move || make(maker, &to_make))?;
-        start("network-remove", &netns_dir, move || remove(remover, &to_remove))?;
-        Ok(Self { makers, removers, turns: Mutex::default() })
+        start("network-remove", &netns_dir, move || {
+            remove(remover, &to_remove)
+        })?;
+        Ok(Self {
+            makers,
+            removers,
+            turns: Mutex::default(),
+        })
     }
 
     /// The slot of `instance` with `address`: made, mended, or left alone when it is right.
@@ -85,8 +98,15 @@ impl Network {
         within("making a slot", async {
             let turn = self.turn(instance).await;
             let (answer, answered) = oneshot::channel();
-            let job = Make::Slot { instance: instance.clone(), address, turn, answer };
-            self.makers.send(job).map_err(|_| NetworkError::WorkerEnded)?;
+            let job = Make::Slot {
+                instance: instance.clone(),
+                address,
+                turn,
+                answer,
+            };
+            self.makers
+                .send(job)
+                .map_err(|_| NetworkError::WorkerEnded)?;
             answered.await.unwrap_or(Err(NetworkError::WorkerEnded))
         })
         .await
@@ -101,8 +121,14 @@ impl Network {
         within("removing a slot", async {
             let turn = self.turn(instance).await;
             let (answer, answered) = oneshot::channel();
-            let job = Removal { instance: instance.clone(), turn, answer };
-            self.removers.send(job).map_err(|_| NetworkError::WorkerEnded)?;
+            let job = Removal {
+                instance: instance.clone(),
+                turn,
+                answer,
+            };
+            self.removers
+                .send(job)
+                .map_err(|_| NetworkError::WorkerEnded)?;
             answered.await.unwrap_or(Err(NetworkError::WorkerEnded))
         })
         .await
@@ -116,7 +142,9 @@ impl Network {
     pub async fn slots(&self) -> Result<Vec<ObservedSlot>, NetworkError> {
         within("listing the slots", async {
             let (answer, answered) = oneshot::channel();
-            self.makers.send(Make::List { answer }).map_err(|_| NetworkError::WorkerEnded)?;
+            self.makers
+                .send(Make::List { answer })
+                .map_err(|_| NetworkError::WorkerEnded)?;
             answered.await.unwrap_or(Err(NetworkError::WorkerEnded))
         })
         .await
@@ -136,8 +164,13 @@ async fn within<T>(
     operation: &'static str,
     work: impl Future<Output = Result<T, NetworkError>>,
 ) -> Result<T, NetworkError> {
-    let late = NetworkError::Deadline { operation, after: SLOT_DEADLINE };
-    tokio::time::timeout(SLOT_DEADLINE, work).await.unwrap_or(Err(late))
+    let late = NetworkError::Deadline {
+        operation,
+        after: SLOT_DEADLINE,
+    };
+    tokio::time::timeout(SLOT_DEADLINE, work)
+        .await
+        .unwrap_or(Err(late))
 }
 
 fn start(
@@ -156,7 +189,12 @@ fn start(
 fn make(mut slots: Slots, jobs: &mpsc::Receiver<Make>) {
     for job in jobs {
         match job {
-            Make::Slot { instance, address, turn, answer } => {
+            Make::Slot {
+                instance,
+                address,
+                turn,
+                answer,
+            } => {
                 let made = slots.ensure(&instance, address);
                 drop(turn);
                 answer_to(answer, made);

@@ -51,7 +51,11 @@ pub(super) fn load(directory: &Path) -> Result<(Files, Vec<SetAside>), Discovery
     remove_unfinished(directory)?;
     remove_unfinished(&eds_directory)?;
     for path in json_files(&eds_directory)? {
-        let service = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        let service = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or_default()
+            .to_owned();
         if !is_service_name(&service) {
             aside.push(set_aside(&path, "its name is no service name".to_owned())?);
             continue;
@@ -70,7 +74,10 @@ pub(super) fn load(directory: &Path) -> Result<(Files, Vec<SetAside>), Discovery
     let path = files.prometheus();
     match fs::read(&path) {
         Ok(bytes) if !prometheus::is_ours(&bytes) => {
-            aside.push(set_aside(&path, "it is not a target file of ours, or not whole".to_owned())?);
+            aside.push(set_aside(
+                &path,
+                "it is not a target file of ours, or not whole".to_owned(),
+            )?);
         }
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             return Err(failed("read", &path, source));
@@ -85,7 +92,10 @@ impl Files {
         for record in file.records {
             // One instance in two files: a write was cut off between them; the higher generation
             // stands, and both files are written again.
-            let other = self.table.get(&record.instance).map(|present| present.service.clone());
+            let other = self
+                .table
+                .get(&record.instance)
+                .map(|present| present.service.clone());
             let outcome = self.table.register(Arc::new(record));
             if other.is_some() || outcome != Outcome::Applied {
                 self.unsettled.extend(other);
@@ -98,7 +108,10 @@ impl Files {
 
 fn json_files(directory: &Path) -> Result<Vec<PathBuf>, DiscoveryError> {
     let mut found = entries(directory)?;
-    found.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    found.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "json")
+    });
     found.sort();
     Ok(found)
 }
@@ -116,7 +129,9 @@ fn remove_unfinished(directory: &Path) -> Result<(), DiscoveryError> {
 
 fn entries(directory: &Path) -> Result<Vec<PathBuf>, DiscoveryError> {
     let list = || -> io::Result<Vec<PathBuf>> {
-        fs::read_dir(directory)?.map(|entry| Ok(entry?.path())).collect()
+        fs::read_dir(directory)?
+            .map(|entry| Ok(entry?.path()))
+            .collect()
     };
     list().map_err(|source| failed("list", directory, source))
 }
@@ -129,7 +144,11 @@ fn set_aside(from: &Path, reason: String) -> Result<SetAside, DiscoveryError> {
         .find(|candidate| candidate.symlink_metadata().is_err())
         .ok_or_else(|| failed("set aside", from, io::ErrorKind::AlreadyExists.into()))?;
     fs::rename(from, &to).map_err(|source| failed("set aside", from, source))?;
-    Ok(SetAside { from: from.to_owned(), to, reason })
+    Ok(SetAside {
+        from: from.to_owned(),
+        to,
+        reason,
+    })
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

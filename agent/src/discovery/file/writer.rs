@@ -51,9 +51,16 @@ impl Change {
 
 /// What the writer is asked for.
 pub(super) enum Job {
-    Write { changes: Vec<Change>, answer: Answer<Vec<Outcome>> },
-    Renew { answer: Answer<()> },
-    List { answer: Answer<Vec<RegistrationRecord>> },
+    Write {
+        changes: Vec<Change>,
+        answer: Answer<Vec<Outcome>>,
+    },
+    Renew {
+        answer: Answer<()>,
+    },
+    List {
+        answer: Answer<Vec<RegistrationRecord>>,
+    },
 }
 
 /// A record as it stands in the files, so that a change of one costs the rendering of one.
@@ -71,7 +78,10 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(files: Files) -> Self {
-        Self { files, rendered: HashMap::new() }
+        Self {
+            files,
+            rendered: HashMap::new(),
+        }
     }
 
     /// Works until nobody can ask any more.
@@ -89,7 +99,15 @@ impl Writer {
                     }
                     Job::List { answer } => {
                         self.commit(std::mem::take(&mut writes));
-                        say(answer, Ok(self.files.table.records().map(|r| r.as_ref().clone()).collect()));
+                        say(
+                            answer,
+                            Ok(self
+                                .files
+                                .table
+                                .records()
+                                .map(|r| r.as_ref().clone())
+                                .collect()),
+                        );
                     }
                 }
             }
@@ -102,7 +120,9 @@ impl Writer {
         let table = self.files.table.clone();
         let content = self.prometheus_content(&table)?;
         let path = self.files.prometheus();
-        if self.files.unsettled.is_empty() && fs::read(&path).is_ok_and(|present| present == content) {
+        if self.files.unsettled.is_empty()
+            && fs::read(&path).is_ok_and(|present| present == content)
+        {
             return Ok(());
         }
         self.write(&table, BTreeSet::new())
@@ -119,7 +139,12 @@ impl Writer {
                 let outcome = change.apply(&mut table);
                 let after = table.get(&instance);
                 if before.as_ref() != after {
-                    touched.extend(before.iter().chain(after).map(|record| record.service.clone()));
+                    touched.extend(
+                        before
+                            .iter()
+                            .chain(after)
+                            .map(|record| record.service.clone()),
+                    );
                 }
                 outcome
             });
@@ -133,11 +158,15 @@ impl Writer {
         match written {
             Ok(()) => {
                 self.files.table = table;
-                answers.into_iter().for_each(|(outcomes, answer)| say(answer, Ok(outcomes)));
+                answers
+                    .into_iter()
+                    .for_each(|(outcomes, answer)| say(answer, Ok(outcomes)));
             }
             Err(error) => {
                 tracing::warn!(%error, "discovery files could not be written");
-                answers.into_iter().for_each(|(_, answer)| say(answer, Err(again(&error))));
+                answers
+                    .into_iter()
+                    .for_each(|(_, answer)| say(answer, Err(again(&error))));
             }
         }
     }
@@ -145,7 +174,11 @@ impl Writer {
     /// Writes `table` to Prometheus' file and to the files of `touched` and unsettled services. All
     /// are written beside their places before the first is put there, so that a full disk changes
     /// nothing.
-    fn write(&mut self, table: &Table, mut touched: BTreeSet<String>) -> Result<(), DiscoveryError> {
+    fn write(
+        &mut self,
+        table: &Table,
+        mut touched: BTreeSet<String>,
+    ) -> Result<(), DiscoveryError> {
         touched.extend(self.files.unsettled.iter().cloned());
         let mut contents = Vec::with_capacity(touched.len() + 1);
         let last = (self.files.prometheus(), self.prometheus_content(table)?);
@@ -197,12 +230,17 @@ impl Writer {
                 self.rendered.insert(record.instance.clone(), rendered);
             }
         }
-        self.rendered.retain(|instance, _| table.get(instance).is_some());
+        self.rendered
+            .retain(|instance, _| table.get(instance).is_some());
         Ok(())
     }
 
     fn find_missing(&mut self) {
-        let missing = self.files.versions.keys().filter(|service| !self.files.eds(service).exists());
+        let missing = self
+            .files
+            .versions
+            .keys()
+            .filter(|service| !self.files.eds(service).exists());
         let missing: Vec<String> = missing.cloned().collect();
         self.files.unsettled.extend(missing);
     }
@@ -214,7 +252,12 @@ fn write_beside(path: &Path, content: &[u8]) -> Result<PathBuf, DiscoveryError> 
     let beside = path.with_file_name(format!(".{name}{UNFINISHED}"));
     let write = || -> io::Result<()> {
         let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&beside)?;
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o644)
+            .open(&beside)?;
         file.write_all(content)
     };
     if let Err(source) = write() {
@@ -228,14 +271,24 @@ fn write_beside(path: &Path, content: &[u8]) -> Result<PathBuf, DiscoveryError> 
 /// The same error for each of several callers.
 fn again(error: &DiscoveryError) -> DiscoveryError {
     match error {
-        DiscoveryError::File { operation, path, source } => {
+        DiscoveryError::File {
+            operation,
+            path,
+            source,
+        } => {
             let source = match source.raw_os_error() {
                 Some(code) => io::Error::from_raw_os_error(code),
                 None => io::Error::new(source.kind(), source.to_string()),
             };
-            DiscoveryError::File { operation, path: path.clone(), source }
+            DiscoveryError::File {
+                operation,
+                path: path.clone(),
+                source,
+            }
         }
-        _ => DiscoveryError::WriterEnded { backend: super::NAME },
+        _ => DiscoveryError::WriterEnded {
+            backend: super::NAME,
+        },
     }
 }
 

@@ -1,0 +1,262 @@
+//! sd_notify(3): what the service says about its own state.
+//!
+//! Owns one unix datagram socket towards the service manager. A notification is one datagram of
+//! `NAME=value` lines. Promises never to block the caller for longer than a second, and
+//! never to let a value smuggle in a line of its own.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// The environment variable that names the socket (sd_notify(3)).
+const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
+
+/// How long a notification may wait for room in the manager's queue.
+const SEND_DEADLINE: Duration = Duration::from_secs(1);
+
+/// One line of a notification; meanings as in sd_notify(3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State<'a> {
+    /// The service has started and serves.
+    Ready,
+    /// The service is on its way out.
+    Stopping,
+    /// A sentence for the operator, shown by `systemctl status`. Line breaks become spaces.
+    Status(&'a str),
+    /// The service is alive; due within `WatchdogSec=`.
+    Watchdog,
+    /// The main process of the service, where it is not the one that was started.
+    MainPid(u32),
+}
+
+impl State<'_> {
+    fn line(&self) -> String {
+        match self {
+            Self::Ready => "READY=1".to_owned(),
+            Self::Stopping => "STOPPING=1".to_owned(),
+            Self::Status(text) => format!("STATUS={}", text.replace(['\n', '\r', '\0'], " ")),
+            Self::Watchdog => "WATCHDOG=1".to_owned(),
+            Self::MainPid(pid) => format!("MAINPID={pid}"),
+        }
+    }
+}
+
+/// Why the manager could not be told.
+#[derive(Debug, thiserror::Error)]
+pub enum NotifyError {
+    /// `NOTIFY_SOCKET` is neither an absolute path nor an abstract name, or is too long for one.
+    #[error("NOTIFY_SOCKET={} is not an absolute path or an abstract name (@...)", value.display())]
+    Address {
+        /// The variable's value.
+        value: OsString,
+        /// What is wrong with it, where the system said so.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// No socket could be made.
+    #[error("cannot make a socket for NOTIFY_SOCKET={}", value.display())]
+    Socket {
+        /// The variable's value.
+        value: OsString,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The datagram was not taken.
+    #[error("cannot notify the service manager at NOTIFY_SOCKET={}", value.display())]
+    Send {
+        /// The variable's value.
+        value: OsString,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The way to the service manager, or to nobody.
+#[derive(Debug)]
+pub struct Notifier {
+    manager: Option<Manager>,
+}
+
+#[derive(Debug)]
+struct Manager {
+    value: OsString,
+    address: SocketAddr,
+    socket: UnixDatagram,
+}
+
+impl Notifier {
+    /// The manager that `NOTIFY_SOCKET` names; nobody when it is unset or empty.
+    ///
+    /// # Errors
+    /// [`NotifyError::Address`] for a value that is no socket's name, [`NotifyError::Socket`].
+    pub fn from_environment() -> Result<Self, NotifyError> {
+        match std::env::var_os(SOCKET_VARIABLE) {
+            Some(value) if !value.is_empty() => Self::to(&value),
+            _ => Ok(Self::to_nobody()),
+        }
+    }
+
+    /// A notifier whose notifications go nowhere.
+    pub fn to_nobody() -> Self {
+        Self { manager: None }
+    }
+
+    /// The manager at `name`: an absolute path, or `@` and an abstract name.
+    ///
+    /// # Errors
+    /// As [`Notifier::from_environment`].
+    pub fn to(name: &OsStr) -> Result<Self, NotifyError> {
+        let refused = |source| NotifyError::Address {
+            value: name.to_owned(),
+            source,
+        };
+        let address = match name.as_bytes() {
+            [b'/', ..] => SocketAddr::from_pathname(name),
+            [b'@', rest @ ..] if !rest.is_empty() => SocketAddr::from_abstract_name(rest),
+            _ => return Err(refused(None)),
+        }
+        .map_err(|source| refused(Some(source)))?;
+        let socket = UnixDatagram::unbound()
+            .and_then(|socket| {
+                socket
+                    .set_write_timeout(Some(SEND_DEADLINE))
+                    .map(|()| socket)
+            })
+            .map_err(|source| NotifyError::Socket {
+                value: name.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            manager: Some(Manager {
+                value: name.to_owned(),
+                address,
+                socket,
+            }),
+        })
+    }
+
+    /// Whether anybody listens, as far as the environment says.
+    pub fn is_heard(&self) -> bool {
+        self.manager.is_some()
+    }
+
+    /// Sends the states in one datagram. Nothing happens without a manager.
+    ///
+    /// # Errors
+    /// [`NotifyError::Send`]. The service can go on: systemd's own deadlines decide.
+    pub fn notify(&self, states: &[State<'_>]) -> Result<(), NotifyError> {
+        let Some(manager) = &self.manager else {
+            return Ok(());
+        };
+        let lines: Vec<String> = states.iter().map(State::line).collect();
+        manager
+            .socket
+            .send_to_addr(lines.join("\n").as_bytes(), &manager.address)
+            .map(drop)
+            .map_err(|source| NotifyError::Send {
+                value: manager.value.clone(),
+                source,
+            })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::error::Error;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    fn received(socket: &UnixDatagram) -> String {
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut datagram = [0; 512];
+        let length = socket.recv(&mut datagram).unwrap();
+        String::from_utf8(datagram[..length].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn states_arrive_in_one_datagram_at_a_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier::to(path.as_os_str()).unwrap();
+        assert!(notifier.is_heard());
+        notifier
+            .notify(&[State::Ready, State::Status("3 pools, 60 active")])
+            .unwrap();
+        assert_eq!(received(&manager), "READY=1\nSTATUS=3 pools, 60 active");
+        notifier.notify(&[State::Watchdog]).unwrap();
+        assert_eq!(received(&manager), "WATCHDOG=1");
+        notifier
+            .notify(&[State::Stopping, State::MainPid(42)])
+            .unwrap();
+        assert_eq!(received(&manager), "STOPPING=1\nMAINPID=42");
+    }
+
+    #[test]
+    fn an_abstract_name_is_reached() {
+        let name = format!("nodeagent-notify-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name.as_bytes()).unwrap();
+        let manager = UnixDatagram::bind_addr(&address).unwrap();
+        Notifier::to(OsStr::new(&format!("@{name}")))
+            .unwrap()
+            .notify(&[State::Ready])
+            .unwrap();
+        assert_eq!(received(&manager), "READY=1");
+    }
+
+    #[test]
+    fn a_status_cannot_smuggle_in_another_line() {
+        assert_eq!(
+            State::Status("a\nMAINPID=1\r\0b").line(),
+            "STATUS=a MAINPID=1  b"
+        );
+    }
+
+    #[test]
+    fn without_a_manager_nothing_happens() {
+        let nobody = Notifier::to_nobody();
+        assert!(!nobody.is_heard());
+        nobody.notify(&[State::Ready]).unwrap();
+    }
+
+    #[test]
+    fn a_name_that_is_no_socket_is_refused() {
+        for bad in ["notify.sock", "@", "vsock:2:9"] {
+            let refused = Notifier::to(OsStr::new(bad)).unwrap_err();
+            assert_eq!(
+                refused.to_string(),
+                format!("NOTIFY_SOCKET={bad} is not an absolute path or an abstract name (@...)")
+            );
+        }
+        let long = format!("/{}", "x".repeat(200));
+        let refused = Notifier::to(OsStr::new(&long)).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                NotifyError::Address {
+                    source: Some(_),
+                    ..
+                }
+            ),
+            "{refused:?}"
+        );
+    }
+
+    #[test]
+    fn a_manager_that_is_gone_is_an_error_with_its_cause() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("gone");
+        let notifier = Notifier::to(path.as_os_str()).unwrap();
+        let error = notifier.notify(&[State::Ready]).unwrap_err();
+        assert!(matches!(error, NotifyError::Send { .. }), "{error:?}");
+        assert!(error.to_string().contains("gone"), "{error}");
+        assert!(error.source().unwrap().to_string().contains("No such file"));
+    }
+}
