@@ -1,0 +1,263 @@
+//! The OCI runtime spec of a container: what runc or crun is told.
+//!
+//! The process is always container-init as root with the standard capability set; what the app
+//! itself may do is in the plan, which container-init carries out. The spec holds the walls:
+//! namespaces, masked paths, seccomp, cgroup limits, mounts. [`build`] is pure: what it needs to
+//! know about the host comes in [`HostFacts`]. Images, files and directories are not touched.
+
+mod limits;
+mod mounts;
+
+use std::ffi::CStr;
+use std::path::{Component, Path, PathBuf};
+
+use container_init::paths;
+use oci_spec::OciSpecError;
+use oci_spec::runtime::{
+    Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
+    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimitBuilder, PosixRlimitType,
+    Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+};
+
+pub use limits::{CgroupVersion, HostFacts, SwapAccounting};
+
+use super::{ContainerId, ImageConfig, seccomp};
+use crate::app::{App, NetworkMode};
+
+/// Capabilities of container-init, and the most that anything in the container can have.
+///
+/// The standard set of containerd and Docker. container-init itself needs KILL, SETUID, SETGID,
+/// SETPCAP, DAC_OVERRIDE and FOWNER of it.
+pub const CAPABILITIES: [Capability; 14] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fsetid,
+    Capability::Fowner,
+    Capability::Mknod,
+    Capability::NetRaw,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setfcap,
+    Capability::Setpcap,
+    Capability::NetBindService,
+    Capability::SysChroot,
+    Capability::Kill,
+    Capability::AuditWrite,
+];
+
+/// `PATH` where the image says nothing.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Soft limit of open files: select(2) breaks above 1024, so more is for the app to ask for.
+const NOFILE_SOFT: u64 = 1024;
+const NOFILE_HARD: u64 = 1_048_576;
+/// Longest hostname, `__NEW_UTS_LEN` of the kernel.
+const HOSTNAME_BYTES: usize = 64;
+
+/// What a spec is built from. All paths are absolute.
+#[derive(Debug, Clone)]
+pub struct SpecInput<'a> {
+    /// The app: limits and network mode.
+    pub app: &'a App,
+    /// The image: its `PATH`.
+    pub image: &'a ImageConfig,
+    /// The container; last part of `cgroup_path`.
+    pub id: &'a ContainerId,
+    /// Hostname inside, at most 64 bytes.
+    pub hostname: &'a str,
+    /// File of the instance's network namespace; `None` for the host's.
+    pub netns: Option<&'a Path>,
+    /// `<parent>/<container id>`, the same in every hierarchy.
+    pub cgroup_path: String,
+    /// Host directory with container-init and the plan, read-only inside.
+    pub bin_dir: &'a Path,
+    /// Host directory for logs and the exit ring, writable inside.
+    pub log_dir: &'a Path,
+    /// Host directory with the agent's socket, read-only inside.
+    pub ctl_dir: &'a Path,
+    /// What the host can do.
+    pub host: HostFacts,
+}
+
+/// Why no spec was built.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    /// A path that must be absolute and without `..` is not.
+    #[error("{what} {} is not an absolute path without \"..\"", path.display())]
+    Path {
+        /// Which path.
+        what: &'static str,
+        /// Its value.
+        path: PathBuf,
+    },
+    /// The cgroup does not end in the container's id, by which it is recognised.
+    #[error("cgroup path {path} does not end in the container id {id}")]
+    CgroupName {
+        /// The path as given.
+        path: String,
+        /// The container.
+        id: ContainerId,
+    },
+    /// The hostname is empty, too long, or has a character that no hostname has.
+    #[error("hostname {hostname:?} is not allowed; allowed: 1 to 64 letters, digits, '-' and '.'")]
+    Hostname {
+        /// As given.
+        hostname: String,
+    },
+    /// A network namespace was given for an app on the host's network, or none for another.
+    #[error("app {app} has network {mode:?}, but its network namespace is {netns:?}")]
+    Network {
+        /// The app.
+        app: String,
+        /// Its mode.
+        mode: NetworkMode,
+        /// What was given.
+        netns: Option<PathBuf>,
+    },
+    /// oci-spec refused a part.
+    #[error("cannot assemble the OCI spec")]
+    Assemble(#[from] OciSpecError),
+}
+
+/// The runtime spec of the container `input.id`.
+///
+/// # Errors
+/// [`SpecError`]; all variants but `Assemble` mean that the caller mixed something up.
+pub fn build(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
+    check(input)?;
+    let root = RootBuilder::default()
+        .path("rootfs")
+        .readonly(false)
+        .build()?;
+    let spec = SpecBuilder::default()
+        .version("1.0.2")
+        .root(root)
+        .hostname(input.hostname)
+        .process(process(input)?)
+        .mounts(mounts::mounts(input)?)
+        .linux(linux(input)?)
+        .build()?;
+    Ok(spec)
+}
+
+fn check(input: &SpecInput<'_>) -> Result<(), SpecError> {
+    let cgroup = Path::new(&input.cgroup_path);
+    for (what, path) in [
+        ("bin directory", Some(input.bin_dir)),
+        ("log directory", Some(input.log_dir)),
+        ("ctl directory", Some(input.ctl_dir)),
+        ("network namespace", input.netns),
+        ("cgroup path", Some(cgroup)),
+    ] {
+        let Some(path) = path else { continue };
+        let up = path.components().any(|part| part == Component::ParentDir);
+        if !path.is_absolute() || up {
+            return Err(SpecError::Path {
+                what,
+                path: path.to_owned(),
+            });
+        }
+    }
+    if cgroup
+        .file_name()
+        .is_none_or(|name| name != input.id.to_string().as_str())
+    {
+        return Err(SpecError::CgroupName {
+            path: input.cgroup_path.clone(),
+            id: input.id.clone(),
+        });
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    if !(1..=HOSTNAME_BYTES).contains(&input.hostname.len()) || !input.hostname.bytes().all(allowed)
+    {
+        return Err(SpecError::Hostname {
+            hostname: input.hostname.to_owned(),
+        });
+    }
+    let wants_own = input.app.network == NetworkMode::Routed;
+    if wants_own != input.netns.is_some() {
+        return Err(SpecError::Network {
+            app: input.app.name.to_string(),
+            mode: input.app.network,
+            netns: input.netns.map(Path::to_owned),
+        });
+    }
+    Ok(())
+}
+
+fn process(input: &SpecInput<'_>) -> Result<Process, SpecError> {
+    let args = [paths::INIT, c"--plan", paths::PLAN].map(text);
+    let path = input
+        .image
+        .env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "PATH")
+        .map_or(DEFAULT_PATH, |(_, value)| value);
+    let hard = NOFILE_HARD.min(input.host.nofile_hard);
+    let nofile = PosixRlimitBuilder::default()
+        .typ(PosixRlimitType::RlimitNofile)
+        .hard(hard)
+        .soft(NOFILE_SOFT.min(hard))
+        .build()?;
+    let process = ProcessBuilder::default()
+        .terminal(false)
+        .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
+        .args(args)
+        .env([
+            format!("PATH={path}"),
+            format!("HOSTNAME={}", input.hostname),
+        ])
+        .cwd("/")
+        .no_new_privileges(true)
+        .capabilities(capabilities()?)
+        .rlimits([nofile])
+        .build()?;
+    Ok(process)
+}
+
+fn text(path: &CStr) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Nothing is inheritable or ambient: a capability must not survive the exec of a process that
+/// does not run as root (CVE-2022-24769).
+fn capabilities() -> Result<LinuxCapabilities, OciSpecError> {
+    let all: Capabilities = CAPABILITIES.into_iter().collect();
+    LinuxCapabilitiesBuilder::default()
+        .bounding(all.clone())
+        .effective(all.clone())
+        .permitted(all)
+        .inheritable(Capabilities::new())
+        .ambient(Capabilities::new())
+        .build()
+}
+
+fn linux(input: &SpecInput<'_>) -> Result<Linux, SpecError> {
+    let linux = LinuxBuilder::default()
+        .cgroups_path(&input.cgroup_path)
+        .namespaces(namespaces(input)?)
+        .resources(limits::resources(&input.app.resources, &input.host)?)
+        .masked_paths(mounts::MASKED.map(str::to_owned))
+        .readonly_paths(mounts::READ_ONLY.map(str::to_owned))
+        .seccomp(seccomp::default_profile()?)
+        .build()?;
+    Ok(linux)
+}
+
+fn namespaces(input: &SpecInput<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
+    let mut namespaces = vec![
+        new(LinuxNamespaceType::Pid)?,
+        new(LinuxNamespaceType::Ipc)?,
+        new(LinuxNamespaceType::Uts)?,
+        new(LinuxNamespaceType::Mount)?,
+    ];
+    if input.host.cgroup == CgroupVersion::V2 {
+        namespaces.push(new(LinuxNamespaceType::Cgroup)?);
+    }
+    if let Some(path) = input.netns {
+        let network = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network);
+        namespaces.push(network.path(path).build()?);
+    }
+    Ok(namespaces)
+}
