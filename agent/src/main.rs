@@ -3,5 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nodeagent::cli::main(|| anyhow::bail!("this build has no daemon: crate::host is merged later"))
+    nodeagent::cli::main(|_settings| {
+        anyhow::bail!("this build has no daemon: crate::host is merged later")
+    })
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -114,7 +114,8 @@ impl Client {
         // A request is numbers and strings: its JSON always exists.
         let body = serde_json::to_vec(request).unwrap_or_default();
         let mut builder = Request::post(path).header(CONTENT_TYPE, "application/json");
-        if let Some(traceparent) = traceparent {
+        // What cannot even be a header is left out, as the server ignores what is malformed.
+        if let Some(Ok(traceparent)) = traceparent.map(HeaderValue::from_str) {
             builder = builder.header("traceparent", traceparent);
         }
         self.call(builder, body.into(), self.deadline + wait).await
@@ -219,7 +220,7 @@ impl Client {
             .header(HOST, "nodeagent")
             .body(Full::new(body))
             .map_err(|e| {
-                // Paths are percent-encoded; what is left is a traceparent that is no header.
+                // Paths are percent-encoded and headers are checked: only an absurdly long name is left.
                 self.foreign(StatusCode::BAD_REQUEST, &e.to_string())
             })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))

@@ -6,6 +6,7 @@
 
 mod activate;
 mod app;
+mod config;
 mod deactivate;
 mod duration;
 mod progress;
@@ -27,6 +28,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::api::Client;
+use crate::config::Source;
 
 pub use report::{Exit, Report};
 pub use run::Daemon;
@@ -49,7 +51,7 @@ Exit codes:
 /// Warm containers on this host, let go and registered in milliseconds.
 #[derive(Debug, Parser)]
 #[command(name = "nodeagent", version, after_help = EXIT_CODES, max_term_width = 100)]
-pub struct Cli {
+struct Cli {
     #[command(flatten)]
     options: Options,
     #[command(subcommand)]
@@ -58,18 +60,30 @@ pub struct Cli {
 
 /// Options of every verb.
 #[derive(Debug, Clone, Args)]
-pub struct Options {
+#[command(next_help_heading = "Options of every verb")]
+struct Options {
     /// Socket of the agent
     #[arg(long, global = true, value_name = "PATH", env = "NODEAGENT_SOCKET", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
-    /// What is printed: a table for people, or the API's JSON document
-    #[arg(short, long, global = true, value_enum, value_name = "FORMAT", default_value_t = Output::Table)]
+    /// What is printed: table, for people, or json, the API's document as it is
+    #[arg(short, long, global = true, value_enum, hide_possible_values = true, value_name = "FORMAT", default_value_t = Output::Table)]
     output: Output,
+    /// This configuration file, and no drop-ins
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        conflicts_with = "config_dir"
+    )]
+    config: Option<PathBuf>,
+    /// Drop-ins from this directory instead of the standard ones; may be given several times
+    #[arg(long, global = true, value_name = "DIR")]
+    config_dir: Vec<PathBuf>,
 }
 
 /// What is printed on stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Output {
+enum Output {
     /// Aligned columns and words.
     Table,
     /// The document as the API gave it; of a refusal, the problem document.
@@ -79,6 +93,14 @@ pub enum Output {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(run::Run),
+    #[command(flatten)]
+    Call(Call),
+    Config(config::Config),
+}
+
+/// The verbs that ask an agent.
+#[derive(Debug, Subcommand)]
+enum Call {
     Activate(activate::Activate),
     Deactivate(deactivate::Deactivate),
     Scale(scale::Scale),
@@ -91,6 +113,14 @@ enum Verb {
 impl Options {
     fn client(&self) -> Client {
         Client::new(&self.socket)
+    }
+
+    fn source(&self) -> Source {
+        match &self.config {
+            Some(file) => Source::File(file.clone()),
+            None if self.config_dir.is_empty() => Source::Standard,
+            None => Source::Directories(self.config_dir.clone()),
+        }
     }
 }
 
@@ -112,12 +142,13 @@ pub fn main(daemon: Daemon) -> ExitCode {
         }
     };
     let report = match cli.verb {
-        Verb::Run(run) => run.run(daemon),
-        verb => match tokio::runtime::Builder::new_current_thread()
+        Verb::Run(run) => run.run(&cli.options, daemon),
+        Verb::Config(config) => config.execute(&cli.options),
+        Verb::Call(call) => match tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
         {
-            Ok(runtime) => runtime.block_on(execute(&cli.options, verb)),
+            Ok(runtime) => runtime.block_on(execute(&cli.options, call)),
             Err(error) => Report::error(Exit::Failed, format!("no runtime for the call: {error}")),
         },
     };
@@ -125,16 +156,15 @@ pub fn main(daemon: Daemon) -> ExitCode {
     ExitCode::from(report.exit.code())
 }
 
-async fn execute(options: &Options, verb: Verb) -> Report {
-    match verb {
-        Verb::Run(_) => Report::error(Exit::Usage, "run is no call to an agent"),
-        Verb::Activate(verb) => verb.execute(options).await,
-        Verb::Deactivate(verb) => verb.execute(options).await,
-        Verb::Scale(verb) => verb.execute(options).await,
-        Verb::Status(verb) => verb.execute(options).await,
-        Verb::Trace(verb) => verb.execute(options).await,
-        Verb::Tasks(verb) => verb.execute(options).await,
-        Verb::App(verb) => verb.execute(options).await,
+async fn execute(options: &Options, call: Call) -> Report {
+    match call {
+        Call::Activate(verb) => verb.execute(options).await,
+        Call::Deactivate(verb) => verb.execute(options).await,
+        Call::Scale(verb) => verb.execute(options).await,
+        Call::Status(verb) => verb.execute(options).await,
+        Call::Trace(verb) => verb.execute(options).await,
+        Call::Tasks(verb) => verb.execute(options).await,
+        Call::App(verb) => verb.execute(options).await,
     }
 }
 

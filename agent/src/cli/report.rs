@@ -116,9 +116,12 @@ impl Report {
             }
             ClientError::BrokenOff { .. } | ClientError::Deadline { .. } => Self::error(
                 Exit::Unreachable,
-                format!("{}; whether the request took effect is open", chain(error)),
+                format!(
+                    "{}; whether the request took effect is open",
+                    with_causes(error)
+                ),
             ),
-            ClientError::Foreign { .. } => Self::error(Exit::Failed, chain(error)),
+            ClientError::Foreign { .. } => Self::error(Exit::Failed, with_causes(error)),
         }
     }
 
@@ -175,7 +178,8 @@ fn unreachable(socket: &Path, source: &std::io::Error) -> String {
     )
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error and its causes on one line.
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -160,7 +160,12 @@ impl Twin {
         pool.target = target;
         let mut task = task_of(submitted, pool);
         match submitted.app.as_str() {
-            "slow" => (task.state, task.finished_at) = (TaskState::Running, None),
+            "slow" => {
+                (task.state, task.finished_at) = (TaskState::Running, None);
+                task.instances
+                    .iter_mut()
+                    .for_each(|i| i.state = InstanceState::Starting);
+            }
             "broken" => fail(&mut task, 0, TaskState::Failed),
             "halfway" => fail(&mut task, 1, TaskState::Partial),
             "superseded" => task.state = TaskState::Superseded,
@@ -347,6 +352,7 @@ impl Host for Twin {
             (last.attempt, last.outcome, last.error) = (2, StepOutcome::Failed, Some(error.detail));
         }
         steps.push(step(None, "outcome", 11.8, 0.4));
+        steps.sort_by(|a, b| a.start_ms.total_cmp(&b.start_ms));
         Ok(Trail {
             task_id: task.task_id,
             app: task.app,
@@ -409,7 +415,7 @@ impl Host for Twin {
             .lines()
             .find_map(|line| line.trim().strip_prefix("name: "))
         else {
-            let finding = Finding::new("metadata.name", "(absent)", "the app's name");
+            let finding = Finding::missing("metadata.name", "required: the app's name");
             return Err(problem(
                 ProblemCode::InvalidManifest,
                 "refused: metadata.name; nothing was changed",

@@ -42,7 +42,7 @@ pub(super) fn task_request(verb: Verb, body: &[u8]) -> Result<TaskRequest, Probl
         }
     }
     if !seen.contains(&"to") {
-        findings.push(Finding::new("to", "(absent)", TO_RULE));
+        findings.push(Finding::missing("to", format!("required: {TO_RULE}")));
     }
     if findings.is_empty() {
         return Ok(request);
@@ -262,7 +262,7 @@ impl<'de> Deserialize<'de> for Fields {
 mod tests {
     use super::*;
 
-    fn findings(verb: Verb, body: &str) -> Vec<(String, String, String)> {
+    fn findings(verb: Verb, body: &str) -> Vec<(String, Option<String>, String)> {
         let problem = task_request(verb, body.as_bytes()).unwrap_err();
         assert_eq!(problem.code, ProblemCode::InvalidRequest);
         let plain = |f: Finding| (f.field, f.value, f.allowed);
@@ -293,7 +293,10 @@ mod tests {
     fn every_wrong_field_is_named_with_its_value_and_what_is_allowed() {
         let body = r#"{"to":-1,"taskId":"a b","expectSeq":"8","deadlineSeconds":0,"force":1}"#;
         let found = findings(Verb::Scale, body);
-        let named: Vec<_> = found.iter().map(|f| (f.0.as_str(), f.1.as_str())).collect();
+        let named: Vec<_> = found
+            .iter()
+            .map(|f| (f.0.as_str(), f.1.as_deref().unwrap()))
+            .collect();
         assert_eq!(
             named,
             [
@@ -325,7 +328,7 @@ mod tests {
             findings(Verb::Activate, r#"{"to":1,"to":2}"#)[0].2,
             "each field once"
         );
-        assert_eq!(findings(Verb::Activate, "{}")[0].1, "(absent)");
+        assert_eq!(findings(Verb::Activate, "{}")[0].1, None);
         assert_eq!(findings(Verb::Activate, r#"{"to":10001}"#)[0].2, TO_RULE);
     }
 

@@ -6,6 +6,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::document;
+
 /// `application/problem+json`: why a request was not done. On the wire the code's `type`, `title`
 /// and `status` stand beside it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -78,12 +80,17 @@ impl From<Wire> for Problem {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
-    /// Path of the field: `to`, `spec.ports[0].containerPort`, `?wait`.
+    /// Path of the field: `to`, `spec.ports[0].containerPort`, `?wait`; empty for the document as a
+    /// whole.
     pub field: String,
-    /// Its value as given, shortened.
-    pub value: String,
+    /// Its value as given, shortened; absent when the field is missing or not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
     /// What would have been accepted.
     pub allowed: String,
+    /// Line of the document, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
 }
 
 /// Stable codes. Status, exit code and title of each stand in one table: [`ProblemCode::row`].
@@ -172,7 +179,7 @@ impl ProblemCode {
             Self::InvalidRequest => row("invalid_request", 400, 3, "the request is not valid"),
             Self::InvalidManifest => row("invalid_manifest", 422, 3, "the manifest is not valid"),
             Self::Forbidden => row("forbidden", 403, 3, "the caller is not allowed to do this"),
-            Self::NotFound => row("not_found", 404, 4, "there is no such thing"),
+            Self::NotFound => row("not_found", 404, 4, "not found"),
             Self::MethodNotAllowed => {
                 row("method_not_allowed", 405, 3, "this path has no such method")
             }
@@ -280,32 +287,57 @@ impl Finding {
     /// Longest value that is repeated to the caller, in characters.
     const LONGEST_VALUE: usize = 120;
 
-    /// A refused field; a long value is shortened.
+    /// A refused value; a long one is shortened.
     pub fn new(
         field: impl Into<String>,
-        value: impl Into<Cow<'static, str>>,
+        value: impl Into<String>,
         allowed: impl Into<String>,
     ) -> Self {
-        let value: Cow<'static, str> = value.into();
-        let value = match value.char_indices().nth(Self::LONGEST_VALUE) {
-            Some((end, _)) => format!("{}…", &value[..end]),
-            None => value.into_owned(),
-        };
+        let mut value = value.into();
+        if let Some((end, _)) = value.char_indices().nth(Self::LONGEST_VALUE) {
+            value.truncate(end);
+            value.push('…');
+        }
+        Self {
+            value: Some(value),
+            ..Self::missing(field, allowed)
+        }
+    }
+
+    /// A field that is missing, or that may not be there; `allowed` says which.
+    pub fn missing(field: impl Into<String>, allowed: impl Into<String>) -> Self {
         Self {
             field: field.into(),
-            value,
+            value: None,
             allowed: allowed.into(),
+            line: None,
+        }
+    }
+}
+
+impl From<document::Finding> for Finding {
+    fn from(finding: document::Finding) -> Self {
+        Self {
+            field: finding.field,
+            value: finding.value,
+            allowed: finding.allowed,
+            line: finding.line,
         }
     }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: {} is not allowed: {}",
-            self.field, self.value, self.allowed
-        )
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        match &self.value {
+            Some(value) => write!(f, "{value} is not allowed; allowed: {}", self.allowed),
+            None => f.write_str(&self.allowed),
+        }
     }
 }
 
@@ -365,7 +397,8 @@ mod tests {
     #[test]
     fn a_long_value_is_not_thrown_back_whole() {
         let finding = Finding::new("taskId", "é".repeat(500), "less");
-        assert_eq!(finding.value.chars().count(), 121);
-        assert!(finding.value.ends_with('…'));
+        let value = finding.value.unwrap();
+        assert_eq!(value.chars().count(), 121);
+        assert!(value.ends_with('…'));
     }
 }

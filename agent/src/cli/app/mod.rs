@@ -1,6 +1,7 @@
 //! `nodeagent app`: what this host knows of apps.
 
 mod apply;
+mod check;
 mod delete;
 mod list;
 mod manifest;
@@ -22,6 +23,7 @@ enum Verb {
     Apply(apply::Apply),
     List(list::List),
     Show(show::Show),
+    Check(check::Check),
     Delete(delete::Delete),
 }
 
@@ -31,6 +33,7 @@ impl App {
             Verb::Apply(verb) => verb.execute(options).await,
             Verb::List(verb) => verb.execute(options).await,
             Verb::Show(verb) => verb.execute(options).await,
+            Verb::Check(verb) => verb.execute(options),
             Verb::Delete(verb) => verb.execute(options).await,
         }
     }
