@@ -2,6 +2,18 @@
 //!
 //! The daemon (`nodeagent run`), the CLI and the API share this library; `main.rs` only calls it.
 
+pub mod api;
 pub mod app;
+pub mod cli;
 pub mod config;
+pub mod discovery;
+pub mod document;
+pub mod gate;
+pub mod host;
 pub mod instance;
+pub mod journal;
+pub mod network;
+pub mod pool;
+pub mod runtime;
+mod sys;
+pub mod task;

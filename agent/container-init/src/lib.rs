@@ -1,1 +1,19 @@
-//! Stub.
+//! container-init: PID 1 of nodeagent's containers, and the one definition of what it speaks.
+//!
+//! Owns the wire formats that the agent and PID 1 share (frames, plan, exit ring, paths) and the
+//! pure supervisor. Everything here is `no_std` and allocates nothing, so that the static binary
+//! and the agent compile the same code. Promises: bytes from outside are judged, never trusted,
+//! and no input makes it panic. Deliberately does no I/O: system calls live in the binary.
+#![no_std]
+#[cfg(test)]
+extern crate std;
+
+pub mod exits;
+pub mod link;
+pub mod paths;
+pub mod plan;
+pub mod protocol;
+pub mod supervisor;
+mod wire;
+
+pub use wire::{Malformed, TooLarge};

@@ -167,13 +167,21 @@ mod tests {
             let refused = bad.parse::<InstanceName>().unwrap_err();
             assert_eq!(refused.what, "instance name", "{bad}");
         }
-        assert!("web-1.g07".parse::<ContainerId>().is_err_and(|e| e.what == "container id"));
+        assert!(
+            "web-1.g07"
+                .parse::<ContainerId>()
+                .is_err_and(|e| e.what == "container id")
+        );
     }
 
     #[test]
     fn an_app_name_is_a_dns_label_with_room_for_the_ordinal() {
         for bad in ["", "Web", "1web", "web-", "we_b", &"w".repeat(49)] {
-            assert_eq!(bad.parse::<AppName>().unwrap_err().allowed, APP_RULE, "{bad}");
+            assert_eq!(
+                bad.parse::<AppName>().unwrap_err().allowed,
+                APP_RULE,
+                "{bad}"
+            );
         }
     }
 }

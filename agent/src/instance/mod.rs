@@ -1,5 +1,16 @@
-//! One instance: its names, its life ([`machine`]), the spec and the plan it is created from.
+//! One instance: its names, its life ([`machine`]), what it is made from and how that becomes a
+//! container: the [`plan`] of container-init and the OCI [`spec`].
 
 mod identity;
+mod image_config;
+pub mod machine;
+pub mod plan;
+pub mod probe;
+mod revision;
+mod seccomp;
+pub mod spec;
 
 pub use identity::{AppName, ContainerId, InstanceName, InvalidName};
+pub use image_config::ImageConfig;
+pub use machine::{EffectKind, Failure, Instance, Phase, State, Urgency, Warmth};
+pub use revision::{Revision, RevisionImage};

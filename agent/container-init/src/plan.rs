@@ -1,0 +1,138 @@
+//! The flat plan that the agent compiles a manifest into: everything PID 1 needs, no parser.
+//!
+//! Magic, u16 version, u16 zero, u32 length and CRC-32 of the body, then the body. Strings that go
+//! to the kernel end in NUL inside the file, so that init uses them where they lie. A [`Plan`]
+//! built from slices and one decoded from bytes are the same type. [`Plan::decode`] checks the
+//! whole plan once; after it no iterator can fail. Deliberately knows no defaults: the agent
+//! writes down all of it.
+
+mod lists;
+mod process;
+
+use core::ffi::CStr;
+
+pub use lists::{Groups, List, Processes, Rlimits, Strings};
+pub use process::{Essential, Output, Process, ProcessKind, Readiness, Restart, Rlimit};
+
+use crate::wire::{Malformed, Reader, TooLarge, Writer, crc32};
+
+/// The largest plan that init reads.
+pub const MAX_PLAN: usize = 256 * 1024;
+/// The most processes in a plan, the app included.
+pub const MAX_PROCESSES: usize = 16;
+/// The longest name of a process, in bytes.
+pub const MAX_NAME: usize = 63;
+/// Exit code of init for a plan that it cannot read.
+pub const EXIT_BAD_PLAN: u8 = 125;
+
+const MAGIC: &[u8; 8] = b"\x7fnaplan\n";
+const VERSION: u16 = 1;
+
+/// What one container runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan<'a> {
+    /// `<app>-<ordinal>.g<generation>`, said in the hello.
+    pub container_id: &'a str,
+    /// Generation that created the container.
+    pub create_generation: u64,
+    /// Socket to dial, normally [`crate::paths::CTL_SOCKET`].
+    pub ctl_socket: &'a CStr,
+    /// Where notify sockets are made, normally [`crate::paths::RUN_DIR`].
+    pub run_dir: &'a CStr,
+    /// The exit ring, normally [`crate::paths::EXITS`]; empty for none.
+    pub exits: &'a CStr,
+    /// Milliseconds from TERM to KILL when the stop comes from outside and no agent gives a budget.
+    pub stop_grace_ms: u32,
+    /// In-container agents in the order of their start, then the app.
+    pub processes: Processes<'a>,
+}
+
+impl<'a> Plan<'a> {
+    /// Writes the whole file into `buf` and returns its length; [`MAX_PLAN`] bytes suffice for
+    /// every plan that init accepts.
+    pub fn encode(&self, buf: &mut [u8]) -> Result<usize, TooLarge> {
+        let mut w = Writer::new(buf);
+        w.bytes(MAGIC);
+        w.u16(VERSION);
+        w.u16(0);
+        let body = w.open();
+        // The checksum is not part of the body but stands before it; filled in last.
+        w.u32(0);
+        w.text(self.container_id);
+        w.u64(self.create_generation);
+        w.c_text(self.ctl_socket);
+        w.c_text(self.run_dir);
+        w.c_text(self.exits);
+        w.u32(self.stop_grace_ms);
+        self.processes.encode(&mut w);
+        w.close(body);
+        let length = w.finish()?;
+        let (crc_at, body_at) = (body + 4, body + 8);
+        let crc = crc32(buf.get(body_at..length).ok_or(TooLarge)?);
+        buf.get_mut(crc_at..body_at)
+            .ok_or(TooLarge)?
+            .copy_from_slice(&crc.to_le_bytes());
+        if length <= MAX_PLAN {
+            Ok(length)
+        } else {
+            Err(TooLarge)
+        }
+    }
+
+    /// Reads a whole plan file and checks all of it; the fault names the object.
+    pub fn decode(file: &'a [u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(file);
+        if r.bytes(MAGIC.len(), "plan magic")? != MAGIC {
+            return Err(Malformed::Invalid("plan magic"));
+        }
+        if r.u16("plan version")? != VERSION {
+            return Err(Malformed::Invalid("plan version"));
+        }
+        r.u16("plan header")?;
+        let sealed = r.block("plan body")?;
+        r.end("plan")?;
+        let mut r = Reader::new(sealed);
+        let crc = r.u32("plan checksum")?;
+        if crc != crc32(r.rest_ref()) {
+            return Err(Malformed::Invalid("plan checksum"));
+        }
+        let plan = Self {
+            container_id: r.text("container id")?,
+            create_generation: r.u64("create generation")?,
+            ctl_socket: r.c_text("ctl socket path")?,
+            run_dir: r.c_text("run directory")?,
+            exits: r.c_text("exit ring path")?,
+            stop_grace_ms: r.u32("stop grace")?,
+            processes: Processes::decode(&mut r, "processes")?,
+        };
+        r.end("plan body")?;
+        plan.check()?;
+        Ok(plan)
+    }
+
+    /// Rules that a single field cannot tell.
+    fn check(&self) -> Result<(), Malformed> {
+        let count = self.processes.iter().count();
+        if count == 0 || count > MAX_PROCESSES {
+            return Err(Malformed::Invalid("number of processes"));
+        }
+        for (index, process) in self.processes.iter().enumerate() {
+            process.check()?;
+            if (process.kind == ProcessKind::App) != (index + 1 == count) {
+                return Err(Malformed::Invalid("place of the app (one, and the last)"));
+            }
+            if self
+                .processes
+                .iter()
+                .take(index)
+                .any(|earlier| earlier.name == process.name)
+            {
+                return Err(Malformed::Invalid("process name (used twice)"));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Lists inside a plan: given as slices when it is written, borrowed bytes when it is read.
+
+use core::ffi::CStr;
+
+use super::process::{Process, Rlimit};
+use crate::wire::{Malformed, Reader, Writer};
+
+/// A list of items of one kind, in order.
+#[derive(Debug, Clone, Copy)]
+pub struct List<'a, T>(Source<'a, T>);
+
+#[derive(Debug, Clone, Copy)]
+enum Source<'a, T> {
+    Given(&'a [T]),
+    /// Count, then items; checked when it was decoded.
+    Encoded(u16, &'a [u8]),
+}
+
+/// Strings for the kernel: argv, or environment entries `KEY=VALUE`.
+pub type Strings<'a> = List<'a, &'a CStr>;
+/// Supplementary group ids.
+pub type Groups<'a> = List<'a, u32>;
+/// Resource limits.
+pub type Rlimits<'a> = List<'a, Rlimit>;
+/// The processes of a plan.
+pub type Processes<'a> = List<'a, Process<'a>>;
+
+/// What a [`List`] can hold.
+pub(crate) trait Item<'a>: Copy {
+    fn encode(&self, w: &mut Writer<'_>);
+    fn decode(r: &mut Reader<'a>, what: &'static str) -> Result<Self, Malformed>;
+}
+
+#[expect(
+    private_bounds,
+    reason = "which kinds of item there are is the format's, not the caller's, choice"
+)]
+impl<'a, T: Item<'a> + 'a> List<'a, T> {
+    /// A list of these items.
+    pub fn new(items: &'a [T]) -> Self {
+        Self(Source::Given(items))
+    }
+
+    /// The items in order.
+    pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
+        let (given, count, bytes) = match self.0 {
+            Source::Given(items) => (items, 0, &[][..]),
+            Source::Encoded(count, bytes) => (&[][..], count, bytes),
+        };
+        let mut r = Reader::new(bytes);
+        given
+            .iter()
+            .copied()
+            .chain((0..count).map_while(move |_| T::decode(&mut r, "item").ok()))
+    }
+
+    pub(crate) fn encode(&self, w: &mut Writer<'_>) {
+        w.count(self.iter().count());
+        let block = w.open();
+        for item in self.iter() {
+            item.encode(w);
+        }
+        w.close(block);
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'a>, what: &'static str) -> Result<Self, Malformed> {
+        let count = r.u16(what)?;
+        let bytes = r.block(what)?;
+        let mut items = Reader::new(bytes);
+        for _ in 0..count {
+            T::decode(&mut items, what)?;
+        }
+        items.end(what)?;
+        Ok(Self(Source::Encoded(count, bytes)))
+    }
+}
+
+impl<'a, T: Item<'a> + PartialEq + 'a> PartialEq for List<'a, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl<'a, T: Item<'a> + Eq + 'a> Eq for List<'a, T> {}
+
+impl<'a> Item<'a> for &'a CStr {
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.c_text(self);
+    }
+
+    fn decode(r: &mut Reader<'a>, what: &'static str) -> Result<Self, Malformed> {
+        r.c_text(what)
+    }
+}
+
+impl Item<'_> for u32 {
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.u32(*self);
+    }
+
+    fn decode(r: &mut Reader<'_>, what: &'static str) -> Result<Self, Malformed> {
+        r.u32(what)
+    }
+}

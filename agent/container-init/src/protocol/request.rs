@@ -1,0 +1,364 @@
+//! What the agent asks of init. Commands are idempotent by generation.
+
+use super::MAX_FRAME_BODY;
+use crate::wire::{Malformed, Reader, TooLarge, Writer};
+
+/// A command to init.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// Let the app go. The same generation again changes nothing and is answered by a status.
+    Start(Start<'a>),
+    /// The app runs already and now belongs to this generation; answered by a status.
+    Adopt(Adopt<'a>),
+    /// Stop the app, then the agents in reverse; what is left is killed when the budget ends.
+    /// A second stop may shorten the budget, never lengthen it.
+    Stop {
+        /// Milliseconds for everything together; 0 kills at once.
+        budget_ms: u32,
+    },
+    /// Start the app again in this container; refused as unsupported in version 1.
+    Restart {
+        /// Whether the container's files are cleaned first.
+        reuse: bool,
+        /// Generation of the new start.
+        generation: u64,
+    },
+    /// Send a signal to the app.
+    Signal {
+        /// Signal number, 1..=64.
+        signal: u8,
+    },
+    /// Asks for a status.
+    Status,
+    /// Every event up to and including `seq` is safe with the agent and may be forgotten.
+    Ack {
+        /// Sequence number of the newest event that was stored.
+        seq: u64,
+    },
+}
+
+/// Body of [`Request::Start`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start<'a> {
+    /// Generation of this activation.
+    pub generation: u64,
+    /// `NODEAGENT_TASK_ID` of the app; left out of its environment when empty.
+    pub task_id: &'a str,
+    /// `TRACEPARENT` of the app; left out of its environment when empty.
+    pub traceparent: &'a str,
+    /// Added to the app's environment; a key that the plan has is replaced.
+    pub env: EnvList<'a>,
+}
+
+/// Body of [`Request::Adopt`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adopt<'a> {
+    /// Generation that the running app belongs to from now on.
+    pub generation: u64,
+    /// Task that adopts it.
+    pub task_id: &'a str,
+    /// Its trace context.
+    pub traceparent: &'a str,
+}
+
+/// Kind of a request as it is written on the wire and named in a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RequestKind {
+    /// [`Request::Start`]
+    Start = 1,
+    /// [`Request::Adopt`]
+    Adopt = 2,
+    /// [`Request::Stop`]
+    Stop = 3,
+    /// [`Request::Restart`]
+    Restart = 4,
+    /// [`Request::Signal`]
+    Signal = 5,
+    /// [`Request::Status`]
+    Status = 6,
+    /// [`Request::Ack`]
+    Ack = 7,
+}
+
+impl RequestKind {
+    /// The kind with this number.
+    pub fn from_wire(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Self::Start,
+            2 => Self::Adopt,
+            3 => Self::Stop,
+            4 => Self::Restart,
+            5 => Self::Signal,
+            6 => Self::Status,
+            7 => Self::Ack,
+            _ => return None,
+        })
+    }
+}
+
+impl<'a> Request<'a> {
+    /// The kind of this request.
+    pub fn kind(&self) -> RequestKind {
+        match self {
+            Self::Start(_) => RequestKind::Start,
+            Self::Adopt(_) => RequestKind::Adopt,
+            Self::Stop { .. } => RequestKind::Stop,
+            Self::Restart { .. } => RequestKind::Restart,
+            Self::Signal { .. } => RequestKind::Signal,
+            Self::Status => RequestKind::Status,
+            Self::Ack { .. } => RequestKind::Ack,
+        }
+    }
+
+    /// Writes the whole frame into `buf` and returns its length on the wire. A buffer of
+    /// [`super::MAX_FRAME`] bytes is always large enough for what the protocol allows.
+    pub fn encode(&self, buf: &mut [u8]) -> Result<usize, TooLarge> {
+        let mut w = Writer::new(buf);
+        let frame = w.open();
+        w.u8(self.kind() as u8);
+        match self {
+            Self::Start(start) => {
+                w.u64(start.generation);
+                w.text(start.task_id);
+                w.text(start.traceparent);
+                start.env.encode(&mut w);
+            }
+            Self::Adopt(adopt) => {
+                w.u64(adopt.generation);
+                w.text(adopt.task_id);
+                w.text(adopt.traceparent);
+            }
+            Self::Stop { budget_ms } => w.u32(*budget_ms),
+            Self::Restart { reuse, generation } => {
+                w.flag(*reuse);
+                w.u64(*generation);
+            }
+            Self::Signal { signal } => w.u8(*signal),
+            Self::Status => {}
+            Self::Ack { seq } => w.u64(*seq),
+        }
+        w.close(frame);
+        match w.finish() {
+            Ok(length) if length <= MAX_FRAME_BODY + 4 => Ok(length),
+            _ => Err(TooLarge),
+        }
+    }
+
+    /// Reads kind and body as [`super::first_frame`] hands them out.
+    pub fn decode(body: &'a [u8]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(body);
+        let kind = RequestKind::from_wire(r.u8("request kind")?)
+            .ok_or(Malformed::Invalid("request kind"))?;
+        let request = match kind {
+            RequestKind::Start => Self::Start(Start {
+                generation: r.u64("generation")?,
+                task_id: environment_value(r.text("task id")?, "task id")?,
+                traceparent: environment_value(r.text("traceparent")?, "traceparent")?,
+                env: EnvList::decode(&mut r)?,
+            }),
+            RequestKind::Adopt => Self::Adopt(Adopt {
+                generation: r.u64("generation")?,
+                task_id: environment_value(r.text("task id")?, "task id")?,
+                traceparent: environment_value(r.text("traceparent")?, "traceparent")?,
+            }),
+            RequestKind::Stop => Self::Stop {
+                budget_ms: r.u32("stop budget")?,
+            },
+            RequestKind::Restart => Self::Restart {
+                reuse: r.flag("reuse")?,
+                generation: r.u64("generation")?,
+            },
+            RequestKind::Signal => match r.u8("signal")? {
+                signal @ 1..=64 => Self::Signal { signal },
+                _ => return Err(Malformed::Invalid("signal")),
+            },
+            RequestKind::Status => Self::Status,
+            RequestKind::Ack => Self::Ack {
+                seq: r.u64("acked seq")?,
+            },
+        };
+        r.end("request")?;
+        Ok(request)
+    }
+}
+
+/// Keys and values for the app's environment, built from a slice or borrowed from a frame.
+#[derive(Debug, Clone, Copy)]
+pub struct EnvList<'a>(Source<'a>);
+
+#[derive(Debug, Clone, Copy)]
+enum Source<'a> {
+    Given(&'a [(&'a str, &'a str)]),
+    /// Count, then pairs; checked when it was decoded.
+    Encoded(u16, &'a [u8]),
+}
+
+impl<'a> EnvList<'a> {
+    /// A list of these pairs.
+    pub fn new(pairs: &'a [(&'a str, &'a str)]) -> Self {
+        Self(Source::Given(pairs))
+    }
+
+    /// Key and value in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let (given, count, bytes) = match self.0 {
+            Source::Given(pairs) => (pairs, 0, &[][..]),
+            Source::Encoded(count, bytes) => (&[][..], count, bytes),
+        };
+        let mut r = Reader::new(bytes);
+        given
+            .iter()
+            .copied()
+            .chain((0..count).map_while(move |_| pair(&mut r).ok()))
+    }
+
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.count(self.iter().count());
+        for (key, value) in self.iter() {
+            w.text(key);
+            w.text(value);
+        }
+    }
+
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let count = r.u16("env")?;
+        // The overlay is the last of a start, so that what is left is its bytes.
+        let bytes = r.rest();
+        let mut check = Reader::new(bytes);
+        for _ in 0..count {
+            pair(&mut check)?;
+        }
+        check.end("env")?;
+        Ok(Self(Source::Encoded(count, bytes)))
+    }
+}
+
+impl PartialEq for EnvList<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for EnvList<'_> {}
+
+fn pair<'a>(r: &mut Reader<'a>) -> Result<(&'a str, &'a str), Malformed> {
+    let key = environment_value(r.text("env key")?, "env key")?;
+    if key.is_empty() || key.contains('=') {
+        return Err(Malformed::Invalid("env key"));
+    }
+    Ok((key, environment_value(r.text("env value")?, "env value")?))
+}
+
+/// A NUL would end the string early in the kernel's eyes.
+fn environment_value<'a>(text: &'a str, what: &'static str) -> Result<&'a str, Malformed> {
+    if text.as_bytes().contains(&0) {
+        Err(Malformed::Invalid(what))
+    } else {
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MAX_FRAME, first_frame};
+    use super::*;
+    use proptest::prelude::*;
+    use std::string::String;
+    use std::vec;
+    use std::vec::Vec;
+
+    fn assert_survives(request: Request<'_>) {
+        let mut buf = vec![0; MAX_FRAME];
+        let length = request.encode(&mut buf).unwrap();
+        let frame = first_frame(&buf[..length]).unwrap().unwrap();
+        assert_eq!(frame.length, length);
+        assert_eq!(Request::decode(frame.body), Ok(request));
+    }
+
+    proptest! {
+        #[test]
+        fn every_request_survives_the_wire(
+            generation: u64, number: u32, signal in 1u8..=64, reuse: bool,
+            task_id in "[^\0]{0,40}", traceparent in "[ -~]{0,55}",
+            env in proptest::collection::vec(("[^\0=]{1,20}", "[^\0]{0,80}"), 0..12),
+        ) {
+            let pairs: Vec<(&str, &str)> = env.iter().map(|(k, v): &(String, String)| (k.as_str(), v.as_str())).collect();
+            let (task_id, traceparent) = (task_id.as_str(), traceparent.as_str());
+            assert_survives(Request::Start(Start { generation, task_id, traceparent, env: EnvList::new(&pairs) }));
+            assert_survives(Request::Adopt(Adopt { generation, task_id, traceparent }));
+            assert_survives(Request::Stop { budget_ms: number });
+            assert_survives(Request::Restart { reuse, generation });
+            assert_survives(Request::Signal { signal });
+            assert_survives(Request::Status);
+            assert_survives(Request::Ack { seq: generation });
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(Request::Start(start)) = Request::decode(&bytes) {
+                prop_assert!(start.env.iter().all(|(key, _)| !key.is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_that_is_not_what_it_says_is_named() {
+        assert_eq!(
+            Request::decode(&[]),
+            Err(Malformed::Truncated("request kind"))
+        );
+        assert_eq!(
+            Request::decode(&[99]),
+            Err(Malformed::Invalid("request kind"))
+        );
+        assert_eq!(
+            Request::decode(&[6, 0]),
+            Err(Malformed::Trailing("request"))
+        );
+        assert_eq!(Request::decode(&[5, 65]), Err(Malformed::Invalid("signal")));
+        assert_eq!(
+            Request::decode(&[3, 1, 2]),
+            Err(Malformed::Truncated("stop budget"))
+        );
+    }
+
+    #[test]
+    fn an_environment_that_execve_would_misread_is_refused() {
+        for (pair, object) in [
+            (("A=B", ""), "env key"),
+            (("", "x"), "env key"),
+            (("A", "x\0y"), "env value"),
+        ] {
+            let mut buf = [0; 128];
+            let pairs = [pair];
+            let start = Start {
+                generation: 1,
+                task_id: "t",
+                traceparent: "",
+                env: EnvList::new(&pairs),
+            };
+            let length = Request::Start(start).encode(&mut buf).unwrap();
+            assert_eq!(
+                Request::decode(&buf[4..length]),
+                Err(Malformed::Invalid(object))
+            );
+        }
+    }
+
+    #[test]
+    fn a_frame_beyond_the_limit_is_not_written() {
+        let value = "x".repeat(40_000);
+        let pairs = [("A", value.as_str()), ("B", value.as_str())];
+        let start = Start {
+            generation: 1,
+            task_id: "",
+            traceparent: "",
+            env: EnvList::new(&pairs),
+        };
+        assert_eq!(
+            Request::Start(start).encode(&mut vec![0; 2 * MAX_FRAME]),
+            Err(TooLarge)
+        );
+    }
+}

@@ -1,0 +1,289 @@
+//! The client: one call, one connection, one deadline.
+//!
+//! Used by the CLI and by tests. Tells an agent that cannot be reached from one that refuses, and
+//! both from an answer that did not come in time. Deliberately without retries: whoever repeats a
+//! submission repeats its task id.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::Deletion;
+use super::v1::{
+    AppDocument, AppList, ApplyResult, Problem, Status, Task, TaskList, TaskRequest, Trail, Verb,
+};
+
+/// Why a call brought no document.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers on the socket; nothing was sent.
+    #[error("no agent answers on {}", socket.display())]
+    Unreachable {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke before the answer was whole; whether the request took effect is open.
+    #[error("the agent on {} broke off before it answered", socket.display())]
+    BrokenOff {
+        /// The socket.
+        socket: PathBuf,
+        /// Why.
+        #[source]
+        source: hyper::Error,
+    },
+    /// No whole answer before the deadline; whether the request took effect is open.
+    #[error("the agent on {} did not answer within {} s", socket.display(), deadline.as_secs_f64())]
+    Deadline {
+        /// The socket.
+        socket: PathBuf,
+        /// The deadline of the call.
+        deadline: Duration,
+    },
+    /// The agent refused or failed, and says why.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// The answer is none of this API: another program, or another version.
+    #[error("the answer of {} ({status}) is not understood: {what}", socket.display())]
+    Foreign {
+        /// The socket.
+        socket: PathBuf,
+        /// HTTP status of the answer.
+        status: StatusCode,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// Calls the agent behind one socket.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    deadline: Duration,
+}
+
+/// Deadline of a call; a submission's is its wait more.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Largest answer: a status of thousands of instances is about 2 MiB.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+
+impl Client {
+    /// A client of the agent on `socket`, with a deadline of 10 s for each call.
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self {
+            socket: socket.into(),
+            deadline: DEADLINE,
+        }
+    }
+
+    /// The same with another deadline.
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
+    /// The socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Submits a task and waits for its end, at most `wait`; then its state is `running`.
+    /// `traceparent` (W3C) makes it part of the caller's trace.
+    pub async fn submit(
+        &self,
+        app: &str,
+        verb: Verb,
+        request: &TaskRequest,
+        wait: Duration,
+        traceparent: Option<&str>,
+    ) -> Result<Task, ClientError> {
+        let path = format!(
+            "/v1/apps/{}/{verb}?wait={}",
+            segment(app),
+            wait.as_secs_f64()
+        );
+        // A request is numbers and strings: its JSON always exists.
+        let body = serde_json::to_vec(request).unwrap_or_default();
+        let mut builder = Request::post(path).header(CONTENT_TYPE, "application/json");
+        if let Some(traceparent) = traceparent {
+            builder = builder.header("traceparent", traceparent);
+        }
+        self.call(builder, body.into(), self.deadline + wait).await
+    }
+
+    /// `GET /v1/tasks/{id}`.
+    pub async fn task(&self, id: &str) -> Result<Task, ClientError> {
+        self.get(&format!("/v1/tasks/{}", segment(id))).await
+    }
+
+    /// `GET /v1/tasks/{id}/trail`.
+    pub async fn trail(&self, id: &str) -> Result<Trail, ClientError> {
+        self.get(&format!("/v1/tasks/{}/trail", segment(id))).await
+    }
+
+    /// `GET /v1/tasks`.
+    pub async fn tasks(&self) -> Result<TaskList, ClientError> {
+        self.get("/v1/tasks").await
+    }
+
+    /// `GET /v1/status`.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// `PUT /v1/apps`; the app's name stands in the manifest.
+    pub async fn apply(&self, manifest: impl Into<Bytes>) -> Result<ApplyResult, ClientError> {
+        let builder = Request::put("/v1/apps").header(CONTENT_TYPE, "application/yaml");
+        self.call(builder, manifest.into(), self.deadline).await
+    }
+
+    /// `GET /v1/apps`.
+    pub async fn apps(&self) -> Result<AppList, ClientError> {
+        self.get("/v1/apps").await
+    }
+
+    /// `GET /v1/apps/{name}`.
+    pub async fn app(&self, name: &str) -> Result<AppDocument, ClientError> {
+        self.get(&format!("/v1/apps/{}", segment(name))).await
+    }
+
+    /// `DELETE /v1/apps/{name}`.
+    pub async fn delete_app(
+        &self,
+        name: &str,
+        deletion: Deletion,
+    ) -> Result<ApplyResult, ClientError> {
+        let force = match deletion {
+            Deletion::WhenUnused => "",
+            Deletion::Forced => "?force=true",
+        };
+        let path = format!("/v1/apps/{}{force}", segment(name));
+        let builder = Request::builder().method(Method::DELETE).uri(path);
+        self.call(builder, Bytes::new(), self.deadline).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Request::get(path), Bytes::new(), self.deadline)
+            .await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        builder: hyper::http::request::Builder,
+        body: Bytes,
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
+        let exchange = self.exchange(builder, body);
+        let (status, answer) = tokio::time::timeout(deadline, exchange)
+            .await
+            .map_err(|_| ClientError::Deadline {
+                socket: self.socket.clone(),
+                deadline,
+            })??;
+        if status.is_success() {
+            return serde_json::from_slice(&answer)
+                .map_err(|e| self.foreign(status, &e.to_string()));
+        }
+        match serde_json::from_slice::<Problem>(&answer) {
+            Ok(problem) => Err(ClientError::Problem(Box::new(problem))),
+            Err(_) => Err(self.foreign(status, "it is no problem document")),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        builder: hyper::http::request::Builder,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let broken = |source| ClientError::BrokenOff {
+            socket: self.socket.clone(),
+            source,
+        };
+        let stream =
+            UnixStream::connect(&self.socket)
+                .await
+                .map_err(|source| ClientError::Unreachable {
+                    socket: self.socket.clone(),
+                    source,
+                })?;
+        let request = builder
+            .header(HOST, "nodeagent")
+            .body(Full::new(body))
+            .map_err(|e| {
+                // Paths are percent-encoded; what is left is a traceparent that is no header.
+                self.foreign(StatusCode::BAD_REQUEST, &e.to_string())
+            })?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(broken)?;
+        // Its end is the call's end: errors come out of `send_request` too.
+        let driver = AbortOnDrop(tokio::spawn(connection));
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status();
+        let answer = http_body_util::Limited::new(response.into_body(), LARGEST_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(source) => broken(*source),
+                Err(other) => self.foreign(status, &other.to_string()),
+            })?;
+        drop(driver);
+        Ok((status, answer.to_bytes()))
+    }
+
+    fn foreign(&self, status: StatusCode, what: &str) -> ClientError {
+        ClientError::Foreign {
+            socket: self.socket.clone(),
+            status,
+            what: what.to_owned(),
+        }
+    }
+}
+
+/// The connection's task lives as long as the call.
+struct AbortOnDrop(tokio::task::JoinHandle<Result<(), hyper::Error>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// One path segment, percent-encoded (RFC 3986, 2.3).
+fn segment(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    // `.` and `..` would be taken for steps in the path.
+    if text.bytes().all(|b| b == b'.') {
+        return encoded.replace('.', "%2E");
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::segment;
+
+    #[test]
+    fn a_name_stays_one_segment() {
+        assert_eq!(segment("peak-7:a"), "peak-7:a");
+        assert_eq!(segment("a/b c?é"), "a%2Fb%20c%3F%C3%A9");
+        assert_eq!(segment(".."), "%2E%2E");
+    }
+}

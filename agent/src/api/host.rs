@@ -1,0 +1,86 @@
+//! The seam behind the API: what the daemon's core answers.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use super::v1::{
+    AppDocument, AppList, ApplyResult, Problem, Status, Task, TaskList, TaskRequest, Trail, Verb,
+};
+
+/// How a request came in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// When its first byte was read: the zero of `startMs`, `elapsedMs` and `answerMs`.
+    pub first_byte: Instant,
+    /// The caller's W3C `traceparent`, when it sent a well-formed one.
+    pub traceparent: Option<String>,
+}
+
+/// Whether running instances keep an app from being deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    /// An app with a target above 0, or with instances in service, stays: `app_in_use`.
+    WhenUnused,
+    /// Its instances are taken out first, without waiting for their drain.
+    Forced,
+}
+
+/// What the daemon's core answers. Requests arrive read whole, within their limits, and validated
+/// field by field (names, ranges, unknown fields); what depends on the state of the host is decided
+/// behind this seam. Every answer is quick except [`Host::submit`]'s.
+pub trait Host: Send + Sync + 'static {
+    /// Takes the request up and returns when the task ended, or when `wait` is over (then with
+    /// state `running`). `app` is a valid name, `request.task_id` is present and well-formed. The
+    /// server polls the future to its end even when the client goes away.
+    ///
+    /// Problems: `not_found`, `task_conflict`, `seq_mismatch`, `unknown_epoch`, `no_capacity`,
+    /// `unavailable`, `journal_full`, `internal`. A task that ends badly is not a problem but a
+    /// [`Task`].
+    fn submit(
+        &self,
+        app: &str,
+        verb: Verb,
+        request: TaskRequest,
+        received: Received,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Task, Problem>> + Send;
+
+    /// Called once for each submission that was answered with a [`Task`], after the last byte of
+    /// the answer was handed to the kernel, `after` the request's first byte. Not called when the
+    /// client went away. Must not block.
+    fn answered(&self, task_id: &str, after: Duration) {
+        let _ = (task_id, after);
+    }
+
+    /// The task, or `not_found`.
+    fn task(&self, id: &str) -> impl Future<Output = Result<Task, Problem>> + Send;
+
+    /// The task's trail, or `not_found`.
+    fn trail(&self, id: &str) -> impl Future<Output = Result<Trail, Problem>> + Send;
+
+    /// The newest tasks first, a bounded number of them.
+    fn tasks(&self) -> impl Future<Output = Result<TaskList, Problem>> + Send;
+
+    /// What is true now.
+    fn status(&self) -> impl Future<Output = Result<Status, Problem>> + Send;
+
+    /// Ok once requests can be served; until then `unavailable` with what is awaited.
+    fn ready(&self) -> Result<(), Problem>;
+
+    /// Validates the manifest and makes it the app that its `metadata.name` says. Problems:
+    /// `invalid_manifest`, `journal_full`, `internal`.
+    fn apply(&self, manifest: &str) -> impl Future<Output = Result<ApplyResult, Problem>> + Send;
+
+    /// All apps by name.
+    fn apps(&self) -> impl Future<Output = Result<AppList, Problem>> + Send;
+
+    /// The app, or `not_found`.
+    fn app(&self, name: &str) -> impl Future<Output = Result<AppDocument, Problem>> + Send;
+
+    /// Deletes the app. Problems: `not_found`, `app_in_use`.
+    fn delete_app(
+        &self,
+        name: &str,
+        deletion: Deletion,
+    ) -> impl Future<Output = Result<ApplyResult, Problem>> + Send;
+}

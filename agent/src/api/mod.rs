@@ -1,0 +1,18 @@
+//! The agent's API: HTTP/1.1 and JSON on a unix socket.
+//!
+//! Owns the documents ([`v1`]), the server, the client, and the seam ([`Host`]) behind which the
+//! daemon's core stands. Promises that a request is read whole, bounded and validated before the
+//! core hears of it, and that every refusal is a [`v1::Problem`]. Deliberately knows nothing of
+//! containers, pools or the journal.
+
+pub mod v1;
+
+mod client;
+mod host;
+mod server;
+mod task_id;
+
+pub use client::{Client, ClientError};
+pub use host::{Deletion, Host, Received};
+pub use server::{BindError, Limits, Server};
+pub use task_id::{generate_task_id, is_task_id};

@@ -1,0 +1,93 @@
+//! The socket file: made with its mode, replaced only when it is stale.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use tokio::net::UnixListener;
+
+/// Why the socket could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody accepts connections there.
+    #[error("another agent is serving {}", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A file that is no socket is in the way; it is not ours to remove.
+    #[error("{} exists and is not a socket", path.display())]
+    NotASocket {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A step failed.
+    #[error("cannot {action} {}", path.display())]
+    Failed {
+        /// What was tried: `look at`, `bind`, ...
+        action: &'static str,
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Clients that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+pub(super) fn bind(path: &Path) -> Result<UnixListener, BindError> {
+    let failed = |action: &'static str| {
+        move |source: io::Error| BindError::Failed {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    clear(path)?;
+    let address = SocketAddrUnix::new(path).map_err(|e| failed("use the path")(e.into()))?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .map_err(|e| failed("make a socket for")(e.into()))?;
+    rustix::net::bind(&socket, &address).map_err(|e| failed("bind")(e.into()))?;
+    // Before listen(2) nobody can connect, so there is no instant with a wider mode.
+    rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR)
+        .map_err(|e| failed("set the mode of")(e.into()))?;
+    rustix::net::listen(&socket, BACKLOG).map_err(|e| failed("listen on")(e.into()))?;
+    UnixListener::from_std(StdListener::from(socket)).map_err(failed("listen on"))
+}
+
+/// Removes a stale socket; refuses to touch anything else.
+fn clear(path: &Path) -> Result<(), BindError> {
+    let failed = |action: &'static str| {
+        move |source| BindError::Failed {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("look at")(error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(BindError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Ok(_) => {}
+    }
+    match StdStream::connect(path) {
+        Ok(_) => Err(BindError::InUse {
+            path: path.to_owned(),
+        }),
+        // Nobody listens: unix(7), connect(2).
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(failed("remove the stale socket"))
+        }
+        Err(error) => Err(failed("ask for an agent at")(error)),
+    }
+}

@@ -1,0 +1,214 @@
+//! The HTTP server on the agent's unix socket.
+//!
+//! ```text
+//! accept ── who? ── read (deadline, 1 MiB) ── validate ── Host ── answer (deadline) ── answered
+//! ```
+//! Owns the socket file and every connection. Promises: only root (or the agent's own user) is
+//! served, others are told so; a request that is cut off, too large or malformed never reaches the
+//! core; a submission goes on when its client goes away; time counts from the request's first
+//! byte; every answer that is not a success is a problem document. Deliberately without TLS, TCP,
+//! roles and compression.
+
+mod answer;
+mod body;
+mod exchange;
+mod listen;
+mod request;
+mod routes;
+
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Host;
+use super::v1::{Problem, ProblemCode};
+use exchange::{Exchange, Timed};
+
+pub use listen::BindError;
+
+/// What bounds a request. The defaults are what the agent runs with; tests take shorter ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest body in bytes.
+    pub body: usize,
+    /// Within this the header, and then the body, must have arrived. An idle connection is closed
+    /// after it.
+    pub read: Duration,
+    /// A client that takes no byte of its answer for this long is disconnected.
+    pub write_stall: Duration,
+    /// Connections at a time; more wait in the kernel's backlog.
+    pub connections: usize,
+    /// Submissions in progress at a time; more are refused as `unavailable`.
+    pub submissions: usize,
+    /// How long answers may take to go out once the server stops.
+    pub shutdown: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 1024 * 1024,
+            read: Duration::from_secs(10),
+            write_stall: Duration::from_secs(10),
+            connections: 512,
+            submissions: 256,
+            shutdown: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A bound socket, not yet served.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    limits: Limits,
+}
+
+/// Who is at the other end, by `SO_PEERCRED` (unix(7)).
+#[derive(Debug, Clone, Copy)]
+enum Caller {
+    Allowed,
+    Refused { uid: Option<u32> },
+}
+
+impl Server {
+    /// Binds `path` (mode 0600). A socket file that nobody answers on is replaced; one that
+    /// somebody answers on is an error. Must run inside a tokio runtime.
+    pub fn bind(path: &Path, limits: Limits) -> Result<Self, BindError> {
+        Ok(Self {
+            listener: listen::bind(path)?,
+            path: path.to_owned(),
+            limits,
+        })
+    }
+
+    /// Serves until `stop`, then lets answers in progress go out (within [`Limits::shutdown`]) and
+    /// removes the socket file. Submissions in progress go on; their callers are told.
+    pub async fn serve<H: Host>(self, host: Arc<H>, stop: CancellationToken) {
+        let router = TowerToHyperService::new(routes::router(host, &self.limits, stop.clone()));
+        let mut connections = JoinSet::new();
+        loop {
+            let room = connections.len() < self.limits.connections;
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = connections.join_next() => log_end(ended),
+                accepted = self.listener.accept(), if room => match accepted {
+                    Ok((stream, _)) => {
+                        let serving = connection(stream, router.clone(), self.limits.clone(), stop.clone());
+                        connections.spawn(serving);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "api connection could not be accepted");
+                        // Out of descriptors, mostly: wait for some to come back.
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        let answers = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.limits.shutdown, answers)
+            .await
+            .is_err()
+        {
+            tracing::warn!("api connections were closed before their answers went out");
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, socket = %self.path.display(), "api socket was already gone");
+        }
+    }
+}
+
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+fn log_end(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "api connection ended by a panic");
+    }
+}
+
+async fn connection<R>(
+    stream: UnixStream,
+    router: TowerToHyperService<R>,
+    limits: Limits,
+    stop: CancellationToken,
+) where
+    TowerToHyperService<R>:
+        Service<hyper::Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+{
+    let caller = caller(&stream);
+    let exchange = Arc::new(Exchange::default());
+    let io = TokioIo::new(Timed::new(
+        stream,
+        Arc::clone(&exchange),
+        limits.write_stall,
+    ));
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(Arc::clone(&exchange));
+        let exchange = &exchange;
+        let answer = match caller {
+            Caller::Allowed => Ok(router.call(request)),
+            Caller::Refused { uid } => Err(forbidden(uid)),
+        };
+        async move {
+            let response = match answer {
+                Ok(answer) => answer.await?,
+                Err(problem) => problem.into_response(),
+            };
+            exchange.answer_is_ready();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.read)
+        .serve_connection(io, service);
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "api connection ended early");
+    }
+}
+
+fn caller(stream: &UnixStream) -> Caller {
+    let own = rustix::process::geteuid().as_raw();
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == 0 || peer.uid() == own => Caller::Allowed,
+        Ok(peer) => Caller::Refused {
+            uid: Some(peer.uid()),
+        },
+        Err(error) => {
+            tracing::warn!(%error, "api caller could not be identified");
+            Caller::Refused { uid: None }
+        }
+    }
+}
+
+fn forbidden(uid: Option<u32>) -> Problem {
+    let who = match uid {
+        Some(uid) => format!("user id {uid}"),
+        None => "a caller without credentials".to_owned(),
+    };
+    Problem::new(
+        ProblemCode::Forbidden,
+        format!("{who} is not served: only root may use this socket"),
+    )
+}

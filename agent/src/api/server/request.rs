@@ -1,0 +1,394 @@
+//! What a caller sent, field by field: every wrong one is named with its value and what is allowed.
+
+use std::fmt;
+use std::time::Duration;
+
+use axum::extract::Query;
+use axum::http::{HeaderMap, Uri};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::Value;
+
+use crate::api::Deletion;
+use crate::api::task_id::{TASK_ID_RULE, is_task_id};
+use crate::api::v1::{Finding, Problem, ProblemCode, TaskRequest, Verb};
+use crate::instance::AppName;
+
+/// How long a submission is waited for when the caller does not say. The CLI's default too.
+const DEFAULT_WAIT: Duration = Duration::from_secs(90);
+/// The longest a submission is waited for.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+
+const FIELDS: [&str; 5] = ["to", "taskId", "expectSeq", "deadlineSeconds", "force"];
+
+/// The body of a submission.
+pub(super) fn task_request(verb: Verb, body: &[u8]) -> Result<TaskRequest, Problem> {
+    let Fields(fields) = serde_json::from_slice(body).map_err(|error| {
+        Problem::new(
+            ProblemCode::InvalidRequest,
+            format!("the body is not a JSON object like {{\"to\": 3}}: {error}"),
+        )
+    })?;
+    let mut request = TaskRequest::to(0);
+    let mut findings = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for (name, value) in &fields {
+        if seen.contains(&name.as_str()) {
+            findings.push(Finding::new(name, shown(value), "each field once"));
+            continue;
+        }
+        seen.push(name);
+        if let Err(allowed) = set(&mut request, verb, name, value) {
+            findings.push(Finding::new(name, shown(value), allowed));
+        }
+    }
+    if !seen.contains(&"to") {
+        findings.push(Finding::new("to", "(absent)", TO_RULE));
+    }
+    if findings.is_empty() {
+        return Ok(request);
+    }
+    Err(refusal(findings))
+}
+
+const TO_RULE: &str = "a whole number of instances from 0 to 10000";
+
+/// Sets one field, or says what is allowed. `null` leaves an optional field absent.
+fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Result<(), String> {
+    match (name, value) {
+        ("to", _) => {
+            let to = value.as_u64().and_then(|to| u32::try_from(to).ok());
+            request.to = to.filter(|to| *to <= TaskRequest::MAX_TO).ok_or(TO_RULE)?;
+        }
+        ("taskId" | "expectSeq" | "deadlineSeconds" | "force", Value::Null) => {}
+        ("taskId", _) => {
+            let id = value
+                .as_str()
+                .filter(|id| is_task_id(id))
+                .ok_or(TASK_ID_RULE)?;
+            request.task_id = Some(id.to_owned());
+        }
+        ("expectSeq", _) => {
+            let seq = value
+                .as_u64()
+                .ok_or("a whole number, the targetSeq that was seen last")?;
+            request.expect_seq = Some(seq);
+        }
+        ("deadlineSeconds", _) => {
+            let allowed = |s: &f64| *s > 0.0 && *s <= TaskRequest::MAX_DEADLINE_SECONDS;
+            let seconds = value.as_f64().filter(allowed);
+            let rule = "a number of seconds greater than 0, at most 86400";
+            request.deadline_seconds = Some(seconds.ok_or(rule)?);
+        }
+        ("force", _) if verb == Verb::Activate => {
+            return Err(
+                "only with deactivate and scale: nothing is drained by an activation".to_owned(),
+            );
+        }
+        ("force", _) => request.force = Some(value.as_bool().ok_or("true or false")?),
+        _ => return Err(unknown(name, "fields", &FIELDS)),
+    }
+    Ok(())
+}
+
+/// What a caller put behind the `?`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parameter {
+    /// `wait=SECONDS`
+    Wait,
+    /// `force=true|false`
+    Force,
+    /// Nothing.
+    None,
+}
+
+/// Values of the allowed parameter, in order; everything else is refused.
+fn parameters(uri: &Uri, allowed: Parameter) -> Result<Vec<String>, Problem> {
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map_err(|error| Problem::new(ProblemCode::InvalidRequest, error.body_text()))?;
+    let known: &[&str] = match allowed {
+        Parameter::Wait => &["wait"],
+        Parameter::Force => &["force"],
+        Parameter::None => &[],
+    };
+    let (good, bad): (Vec<_>, Vec<_>) = pairs
+        .into_iter()
+        .partition(|(name, _)| known.contains(&name.as_str()));
+    if bad.is_empty() {
+        return Ok(good.into_iter().map(|(_, value)| value).collect());
+    }
+    Err(refusal(bad.into_iter().map(|(name, value)| {
+        let allowed = unknown(&name, "parameters", known);
+        Finding::new(format!("?{name}"), value, allowed)
+    })))
+}
+
+/// No parameters at all.
+pub(super) fn no_parameters(uri: &Uri) -> Result<(), Problem> {
+    parameters(uri, Parameter::None).map(|_| ())
+}
+
+/// `?wait=SECONDS`: how long the caller waits for the task's end.
+pub(super) fn wait(uri: &Uri) -> Result<Duration, Problem> {
+    let values = parameters(uri, Parameter::Wait)?;
+    let Some(text) = single("?wait", values)? else {
+        return Ok(DEFAULT_WAIT);
+    };
+    let seconds = text
+        .parse()
+        .ok()
+        .and_then(|s| Duration::try_from_secs_f64(s).ok());
+    match seconds.filter(|wait| *wait <= LONGEST_WAIT) {
+        Some(wait) => Ok(wait),
+        None => Err(refusal([Finding::new(
+            "?wait",
+            text,
+            "a number of seconds from 0 to 3600",
+        )])),
+    }
+}
+
+/// `?force=true|false`: whether instances keep an app from being deleted.
+pub(super) fn deletion(uri: &Uri) -> Result<Deletion, Problem> {
+    let values = parameters(uri, Parameter::Force)?;
+    match single("?force", values)?.as_deref() {
+        None | Some("false") => Ok(Deletion::WhenUnused),
+        Some("true") => Ok(Deletion::Forced),
+        Some(other) => Err(refusal([Finding::new(
+            "?force",
+            other.to_owned(),
+            "true or false",
+        )])),
+    }
+}
+
+fn single(field: &str, values: Vec<String>) -> Result<Option<String>, Problem> {
+    if values.len() > 1 {
+        return Err(refusal([Finding::new(
+            field,
+            values.join(", "),
+            "each parameter once",
+        )]));
+    }
+    Ok(values.into_iter().next())
+}
+
+/// The app's name in the path.
+pub(super) fn app_name(text: &str) -> Result<AppName, Problem> {
+    text.parse()
+        .map_err(|refused: crate::instance::InvalidName| {
+            refusal([Finding::new("app", refused.value, refused.allowed)])
+        })
+}
+
+/// The task's id in the path.
+pub(super) fn task_id(text: &str) -> Result<&str, Problem> {
+    if is_task_id(text) {
+        Ok(text)
+    } else {
+        Err(refusal([Finding::new(
+            "taskId",
+            text.to_owned(),
+            TASK_ID_RULE,
+        )]))
+    }
+}
+
+/// The caller's `traceparent`, when it is well-formed (W3C Trace Context, 3.2): otherwise it is
+/// ignored, as the specification says.
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let zero = |part: &str| part.bytes().all(|b| b == b'0');
+    let [version, trace, parent, flags] = parts[..] else {
+        return None;
+    };
+    let lengths = (version.len(), trace.len(), parent.len(), flags.len()) == (2, 32, 16, 2);
+    let well_formed = lengths && parts.iter().all(|p| hex(p)) && version != "ff";
+    (well_formed && !zero(trace) && !zero(parent)).then(|| text.to_owned())
+}
+
+fn refusal(findings: impl IntoIterator<Item = Finding>) -> Problem {
+    let findings: Vec<Finding> = findings.into_iter().collect();
+    let names: Vec<&str> = findings.iter().map(|f| f.field.as_str()).collect();
+    let detail = format!("refused: {}; nothing was changed", names.join(", "));
+    Problem::new(ProblemCode::InvalidRequest, detail).with_findings(findings)
+}
+
+fn unknown(name: &str, what: &str, known: &[&str]) -> String {
+    let near =
+        |known: &&&str| strsim::damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase());
+    let suggestion = known.iter().min_by_key(near).filter(|k| near(k) <= 3);
+    let list = match known {
+        [] => format!("no {what} here"),
+        _ => format!("the {what} {}", known.join(", ")),
+    };
+    match suggestion {
+        Some(known) => format!("{list}; did you mean {known}?"),
+        None => list,
+    }
+}
+
+fn shown(value: &Value) -> String {
+    value.to_string()
+}
+
+/// The members of a JSON object as written: a name that comes twice is still there twice.
+struct Fields(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Fields, M::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Fields(members))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(verb: Verb, body: &str) -> Vec<(String, String, String)> {
+        let problem = task_request(verb, body.as_bytes()).unwrap_err();
+        assert_eq!(problem.code, ProblemCode::InvalidRequest);
+        let plain = |f: Finding| (f.field, f.value, f.allowed);
+        problem.findings.into_iter().map(plain).collect()
+    }
+
+    #[test]
+    fn a_whole_request_is_read() {
+        let body =
+            br#"{"to":3,"taskId":"peak-7","expectSeq":8,"deadlineSeconds":1.5,"force":true}"#;
+        assert_eq!(
+            task_request(Verb::Scale, body).unwrap(),
+            TaskRequest {
+                to: 3,
+                task_id: Some("peak-7".into()),
+                expect_seq: Some(8),
+                deadline_seconds: Some(1.5),
+                force: Some(true),
+            }
+        );
+        assert_eq!(
+            task_request(Verb::Activate, br#"{"to":0,"taskId":null}"#).unwrap(),
+            TaskRequest::to(0)
+        );
+    }
+
+    #[test]
+    fn every_wrong_field_is_named_with_its_value_and_what_is_allowed() {
+        let body = r#"{"to":-1,"taskId":"a b","expectSeq":"8","deadlineSeconds":0,"force":1}"#;
+        let found = findings(Verb::Scale, body);
+        let named: Vec<_> = found.iter().map(|f| (f.0.as_str(), f.1.as_str())).collect();
+        assert_eq!(
+            named,
+            [
+                ("to", "-1"),
+                ("taskId", "\"a b\""),
+                ("expectSeq", "\"8\""),
+                ("deadlineSeconds", "0"),
+                ("force", "1")
+            ]
+        );
+        assert_eq!(found[0].2, TO_RULE);
+        assert_eq!(found[4].2, "true or false");
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_the_one_that_was_meant() {
+        let found = findings(Verb::Activate, r#"{"to":1,"taskID":"x"}"#);
+        assert_eq!(found[0].0, "taskID");
+        assert!(
+            found[0].2.ends_with("did you mean taskId?"),
+            "{}",
+            found[0].2
+        );
+    }
+
+    #[test]
+    fn a_field_given_twice_or_not_at_all_is_refused() {
+        assert_eq!(
+            findings(Verb::Activate, r#"{"to":1,"to":2}"#)[0].2,
+            "each field once"
+        );
+        assert_eq!(findings(Verb::Activate, "{}")[0].1, "(absent)");
+        assert_eq!(findings(Verb::Activate, r#"{"to":10001}"#)[0].2, TO_RULE);
+    }
+
+    #[test]
+    fn what_is_no_object_is_answered_with_an_example() {
+        for body in ["", "[1]", "3", "{\"to\":1", "{\"to\":1}x", "\u{0}"] {
+            let problem = task_request(Verb::Activate, body.as_bytes()).unwrap_err();
+            assert!(problem.detail.contains("{\"to\": 3}"), "{}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_refused_not_followed() {
+        let body = format!("{{\"to\":{}", "[".repeat(200_000));
+        let problem = task_request(Verb::Activate, body.as_bytes()).unwrap_err();
+        assert!(
+            problem.detail.contains("recursion limit"),
+            "{}",
+            problem.detail
+        );
+    }
+
+    #[test]
+    fn a_wait_is_seconds_within_an_hour() {
+        let wait_of = |query: &str| wait(&format!("/x{query}").parse().unwrap());
+        assert_eq!(wait_of("").unwrap(), DEFAULT_WAIT);
+        assert_eq!(wait_of("?wait=0.5").unwrap(), Duration::from_millis(500));
+        for bad in [
+            "?wait=-1",
+            "?wait=abc",
+            "?wait=3601",
+            "?wait=NaN",
+            "?wait=",
+            "?wait=1&wait=2",
+        ] {
+            assert_eq!(
+                wait_of(bad).unwrap_err().findings[0].field,
+                "?wait",
+                "{bad}"
+            );
+        }
+        let misspelt = wait_of("?wiat=3").unwrap_err();
+        assert!(misspelt.findings[0].allowed.ends_with("did you mean wait?"));
+    }
+
+    #[test]
+    fn a_malformed_traceparent_is_ignored() {
+        let of = |text: &'static str| {
+            traceparent(&HeaderMap::from_iter([(
+                "traceparent".parse().unwrap(),
+                text.parse().unwrap(),
+            )]))
+        };
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(of(good).as_deref(), Some(good));
+        assert_eq!(
+            of("00-00000000000000000000000000000000-00f067aa0ba902b7-01"),
+            None
+        );
+        assert_eq!(
+            of("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"),
+            None
+        );
+        assert_eq!(of("x"), None);
+    }
+}

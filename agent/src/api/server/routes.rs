@@ -1,0 +1,269 @@
+//! Paths and methods, and what each asks of the core.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{json, json_or_problem};
+use super::exchange::Exchange;
+use super::{Limits, body, request};
+use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, TaskState, Verb};
+use crate::api::{Host, Received, generate_task_id};
+
+/// What handlers share.
+struct Api<H> {
+    host: Arc<H>,
+    limits: Limits,
+    submissions: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
+/// The name in the path. What does not decode to text is a problem like any other.
+struct Segment(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(error) => Err(Problem::new(ProblemCode::InvalidRequest, error.body_text())),
+        }
+    }
+}
+
+type Shared<H> = State<Arc<Api<H>>>;
+
+pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationToken) -> Router {
+    let api = Arc::new(Api {
+        host,
+        limits: limits.clone(),
+        submissions: Arc::new(Semaphore::new(limits.submissions)),
+        stop,
+    });
+    Router::new()
+        .route("/v1/apps/{app}/activate", post(activate::<H>))
+        .route("/v1/apps/{app}/deactivate", post(deactivate::<H>))
+        .route("/v1/apps/{app}/scale", post(scale::<H>))
+        .route("/v1/tasks", get(tasks::<H>))
+        .route("/v1/tasks/{id}", get(task::<H>))
+        .route("/v1/tasks/{id}/trail", get(trail::<H>))
+        .route("/v1/status", get(status::<H>))
+        .route("/v1/apps", get(apps::<H>).put(apply::<H>))
+        .route("/v1/apps/{app}", get(app::<H>).delete(delete_app::<H>))
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(readyz::<H>))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(api)
+}
+
+async fn activate<H: Host>(
+    api: Shared<H>,
+    exchange: Extension<Arc<Exchange>>,
+    app: Segment,
+    request: Request,
+) -> Response {
+    submit(api, exchange, app, Verb::Activate, request)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
+async fn deactivate<H: Host>(
+    api: Shared<H>,
+    exchange: Extension<Arc<Exchange>>,
+    app: Segment,
+    request: Request,
+) -> Response {
+    submit(api, exchange, app, Verb::Deactivate, request)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
+async fn scale<H: Host>(
+    api: Shared<H>,
+    exchange: Extension<Arc<Exchange>>,
+    app: Segment,
+    request: Request,
+) -> Response {
+    submit(api, exchange, app, Verb::Scale, request)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
+async fn submit<H: Host>(
+    State(api): Shared<H>,
+    Extension(exchange): Extension<Arc<Exchange>>,
+    Segment(app): Segment,
+    verb: Verb,
+    http: Request,
+) -> Result<Response, Problem> {
+    let app = request::app_name(&app)?;
+    let wait = request::wait(http.uri())?;
+    let received = Received {
+        first_byte: exchange.first_byte(),
+        traceparent: request::traceparent(http.headers()),
+    };
+    let (parts, body) = http.into_parts();
+    let body = body::read(&parts.headers, body, &api.limits).await?;
+    let mut wanted = request::task_request(verb, &body)?;
+    let task_id = wanted.task_id.get_or_insert_with(generate_task_id).clone();
+    let first_byte = received.first_byte;
+
+    let task = detached(&api, app.as_str(), verb, wanted, received, wait, &task_id).await?;
+    let host = Arc::clone(&api.host);
+    exchange.when_answered(move |at| host.answered(&task_id, at.duration_since(first_byte)));
+    let status = match task.state {
+        TaskState::Running => StatusCode::ACCEPTED,
+        _ => StatusCode::OK,
+    };
+    Ok(json(status, &task))
+}
+
+/// Submits in a task of its own: when the client goes away hyper drops the handler, and what was
+/// begun must not stop half-way with it.
+async fn detached<H: Host>(
+    api: &Api<H>,
+    app: &str,
+    verb: Verb,
+    wanted: TaskRequest,
+    received: Received,
+    wait: Duration,
+    task_id: &str,
+) -> Result<Task, Problem> {
+    let Ok(permit) = Arc::clone(&api.submissions).try_acquire_owned() else {
+        let detail = format!(
+            "{} submissions are in progress, try again",
+            api.limits.submissions
+        );
+        return Err(Problem::new(ProblemCode::Unavailable, detail));
+    };
+    let (host, app) = (Arc::clone(&api.host), app.to_owned());
+    let submission = tokio::spawn(async move {
+        let task = host.submit(&app, verb, wanted, received, wait).await;
+        drop(permit);
+        task
+    });
+    let about = format!("/v1/tasks/{task_id}");
+    tokio::select! {
+        ended = submission => ended.unwrap_or_else(|error| {
+            tracing::error!(%error, task_id, "submission panicked");
+            Err(Problem::new(ProblemCode::Internal, "the submission ended by a defect; its task may go on").about(&about))
+        }),
+        () = api.stop.cancelled() => {
+            let detail = "the agent is stopping; ask for the task again, by the same task id, once it is back";
+            Err(Problem::new(ProblemCode::Unavailable, detail).about(about))
+        }
+    }
+}
+
+async fn tasks<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    json_or_problem(
+        async {
+            request::no_parameters(&uri)?;
+            api.host.tasks().await
+        }
+        .await,
+    )
+}
+
+async fn task<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -> Response {
+    json_or_problem(
+        async {
+            request::no_parameters(&uri)?;
+            api.host.task(request::task_id(&id)?).await
+        }
+        .await,
+    )
+}
+
+async fn trail<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -> Response {
+    json_or_problem(
+        async {
+            request::no_parameters(&uri)?;
+            api.host.trail(request::task_id(&id)?).await
+        }
+        .await,
+    )
+}
+
+async fn status<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    json_or_problem(
+        async {
+            request::no_parameters(&uri)?;
+            api.host.status().await
+        }
+        .await,
+    )
+}
+
+async fn apps<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    json_or_problem(
+        async {
+            request::no_parameters(&uri)?;
+            api.host.apps().await
+        }
+        .await,
+    )
+}
+
+async fn app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
+    let answer = async {
+        request::no_parameters(&uri)?;
+        api.host.app(request::app_name(&app)?.as_str()).await
+    };
+    json_or_problem(answer.await)
+}
+
+async fn apply<H: Host>(State(api): Shared<H>, http: Request) -> Response {
+    let answer = async {
+        request::no_parameters(http.uri())?;
+        let (parts, body) = http.into_parts();
+        let manifest = body::read(&parts.headers, body, &api.limits).await?;
+        let manifest = std::str::from_utf8(&manifest).map_err(|error| {
+            let detail = format!("the manifest is not UTF-8 text: {error}");
+            Problem::new(ProblemCode::InvalidManifest, detail)
+        })?;
+        api.host.apply(manifest).await
+    };
+    json_or_problem(answer.await)
+}
+
+async fn delete_app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
+    let answer = async {
+        let deletion = request::deletion(&uri)?;
+        api.host
+            .delete_app(request::app_name(&app)?.as_str(), deletion)
+            .await
+    };
+    json_or_problem(answer.await)
+}
+
+async fn readyz<H: Host>(State(api): Shared<H>) -> Response {
+    match api.host.ready() {
+        Ok(()) => Body::from("ok\n").into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn no_such_path(uri: Uri) -> Problem {
+    let detail = format!("{} is not a path of this API", uri.path());
+    Problem::new(ProblemCode::NotFound, detail).about(uri.path())
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    let detail = format!(
+        "{method} is not a method of {}; the Allow header lists them",
+        uri.path()
+    );
+    Problem::new(ProblemCode::MethodNotAllowed, detail).about(uri.path())
+}

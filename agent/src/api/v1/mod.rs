@@ -1,0 +1,25 @@
+//! Version 1 of the documents on the wire: camelCase JSON, one module for each subject.
+//!
+//! Promises: a field keeps its name, unit and meaning; fields are added, never changed. Absent
+//! optional fields are left out. Readers ignore fields they do not know; the agent refuses unknown
+//! fields in requests, because there a misspelt field would be a wish silently ignored.
+//! Deliberately not the domain's types: the core converts at once.
+
+mod app;
+mod problem;
+mod status;
+mod task;
+mod time;
+mod trail;
+
+pub use app::{AppDocument, AppList, AppSummary, ApplyOutcome, ApplyResult, WarmTargets};
+pub use problem::{Finding, Problem, ProblemCode, ProblemRow};
+pub use status::{
+    ContainerdStatus, HostStatus, Instance, InstanceState, Pool, Reachability, Status,
+};
+pub use task::{
+    Current, InstanceError, StartedFrom, Task, TaskInstance, TaskList, TaskRequest, TaskState,
+    TaskSummary, Verb,
+};
+pub use time::{InvalidTimestamp, Timestamp, millis};
+pub use trail::{Step, StepOutcome, Trail};

@@ -1,0 +1,297 @@
+//! Tasks: what is asked, and what became of it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::{InstanceState, Timestamp};
+
+/// What a task does to the pool's target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verb {
+    /// target = max(target, to).
+    Activate,
+    /// target = min(target, to).
+    Deactivate,
+    /// target = to.
+    Scale,
+}
+
+impl Verb {
+    /// As spelt in documents, paths and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Activate => "activate",
+            Self::Deactivate => "deactivate",
+            Self::Scale => "scale",
+        }
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Body of `POST /v1/apps/{app}/{activate|deactivate|scale}`. Unknown fields are refused.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TaskRequest {
+    /// How many active instances are asked for: 0..=[`TaskRequest::MAX_TO`].
+    pub to: u32,
+    /// Caller's name of the task: 1..=128 of `[A-Za-z0-9._:-]`. Made up by the server when
+    /// absent; [`crate::api::Host::submit`] always sees it present.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_id: Option<String>,
+    /// Only when the pool's target has this sequence number, else `seq_mismatch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect_seq: Option<u64>,
+    /// Seconds after which the task itself ends: greater than 0, at most 86400. The agent's
+    /// default for the verb when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<f64>,
+    /// Deactivate and scale only: do not wait for an acknowledged deregistration nor for the
+    /// drain. Requests in flight may fail.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
+impl TaskRequest {
+    /// Most instances of one app that one host is asked for.
+    pub const MAX_TO: u32 = 10_000;
+    /// Longest deadline of a task, in seconds: one day.
+    pub const MAX_DEADLINE_SECONDS: f64 = 86_400.0;
+
+    /// A request with nothing but its target.
+    pub fn to(to: u32) -> Self {
+        Self {
+            to,
+            task_id: None,
+            expect_seq: None,
+            deadline_seconds: None,
+            force: None,
+        }
+    }
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TaskState {
+    /// Its intent is durable; it has not ended.
+    Running,
+    /// The target was reached.
+    Done,
+    /// Some instances reached it, others did not before the deadline; the pool goes on.
+    Partial,
+    /// No instance reached it before the deadline.
+    Failed,
+    /// A later task moved the target the other way.
+    Superseded,
+}
+
+impl TaskState {
+    /// As spelt in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A task: the answer to a submission, and `GET /v1/tasks/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Task {
+    /// Name of the task, the caller's or made up by the server.
+    pub task_id: String,
+    /// App whose pool it concerns.
+    pub app: String,
+    /// What was asked.
+    pub verb: Verb,
+    /// The number that was asked for.
+    pub to: u32,
+    /// Where it stands.
+    pub state: TaskState,
+    /// The pool's target as this task's intent left it.
+    pub target: u32,
+    /// Sequence number of that target.
+    pub target_seq: u64,
+    /// True when the task id had been seen before: this is the recorded answer, nothing was done.
+    pub replayed: bool,
+    /// The instances that the task chose, by ordinal.
+    #[serde(default)]
+    pub instances: Vec<TaskInstance>,
+    /// Active instances of the pool when the task ended (now, while it runs).
+    pub active: u32,
+    /// When the intent was written.
+    pub created_at: Timestamp,
+    /// When the task ended; absent while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// Milliseconds from the first byte of the request to the durable outcome (to now, while it
+    /// runs), by the monotonic clock.
+    pub elapsed_ms: f64,
+    /// An operator's sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What is true now; only when `replayed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<Current>,
+}
+
+/// One instance that a task chose.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskInstance {
+    /// `<app>-<ordinal>`.
+    pub name: String,
+    /// Its state when the task ended (now, while it runs).
+    pub state: InstanceState,
+    /// The warmth that served it.
+    pub from: StartedFrom,
+    /// Generation that the task gave it.
+    pub generation: u64,
+    /// Its address as clients see it, once it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Registered port, when the app is registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Why it is not where the task wanted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<InstanceError>,
+}
+
+/// How warm an instance was when the task took it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StartedFrom {
+    /// The app was booted and frozen.
+    Frozen,
+    /// The container waited at the gate.
+    Armed,
+    /// Snapshot, network and cgroup were there, no process.
+    Staged,
+    /// The image was there.
+    Cached,
+    /// Nothing was there: the image was pulled.
+    Absent,
+    /// The task did not start it (it was active already, or the task takes it out).
+    None,
+}
+
+impl StartedFrom {
+    /// As spelt in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Frozen => "frozen",
+            Self::Armed => "armed",
+            Self::Staged => "staged",
+            Self::Cached => "cached",
+            Self::Absent => "absent",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What went wrong with an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceError {
+    /// Stable, for programs: `image_not_found`, `readiness_timeout`, ...
+    pub code: String,
+    /// A sentence for people.
+    pub detail: String,
+}
+
+/// What is true of a pool at the moment of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Current {
+    /// Wanted active instances.
+    pub target: u32,
+    /// Sequence number of the target.
+    pub target_seq: u64,
+    /// Instances in service.
+    pub active: u32,
+    /// Instances on their way into service.
+    pub starting: u32,
+    /// Instances that wait at the gate.
+    pub armed: u32,
+    /// Instances on their way out.
+    pub draining: u32,
+    /// Instances that failed and were not given up, or were given up.
+    pub failed: u32,
+}
+
+/// One line of `GET /v1/tasks`: a task without its instances.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskSummary {
+    /// As in [`Task::task_id`].
+    pub task_id: String,
+    /// As in [`Task::app`].
+    pub app: String,
+    /// As in [`Task::verb`].
+    pub verb: Verb,
+    /// As in [`Task::to`].
+    pub to: u32,
+    /// As in [`Task::state`].
+    pub state: TaskState,
+    /// As in [`Task::target`].
+    pub target: u32,
+    /// As in [`Task::target_seq`].
+    pub target_seq: u64,
+    /// As in [`Task::active`].
+    pub active: u32,
+    /// As in [`Task::created_at`].
+    pub created_at: Timestamp,
+    /// As in [`Task::finished_at`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// As in [`Task::elapsed_ms`].
+    pub elapsed_ms: f64,
+    /// As in [`Task::detail`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+impl From<&Task> for TaskSummary {
+    fn from(task: &Task) -> Self {
+        Self {
+            task_id: task.task_id.clone(),
+            app: task.app.clone(),
+            verb: task.verb,
+            to: task.to,
+            state: task.state,
+            target: task.target,
+            target_seq: task.target_seq,
+            active: task.active,
+            created_at: task.created_at,
+            finished_at: task.finished_at,
+            elapsed_ms: task.elapsed_ms,
+            detail: task.detail.clone(),
+        }
+    }
+}
+
+/// `GET /v1/tasks`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskList {
+    /// Newest first, bounded by the agent.
+    pub tasks: Vec<TaskSummary>,
+}

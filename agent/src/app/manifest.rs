@@ -1,0 +1,190 @@
+//! The manifest as it is written. Field names are Kubernetes' wherever Kubernetes has the thing.
+//!
+//! Everything is optional here: what is missing or wrong is for `validate` to say.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Visitor};
+
+/// The whole document.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Manifest {
+    pub(super) api_version: Option<String>,
+    pub(super) kind: Option<String>,
+    pub(super) metadata: Option<Metadata>,
+    pub(super) spec: Option<Spec>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Metadata {
+    pub(super) name: Option<String>,
+    pub(super) labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Spec {
+    pub(super) image: Option<String>,
+    pub(super) command: Option<Vec<String>>,
+    pub(super) args: Option<Vec<String>>,
+    pub(super) working_dir: Option<String>,
+    pub(super) user: Option<Scalar>,
+    pub(super) env: Option<Vec<NameValue>>,
+    pub(super) ports: Option<Vec<Port>>,
+    pub(super) resources: Option<Resources>,
+    pub(super) readiness: Option<Readiness>,
+    pub(super) agents: Option<Vec<Agent>>,
+    pub(super) warm: Option<Warm>,
+    pub(super) registration: Option<Registration>,
+    pub(super) network: Option<Network>,
+    pub(super) termination_grace_period_seconds: Option<u32>,
+    pub(super) drain_seconds: Option<u32>,
+}
+
+/// `{name, value}` of environment and headers.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct NameValue {
+    pub(super) name: Option<String>,
+    pub(super) value: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Port {
+    pub(super) name: Option<String>,
+    pub(super) container_port: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Resources {
+    pub(super) limits: Option<Limits>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Limits {
+    pub(super) cpu: Option<Scalar>,
+    pub(super) memory: Option<Scalar>,
+    pub(super) pids: Option<u64>,
+}
+
+/// Exactly one of the first five, and how to time it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Readiness {
+    pub(super) http_get: Option<HttpGet>,
+    pub(super) tcp_socket: Option<TcpSocket>,
+    pub(super) exec: Option<Exec>,
+    pub(super) notify: Option<Empty>,
+    pub(super) none: Option<Empty>,
+    pub(super) initial_delay_seconds: Option<u32>,
+    pub(super) period_seconds: Option<u32>,
+    pub(super) timeout_seconds: Option<u32>,
+    pub(super) failure_threshold: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct HttpGet {
+    pub(super) path: Option<String>,
+    pub(super) port: Option<Scalar>,
+    pub(super) http_headers: Option<Vec<NameValue>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct TcpSocket {
+    pub(super) port: Option<Scalar>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Exec {
+    pub(super) command: Option<Vec<String>>,
+}
+
+/// `{}`: chosen by being there.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Empty {}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Agent {
+    pub(super) name: Option<String>,
+    pub(super) command: Option<Vec<String>>,
+    pub(super) env: Option<Vec<NameValue>>,
+    pub(super) user: Option<Scalar>,
+    pub(super) readiness: Option<Readiness>,
+    pub(super) essential: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Warm {
+    pub(super) armed: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Registration {
+    pub(super) enabled: Option<bool>,
+    pub(super) service: Option<String>,
+    pub(super) port: Option<Scalar>,
+    pub(super) weight: Option<u32>,
+    pub(super) metadata: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Network {
+    Routed,
+    Host,
+}
+
+/// A text or a number, as Kubernetes has it for ports, quantities and users.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Scalar {
+    Text(String),
+    Number(String),
+}
+
+impl Scalar {
+    /// As written.
+    pub(super) fn as_str(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Number(text) => text,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = Scalar;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text or a number")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(text.to_owned()))
+            }
+
+            fn visit_i128<E>(self, number: i128) -> Result<Scalar, E> {
+                Ok(Scalar::Number(number.to_string()))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Number(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}

@@ -1,0 +1,228 @@
+//! Which version of an app an instance was made from.
+//!
+//! The hash is taken over our own serialisation of the validated [`App`], not over the text: comments,
+//! order and spelled-out defaults do not make a revision. Every value is written with its length, so
+//! that no two apps have one serialisation. Fields of later versions must be left out while they
+//! have their default, or an upgrade of the agent would replace every warm instance.
+
+use std::fmt;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::{App, Essential, NetworkMode, ProbeTiming, Readiness, User};
+
+/// Short name of an app's version: 12 hexadecimal digits.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(String);
+
+impl Revision {
+    /// The 12 digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// A revision read back from where [`Revision::as_str`] was written; `None` when it is not one.
+    pub fn from_stored(text: &str) -> Option<Self> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (text.len() == 12 && text.bytes().all(hex)).then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Revision of the instances that are made from `app` with the image of `image_digest`.
+///
+/// Left out are `warm` and `drain`: they steer the pool, and no instance is made differently by them.
+pub fn revision(app: &App, image_digest: &str) -> Revision {
+    let mut writer = Writer::new("revision/1");
+    writer.instance(app);
+    writer.text("image-digest", image_digest);
+    Revision(writer.finish())
+}
+
+/// Hash of everything in the manifest, 12 hexadecimal digits: whether applying it changes anything.
+pub fn manifest_hash(app: &App) -> String {
+    let mut writer = Writer::new("manifest/1");
+    writer.instance(app);
+    writer.number("warm.armed", app.warm.armed.into());
+    writer.duration("drain", app.drain);
+    writer.finish()
+}
+
+struct Writer(Sha256);
+
+impl Writer {
+    fn new(kind: &str) -> Self {
+        let mut writer = Self(Sha256::new());
+        writer.text("kind", kind);
+        writer
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        for part in [name, value] {
+            self.0.update((part.len() as u64).to_le_bytes());
+            self.0.update(part.as_bytes());
+        }
+    }
+
+    fn number(&mut self, name: &str, value: u64) {
+        self.text(name, &value.to_string());
+    }
+
+    fn duration(&mut self, name: &str, value: Duration) {
+        self.text(name, &value.as_nanos().to_string());
+    }
+
+    fn list(&mut self, name: &str, values: &[String]) {
+        self.number(name, values.len() as u64);
+        for value in values {
+            self.text("", value);
+        }
+    }
+
+    fn pairs<'a>(
+        &mut self,
+        name: &str,
+        pairs: impl ExactSizeIterator<Item = (&'a String, &'a String)>,
+    ) {
+        self.number(name, pairs.len() as u64);
+        for (key, value) in pairs {
+            self.text(key, value);
+        }
+    }
+
+    fn user(&mut self, user: Option<&User>) {
+        if let Some(User { user, group }) = user {
+            self.text("user", user);
+            if let Some(group) = group {
+                self.text("group", group);
+            }
+        }
+    }
+
+    /// Everything that an instance is made from. Taken apart in full, so that a new field does not
+    /// compile until somebody has decided about it.
+    fn instance(&mut self, app: &App) {
+        let App {
+            name,
+            labels,
+            image,
+            command,
+            args,
+            env,
+            working_dir,
+            user,
+            ports,
+            resources,
+            readiness,
+            agents,
+            warm: _,
+            registration,
+            network,
+            termination_grace,
+            drain: _,
+        } = app;
+        self.text("name", name.as_str());
+        self.pairs("labels", labels.iter());
+        self.text("image", image);
+        self.list("command", command);
+        self.list("args", args);
+        self.pairs("env", env.iter().map(|(name, value)| (name, value)));
+        if let Some(dir) = working_dir {
+            self.text("working-dir", dir);
+        }
+        self.user(user.as_ref());
+        self.number("ports", ports.len() as u64);
+        for port in ports {
+            self.text("port", port.name.as_deref().unwrap_or(""));
+            self.number("number", port.container_port.into());
+        }
+        if let Some(cpu) = resources.cpu_millis {
+            self.number("cpu", cpu);
+        }
+        self.number("memory", resources.memory_bytes);
+        self.number("pids", resources.pids);
+        self.readiness(readiness);
+        self.number("agents", agents.len() as u64);
+        for agent in agents {
+            self.text("agent", &agent.name);
+            self.list("command", &agent.command);
+            self.pairs("env", agent.env.iter().map(|(name, value)| (name, value)));
+            self.user(agent.user.as_ref());
+            self.readiness(&agent.readiness);
+            self.text(
+                "essential",
+                match agent.essential {
+                    Essential::Yes => "yes",
+                    Essential::No => "no",
+                },
+            );
+        }
+        if registration.enabled {
+            self.text("service", &registration.service);
+            self.number("port", registration.port.into());
+            self.number("weight", registration.weight.into());
+            self.pairs("metadata", registration.metadata.iter());
+        }
+        self.text(
+            "network",
+            match network {
+                NetworkMode::Routed => "routed",
+                NetworkMode::Host => "host",
+            },
+        );
+        self.duration("grace", *termination_grace);
+    }
+
+    fn readiness(&mut self, readiness: &Readiness) {
+        match readiness {
+            Readiness::None => self.text("readiness", "none"),
+            Readiness::Notify { timeout } => {
+                self.text("readiness", "notify");
+                self.duration("timeout", *timeout);
+            }
+            Readiness::Tcp { port, timing } => {
+                self.text("readiness", "tcp");
+                self.number("port", (*port).into());
+                self.timing(timing);
+            }
+            Readiness::Http {
+                port,
+                path,
+                headers,
+                timing,
+            } => {
+                self.text("readiness", "http");
+                self.number("port", (*port).into());
+                self.text("path", path);
+                self.pairs("headers", headers.iter().map(|(name, value)| (name, value)));
+                self.timing(timing);
+            }
+            Readiness::Exec { command, timing } => {
+                self.text("readiness", "exec");
+                self.list("command", command);
+                self.timing(timing);
+            }
+        }
+    }
+
+    fn timing(&mut self, timing: &ProbeTiming) {
+        self.duration("delay", timing.initial_delay);
+        self.duration("period", timing.period);
+        self.duration("timeout", timing.timeout);
+        self.number("threshold", timing.failure_threshold.into());
+    }
+
+    fn finish(self) -> String {
+        let digest = self.0.finalize();
+        digest[..6]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}

@@ -1,0 +1,343 @@
+//! Manifest -> [`App`]: every default, every rule, all findings.
+//!
+//! One function for each part of the manifest; each returns something usable even when it noted a
+//! finding, so that the rest is looked at as well.
+
+mod names;
+mod probe;
+mod process;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::manifest::{self, Manifest, Scalar};
+use super::quantity::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, memory_bytes};
+use super::{App, NetworkMode, Port, Registration, Resources, Warm};
+use crate::document::{Findings, join_key, shown};
+use crate::instance::AppName;
+
+const API_VERSION: &str = "nodeagent/v1";
+const KIND: &str = "App";
+const DEFAULT_MEMORY: u64 = 512 << 20;
+const DEFAULT_PIDS: u64 = 1024;
+const MAX_SECONDS: u32 = 86_400;
+const MAX_ARMED: u32 = 1000;
+
+/// The app, unless what is missing leaves nothing to build; the findings decide whether it counts.
+pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
+    constant(
+        "apiVersion",
+        manifest.api_version.as_deref(),
+        API_VERSION,
+        findings,
+    );
+    constant("kind", manifest.kind.as_deref(), KIND, findings);
+    let metadata = manifest.metadata.unwrap_or_default();
+    let name = app_name(metadata.name.as_deref(), findings);
+    let labels = labels(metadata.labels.unwrap_or_default(), findings);
+    let Some(spec) = manifest.spec else {
+        findings.note("spec", "required: at least an image");
+        return None;
+    };
+
+    let image = image(spec.image, findings);
+    let (command, args) = (
+        spec.command.unwrap_or_default(),
+        spec.args.unwrap_or_default(),
+    );
+    process::arguments("spec.command", &command, findings);
+    process::arguments("spec.args", &args, findings);
+    if command.first().is_some_and(String::is_empty) {
+        findings.wrong("spec.command[0]", "\"\"", "a program");
+    }
+    let env = process::environment("spec.env", spec.env, findings);
+    let user = process::user("spec.user", spec.user, findings);
+    working_dir(spec.working_dir.as_deref(), findings);
+    let ports = ports(spec.ports.unwrap_or_default(), findings);
+    let readiness = probe::readiness(
+        "spec.readiness",
+        spec.readiness,
+        &ports,
+        probe::Whose::App,
+        findings,
+    );
+    let agents = process::agents(spec.agents.unwrap_or_default(), &ports, findings);
+    let resources = resources(spec.resources.unwrap_or_default(), findings);
+    let warm = warm(spec.warm.unwrap_or_default(), findings);
+    let registration = registration(
+        spec.registration.unwrap_or_default(),
+        name.as_ref().map_or("", AppName::as_str),
+        &ports,
+        findings,
+    );
+    let seconds = |field: &str, value: Option<u32>, findings: &mut Findings| {
+        let value = value.unwrap_or(30);
+        if value > MAX_SECONDS {
+            findings.wrong(
+                field,
+                value.to_string(),
+                format!("0 to {MAX_SECONDS} seconds"),
+            );
+        }
+        Duration::from_secs(value.into())
+    };
+    let termination_grace = seconds(
+        "spec.terminationGracePeriodSeconds",
+        spec.termination_grace_period_seconds,
+        findings,
+    );
+    let drain = seconds("spec.drainSeconds", spec.drain_seconds, findings);
+
+    Some(App {
+        name: name?,
+        labels,
+        image,
+        command,
+        args,
+        env,
+        working_dir: spec.working_dir,
+        user,
+        ports,
+        resources,
+        readiness,
+        agents,
+        warm,
+        registration,
+        network: match spec.network {
+            None | Some(manifest::Network::Routed) => NetworkMode::Routed,
+            Some(manifest::Network::Host) => NetworkMode::Host,
+        },
+        termination_grace,
+        drain,
+    })
+}
+
+fn constant(field: &str, value: Option<&str>, wanted: &str, findings: &mut Findings) {
+    match value {
+        None => findings.note(field, format!("required: {wanted}")),
+        Some(value) if value != wanted => {
+            findings.wrong(field, shown(value), wanted);
+        }
+        Some(_) => {}
+    }
+}
+
+fn app_name(name: Option<&str>, findings: &mut Findings) -> Option<AppName> {
+    let Some(name) = name else {
+        findings.note("metadata.name", "required: the app's name, for example web");
+        return None;
+    };
+    match name.parse() {
+        Ok(name) => Some(name),
+        Err(invalid) => {
+            let crate::instance::InvalidName { value, allowed, .. } = invalid;
+            findings.wrong("metadata.name", shown(&value), allowed);
+            None
+        }
+    }
+}
+
+fn labels(labels: BTreeMap<String, String>, findings: &mut Findings) -> BTreeMap<String, String> {
+    for (key, value) in &labels {
+        let field = join_key("metadata.labels", key);
+        if !names::is_label_key(key) {
+            findings.note(
+                &field,
+                format!("the key is not allowed; allowed: {}", names::LABEL_KEY),
+            );
+        } else if !names::is_label_value(value) {
+            findings.wrong(&field, shown(value), names::LABEL_VALUE);
+        }
+    }
+    labels
+}
+
+fn image(image: Option<String>, findings: &mut Findings) -> String {
+    match &image {
+        None => findings.note("spec.image", format!("required: {}", names::IMAGE)),
+        Some(text) if !names::is_image(text) => {
+            findings.wrong("spec.image", shown(text), names::IMAGE);
+        }
+        Some(_) => {}
+    }
+    image.unwrap_or_default()
+}
+
+fn working_dir(path: Option<&str>, findings: &mut Findings) {
+    if let Some(path) = path
+        && (!path.starts_with('/') || path.contains('\0') || path.len() > 4095)
+    {
+        findings.wrong(
+            "spec.workingDir",
+            shown(path),
+            "an absolute path inside the container",
+        );
+    }
+}
+
+fn ports(ports: Vec<manifest::Port>, findings: &mut Findings) -> Vec<Port> {
+    let (mut seen_names, mut seen_numbers) = (BTreeSet::new(), BTreeSet::new());
+    let mut valid = Vec::new();
+    for (index, port) in ports.into_iter().enumerate() {
+        let field = format!("spec.ports[{index}]");
+        if let Some(name) = &port.name {
+            let at = format!("{field}.name");
+            if !names::is_port_name(name) {
+                findings.wrong(&at, shown(name), names::PORT_NAME);
+            } else if !seen_names.insert(name.clone()) {
+                findings.wrong(&at, shown(name), "a name that no other port has");
+            }
+        }
+        let at = format!("{field}.containerPort");
+        match port.container_port {
+            None => findings.note(&at, "required: a port number, 1 to 65535"),
+            Some(0) => findings.wrong(&at, "0", "a port number, 1 to 65535"),
+            Some(number) if !seen_numbers.insert(number) => {
+                findings.wrong(&at, number.to_string(), "a number that no other port has");
+            }
+            Some(_) => {}
+        }
+        // A port whose number could not be read keeps its name known: one finding is enough.
+        valid.push(Port {
+            name: port.name,
+            container_port: port.container_port.unwrap_or(1),
+        });
+    }
+    valid
+}
+
+/// Number of the port that `given` names: a number, or the name of one of `ports`.
+fn port_number(field: &str, given: &Scalar, ports: &[Port], findings: &mut Findings) -> u16 {
+    let number = match given {
+        Scalar::Number(text) => text.parse().ok().filter(|number| *number > 0),
+        Scalar::Text(name) => ports
+            .iter()
+            .find(|port| port.name.as_ref() == Some(name))
+            .map(|port| port.container_port),
+    };
+    number.unwrap_or_else(|| {
+        let known: Vec<&str> = ports
+            .iter()
+            .filter_map(|port| port.name.as_deref())
+            .collect();
+        let allowed = if known.is_empty() {
+            "a number 1 to 65535 (spec.ports names no port)".to_owned()
+        } else {
+            format!(
+                "a number 1 to 65535, or the name of a port in spec.ports: {}",
+                known.join(", ")
+            )
+        };
+        let value = match given {
+            Scalar::Number(text) => text.clone(),
+            Scalar::Text(text) => shown(text),
+        };
+        findings.wrong(field, value, allowed);
+        1
+    })
+}
+
+fn resources(resources: manifest::Resources, findings: &mut Findings) -> Resources {
+    let limits = resources.limits.unwrap_or_default();
+    let mut quantity =
+        |field: &str, given: Option<&Scalar>, parse: fn(&str) -> Option<u64>, allowed: &str| {
+            let given = given?.as_str();
+            let value = parse(given);
+            if value.is_none() {
+                findings.wrong(field, shown(given), allowed);
+            }
+            value
+        };
+    let cpu_millis = quantity(
+        "spec.resources.limits.cpu",
+        limits.cpu.as_ref(),
+        cpu_millis,
+        CPU_ALLOWED,
+    );
+    let memory = quantity(
+        "spec.resources.limits.memory",
+        limits.memory.as_ref(),
+        memory_bytes,
+        MEMORY_ALLOWED,
+    );
+    let pids = limits.pids.unwrap_or(DEFAULT_PIDS);
+    // The runtime's own threads count until it becomes container-init, hence the lower bound.
+    if !(16..=4_194_304).contains(&pids) {
+        findings.wrong(
+            "spec.resources.limits.pids",
+            pids.to_string(),
+            "16 to 4194304 processes and threads",
+        );
+    }
+    Resources {
+        cpu_millis,
+        memory_bytes: memory.unwrap_or(DEFAULT_MEMORY),
+        pids,
+    }
+}
+
+fn warm(warm: manifest::Warm, findings: &mut Findings) -> Warm {
+    let armed = warm.armed.unwrap_or(0);
+    if armed > MAX_ARMED {
+        findings.wrong(
+            "spec.warm.armed",
+            armed.to_string(),
+            format!("0 to {MAX_ARMED}"),
+        );
+    }
+    Warm { armed }
+}
+
+fn registration(
+    given: manifest::Registration,
+    app: &str,
+    ports: &[Port],
+    findings: &mut Findings,
+) -> Registration {
+    let enabled = given.enabled.unwrap_or(true);
+    let service = given.service.unwrap_or_else(|| app.to_owned());
+    if !service.is_empty() && !names::is_service(&service) || service.is_empty() && !app.is_empty()
+    {
+        findings.wrong("spec.registration.service", shown(&service), names::SERVICE);
+    }
+    let port = match (&given.port, ports.first()) {
+        (Some(port), _) => port_number("spec.registration.port", port, ports, findings),
+        (None, Some(first)) => first.container_port,
+        (None, None) => {
+            if enabled {
+                findings.note(
+                    "spec.registration.port",
+                    "required, because registration is enabled and spec.ports is empty: add a port, or set spec.registration.enabled to false",
+                );
+            }
+            0
+        }
+    };
+    let weight = given.weight.unwrap_or(100);
+    if !(1..=1000).contains(&weight) {
+        findings.wrong("spec.registration.weight", weight.to_string(), "1 to 1000");
+    }
+    let metadata = given.metadata.unwrap_or_default();
+    for (key, value) in &metadata {
+        let field = join_key("spec.registration.metadata", key);
+        if !names::is_label_key(key) {
+            findings.note(
+                &field,
+                format!("the key is not allowed; allowed: {}", names::LABEL_KEY),
+            );
+        } else if value.len() > 1024 || value.chars().any(char::is_control) {
+            findings.wrong(
+                &field,
+                shown(value),
+                "up to 1024 bytes without control characters",
+            );
+        }
+    }
+    Registration {
+        enabled,
+        service,
+        port,
+        weight,
+        metadata,
+    }
+}

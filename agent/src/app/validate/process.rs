@@ -1,0 +1,139 @@
+//! Rules for the processes of a container: argv, environment, user, in-container agents.
+
+use std::collections::BTreeSet;
+
+use super::names;
+use super::probe;
+use crate::app::manifest::{self, NameValue, Scalar};
+use crate::app::{Agent, Essential, Port, User};
+use crate::document::{Findings, shown};
+
+/// The kernel refuses longer strings in execve(2) (`MAX_ARG_STRLEN`, 32 pages).
+const MAX_STRING: usize = 128 * 1024 - 1;
+const MAX_AGENTS: usize = 16;
+
+/// argv strings: no NUL, not longer than the kernel takes.
+pub(super) fn arguments(field: &str, list: &[String], findings: &mut Findings) {
+    for (index, text) in list.iter().enumerate() {
+        if text.contains('\0') || text.len() > MAX_STRING {
+            findings.wrong(
+                &format!("{field}[{index}]"),
+                shown(text),
+                "text without NUL, below 128 KiB",
+            );
+        }
+    }
+}
+
+/// `env`: names may come twice, the later wins, as in Kubernetes.
+pub(super) fn environment(
+    field: &str,
+    list: Option<Vec<NameValue>>,
+    findings: &mut Findings,
+) -> Vec<(String, String)> {
+    let mut env = Vec::new();
+    for (index, pair) in list.unwrap_or_default().into_iter().enumerate() {
+        let at = format!("{field}[{index}].name");
+        let value = pair.value.unwrap_or_default();
+        match &pair.name {
+            None => findings.note(&at, format!("required: {}", names::ENV_NAME)),
+            Some(name) if !names::is_env_name(name) => {
+                findings.wrong(&at, shown(name), names::ENV_NAME);
+            }
+            Some(name) if is_ours(name) => findings.wrong(
+                &at,
+                shown(name),
+                "any name but NOTIFY_SOCKET, TRACEPARENT and NODEAGENT_*, which the agent sets",
+            ),
+            Some(_) => {}
+        }
+        if value.contains('\0') || value.len() > MAX_STRING {
+            findings.wrong(
+                &format!("{field}[{index}].value"),
+                shown(&value),
+                "text without NUL, below 128 KiB",
+            );
+        }
+        env.push((pair.name.unwrap_or_default(), value));
+    }
+    env
+}
+
+fn is_ours(name: &str) -> bool {
+    name == "NOTIFY_SOCKET" || name == "TRACEPARENT" || name.starts_with("NODEAGENT_")
+}
+
+/// `uid`, `uid:gid`, `name` or `name:group`.
+pub(super) fn user(field: &str, given: Option<Scalar>, findings: &mut Findings) -> Option<User> {
+    let given = given?;
+    let text = given.as_str();
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    if user.is_empty()
+        || !names::is_user(user)
+        || group.is_some_and(|g| g.is_empty() || !names::is_user(g))
+    {
+        findings.wrong(field, shown(text), names::USER);
+    }
+    Some(User {
+        user: user.to_owned(),
+        group: group.map(str::to_owned),
+    })
+}
+
+/// `spec.agents`, in the order in which they start.
+pub(super) fn agents(
+    list: Vec<manifest::Agent>,
+    ports: &[Port],
+    findings: &mut Findings,
+) -> Vec<Agent> {
+    if list.len() > MAX_AGENTS {
+        findings.wrong(
+            "spec.agents",
+            format!("a list of {}", list.len()),
+            format!("at most {MAX_AGENTS} agents"),
+        );
+    }
+    let mut seen = BTreeSet::new();
+    let mut agents = Vec::new();
+    for (index, agent) in list.into_iter().enumerate() {
+        let field = format!("spec.agents[{index}]");
+        let at = format!("{field}.name");
+        match &agent.name {
+            None => findings.note(&at, format!("required: {}", names::AGENT_NAME)),
+            Some(name) if !names::is_agent_name(name) => {
+                findings.wrong(&at, shown(name), names::AGENT_NAME);
+            }
+            Some(name) if !seen.insert(name.clone()) => {
+                findings.wrong(&at, shown(name), "a name that no other agent has");
+            }
+            Some(_) => {}
+        }
+        let at = format!("{field}.command");
+        let command = agent.command.unwrap_or_default();
+        if command.first().is_none_or(String::is_empty) {
+            findings.note(&at, "required: the program and its arguments, as a list");
+        }
+        arguments(&at, &command, findings);
+        agents.push(Agent {
+            name: agent.name.unwrap_or_default(),
+            env: environment(&format!("{field}.env"), agent.env, findings),
+            user: user(&format!("{field}.user"), agent.user, findings),
+            readiness: probe::readiness(
+                &format!("{field}.readiness"),
+                agent.readiness,
+                ports,
+                probe::Whose::Agent,
+                findings,
+            ),
+            essential: match agent.essential {
+                None | Some(true) => Essential::Yes,
+                Some(false) => Essential::No,
+            },
+            command,
+        });
+    }
+    agents
+}

@@ -1,0 +1,143 @@
+//! `nodeagent status`
+
+use clap::Args;
+
+use super::report::line;
+use super::table::{Align, Table, plain};
+use super::{Options, Report};
+use crate::api::v1::{self, Pool, Problem, Reachability};
+
+const EXAMPLES: &str = "\
+Examples:
+  nodeagent status
+  nodeagent status web
+  nodeagent status -o json | jq '.pools[] | {app, target, active}'
+
+ARMED is: instances at the gate / wanted ones.";
+
+/// Show the host and its pools; with APP, that pool's instances
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct Status {
+    /// Only the pool of this app, with its instances
+    app: Option<String>,
+}
+
+impl Status {
+    pub(super) async fn execute(&self, options: &Options) -> Report {
+        let mut status = match options.client().status().await {
+            Ok(status) => status,
+            Err(error) => return Report::failure(options.output, &error),
+        };
+        if let Some(app) = &self.app {
+            status.pools.retain(|pool| pool.app == *app);
+            if status.pools.is_empty() {
+                return Report::problem(options.output, &Problem::not_found("app", app));
+            }
+        }
+        Report::document(options.output, &status, || match &self.app {
+            None => host(&status) + "\n" + &pools(&status.pools),
+            Some(_) => {
+                pools(&status.pools)
+                    + "\n"
+                    + &status.pools.iter().map(instances).collect::<String>()
+            }
+        })
+    }
+}
+
+fn host(status: &v1::Status) -> String {
+    let host = &status.host;
+    let containerd = match (host.containerd.reachable, &host.containerd.version) {
+        (Reachability::Yes, Some(version)) => format!("containerd {version} answers"),
+        (Reachability::Yes, None) => "containerd answers".to_owned(),
+        (Reachability::No, _) => "containerd does not answer".to_owned(),
+        (Reachability::Unknown, _) => "containerd was not asked yet".to_owned(),
+    };
+    let ready = if host.ready { "ready" } else { "not ready yet" };
+    let text = format!(
+        "host {} (fleet {}): {ready}; {containerd}\nagent {}, up since {}, journal epoch {}",
+        host.id, host.fleet, host.version, host.started_at, host.epoch
+    );
+    text.lines().map(|text| plain(text) + "\n").collect()
+}
+
+fn pools(pools: &[Pool]) -> String {
+    if pools.is_empty() {
+        return "no apps: nodeagent app apply -f FILE\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("APP", Align::Left),
+        ("REVISION", Align::Left),
+        ("TARGET", Align::Right),
+        ("SEQ", Align::Right),
+        ("ACTIVE", Align::Right),
+        ("STARTING", Align::Right),
+        ("ARMED", Align::Right),
+        ("ARMING", Align::Right),
+        ("DRAINING", Align::Right),
+        ("FAILED", Align::Right),
+    ]);
+    for pool in pools {
+        table.row([
+            pool.app.clone(),
+            short(&pool.revision),
+            pool.target.to_string(),
+            pool.target_seq.to_string(),
+            pool.active.to_string(),
+            pool.starting.to_string(),
+            format!("{}/{}", pool.armed, pool.warm.armed),
+            pool.arming.to_string(),
+            pool.draining.to_string(),
+            pool.failed.to_string(),
+        ]);
+    }
+    let mut text = table.render();
+    for pool in pools {
+        if let Some(alarm) = &pool.alarm {
+            line(
+                &mut text,
+                format_args!("ALARM {}: {}", pool.app, plain(alarm)),
+            );
+        }
+    }
+    text
+}
+
+fn instances(pool: &Pool) -> String {
+    if pool.instances.is_empty() {
+        return "no instances\n".to_owned();
+    }
+    let mut table = Table::new([
+        ("INSTANCE", Align::Left),
+        ("STATE", Align::Left),
+        ("GENERATION", Align::Right),
+        ("REVISION", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("TASK", Align::Left),
+        ("SINCE", Align::Left),
+        ("ERROR", Align::Left),
+    ]);
+    for instance in &pool.instances {
+        table.row([
+            instance.name.clone(),
+            instance.state.to_string(),
+            instance.generation.to_string(),
+            short(&instance.revision),
+            instance.address.clone().unwrap_or_else(|| "-".to_owned()),
+            instance.task_id.clone().unwrap_or_else(|| "-".to_owned()),
+            instance.since.to_string(),
+            match &instance.error {
+                Some(error) => format!("{}: {}", error.code, error.detail),
+                None => String::new(),
+            },
+        ]);
+    }
+    table.without_empty("ERROR").render()
+}
+
+/// The first 12 characters of a hash: enough to tell revisions apart by eye.
+pub(super) fn short(hash: &str) -> String {
+    let hash = hash.strip_prefix("sha256:").unwrap_or(hash);
+    hash.chars().take(12).collect()
+}

@@ -1,0 +1,117 @@
+//! What activate, deactivate and scale have in common: one submission, waited for.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::duration::{self, spoken};
+use super::report::{Exit, Report};
+use super::{Options, progress, task_view};
+use crate::api::v1::{Task, TaskRequest, TaskState, Verb};
+use crate::api::{ClientError, generate_task_id};
+
+/// Whether clients are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Force {
+    /// Deregistration and drain take their time.
+    No,
+    /// They are skipped.
+    Yes,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Submission {
+    /// Name of the app
+    app: String,
+    /// How many active instances are wanted
+    #[arg(long, value_name = "N")]
+    to: u32,
+    /// Name of the task: repeating a command with the same name never does it twice
+    ///
+    /// The same name with the same request gives the recorded answer and what is true now. With
+    /// another request it is refused. Made up and printed when absent.
+    #[arg(long, value_name = "ID")]
+    task_id: Option<String>,
+    /// How long this command waits for the task; the task itself goes on
+    #[arg(long, value_name = "DURATION", default_value = "90s", value_parser = duration::parse)]
+    timeout: Duration,
+    /// Do it only when the pool's target has this sequence number (status shows it)
+    #[arg(long, value_name = "SEQ")]
+    expect_seq: Option<u64>,
+    /// When the task itself ends, reached or not [default: the agent's]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    deadline: Option<Duration>,
+    /// W3C trace context that the task becomes part of
+    #[arg(
+        long,
+        value_name = "TRACEPARENT",
+        env = "TRACEPARENT",
+        hide_env_values = true
+    )]
+    traceparent: Option<String>,
+}
+
+impl Submission {
+    pub(super) async fn execute(&self, options: &Options, verb: Verb, force: Force) -> Report {
+        let made_up = self.task_id.is_none();
+        let task_id = self.task_id.clone().unwrap_or_else(generate_task_id);
+        if made_up {
+            // Before the call: whoever is interrupted can still repeat it.
+            eprintln!("task id: {task_id}");
+        }
+        let request = TaskRequest {
+            to: self.to,
+            task_id: Some(task_id.clone()),
+            expect_seq: self.expect_seq,
+            deadline_seconds: self.deadline.map(|deadline| deadline.as_secs_f64()),
+            force: (force == Force::Yes).then_some(true),
+        };
+        let client = options.client();
+        let call = client.submit(
+            &self.app,
+            verb,
+            &request,
+            self.timeout,
+            self.traceparent.as_deref(),
+        );
+        match progress::shown_while(call, &client, &self.app, self.to).await {
+            Ok(task) => self.report(options, &task),
+            Err(error) => lost(Report::failure(options.output, &error), &error, &task_id),
+        }
+    }
+
+    fn report(&self, options: &Options, task: &Task) -> Report {
+        let report = Report::document(options.output, task, || task_view::render(task));
+        match task.state {
+            TaskState::Done => report,
+            TaskState::Failed => report.exiting(Exit::Failed),
+            TaskState::Partial => report.exiting(Exit::Partial),
+            TaskState::Superseded => report.exiting(Exit::Conflict),
+            TaskState::Running => {
+                let waited = spoken(self.timeout);
+                let id = &task.task_id;
+                let sentence = format!(
+                    "nodeagent: the wait of {waited} ended, task {id} is still running\n  \
+                     follow it: nodeagent trace {id}, or nodeagent tasks"
+                );
+                report.saying(sentence).exiting(Exit::StillRunning)
+            }
+        }
+    }
+}
+
+/// After a call that ended without an answer, the task id is what finds out.
+fn lost(report: Report, error: &ClientError, task_id: &str) -> Report {
+    match error {
+        ClientError::Deadline { .. } => {
+            let hint = format!(
+                "  look: nodeagent trace {task_id}, or repeat the command with --task-id {task_id}"
+            );
+            report.saying(hint).exiting(Exit::StillRunning)
+        }
+        ClientError::BrokenOff { .. } => report.saying(format!(
+            "  repeat the command with --task-id {task_id}: it is not done twice"
+        )),
+        _ => report,
+    }
+}

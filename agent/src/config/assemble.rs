@@ -1,0 +1,304 @@
+//! Merged fragments -> [`Settings`]: defaults, rules, all findings.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::check::{Check, contains, overlap};
+use super::duration;
+use super::fragment::{self, Fragment};
+use super::settings::*;
+use crate::document::{Findings, shown};
+
+const DAY: Duration = Duration::from_secs(86_400);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// What the host says about itself, for defaults.
+pub(super) struct HostFacts {
+    /// Content of `/etc/machine-id` without the newline, when there is a usable one.
+    pub(super) machine_id: Option<String>,
+}
+
+/// Settings with every default; they count only when `findings` stays empty.
+pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findings) -> Settings {
+    let mut check = Check(findings);
+    let host = host(merged.host.unwrap_or_default(), facts, &mut check);
+    let paths = paths(merged.paths.unwrap_or_default(), &mut check);
+    let discovery = discovery(merged.discovery.unwrap_or_default(), &paths, &mut check);
+    Settings {
+        host,
+        containerd: containerd(merged.containerd.unwrap_or_default(), &mut check),
+        runtime: runtime(merged.runtime.unwrap_or_default(), &mut check),
+        network: network(merged.network.unwrap_or_default(), &discovery, &mut check),
+        images: images(merged.images.unwrap_or_default(), &mut check),
+        tasks: tasks(merged.tasks.unwrap_or_default(), &mut check),
+        refill: Refill {
+            concurrency: check.number(
+                "refill.concurrency",
+                merged.refill.unwrap_or_default().concurrency,
+                2,
+                1..=64,
+            ) as usize,
+        },
+        paths,
+        discovery,
+    }
+}
+
+fn up_to(longest: Duration) -> RangeInclusive<Duration> {
+    Duration::from_millis(1)..=longest
+}
+
+fn host(given: fragment::Host, facts: &HostFacts, check: &mut Check<'_>) -> Host {
+    if given.id.is_none() && facts.machine_id.is_none() {
+        check.0.note(
+            "host.id",
+            "required, because /etc/machine-id is missing or not initialised: set id = \"...\" in [host], or run systemd-machine-id-setup",
+        );
+    }
+    let default = facts.machine_id.as_deref().unwrap_or("unknown");
+    Host {
+        id: check.word("host.id", given.id, default, "-_.", 128),
+        fleet: check.word("host.fleet", given.fleet, "default", "-_.", 128),
+    }
+}
+
+fn paths(given: fragment::Paths, check: &mut Check<'_>) -> Paths {
+    let state = check.path("paths.state", given.state, "/var/lib/nodeagent");
+    let runtime = check.path("paths.runtime", given.runtime, "/run/nodeagent");
+    if state == runtime {
+        check.0.wrong(
+            "paths.runtime",
+            shown(&runtime.to_string_lossy()),
+            "another directory than paths.state: what is in paths.runtime is gone after a reboot",
+        );
+    }
+    check.socket_length("paths.runtime", &runtime.join("ctl/gate.sock"));
+    let api_socket = check.socket(
+        "paths.api_socket",
+        given.api_socket,
+        runtime.join("api.sock"),
+    );
+    Paths {
+        state,
+        runtime,
+        api_socket,
+    }
+}
+
+fn containerd(given: fragment::Containerd, check: &mut Check<'_>) -> Containerd {
+    Containerd {
+        socket: check.socket(
+            "containerd.socket",
+            given.socket,
+            "/run/containerd/containerd.sock",
+        ),
+        // Length and alphabet are containerd's (pkg/identifiers).
+        namespace: check.word(
+            "containerd.namespace",
+            given.namespace,
+            "nodeagent",
+            "-_.",
+            76,
+        ),
+        snapshotter: check.word(
+            "containerd.snapshotter",
+            given.snapshotter,
+            "overlayfs",
+            "-_.",
+            76,
+        ),
+        timeout: check.duration(
+            "containerd.timeout",
+            given.timeout,
+            Duration::from_secs(10),
+            Duration::from_millis(100)..=10 * MINUTE,
+        ),
+    }
+}
+
+fn runtime(given: fragment::Runtime, check: &mut Check<'_>) -> Runtime {
+    Runtime {
+        shim: check.word(
+            "runtime.shim",
+            given.shim,
+            "io.containerd.runc.v2",
+            "-_.",
+            128,
+        ),
+        binary: check.optional_path("runtime.binary", given.binary),
+        cgroup_parent: check.cgroup("runtime.cgroup_parent", given.cgroup_parent, "/nodeagent"),
+        container_init: check.path(
+            "runtime.container_init",
+            given.container_init,
+            "/usr/lib/nodeagent/container-init",
+        ),
+    }
+}
+
+fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_>) -> Network {
+    let gateway = check.address(
+        "network.gateway",
+        given.gateway,
+        Ipv4Addr::new(169, 254, 1, 1),
+    );
+    let default = [AddressRange {
+        base: Ipv4Addr::new(10, 88, 0, 0),
+        prefix: 16,
+    }];
+    let pools = match given.pools {
+        None => default.to_vec(),
+        Some(texts) => pools(&texts, gateway, check),
+    };
+    let quarantine = check.duration(
+        "network.quarantine",
+        given.quarantine.clone(),
+        2 * MINUTE,
+        up_to(DAY),
+    );
+    if let Some(file) = &discovery.file
+        && quarantine < file.propagation_bound
+    {
+        check.0.wrong(
+            "network.quarantine",
+            shown(&duration::spell(quarantine)),
+            format!(
+                "at least discovery.file.propagation_bound, {}: until then clients may still use a freed address",
+                duration::spell(file.propagation_bound)
+            ),
+        );
+    }
+    Network {
+        pools,
+        gateway,
+        // Group 0 holds every link of the host that nobody grouped.
+        link_group: check.number(
+            "network.link_group",
+            given.link_group,
+            7017,
+            1..=i32::MAX as u32,
+        ),
+        mtu: check.number("network.mtu", given.mtu, 1500, 576..=65_535),
+        quarantine,
+    }
+}
+
+fn pools(texts: &[String], gateway: Ipv4Addr, check: &mut Check<'_>) -> Vec<AddressRange> {
+    let mut pools: Vec<AddressRange> = Vec::new();
+    if texts.is_empty() {
+        check.0.wrong(
+            "network.pools",
+            "an empty list",
+            "at least one range, for example [\"10.88.0.0/16\"]",
+        );
+    }
+    for (index, text) in texts.iter().enumerate() {
+        let field = format!("network.pools[{index}]");
+        let Some(range) = check.range(&field, text) else {
+            continue;
+        };
+        if let Some(other) = pools.iter().find(|other| overlap(other, &range)) {
+            let allowed = format!(
+                "ranges without a common address; {}/{} is one already",
+                other.base, other.prefix
+            );
+            check.0.wrong(&field, shown(text), allowed);
+        } else if contains(&range, gateway) {
+            let allowed = format!("a range without the gateway, {gateway} (network.gateway)");
+            check.0.wrong(&field, shown(text), allowed);
+        } else {
+            pools.push(range);
+        }
+    }
+    pools
+}
+
+fn images(given: fragment::Images, check: &mut Check<'_>) -> Images {
+    let insecure_registries = given.insecure_registries.unwrap_or_default();
+    for (index, registry) in insecure_registries.iter().enumerate() {
+        if !is_registry(registry) {
+            check.0.wrong(
+                &format!("images.insecure_registries[{index}]"),
+                shown(registry),
+                "host or host:port without a scheme or path, for example registry.lan:5000",
+            );
+        }
+    }
+    let pull_timeout = check.duration(
+        "images.pull_timeout",
+        given.pull_timeout,
+        10 * MINUTE,
+        Duration::from_secs(1)..=DAY,
+    );
+    let stall_timeout = check.duration(
+        "images.stall_timeout",
+        given.stall_timeout,
+        Duration::from_secs(30).min(pull_timeout),
+        Duration::from_millis(100)..=DAY,
+    );
+    if stall_timeout > pull_timeout {
+        check.0.wrong(
+            "images.stall_timeout",
+            shown(&duration::spell(stall_timeout)),
+            format!(
+                "at most images.pull_timeout, {}",
+                duration::spell(pull_timeout)
+            ),
+        );
+    }
+    Images {
+        insecure_registries,
+        pull_timeout,
+        stall_timeout,
+        auth_file: check.optional_path("images.auth_file", given.auth_file),
+    }
+}
+
+fn is_registry(text: &str) -> bool {
+    let (host, port) = text.rsplit_once(':').unwrap_or((text, "1"));
+    let label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    host.len() <= 253
+        && host.split('.').all(label)
+        && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn discovery(given: fragment::Discovery, paths: &Paths, check: &mut Check<'_>) -> Discovery {
+    let given = given.file.unwrap_or_default();
+    let default: PathBuf = Path::new(&paths.runtime).join("discovery");
+    let file = FileDiscovery {
+        directory: check.path("discovery.file.directory", given.directory, default),
+        propagation_bound: check.duration(
+            "discovery.file.propagation_bound",
+            given.propagation_bound,
+            Duration::from_secs(5),
+            up_to(60 * MINUTE),
+        ),
+    };
+    Discovery {
+        file: given.enabled.unwrap_or(true).then_some(file),
+    }
+}
+
+fn tasks(given: fragment::Tasks, check: &mut Check<'_>) -> Tasks {
+    Tasks {
+        activation_deadline: check.duration(
+            "tasks.activation_deadline",
+            given.activation_deadline,
+            MINUTE,
+            Duration::from_millis(100)..=DAY,
+        ),
+        keep_results: check.duration(
+            "tasks.keep_results",
+            given.keep_results,
+            30 * DAY,
+            MINUTE..=3650 * DAY,
+        ),
+        give_up_after: check.number("tasks.give_up_after", given.give_up_after, 3, 1..=100),
+    }
+}

@@ -1,0 +1,101 @@
+//! One configuration file as it is written: every key optional, none unknown.
+
+use serde::Deserialize;
+
+/// The version of this shape, required in every file.
+pub(super) const VERSION: u32 = 1;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Fragment {
+    pub(super) version: Option<u32>,
+    pub(super) host: Option<Host>,
+    pub(super) paths: Option<Paths>,
+    pub(super) containerd: Option<Containerd>,
+    pub(super) runtime: Option<Runtime>,
+    pub(super) network: Option<Network>,
+    pub(super) images: Option<Images>,
+    pub(super) discovery: Option<Discovery>,
+    pub(super) tasks: Option<Tasks>,
+    pub(super) refill: Option<Refill>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Host {
+    pub(super) id: Option<String>,
+    pub(super) fleet: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Paths {
+    pub(super) state: Option<String>,
+    pub(super) runtime: Option<String>,
+    pub(super) api_socket: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Containerd {
+    pub(super) socket: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) snapshotter: Option<String>,
+    pub(super) timeout: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Runtime {
+    pub(super) shim: Option<String>,
+    pub(super) binary: Option<String>,
+    pub(super) cgroup_parent: Option<String>,
+    pub(super) container_init: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Network {
+    pub(super) pools: Option<Vec<String>>,
+    pub(super) gateway: Option<String>,
+    pub(super) link_group: Option<u32>,
+    pub(super) mtu: Option<u32>,
+    pub(super) quarantine: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Images {
+    pub(super) insecure_registries: Option<Vec<String>>,
+    pub(super) pull_timeout: Option<String>,
+    pub(super) stall_timeout: Option<String>,
+    pub(super) auth_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Discovery {
+    pub(super) file: Option<FileDiscovery>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileDiscovery {
+    pub(super) enabled: Option<bool>,
+    pub(super) directory: Option<String>,
+    pub(super) propagation_bound: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Tasks {
+    pub(super) activation_deadline: Option<String>,
+    pub(super) keep_results: Option<String>,
+    pub(super) give_up_after: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Refill {
+    pub(super) concurrency: Option<u32>,
+}

@@ -1,0 +1,134 @@
+//! The effective configuration as TOML, with the origin of every key.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use super::Loaded;
+use super::duration::spell;
+use super::fragment::VERSION;
+
+/// Valid TOML of everything in effect; a comment names the file and line of each key, or `default`.
+/// Keys without a value are comments. Reading the text back gives the same settings.
+pub fn show(loaded: &Loaded) -> String {
+    let s = &loaded.settings;
+    let mut page = Page {
+        loaded,
+        table: "",
+        text: format!("version = {VERSION}\n"),
+    };
+    page.table("host");
+    page.text("id", &s.host.id);
+    page.text("fleet", &s.host.fleet);
+    page.table("paths");
+    page.path("state", &s.paths.state);
+    page.path("runtime", &s.paths.runtime);
+    page.path("api_socket", &s.paths.api_socket);
+    page.table("containerd");
+    page.path("socket", &s.containerd.socket);
+    page.text("namespace", &s.containerd.namespace);
+    page.text("snapshotter", &s.containerd.snapshotter);
+    page.duration("timeout", s.containerd.timeout);
+    page.table("runtime");
+    page.text("shim", &s.runtime.shim);
+    page.optional_path("binary", s.runtime.binary.as_deref());
+    page.text("cgroup_parent", &s.runtime.cgroup_parent);
+    page.path("container_init", &s.runtime.container_init);
+    page.table("network");
+    let pools: Vec<String> = s
+        .network
+        .pools
+        .iter()
+        .map(|range| format!("{}/{}", range.base, range.prefix))
+        .collect();
+    page.list("pools", &pools);
+    page.text("gateway", &s.network.gateway.to_string());
+    page.number("link_group", s.network.link_group.into());
+    page.number("mtu", s.network.mtu.into());
+    page.duration("quarantine", s.network.quarantine);
+    page.table("images");
+    page.list("insecure_registries", &s.images.insecure_registries);
+    page.duration("pull_timeout", s.images.pull_timeout);
+    page.duration("stall_timeout", s.images.stall_timeout);
+    page.optional_path("auth_file", s.images.auth_file.as_deref());
+    page.table("discovery.file");
+    page.value("enabled", &s.discovery.file.is_some().to_string());
+    if let Some(file) = &s.discovery.file {
+        page.path("directory", &file.directory);
+        page.duration("propagation_bound", file.propagation_bound);
+    }
+    page.table("tasks");
+    page.duration("activation_deadline", s.tasks.activation_deadline);
+    page.duration("keep_results", s.tasks.keep_results);
+    page.number("give_up_after", s.tasks.give_up_after.into());
+    page.table("refill");
+    page.number("concurrency", s.refill.concurrency as u64);
+    page.text
+}
+
+struct Page<'a> {
+    loaded: &'a Loaded,
+    table: &'static str,
+    text: String,
+}
+
+impl Page<'_> {
+    fn table(&mut self, name: &'static str) {
+        self.table = name;
+        let _ = write!(self.text, "\n[{name}]\n");
+    }
+
+    fn value(&mut self, key: &str, toml: &str) {
+        let origin = self.origin(key);
+        let _ = writeln!(self.text, "{key} = {toml} # {origin}");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.value(key, &quoted(value));
+    }
+
+    fn path(&mut self, key: &str, path: &Path) {
+        self.text(key, &path.to_string_lossy());
+    }
+
+    fn optional_path(&mut self, key: &str, path: Option<&Path>) {
+        match path {
+            Some(path) => self.path(key, path),
+            None => {
+                let _ = writeln!(self.text, "# {key} is not set");
+            }
+        }
+    }
+
+    fn duration(&mut self, key: &str, duration: Duration) {
+        self.text(key, &spell(duration));
+    }
+
+    fn number(&mut self, key: &str, number: u64) {
+        self.value(key, &number.to_string());
+    }
+
+    fn list(&mut self, key: &str, values: &[String]) {
+        let quoted: Vec<String> = values.iter().map(|value| quoted(value)).collect();
+        self.value(key, &format!("[{}]", quoted.join(", ")));
+    }
+
+    fn origin(&self, key: &str) -> String {
+        let path = format!("{}.{key}", self.table);
+        match self.loaded.origins.get(&path) {
+            Some(place) => match &place.file {
+                // A file name may hold a newline; a comment may not.
+                Some(file) => {
+                    format!("{}:{}", file.display(), place.line).replace(char::is_control, "?")
+                }
+                None => format!("line {}", place.line),
+            },
+            None if path == "host.id" => "default, from /etc/machine-id".to_owned(),
+            None => "default".to_owned(),
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

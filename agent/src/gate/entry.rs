@@ -1,0 +1,170 @@
+//! One expected container: its status, the init that dialled, and the session with it.
+//!
+//! A new connection of the same init replaces the older one; what an older session still reads is
+//! dropped. The lock is held for memory operations and one system call at most, never over an
+//! await.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use container_init::protocol::Report;
+use tokio::sync::{mpsc, watch};
+
+use super::error::GateError;
+use super::peer::{Peer, TurnedAway};
+use super::session::Session;
+use super::status::{Notice, NoticeKind, Status};
+use crate::instance::ContainerId;
+
+/// A container that may dial.
+pub(super) struct Entry {
+    container: ContainerId,
+    status: watch::Sender<Status>,
+    link: Mutex<Link>,
+}
+
+#[derive(Default)]
+struct Link {
+    /// Who dialled last. Kept after the connection ended: while it lives there is no other init.
+    init: Option<Peer>,
+    session: Option<Arc<Session>>,
+    /// Number of the newest event that was taken in.
+    seen: u64,
+    forgotten: bool,
+}
+
+/// What became of a report.
+pub(super) enum Taken {
+    /// It is in the status, and its notice handed over.
+    Yes,
+    /// A newer session has replaced this one, or the pools are gone: stop reading.
+    Superseded,
+}
+
+impl Entry {
+    pub(super) fn new(container: ContainerId) -> Self {
+        Self {
+            container,
+            status: watch::Sender::new(Status::default()),
+            link: Mutex::default(),
+        }
+    }
+
+    pub(super) fn container(&self) -> &ContainerId {
+        &self.container
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Writes a command of the agent's; its refusal, if any, will be the status' only one.
+    pub(super) fn command(&self, frame: &[u8]) -> Result<(), GateError> {
+        let Some(session) = self.link().session.clone() else {
+            return Err(GateError::NotConnected {
+                container: self.container.clone(),
+            });
+        };
+        self.status
+            .send_if_modified(|status| status.refused.take().is_some());
+        session.send(frame).map_err(|e| e.of(&self.container))
+    }
+
+    /// Makes `session` the one of this container.
+    pub(super) fn attach(&self, peer: Peer, session: Arc<Session>) -> Result<(), TurnedAway> {
+        let mut link = self.link();
+        if link.forgotten {
+            return Err(TurnedAway::Unexpected(self.container.clone()));
+        }
+        if link
+            .init
+            .as_ref()
+            .is_some_and(|known| known.pid != peer.pid && known.is_alive())
+        {
+            return Err(TurnedAway::Second(self.container.clone()));
+        }
+        link.init = Some(peer);
+        if let Some(older) = link.session.replace(session) {
+            older.close();
+            self.status
+                .send_if_modified(|status| std::mem::take(&mut status.connected));
+        }
+        Ok(())
+    }
+
+    /// Takes in a report of `session`: status first, then the notice, and the ack is the caller's.
+    pub(super) fn take(
+        &self,
+        session: &Arc<Session>,
+        report: &Report<'_>,
+        notices: &mpsc::UnboundedSender<Notice>,
+    ) -> Taken {
+        let mut link = self.link();
+        if !is_current(&link, session) {
+            return Taken::Superseded;
+        }
+        if let Report::Hello(hello) = report
+            && link.seen != 0
+            && hello.first_unacked_seq > link.seen + 1
+        {
+            let lost = hello.first_unacked_seq - link.seen - 1;
+            tracing::warn!(container = %self.container, lost, "container-init dropped events while it was not connected");
+        }
+        if let Report::Event(event) = report {
+            if event.seq <= link.seen {
+                return Taken::Yes;
+            }
+            link.seen = event.seq;
+        }
+        let mut news = None;
+        self.status
+            .send_modify(|status| news = status.apply(report));
+        if news.is_none_or(|kind| self.notify(kind, notices)) {
+            Taken::Yes
+        } else {
+            Taken::Superseded
+        }
+    }
+
+    /// The connection of `session` ended.
+    pub(super) fn detach(&self, session: &Arc<Session>, notices: &mpsc::UnboundedSender<Notice>) {
+        let mut link = self.link();
+        if !is_current(&link, session) {
+            return;
+        }
+        link.session = None;
+        let was_connected = self
+            .status
+            .send_if_modified(|status| std::mem::take(&mut status.connected));
+        if was_connected && !link.forgotten {
+            self.notify(NoticeKind::Disconnected, notices);
+        }
+    }
+
+    /// The container was forgotten.
+    pub(super) fn close(&self) {
+        let mut link = self.link();
+        link.forgotten = true;
+        if let Some(session) = link.session.take() {
+            session.close();
+        }
+    }
+
+    fn notify(&self, kind: NoticeKind, notices: &mpsc::UnboundedSender<Notice>) -> bool {
+        let container = self.container.clone();
+        notices.send(Notice { container, kind }).is_ok()
+    }
+
+    fn link(&self) -> MutexGuard<'_, Link> {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_current(link: &Link, session: &Arc<Session>) -> bool {
+    link.session
+        .as_ref()
+        .is_some_and(|current| Arc::ptr_eq(current, session))
+}

@@ -1,0 +1,228 @@
+//! The socket that containers see, and the way of a connection from accept to its session.
+//!
+//! accept -> verified by the kernel's word -> expected -> hello -> session. Up to the session there
+//! are at most [`UNVERIFIED_LIMIT`] connections, each with a deadline; more wait in the kernel.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use container_init::protocol::{Report, Request};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Shared;
+use super::entry::{Entry, Taken};
+use super::error::GateError;
+use super::pace::Complaints;
+use super::peer::{self, Peer, TurnedAway};
+use super::session::{Inbox, Read, Session};
+
+/// Name of the socket in its directory; what containers dial ends in it.
+const SOCKET: &str = "gate.sock";
+/// Where a new socket is made; as long as [`SOCKET`], because a socket's path is bounded (unix(7)).
+const FRESH: &str = ".gate.new";
+/// Connections between accept and session.
+const UNVERIFIED_LIMIT: usize = 64;
+/// From accept to a hello of an expected container.
+const HELLO_DEADLINE: Duration = Duration::from_secs(2);
+/// Pause after an accept that failed for lack of descriptors or memory.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// Makes the directory and listens. The new socket takes the old one's place in one step, so that
+/// an init that dials meanwhile finds one or the other.
+pub(super) fn bind(ctl_dir: &Path) -> Result<UnixListener, GateError> {
+    if !peer::proc_is_ours().map_err(GateError::Proc)? {
+        return Err(GateError::ForeignProc);
+    }
+    directory(ctl_dir).map_err(|source| GateError::Directory {
+        path: ctl_dir.to_owned(),
+        source,
+    })?;
+    let path = ctl_dir.join(SOCKET);
+    listen(&path, &ctl_dir.join(FRESH)).map_err(|source| GateError::Listen { path, source })
+}
+
+fn directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+    // The umask is the process's, the mode is the contract's.
+    fs::set_permissions(path, Permissions::from_mode(0o755))
+}
+
+fn listen(path: &Path, fresh: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(fresh) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let listener = UnixListener::bind(fresh)?;
+    // Whoever is in the container may connect; who stays is decided by verification.
+    fs::set_permissions(fresh, Permissions::from_mode(0o666))?;
+    fs::rename(fresh, path)?;
+    Ok(listener)
+}
+
+/// Accepts until the gate closes.
+pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
+    let unverified = Arc::new(Semaphore::new(UNVERIFIED_LIMIT));
+    let complaints = Arc::new(Complaints::default());
+    loop {
+        let admitted = async {
+            // The semaphore is never closed.
+            let permit = Arc::clone(&unverified).acquire_owned().await.ok();
+            (listener.accept().await, permit)
+        };
+        let (accepted, permit) = tokio::select! {
+            () = shared.closing.cancelled() => return,
+            admitted = admitted => admitted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                if let Some(left_out) = complaints.admit(Instant::now()) {
+                    tracing::error!(
+                        error = &e as &dyn std::error::Error,
+                        left_out,
+                        "the gate cannot accept a connection"
+                    );
+                }
+                sleep(ACCEPT_BACKOFF).await;
+                continue;
+            }
+        };
+        let (shared, complaints) = (Arc::clone(&shared), Arc::clone(&complaints));
+        tokio::spawn(async move {
+            let introduced = introduce(stream, &shared).await;
+            drop(permit);
+            match introduced {
+                Ok(introduced) => serve(introduced, &shared).await,
+                Err(why) => {
+                    if let Some(left_out) = complaints.admit(Instant::now()) {
+                        let why = &why as &dyn std::error::Error;
+                        tracing::warn!(
+                            error = why,
+                            left_out,
+                            "a peer was turned away from the gate"
+                        );
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// A session whose hello was heard.
+struct Introduced {
+    entry: Arc<Entry>,
+    session: Arc<Session>,
+    /// What was read behind the hello.
+    inbox: Inbox,
+}
+
+async fn introduce(stream: UnixStream, shared: &Arc<Shared>) -> Result<Introduced, TurnedAway> {
+    let parent = Arc::clone(shared);
+    let verified = tokio::task::spawn_blocking(move || {
+        let peer = Peer::verify(&stream, &parent.cgroup_parent);
+        (stream, peer)
+    });
+    let (stream, peer) = verified
+        .await
+        .map_err(|e| TurnedAway::Credentials(io::Error::other(e)))?;
+    let peer = peer?;
+    let container = peer.container.clone();
+    let deadline = Instant::now() + HELLO_DEADLINE;
+    let entry = timeout_at(deadline, shared.entry_once_expected(&container))
+        .await
+        .map_err(|_| TurnedAway::Unexpected(container.clone()))?;
+    let hello = timeout_at(deadline, first_frame(&stream)).await;
+    let mut inbox = match hello {
+        Err(_) => return Err(TurnedAway::Silent(container)),
+        Ok(Err(source)) => return Err(TurnedAway::Connection { container, source }),
+        Ok(Ok(inbox)) => inbox,
+    };
+    let session = Arc::new(Session::new(stream, shared.closing.child_token()));
+    match greet(&mut inbox, peer, &entry, &session, shared) {
+        Ok(()) => Ok(Introduced {
+            entry,
+            session,
+            inbox,
+        }),
+        Err(why) => {
+            entry.detach(&session, &shared.notices);
+            Err(why)
+        }
+    }
+}
+
+/// Checks the hello, makes the session the container's, and asks for the status.
+fn greet(
+    inbox: &mut Inbox,
+    peer: Peer,
+    entry: &Entry,
+    session: &Arc<Session>,
+    shared: &Shared,
+) -> Result<(), TurnedAway> {
+    let container = peer.container.clone();
+    let no_hello = |said: String| TurnedAway::NoHello {
+        container: container.clone(),
+        said,
+    };
+    let body = inbox
+        .next_frame()
+        .map_err(|e| no_hello(e.to_string()))?
+        .unwrap_or_default();
+    let report = Report::decode(body).map_err(|e| no_hello(e.to_string()))?;
+    let Report::Hello(hello) = report else {
+        return Err(no_hello("another report".to_owned()));
+    };
+    if hello.container_id != container.to_string()
+        || hello.create_generation != container.create_generation
+    {
+        return Err(TurnedAway::OtherName {
+            container,
+            claimed: hello.container_id.chars().take(128).collect(),
+        });
+    }
+    entry.attach(peer, Arc::clone(session))?;
+    if let Taken::Superseded = entry.take(session, &report, &shared.notices) {
+        return Err(TurnedAway::Unexpected(container));
+    }
+    inbox.compact();
+    // The answer makes the status whole, and only then the container counts as connected.
+    session
+        .say(&Request::Status)
+        .map_err(|e| TurnedAway::Connection {
+            container,
+            source: io::Error::other(e),
+        })
+}
+
+/// Reads until a frame is whole. A frame is bounded, so this is, too.
+async fn first_frame(stream: &UnixStream) -> io::Result<Inbox> {
+    let mut inbox = Inbox::default();
+    loop {
+        stream.readable().await?;
+        match inbox.read(stream)? {
+            Read::Bytes if inbox.has_frame() => return Ok(inbox),
+            Read::Bytes | Read::Nothing => {}
+            Read::End => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+async fn serve(introduced: Introduced, shared: &Shared) {
+    let Introduced {
+        entry,
+        session,
+        inbox,
+    } = introduced;
+    let ended = session.run(inbox, &entry, shared).await;
+    entry.detach(&session, &shared.notices);
+    if let Err(why) = ended {
+        let why = &why as &dyn std::error::Error;
+        tracing::warn!(container = %entry.container(), error = why, "the session of a container-init ended");
+    }
+}

@@ -1,0 +1,332 @@
+//! What is known of one container-init, and how its reports change that.
+//!
+//! [`Status::apply`] is pure: a report in, the news for the pool out. The status holds the last
+//! known truth also while init is not connected; a status report of init replaces all of it.
+
+use container_init::protocol::{AgentState, EventKind, Refusal, Report, RequestKind};
+
+use crate::instance::ContainerId;
+use crate::instance::plan::APP_PROCESS;
+
+pub use container_init::protocol::ExitStatus;
+
+/// What is known of a container's init and its app.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Init is connected, and everything below is what it said since.
+    pub connected: bool,
+    /// Generation that init works for: of the create, or of the last start or adopt.
+    pub generation: u64,
+    /// The app was started at any time in this container.
+    pub started: bool,
+    /// Every in-container agent passed its gate: the app is held, or was let go.
+    pub armed: bool,
+    /// Init saw the app of [`Status::generation`] become ready. Never set for an app that the
+    /// agent probes.
+    pub ready: bool,
+    /// Pid of the running app inside the container.
+    pub app_pid: Option<u32>,
+    /// How the app ended; `None` while it runs again.
+    pub app_exit: Option<Exit>,
+    /// A stop is under way.
+    pub stopping: bool,
+    /// Nothing of the plan runs any more; init has ended or is about to.
+    pub stopped: bool,
+    /// The answer to the newest command, when it was a refusal; cleared by the next command.
+    pub refused: Option<Refused>,
+    /// In-container agents that are ready, in the order in which they became so.
+    pub agents_ready: Vec<String>,
+}
+
+/// How a process of the plan ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Name from the plan; the app's is [`APP_PROCESS`].
+    pub name: String,
+    /// Pid inside the container.
+    pub pid: u32,
+    /// Exit code or signal.
+    pub status: ExitStatus,
+    /// Killed for memory, as far as init could see.
+    pub oom: bool,
+    /// Generation that init worked for.
+    pub generation: u64,
+}
+
+impl Exit {
+    /// Whether it was the app, and not an in-container agent.
+    pub fn is_app(&self) -> bool {
+        self.name == APP_PROCESS
+    }
+}
+
+/// A command that had no effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// The command; `None` when init could not read it.
+    pub request: Option<RequestKind>,
+    /// Why.
+    pub code: Refusal,
+}
+
+/// News of one container for the pool that owns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Whose.
+    pub container: ContainerId,
+    /// What happened.
+    pub kind: NoticeKind,
+}
+
+/// What happened to a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// Init is connected and its status is known.
+    Connected,
+    /// Every in-container agent passed its gate.
+    Armed,
+    /// The app was executed for this generation.
+    AppStarted {
+        /// Generation of the start.
+        generation: u64,
+    },
+    /// Init saw the app become ready.
+    AppReady {
+        /// Generation of the start or adopt.
+        generation: u64,
+    },
+    /// A process of the plan ended.
+    Exited(Exit),
+    /// Nothing of the plan runs any more.
+    Stopped,
+    /// The connection ended; init may dial again.
+    Disconnected,
+}
+
+impl Status {
+    /// Takes in a report, in the order of the connection and each event once; says what is news.
+    pub(super) fn apply(&mut self, report: &Report<'_>) -> Option<NoticeKind> {
+        match report {
+            Report::Hello(hello) => {
+                self.generation = hello.generation;
+                self.started = hello.started;
+                None
+            }
+            Report::Status(status) => {
+                let news = (!self.connected).then_some(NoticeKind::Connected);
+                self.connected = true;
+                self.generation = status.generation;
+                self.started = status.started;
+                self.armed = status.armed;
+                self.ready = status.app_ready;
+                self.stopping = status.stopping;
+                self.app_pid = (status.app_pid != 0).then_some(status.app_pid);
+                if self.app_pid.is_some() {
+                    self.app_exit = None;
+                }
+                let ready = status
+                    .agents
+                    .iter()
+                    .filter(|agent| agent.state == AgentState::Ready);
+                self.agents_ready = ready.map(|agent| agent.name.to_owned()).collect();
+                news
+            }
+            Report::Refused { request, code } => {
+                self.refused = Some(Refused {
+                    request: *request,
+                    code: *code,
+                });
+                None
+            }
+            Report::Event(event) => self.happened(&event.kind),
+        }
+    }
+
+    fn happened(&mut self, event: &EventKind<'_>) -> Option<NoticeKind> {
+        match *event {
+            EventKind::AgentReady { name } => {
+                if !self.agents_ready.iter().any(|known| known == name) {
+                    self.agents_ready.push(name.to_owned());
+                }
+                None
+            }
+            EventKind::Armed => {
+                self.armed = true;
+                Some(NoticeKind::Armed)
+            }
+            EventKind::AppStarted { generation, pid } => {
+                self.generation = self.generation.max(generation);
+                self.started = true;
+                self.app_pid = Some(pid);
+                self.app_exit = None;
+                self.ready = false;
+                Some(NoticeKind::AppStarted { generation })
+            }
+            EventKind::AppReady { generation } => {
+                // Ready for an older generation is not ready: an adopt or a start came between.
+                if generation >= self.generation {
+                    self.generation = generation;
+                    self.ready = true;
+                }
+                Some(NoticeKind::AppReady { generation })
+            }
+            EventKind::Exited {
+                name,
+                pid,
+                status,
+                oom,
+                generation,
+            } => {
+                let exit = Exit {
+                    name: name.to_owned(),
+                    pid,
+                    status,
+                    oom,
+                    generation,
+                };
+                self.ended(&exit);
+                Some(NoticeKind::Exited(exit))
+            }
+            EventKind::Stopped => {
+                self.stopped = true;
+                self.app_pid = None;
+                self.ready = false;
+                self.agents_ready.clear();
+                Some(NoticeKind::Stopped)
+            }
+        }
+    }
+
+    fn ended(&mut self, exit: &Exit) {
+        if !exit.is_app() {
+            self.agents_ready.retain(|name| *name != exit.name);
+        } else if self.app_pid.is_none_or(|pid| pid == exit.pid) {
+            self.app_pid = None;
+            self.ready = false;
+            self.app_exit = Some(exit.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use container_init::protocol::{self, AgentStatus, Agents, Event, Hello};
+
+    fn event(status: &mut Status, kind: EventKind<'_>) -> Option<NoticeKind> {
+        status.apply(&Report::Event(Event { seq: 1, kind }))
+    }
+
+    fn exited(name: &str, pid: u32, generation: u64) -> EventKind<'_> {
+        EventKind::Exited {
+            name,
+            pid,
+            status: ExitStatus::Code(3),
+            oom: false,
+            generation,
+        }
+    }
+
+    #[test]
+    fn an_agent_that_returns_learns_everything_from_hello_and_status() {
+        let mut status = Status::default();
+        let hello = Hello {
+            version: 1,
+            container_id: "web-0.g1",
+            create_generation: 1,
+            generation: 4,
+            started: true,
+            first_unacked_seq: 9,
+        };
+        assert_eq!(status.apply(&Report::Hello(hello)), None);
+        assert!(status.started && !status.connected);
+        let agents = [
+            AgentStatus {
+                name: "proxy",
+                state: AgentState::Ready,
+                pid: 7,
+            },
+            AgentStatus {
+                name: "logs",
+                state: AgentState::BackingOff,
+                pid: 0,
+            },
+        ];
+        let report = Report::Status(protocol::Status {
+            generation: 4,
+            started: true,
+            app_ready: true,
+            armed: true,
+            stopping: false,
+            app_pid: 12,
+            agents: Agents::new(&agents),
+        });
+        assert_eq!(status.apply(&report), Some(NoticeKind::Connected));
+        assert_eq!(
+            status.apply(&report),
+            None,
+            "a second status is no second connect"
+        );
+        let expected = Status {
+            connected: true,
+            generation: 4,
+            started: true,
+            armed: true,
+            ready: true,
+            app_pid: Some(12),
+            agents_ready: vec!["proxy".into()],
+            ..Status::default()
+        };
+        assert_eq!(status, expected);
+    }
+
+    #[test]
+    fn ready_counts_for_the_present_generation_only() {
+        let mut status = Status::default();
+        event(
+            &mut status,
+            EventKind::AppStarted {
+                generation: 2,
+                pid: 10,
+            },
+        );
+        event(&mut status, EventKind::AppReady { generation: 1 });
+        assert!(!status.ready);
+        event(&mut status, EventKind::AppReady { generation: 2 });
+        assert!(status.ready);
+        event(
+            &mut status,
+            EventKind::AppStarted {
+                generation: 3,
+                pid: 11,
+            },
+        );
+        assert!(!status.ready);
+        assert_eq!(status.generation, 3);
+    }
+
+    #[test]
+    fn only_the_exit_of_the_running_app_ends_it() {
+        let mut status = Status::default();
+        event(
+            &mut status,
+            EventKind::AppStarted {
+                generation: 2,
+                pid: 10,
+            },
+        );
+        event(&mut status, EventKind::AppReady { generation: 2 });
+        event(&mut status, EventKind::AgentReady { name: "proxy" });
+        event(&mut status, exited("proxy", 7, 2));
+        event(&mut status, exited("app", 9, 1));
+        assert!(status.ready && status.app_exit.is_none() && status.agents_ready.is_empty());
+        let news = event(&mut status, exited("app", 10, 2));
+        assert_eq!(news, status.app_exit.clone().map(NoticeKind::Exited));
+        assert_eq!((status.ready, status.app_pid), (false, None));
+        assert!(
+            status
+                .app_exit
+                .is_some_and(|exit| exit.is_app() && exit.status == ExitStatus::Code(3))
+        );
+    }
+}

@@ -1,0 +1,305 @@
+//! What the machines and the journal know, as documents of the API.
+
+use crate::api::v1::{
+    AppDocument, AppSummary, ContainerdStatus, Current, Finding, HostStatus, Instance, InstanceError, InstanceState, Pool,
+    Problem, ProblemCode, Reachability, StartedFrom, Status, Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp,
+    Trail, Verb, WarmTargets,
+};
+use crate::config::Settings;
+use crate::instance::{Failure, State};
+use crate::journal::StoredTask;
+use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
+use crate::task::{self, EndState, InstanceResult};
+
+use super::node::{Entry, Identity};
+
+/// Whether the answer is of a task that was known before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replayed {
+    /// It is: the answer says what is true now, too.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// A task, ended or under way.
+pub(super) fn task(stored: &StoredTask, snapshot: Option<&Snapshot>, replayed: Replayed) -> Task {
+    let row = &stored.row;
+    let port = snapshot.and_then(|s| s.instances.iter().find_map(|i| i.port));
+    let outcome = stored.ended.as_ref().map(|(_, outcome)| outcome);
+    let instances = match (outcome, snapshot) {
+        (Some(outcome), _) => outcome.instances.iter().map(|i| result(row.app.as_str(), i, port)).collect(),
+        (None, Some(snapshot)) => under_way(snapshot, &row.context.task_id),
+        (None, None) => Vec::new(),
+    };
+    let now = snapshot.map_or(0, |s| count(s, State::Active));
+    Task {
+        task_id: row.context.task_id.to_string(),
+        app: row.app.to_string(),
+        verb: verb(row.verb),
+        to: row.to,
+        state: outcome.map_or(TaskState::Running, |o| end_state(o.state)),
+        target: row.target,
+        target_seq: row.seq,
+        replayed: replayed == Replayed::Yes,
+        instances,
+        active: outcome.map_or(now, |o| o.active),
+        created_at: timestamp(row.created_ms),
+        finished_at: stored.ended.as_ref().map(|(at, _)| timestamp(*at)),
+        elapsed_ms: match outcome {
+            Some(outcome) => millis(outcome.elapsed_us),
+            None => millis(read_clocks().wall_ms.saturating_sub(row.created_ms).saturating_mul(1000)),
+        },
+        detail: outcome.and_then(|o| o.detail.clone()),
+        current: snapshot.filter(|_| replayed == Replayed::Yes).map(current),
+    }
+}
+
+fn under_way(snapshot: &Snapshot, task: &task::TaskId) -> Vec<TaskInstance> {
+    let mine = |i: &&InstanceSnapshot| i.task_id.as_ref() == Some(task);
+    let document = |i: &InstanceSnapshot| TaskInstance {
+        name: format!("{}-{}", snapshot.app, i.ordinal),
+        state: instance_state(i.phase.state().as_str()),
+        from: started_from(i.from.map(|w| w.as_str())),
+        generation: i.generation,
+        address: i.address.map(|a| a.to_string()),
+        port: i.port,
+        error: i.failure.as_ref().map(instance_error),
+    };
+    snapshot.instances.iter().filter(mine).map(document).collect()
+}
+
+fn result(app: &str, instance: &InstanceResult, port: Option<u16>) -> TaskInstance {
+    TaskInstance {
+        name: format!("{app}-{}", instance.ordinal),
+        state: instance_state(&instance.state),
+        from: started_from(instance.from.as_deref()),
+        generation: instance.generation,
+        address: instance.address.map(|a| a.to_string()),
+        port,
+        error: instance.error.as_ref().map(|(code, detail)| InstanceError {
+            code: code.clone(),
+            detail: detail.clone(),
+        }),
+    }
+}
+
+/// A task's steps, by start.
+pub(super) fn trail(stored: &StoredTask, trail: &task::Trail) -> Trail {
+    let row = &stored.row;
+    let mut steps: Vec<Step> = trail
+        .steps
+        .iter()
+        .map(|step| Step {
+            instance: step.ordinal.map(|ordinal| format!("{}-{ordinal}", row.app)),
+            name: step.name.clone(),
+            attempt: step.attempt,
+            start_ms: millis(step.start_us),
+            duration_ms: millis(step.duration_us),
+            outcome: match step.outcome {
+                task::StepOutcome::Ok => StepOutcome::Ok,
+                task::StepOutcome::Failed => StepOutcome::Failed,
+            },
+            error: step.error.clone(),
+        })
+        .collect();
+    steps.sort_by(|a, b| a.start_ms.total_cmp(&b.start_ms));
+    Trail {
+        task_id: row.context.task_id.to_string(),
+        app: row.app.to_string(),
+        verb: verb(row.verb),
+        traceparent: Some(row.context.traceparent.clone()),
+        state: stored.ended.as_ref().map_or(TaskState::Running, |(_, o)| end_state(o.state)),
+        started_at: timestamp(row.created_ms),
+        answer_ms: trail.answer_us.map(millis),
+        steps,
+    }
+}
+
+/// A pool.
+pub(super) fn pool(snapshot: &Snapshot) -> Pool {
+    let instance = |i: &InstanceSnapshot| Instance {
+        name: format!("{}-{}", snapshot.app, i.ordinal),
+        state: instance_state(i.phase.state().as_str()),
+        generation: i.generation,
+        create_generation: Some(i.create_generation),
+        revision: i.revision.clone(),
+        address: i.address.map(|a| a.to_string()),
+        task_id: i.task_id.as_ref().map(ToString::to_string),
+        since: timestamp(i.since_ms),
+        error: i.failure.as_ref().map(instance_error),
+    };
+    let current = current(snapshot);
+    Pool {
+        app: snapshot.app.to_string(),
+        revision: snapshot.revision.clone(),
+        target: current.target,
+        target_seq: current.target_seq,
+        active: current.active,
+        starting: current.starting,
+        armed: current.armed,
+        arming: count(snapshot, State::Arming),
+        draining: current.draining,
+        failed: current.failed,
+        warm: WarmTargets {
+            armed: snapshot.warm_armed,
+        },
+        alarm: snapshot.alarm.clone(),
+        instances: snapshot.instances.iter().map(instance).collect(),
+    }
+}
+
+fn current(snapshot: &Snapshot) -> Current {
+    Current {
+        target: snapshot.target,
+        target_seq: snapshot.seq,
+        active: count(snapshot, State::Active),
+        starting: count(snapshot, State::Starting) + count(snapshot, State::Ready),
+        armed: count(snapshot, State::Armed),
+        draining: count(snapshot, State::Draining) + count(snapshot, State::Stopping) + count(snapshot, State::Stopped),
+        failed: count(snapshot, State::Failed),
+    }
+}
+
+fn count(snapshot: &Snapshot, state: State) -> u32 {
+    snapshot.count(|phase| phase.state() == state)
+}
+
+/// The host.
+pub(super) fn status(settings: &Settings, identity: &Identity, ready: bool, containerd: Option<String>, pools: Vec<Pool>) -> Status {
+    Status {
+        host: HostStatus {
+            id: settings.host.id.clone(),
+            fleet: settings.host.fleet.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            boot_id: identity.boot_id.clone(),
+            epoch: 1,
+            ready,
+            started_at: timestamp(identity.started_ms),
+            containerd: ContainerdStatus {
+                reachable: if containerd.is_some() { Reachability::Yes } else { Reachability::No },
+                version: containerd,
+            },
+        },
+        pools,
+    }
+}
+
+/// An app's line.
+pub(super) fn app_summary(entry: &Entry) -> AppSummary {
+    let revision = &entry.revision;
+    AppSummary {
+        name: revision.app.name.to_string(),
+        revision: revision.id.clone(),
+        image: revision.app.image.clone(),
+        image_digest: Some(revision.image.digest.clone()),
+        applied_at: timestamp(entry.applied_ms),
+        warm: WarmTargets {
+            armed: revision.app.warm.armed,
+        },
+    }
+}
+
+/// An app with its manifest.
+pub(super) fn app(entry: &Entry) -> AppDocument {
+    let summary = app_summary(entry);
+    AppDocument {
+        name: summary.name,
+        revision: summary.revision,
+        image: summary.image,
+        image_digest: summary.image_digest,
+        applied_at: summary.applied_at,
+        warm: summary.warm,
+        manifest: entry.revision.manifest.clone(),
+    }
+}
+
+/// A refusal of the pool.
+pub(super) fn refused(refusal: &Refusal) -> Problem {
+    match refusal {
+        Refusal::SeqMismatch { expected, seq, target } => Problem::new(
+            ProblemCode::SeqMismatch,
+            format!("expectSeq {expected} is not the pool's sequence number {seq}; nothing was changed"),
+        )
+        .with_current(serde_json::json!({"target": target, "targetSeq": seq})),
+        Refusal::InUse { target, serving } => Problem::new(
+            ProblemCode::AppInUse,
+            format!("the target is {target} and {serving} instances are in service; deactivate them first, or say --force"),
+        )
+        .with_current(serde_json::json!({"target": target, "serving": serving})),
+        Refusal::Deleting => Problem::new(ProblemCode::AppInUse, "the app is being deleted"),
+        Refusal::Journal(failure) => unwritten(failure),
+    }
+}
+
+/// The journal refused: nothing was begun.
+pub(super) fn unwritten(failure: &Failure) -> Problem {
+    Problem::new(ProblemCode::JournalFull, failure.detail.clone())
+}
+
+/// A finding of manifest or configuration.
+pub(super) fn finding(finding: crate::document::Finding) -> Finding {
+    let field = match finding.line {
+        Some(line) => format!("line {line}: {}", finding.field),
+        None => finding.field,
+    };
+    Finding::new(field, finding.value.unwrap_or_default(), finding.allowed)
+}
+
+fn instance_error(failure: &Failure) -> InstanceError {
+    InstanceError {
+        code: failure.code.to_owned(),
+        detail: failure.detail.clone(),
+    }
+}
+
+fn verb(verb: task::Verb) -> Verb {
+    match verb {
+        task::Verb::Activate => Verb::Activate,
+        task::Verb::Deactivate => Verb::Deactivate,
+        task::Verb::Scale => Verb::Scale,
+    }
+}
+
+fn end_state(state: EndState) -> TaskState {
+    match state {
+        EndState::Done => TaskState::Done,
+        EndState::Partial => TaskState::Partial,
+        EndState::Failed => TaskState::Failed,
+        EndState::Superseded => TaskState::Superseded,
+    }
+}
+
+fn instance_state(word: &str) -> InstanceState {
+    match word {
+        "arming" => InstanceState::Arming,
+        "armed" => InstanceState::Armed,
+        "starting" => InstanceState::Starting,
+        "ready" => InstanceState::Ready,
+        "active" => InstanceState::Active,
+        "draining" => InstanceState::Draining,
+        "stopping" => InstanceState::Stopping,
+        "stopped" => InstanceState::Stopped,
+        "failed" => InstanceState::Failed,
+        _ => InstanceState::Absent,
+    }
+}
+
+fn started_from(word: Option<&str>) -> StartedFrom {
+    match word {
+        Some("armed") => StartedFrom::Armed,
+        Some("cached") => StartedFrom::Cached,
+        _ => StartedFrom::None,
+    }
+}
+
+fn timestamp(unix_ms: u64) -> Timestamp {
+    i64::try_from(unix_ms).ok().and_then(Timestamp::from_unix_millis).unwrap_or_else(Timestamp::now)
+}
+
+/// Microseconds as milliseconds.
+fn millis(micros: u64) -> f64 {
+    #[allow(clippy::cast_precision_loss, reason = "a trail of 285 years still has every microsecond")]
+    let micros = micros as f64;
+    micros / 1000.0
+}

@@ -1,0 +1,134 @@
+//! Applying and deleting apps.
+//!
+//! An applied app is an app whose image is on this host: the pull is part of the application, so
+//! that a registry's trouble is told to who applies, and never to who activates.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use super::answers;
+use super::failure::{chain, failure};
+use super::node::{Entry, Node, app_name, stopping};
+use crate::api::Deletion;
+use crate::api::v1::{ApplyOutcome, ApplyResult, Finding, Problem, ProblemCode};
+use crate::app::{self, App, manifest_hash};
+use crate::instance::{Failure, Revision, RevisionImage};
+use crate::journal::Write;
+use crate::pool::{Effects, Message, Pool, driver, read_clocks};
+use crate::runtime::RuntimeError;
+
+impl<E: Effects> Node<E> {
+    pub(super) async fn apply_manifest(&self, manifest: &str) -> Result<ApplyResult, Problem> {
+        let app = app::parse(manifest).map_err(|refused| invalid(refused.findings))?;
+        let findings = app::check_against(&app, self.propagation_bound);
+        if !findings.is_empty() {
+            return Err(invalid(findings));
+        }
+        self.observation().await?;
+        let image = self.runtime.ensure_image(&app.image, &self.settings.images).await;
+        let image: RevisionImage = image.map_err(|e| unusable_image(&app, &e))?.into();
+        let revision = Arc::new(Revision {
+            id: app::revision(&app, &image.digest).to_string(),
+            app,
+            manifest: manifest.to_owned(),
+            image,
+        });
+        let _turn = self.applying.lock().await;
+        let name = revision.app.name.clone();
+        let (outcome, detail) = match self.pools.get(&name) {
+            Some(entry) if same(&entry.revision, &revision) => (ApplyOutcome::Unchanged, None),
+            Some(entry) => {
+                self.revise(&entry, &revision).await?;
+                let detail = (entry.revision.id != revision.id)
+                    .then(|| "waiting instances are replaced at refill pace; active ones keep their revision".to_owned());
+                (ApplyOutcome::Changed, detail)
+            }
+            None => {
+                self.found(&revision).await?;
+                let armed = revision.app.warm.armed;
+                (ApplyOutcome::Created, (armed > 0).then(|| format!("{armed} instances are being armed")))
+            }
+        };
+        Ok(ApplyResult {
+            name: name.to_string(),
+            outcome,
+            revision: revision.id.clone(),
+            detail,
+        })
+    }
+
+    async fn revise(&self, entry: &Entry, revision: &Arc<Revision>) -> Result<(), Problem> {
+        let (reply, answer) = oneshot::channel();
+        entry.handle.messages.send(Message::Revise(revision.clone(), reply)).map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?.map_err(|refusal| answers::refused(&refusal))?;
+        self.pools.put(Entry {
+            handle: entry.handle.clone(),
+            revision: revision.clone(),
+            applied_ms: read_clocks().wall_ms,
+        });
+        Ok(())
+    }
+
+    async fn found(&self, revision: &Arc<Revision>) -> Result<(), Problem> {
+        let applied_ms = read_clocks().wall_ms;
+        let written = self.shared.effects.commit(vec![Write::Revision(revision.clone(), applied_ms)]).await;
+        written.map_err(|failure| answers::unwritten(&failure))?;
+        // Instances of a former app of this name left their generations behind.
+        let left = self.journal.left_behind(&revision.app.name).map_err(|e| answers::unwritten(&Failure::from(e)))?;
+        let pool = Pool::new(revision.clone(), Self::limits(&self.settings)).with_left_behind(&left);
+        let handle = driver::spawn(pool, Vec::new(), self.shared.clone());
+        self.pools.put(Entry {
+            handle,
+            revision: revision.clone(),
+            applied_ms,
+        });
+        Ok(())
+    }
+
+    pub(super) async fn delete(&self, name: &str, deletion: Deletion) -> Result<ApplyResult, Problem> {
+        let name = app_name(name)?;
+        let entry = self.entry(&name).await?;
+        let _turn = self.applying.lock().await;
+        let (reply, answer) = oneshot::channel();
+        let force = deletion == Deletion::Forced;
+        entry.handle.messages.send(Message::Delete { force, reply }).map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?.map_err(|refusal| answers::refused(&refusal))?;
+        self.pools.remove(&name);
+        Ok(ApplyResult {
+            name: name.to_string(),
+            outcome: ApplyOutcome::Deleted,
+            revision: entry.revision.id.clone(),
+            detail: None,
+        })
+    }
+}
+
+fn same(one: &Revision, other: &Revision) -> bool {
+    one.id == other.id && manifest_hash(&one.app) == manifest_hash(&other.app)
+}
+
+fn invalid(findings: Vec<crate::document::Finding>) -> Problem {
+    let findings: Vec<Finding> = findings.into_iter().map(answers::finding).collect();
+    let detail = match findings.len() {
+        1 => "1 field is wrong; nothing was changed".to_owned(),
+        n => format!("{n} fields are wrong; nothing was changed"),
+    };
+    Problem::new(ProblemCode::InvalidManifest, detail).with_findings(findings)
+}
+
+fn unusable_image(app: &App, error: &RuntimeError) -> Problem {
+    let code = match error {
+        RuntimeError::Unavailable { .. } => ProblemCode::Unavailable,
+        RuntimeError::Image { .. } if error.is_retryable() => ProblemCode::Unavailable,
+        _ => ProblemCode::InvalidManifest,
+    };
+    let detail = format!("the image of app {} is not to be had, nothing was changed: {}", app.name, chain(error));
+    let problem = Problem::new(code, detail);
+    if code == ProblemCode::InvalidManifest {
+        let allowed = format!("an image that the registry has: {}", failure("image", error).detail);
+        problem.with_findings([Finding::new("spec.image", app.image.clone(), allowed)])
+    } else {
+        problem
+    }
+}

@@ -1,0 +1,58 @@
+//! From a revision to a created task: plan, directories, snapshot, spec, container.
+
+use std::collections::BTreeMap;
+
+use super::executor::{Executor, blocking};
+use super::failure::failure;
+use crate::app::{NetworkMode, User};
+use crate::instance::spec::{self, SpecInput};
+use crate::instance::{ContainerId, Failure, Instance, plan};
+use crate::runtime::{Image, resolve_user};
+
+impl Executor {
+    pub(super) async fn create(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
+        let revision = &instance.revision;
+        let image = Image::from(revision.image.clone());
+        let key = id.to_string();
+        let rootfs = self.runtime.prepare_snapshot(&key, &image).await?;
+        let (app, config, container) = (revision.app.clone(), image.config.clone(), id.clone());
+        let plan = blocking(move || {
+            let resolve = |user: &User| {
+                resolve_user(&rootfs, &user.user, user.group.as_deref())
+                    .map(|found| (found.uid, found.gid, found.additional_gids))
+                    .map_err(|error| super::failure::chain(&error))
+            };
+            plan::compile(&app, &config, &container, &resolve)
+        });
+        let plan = plan.await?.map_err(|e| failure("plan", &e))?;
+        self.gate.expect(id);
+        let (directories, container) = (self.directories.clone(), id.clone());
+        let made = blocking(move || directories.prepare(&container, &plan)).await??;
+        let netns = match revision.app.network {
+            NetworkMode::Host => None,
+            NetworkMode::Routed => Some(self.settings.paths.runtime.join("netns").join(id.instance.to_string())),
+        };
+        let hostname = id.instance.to_string();
+        let spec = spec::build(&SpecInput {
+            app: &revision.app,
+            image: &image.config,
+            id,
+            hostname: &hostname,
+            netns: netns.as_deref(),
+            cgroup_path: format!("{}/{id}", self.settings.runtime.cgroup_parent),
+            bin_dir: &made.bin,
+            log_dir: &made.log,
+            ctl_dir: &self.settings.paths.runtime.join("ctl"),
+        })
+        .map_err(|e| failure("spec", &e))?;
+        let labels = BTreeMap::from([
+            ("nodeagent/app".to_owned(), id.instance.app.to_string()),
+            ("nodeagent/instance".to_owned(), hostname.clone()),
+            ("nodeagent/revision".to_owned(), revision.id.clone()),
+            ("nodeagent/create-generation".to_owned(), id.create_generation.to_string()),
+        ]);
+        self.runtime.create_container(id, &image, &key, &spec, labels).await?;
+        self.runtime.create_task(id).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,254 @@
+//! Effects on the real host. Each observes before it acts, so that a second time changes nothing.
+//!
+//! The warm path is `start`, `ready`, `register`: a frame to container-init, a probe, a write to
+//! discovery. Containerd, runc and netlink are reached from nowhere else than `network`, `create`,
+//! `arm`, `remove` and `release`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::failure::failure;
+use crate::app::Readiness;
+use crate::config::Settings;
+use crate::discovery::{Discovery, RegistrationRecord};
+use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
+use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, probe};
+use crate::journal::{Journal, Write};
+use crate::network::Network;
+use crate::pool::{Effect, Effects};
+use crate::runtime::Containerd;
+
+/// How long container-init may take to say that it executed the app.
+const START_DEADLINE: Duration = Duration::from_secs(10);
+/// How long an init that should be at the gate may take to dial (again).
+const DIAL_DEADLINE: Duration = Duration::from_secs(3);
+/// Beyond the grace of a stop: container-init's own work.
+const STOP_MARGIN: Duration = Duration::from_secs(2);
+/// Beyond the readiness of the in-container agents: runc's and container-init's own work.
+const ARM_MARGIN: Duration = Duration::from_secs(30);
+
+/// Performs effects on this host.
+pub struct Executor {
+    pub(super) settings: Arc<Settings>,
+    pub(super) journal: Arc<Journal>,
+    pub(super) runtime: Containerd,
+    pub(super) gate: Gate,
+    pub(super) directories: Arc<Directories>,
+    pub(super) network: Network,
+    pub(super) discovery: Vec<Arc<dyn Discovery>>,
+}
+
+impl Effects for Executor {
+    async fn commit(&self, writes: Vec<Write>) -> Result<(), Failure> {
+        Ok(self.journal.commit(writes).await?)
+    }
+
+    async fn perform(&self, effect: &Effect, cancel: &CancellationToken) -> Result<(), Failure> {
+        let instance = &effect.instance;
+        let name = InstanceName::new(instance.revision.app.name.clone(), instance.ordinal);
+        let id = ContainerId::new(name.clone(), instance.create_generation);
+        match effect.kind {
+            EffectKind::Network => self.network(&name, instance).await,
+            EffectKind::Create => self.create(&id, instance).await,
+            EffectKind::Arm => self.arm(&id, instance, cancel).await,
+            EffectKind::Start => self.start(&id, instance).await,
+            EffectKind::Ready => until_cancelled(cancel, self.ready(&id, instance)).await,
+            EffectKind::Register => self.register(&id, instance).await,
+            EffectKind::Deregister => self.deregister(&name, instance).await,
+            EffectKind::Drain => until_cancelled(cancel, self.drain()).await,
+            EffectKind::Stop => self.stop(&id, instance).await,
+            EffectKind::Remove => self.remove(&id).await,
+            EffectKind::Release => Ok(self.network.remove_slot(&name).await?),
+        }
+    }
+}
+
+impl Executor {
+    async fn network(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {
+        if let Some(address) = instance.address {
+            self.network.ensure_slot(name, address).await?;
+        }
+        Ok(())
+    }
+
+    async fn arm(&self, id: &ContainerId, instance: &Instance, cancel: &CancellationToken) -> Result<(), Failure> {
+        self.runtime.start_task(id).await?;
+        let agents: Duration = instance.revision.app.agents.iter().map(|agent| agent.readiness.deadline()).sum();
+        let deadline = Instant::now() + agents + ARM_MARGIN;
+        let wait = self.gate.wait(id, "reaching the gate", deadline, |s| s.armed || ended(s));
+        let status = until_cancelled(cancel, async { Ok(wait.await?) }).await?;
+        alive(&status)
+    }
+
+    async fn start(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
+        let generation = instance.generation;
+        let (task_id, traceparent) = match &instance.task {
+            Some(task) => (task.task_id.to_string(), task.traceparent.clone()),
+            None => Default::default(),
+        };
+        let start = Start {
+            generation,
+            task_id,
+            traceparent,
+            env: Vec::new(),
+        };
+        match self.gate.start(id, start.clone()).await {
+            Err(GateError::NotConnected { .. }) => {
+                let deadline = Instant::now() + DIAL_DEADLINE;
+                self.gate.wait(id, "coming to the gate", deadline, |s| s.connected).await?;
+                self.gate.start(id, start).await?;
+            }
+            other => other?,
+        }
+        let deadline = Instant::now() + START_DEADLINE;
+        let started = |s: &Status| (s.started && s.generation >= generation) || ended(s);
+        let status = self.gate.wait(id, "starting the app", deadline, started).await?;
+        alive(&status)
+    }
+
+    async fn ready(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
+        let readiness = &instance.revision.app.readiness;
+        let deadline = Instant::now() + readiness.deadline();
+        match readiness {
+            Readiness::None => Ok(()),
+            Readiness::Notify { .. } | Readiness::Exec { .. } => {
+                // container-init bounds an exec probe itself; its verdict comes as the app's state.
+                let wait = self.gate.wait(id, "becoming ready", deadline, |s| s.ready || ended(s));
+                alive(&wait.await?)
+            }
+            Readiness::Tcp { .. } | Readiness::Http { .. } => {
+                let address = IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST));
+                tokio::select! {
+                    probed = probe::ready(readiness, address, deadline) => probed.map_err(|e| failure("not_ready", &e)),
+                    over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, ended) => match over {
+                        Ok(status) => alive(&status),
+                        Err(error) => Err(error.into()),
+                    },
+                }
+            }
+        }
+    }
+
+    async fn register(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
+        if self.gate.status(id).is_some_and(|s| s.connected && s.generation < instance.generation) {
+            self.adopt(id, instance).await?;
+        }
+        let record = [self.record(&id.instance, instance)];
+        for backend in &self.discovery {
+            backend.register(&record).await.map_err(|e| failure("discovery", &e))?;
+        }
+        Ok(())
+    }
+
+    /// The app runs already; container-init learns for which activation.
+    async fn adopt(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
+        let task = instance.task.clone();
+        let adopt = Adopt {
+            generation: instance.generation,
+            task_id: task.as_ref().map(|t| t.task_id.to_string()).unwrap_or_default(),
+            traceparent: task.map(|t| t.traceparent).unwrap_or_default(),
+        };
+        Ok(self.gate.adopt(id, adopt).await?)
+    }
+
+    fn record(&self, name: &InstanceName, instance: &Instance) -> RegistrationRecord {
+        let app = &instance.revision.app;
+        let mut metadata = app.registration.metadata.clone();
+        metadata.insert("revision".to_owned(), instance.revision.id.clone());
+        if let Some(task) = &instance.task {
+            metadata.insert("task_id".to_owned(), task.task_id.to_string());
+        }
+        RegistrationRecord {
+            service: app.registration.service.clone(),
+            instance: name.clone(),
+            host_id: self.settings.host.id.clone(),
+            fleet: self.settings.host.fleet.clone(),
+            hostname: name.to_string(),
+            address: IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST)),
+            port: app.registration.port,
+            weight: app.registration.weight,
+            generation: instance.generation,
+            metadata,
+        }
+    }
+
+    async fn deregister(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {
+        let batch = [(name.clone(), instance.generation)];
+        for backend in &self.discovery {
+            backend.deregister(&batch).await.map_err(|e| failure("discovery", &e))?;
+        }
+        Ok(())
+    }
+
+    /// The propagation bound of the slowest backend; proof never shortens it.
+    async fn drain(&self) -> Result<(), Failure> {
+        let bound = self.discovery.iter().map(|backend| backend.propagation_bound()).max();
+        tokio::time::sleep(bound.unwrap_or_default()).await;
+        Ok(())
+    }
+
+    async fn stop(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
+        let grace = instance.revision.app.termination_grace;
+        let deadline = Instant::now() + grace + STOP_MARGIN;
+        let stopped = match self.gate.stop(id, grace).await {
+            Ok(()) => self.gate.wait(id, "stopping", deadline, |s| s.stopped || !s.connected).await,
+            Err(error) => Err(error),
+        };
+        match stopped {
+            // Nobody is expected there: it was never created, or is removed already.
+            Ok(_) | Err(GateError::NotExpected { .. } | GateError::Forgotten { .. }) => Ok(()),
+            // Not at the gate, or deaf: the runtime ends it.
+            Err(_) => Ok(self.runtime.kill_task(id, SIGKILL).await?),
+        }
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), Failure> {
+        self.runtime.delete_task(id).await?;
+        self.runtime.delete_container(id).await?;
+        self.runtime.remove_snapshot(&id.to_string()).await?;
+        let (directories, container) = (self.directories.clone(), id.clone());
+        blocking(move || directories.remove(&container)).await??;
+        self.gate.forget(id);
+        Ok(())
+    }
+}
+
+/// `SIGKILL` of signal(7).
+const SIGKILL: u32 = 9;
+
+/// Runs file work where it may block.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| failure("internal", &e))
+}
+
+async fn until_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let cancelled = || Failure::new("cancelled", "overtaken by a later change");
+    cancel.run_until_cancelled(work).await.unwrap_or_else(|| Err(cancelled()))
+}
+
+fn ended(status: &Status) -> bool {
+    status.stopped || status.stopping || status.app_exit.is_some()
+}
+
+fn alive(status: &Status) -> Result<(), Failure> {
+    match &status.app_exit {
+        Some(exit) => Err(exited(exit)),
+        None if status.stopped || status.stopping => Err(Failure::new("exited", "an essential process of the container ended")),
+        None => Ok(()),
+    }
+}
+
+/// How a process ended, as a failure.
+pub(super) fn exited(exit: &Exit) -> Failure {
+    use crate::gate::ExitStatus;
+    let how = match exit.status {
+        ExitStatus::Code(code) => format!("exited with code {code}"),
+        ExitStatus::Signal(signal) => format!("was ended by signal {signal}"),
+    };
+    let memory = if exit.oom { ", out of memory" } else { "" };
+    Failure::new(if exit.oom { "out_of_memory" } else { "exited" }, format!("process {:?} {how}{memory}", exit.name))
+}

@@ -1,0 +1,70 @@
+//! Errors of the parts, as failures of an effect: a stable code and the whole chain as one sentence.
+
+use std::error::Error;
+
+use crate::gate::{DirectoryError, GateError};
+use crate::instance::Failure;
+use crate::journal::JournalError;
+use crate::network::NetworkError;
+use crate::runtime::RuntimeError;
+
+/// The chain of an error: `what: why: why`.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// A failure with this code and the error's chain.
+pub(super) fn failure(code: &'static str, error: &(dyn Error + 'static)) -> Failure {
+    Failure::new(code, chain(error))
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        let code = match &error {
+            RuntimeError::Unavailable { .. } => "runtime_unavailable",
+            RuntimeError::Image { .. } => "image",
+            _ => "runtime",
+        };
+        failure(code, &error)
+    }
+}
+
+impl From<GateError> for Failure {
+    fn from(error: GateError) -> Self {
+        let code = match &error {
+            GateError::Deadline { .. } => "not_ready",
+            GateError::Refused { .. } => "gate_refused",
+            _ => "gate",
+        };
+        failure(code, &error)
+    }
+}
+
+impl From<NetworkError> for Failure {
+    fn from(error: NetworkError) -> Self {
+        failure("network", &error)
+    }
+}
+
+impl From<DirectoryError> for Failure {
+    fn from(error: DirectoryError) -> Self {
+        failure("instance_directory", &error)
+    }
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        let code = match &error {
+            JournalError::Full => "journal_full",
+            _ => "journal",
+        };
+        failure(code, &error)
+    }
+}

@@ -1,0 +1,20 @@
+//! This host: what ties journal, pools, gate, runtime, network and discovery into one agent.
+//!
+//! [`run`] is the daemon. `node` answers the API, `executor` performs effects, `adopt` observes
+//! reality at start, `route` brings exits to their pools. What a pool does is decided in
+//! [`crate::pool`], never here.
+
+mod adopt;
+mod answers;
+mod apps;
+mod create;
+mod executor;
+mod failure;
+mod node;
+mod route;
+mod run;
+mod tasks;
+
+pub use executor::Executor;
+pub use node::Node;
+pub use run::{RunError, run, run_with};

@@ -1,0 +1,217 @@
+//! The agent as the API sees it: pools by app, answers to every request.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+
+use super::answers;
+use super::failure::chain;
+use crate::api::v1::{AppDocument, AppList, ApplyResult, Problem, ProblemCode, Status, Task, TaskList, TaskRequest, Trail, Verb};
+use crate::api::{Deletion, Host, Received};
+use crate::config::Settings;
+use crate::instance::{AppName, Revision};
+use crate::journal::Journal;
+use crate::pool::{Effects, Limits, Message, PoolHandle, Shared};
+use crate::runtime::Containerd;
+use crate::task::TaskId;
+
+/// How long `status` waits for containerd's version.
+const VERSION_DEADLINE: Duration = Duration::from_millis(500);
+/// Tasks that `tasks` lists.
+const TASK_LIST: u32 = 200;
+
+/// A pool and what is applied to it.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub handle: PoolHandle,
+    pub revision: Arc<Revision>,
+    pub applied_ms: u64,
+}
+
+/// The pools of this host, by app.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    entries: RwLock<BTreeMap<AppName, Entry>>,
+}
+
+impl Pools {
+    pub fn handle(&self, app: &AppName) -> Option<PoolHandle> {
+        self.get(app).map(|entry| entry.handle)
+    }
+
+    pub fn get(&self, app: &AppName) -> Option<Entry> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Entry> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub fn put(&self, entry: Entry) {
+        let app = entry.revision.app.name.clone();
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(app, entry);
+    }
+
+    pub fn remove(&self, app: &AppName) {
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(app);
+    }
+}
+
+/// What the host has of boot and start.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub boot_id: String,
+    pub started_ms: u64,
+}
+
+/// The agent on this host.
+pub struct Node<E> {
+    pub(super) settings: Arc<Settings>,
+    pub(super) identity: Identity,
+    pub(super) journal: Arc<Journal>,
+    pub(super) runtime: Containerd,
+    pub(super) pools: Arc<Pools>,
+    pub(super) shared: Arc<Shared<E>>,
+    /// The longest that clients of any backend may go on using what was removed.
+    pub(super) propagation_bound: Duration,
+    /// True once reality was observed and every pool has its driver.
+    pub(super) observed: watch::Receiver<bool>,
+    /// One application or deletion at a time; images are pulled before it.
+    pub(super) applying: Mutex<()>,
+}
+
+impl<E: Effects> Node<E> {
+    pub(super) fn limits(settings: &Settings) -> Limits {
+        Limits {
+            give_up_after: settings.tasks.give_up_after,
+            activation_deadline: settings.tasks.activation_deadline,
+            refill: settings.refill.concurrency,
+        }
+    }
+
+    /// The pool, once the agent has looked around.
+    pub(super) async fn entry(&self, app: &AppName) -> Result<Entry, Problem> {
+        self.observation().await?;
+        self.pools.get(app).ok_or_else(|| Problem::not_found("app", app.as_str()))
+    }
+
+    /// Waits until reality was observed; bounded, because the observation is.
+    pub(super) async fn observation(&self) -> Result<(), Problem> {
+        let mut observed = self.observed.clone();
+        match observed.wait_for(|observed| *observed).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(stopping()),
+        }
+    }
+}
+
+pub(super) fn stopping() -> Problem {
+    Problem::new(ProblemCode::Unavailable, "the agent is stopping; containers go on, ask again when it is back")
+}
+
+pub(super) fn app_name(name: &str) -> Result<AppName, Problem> {
+    name.parse().map_err(|_| Problem::not_found("app", name))
+}
+
+pub(super) fn task_id(id: &str) -> Result<TaskId, Problem> {
+    id.parse().map_err(|_| Problem::not_found("task", id))
+}
+
+pub(super) fn unreadable(error: &crate::journal::JournalError) -> Problem {
+    Problem::new(ProblemCode::Internal, chain(error))
+}
+
+impl<E: Effects> Host for Node<E> {
+    async fn submit(
+        &self,
+        app: &str,
+        verb: Verb,
+        request: TaskRequest,
+        received: Received,
+        wait: Duration,
+    ) -> Result<Task, Problem> {
+        self.submit_task(app, verb, request, received, wait).await
+    }
+
+    fn answered(&self, id: &str, after: Duration) {
+        let Ok(id) = id.parse::<TaskId>() else {
+            return;
+        };
+        for entry in self.pools.all() {
+            // Only the pool that knows the task takes notice.
+            let _ = entry.handle.messages.send(Message::Answered(id.clone(), after));
+        }
+    }
+
+    async fn task(&self, id: &str) -> Result<Task, Problem> {
+        let id = task_id(id)?;
+        let stored = self.journal.task(&id).map_err(|e| unreadable(&e))?;
+        let stored = stored.ok_or_else(|| Problem::not_found("task", id.as_str()))?;
+        Ok(answers::task(&stored, self.snapshot(&stored.row.app).as_deref(), answers::Replayed::No))
+    }
+
+    async fn trail(&self, id: &str) -> Result<Trail, Problem> {
+        let id = task_id(id)?;
+        let stored = self.journal.task(&id).map_err(|e| unreadable(&e))?;
+        let stored = stored.ok_or_else(|| Problem::not_found("task", id.as_str()))?;
+        let trail = match self.shared.index.late_trail(&id) {
+            Some(trail) => Some(trail),
+            None => self.journal.trail(&id).map_err(|e| unreadable(&e))?,
+        };
+        Ok(answers::trail(&stored, &trail.unwrap_or_default()))
+    }
+
+    async fn tasks(&self) -> Result<TaskList, Problem> {
+        let stored = self.journal.tasks(TASK_LIST).map_err(|e| unreadable(&e))?;
+        let tasks = stored.iter().map(|task| {
+            let snapshot = self.snapshot(&task.row.app);
+            (&answers::task(task, snapshot.as_deref(), answers::Replayed::No)).into()
+        });
+        Ok(TaskList { tasks: tasks.collect() })
+    }
+
+    async fn status(&self) -> Result<Status, Problem> {
+        let version = tokio::time::timeout(VERSION_DEADLINE, self.runtime.version()).await;
+        let version = version.ok().and_then(Result::ok);
+        let pools = self.pools.all().iter().map(|entry| answers::pool(&entry.handle.snapshot.borrow())).collect();
+        Ok(answers::status(&self.settings, &self.identity, *self.observed.borrow(), version, pools))
+    }
+
+    fn ready(&self) -> Result<(), Problem> {
+        if *self.observed.borrow() {
+            Ok(())
+        } else {
+            Err(Problem::new(
+                ProblemCode::Unavailable,
+                "the journal is loaded; instances are being observed (containerd, container-init, network, discovery)",
+            ))
+        }
+    }
+
+    async fn apply(&self, manifest: &str) -> Result<ApplyResult, Problem> {
+        self.apply_manifest(manifest).await
+    }
+
+    async fn apps(&self) -> Result<AppList, Problem> {
+        self.observation().await?;
+        let apps = self.pools.all().iter().map(answers::app_summary).collect();
+        Ok(AppList { apps })
+    }
+
+    async fn app(&self, name: &str) -> Result<AppDocument, Problem> {
+        let entry = self.entry(&app_name(name)?).await?;
+        Ok(answers::app(&entry))
+    }
+
+    async fn delete_app(&self, name: &str, deletion: Deletion) -> Result<ApplyResult, Problem> {
+        self.delete(name, deletion).await
+    }
+}
+
+impl<E> Node<E> {
+    pub(super) fn snapshot(&self, app: &AppName) -> Option<Arc<crate::pool::Snapshot>> {
+        self.pools.get(app).map(|entry| entry.handle.snapshot.borrow().clone())
+    }
+}

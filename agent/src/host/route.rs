@@ -1,0 +1,78 @@
+//! Brings ends of containers and processes to the pool that owns them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::executor::exited;
+use super::node::Pools;
+use crate::gate::{Exit, Notice, NoticeKind};
+use crate::instance::{ContainerId, Failure};
+use crate::pool::{Event, Message};
+use crate::runtime::TaskExit;
+
+/// Runs until `shutdown` or until both sources have ended.
+pub(super) async fn run(
+    pools: Arc<Pools>,
+    mut notices: mpsc::UnboundedReceiver<Notice>,
+    mut exits: mpsc::UnboundedReceiver<TaskExit>,
+    shutdown: CancellationToken,
+) {
+    // The last process of a container that ended, told with the container's own end.
+    let mut last: HashMap<ContainerId, Exit> = HashMap::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            Some(notice) = notices.recv() => take_notice(&pools, &mut last, notice),
+            Some(exit) = exits.recv() => {
+                let Ok(container) = exit.id.parse::<ContainerId>() else {
+                    continue;
+                };
+                let detail = match exit.code {
+                    Some(code) => format!("container {container} ended with code {code}"),
+                    None => format!("container {container} ended while containerd was away; its code is lost"),
+                };
+                let failure = last.remove(&container).map_or_else(|| Failure::new("exited", detail), |exit| exited(&exit));
+                deliver(&pools, &container, failure);
+            }
+            else => return,
+        }
+    }
+}
+
+fn take_notice(pools: &Pools, last: &mut HashMap<ContainerId, Exit>, notice: Notice) {
+    match notice.kind {
+        NoticeKind::Exited(exit) if exit.is_app() => {
+            deliver(pools, &notice.container, exited(&exit));
+        }
+        NoticeKind::Exited(exit) => {
+            last.insert(notice.container, exit);
+        }
+        NoticeKind::Stopped => {
+            let failure = last
+                .remove(&notice.container)
+                .map_or_else(|| Failure::new("exited", "container-init ended"), |exit| exited(&exit));
+            deliver(pools, &notice.container, failure);
+        }
+        NoticeKind::Connected
+        | NoticeKind::Armed
+        | NoticeKind::AppStarted { .. }
+        | NoticeKind::AppReady { .. }
+        | NoticeKind::Disconnected => {}
+    }
+}
+
+fn deliver(pools: &Pools, container: &ContainerId, failure: Failure) {
+    tracing::debug!(%container, %failure, "ended");
+    if let Some(handle) = pools.handle(&container.instance.app) {
+        let event = Event::Exited {
+            ordinal: container.instance.ordinal,
+            create_generation: container.create_generation,
+            failure,
+        };
+        // A pool that has ended has no instances.
+        let _ = handle.messages.send(Message::Happened(event));
+    }
+}

@@ -1,0 +1,156 @@
+//! A request for a new target: recognised, brought to its pool, awaited, answered.
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::answers;
+use super::node::{Node, app_name, stopping, unreadable};
+use crate::api::Received;
+use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, Verb};
+use crate::journal::StoredTask;
+use crate::pool::{Effects, Message, read_clocks};
+use crate::task::{self, Joined, Progress, Request, TaskContext, TaskId};
+
+impl<E: Effects> Node<E> {
+    pub(super) async fn submit_task(
+        &self,
+        app: &str,
+        verb: Verb,
+        request: TaskRequest,
+        received: Received,
+        wait: Duration,
+    ) -> Result<Task, Problem> {
+        let app = app_name(app)?;
+        let request = accepted(app.as_str(), verb, &request, &received)?;
+        let id = request.context.task_id.clone();
+        let joined = self.shared.index.join(&app, &request, || Ok(self.journal.task(&id).map_err(|e| unreadable(&e))?.is_some()))?;
+        let (progress, replayed) = match joined {
+            None => return self.recorded(&request),
+            Some(Joined::Other { .. }) => return Err(conflict(&id, "a task with this id is under way")),
+            Some(Joined::Same(progress)) => (progress, answers::Replayed::Yes),
+            Some(Joined::New(progress)) => {
+                let sent = match self.entry(&app).await {
+                    Ok(entry) => entry.handle.messages.send(Message::Target(request)).map_err(|_| stopping()),
+                    Err(problem) => Err(problem),
+                };
+                if let Err(problem) = sent {
+                    self.shared.index.withdrawn(&id);
+                    return Err(problem);
+                }
+                (progress, answers::Replayed::No)
+            }
+        };
+        let waited = tokio::time::timeout(wait, settled(progress.clone())).await;
+        let progress = match waited {
+            Ok(progress) => progress?,
+            Err(_) => progress.borrow().clone(),
+        };
+        self.answer(&id, progress, replayed)
+    }
+
+    fn answer(&self, id: &TaskId, progress: Progress, replayed: answers::Replayed) -> Result<Task, Problem> {
+        match progress {
+            Progress::Refused(refusal) => Err(answers::refused(&refusal).about(format!("/v1/tasks/{id}"))),
+            Progress::Unwritten(failure) => Err(Problem::new(
+                ProblemCode::JournalFull,
+                format!("task {id} took effect, but its outcome cannot be written yet: {failure}; ask again with the same task id"),
+            )),
+            Progress::Pending => Err(Problem::new(
+                ProblemCode::Unavailable,
+                format!("the intent of task {id} is not durable yet; ask again with the same task id"),
+            )),
+            Progress::Running | Progress::Ended { .. } => {
+                let stored = self.journal.task(id).map_err(|e| unreadable(&e))?;
+                let stored = stored.ok_or_else(|| Problem::new(ProblemCode::Internal, format!("task {id} is not in the journal")))?;
+                Ok(answers::task(&stored, self.snapshot(&stored.row.app).as_deref(), replayed))
+            }
+        }
+    }
+
+    /// The id is in the journal: its recorded result, and what is true now.
+    fn recorded(&self, request: &Request) -> Result<Task, Problem> {
+        let id = &request.context.task_id;
+        let stored: Option<StoredTask> = self.journal.task(id).map_err(|e| unreadable(&e))?;
+        match stored {
+            Some(stored) if stored.row.hash == request.hash => {
+                Ok(answers::task(&stored, self.snapshot(&stored.row.app).as_deref(), answers::Replayed::Yes))
+            }
+            Some(stored) => Err(conflict(
+                id,
+                &format!("it was used for {} {} --to {}", stored.row.verb.as_str(), stored.row.app, stored.row.to),
+            )),
+            None => Err(Problem::not_found("task", id.as_str())),
+        }
+    }
+}
+
+fn conflict(id: &TaskId, why: &str) -> Problem {
+    Problem::new(
+        ProblemCode::TaskConflict,
+        format!("task id {id} stands for another request: {why}; nothing was done, choose another id"),
+    )
+    .about(format!("/v1/tasks/{id}"))
+}
+
+/// Until the task has ended, was refused, or its outcome cannot be written.
+async fn settled(mut progress: watch::Receiver<Progress>) -> Result<Progress, Problem> {
+    let over = |p: &Progress| !matches!(p, Progress::Pending | Progress::Running);
+    match progress.wait_for(over).await {
+        Ok(progress) => Ok(progress.clone()),
+        Err(_) => Err(stopping()),
+    }
+}
+
+fn accepted(app: &str, verb: Verb, request: &TaskRequest, received: &Received) -> Result<Request, Problem> {
+    let id = request.task_id.as_deref().unwrap_or_default();
+    let task_id = id.parse().map_err(|e: crate::instance::InvalidName| Problem::new(ProblemCode::InvalidRequest, e.to_string()))?;
+    let traceparent = match &received.traceparent {
+        Some(traceparent) => traceparent.clone(),
+        None => made_up(id)?,
+    };
+    Ok(Request {
+        hash: hash(app, verb, request),
+        verb: match verb {
+            Verb::Activate => task::Verb::Activate,
+            Verb::Deactivate => task::Verb::Deactivate,
+            Verb::Scale => task::Verb::Scale,
+        },
+        to: request.to,
+        expect_seq: request.expect_seq,
+        force: request.force.unwrap_or(false),
+        deadline_seconds: request.deadline_seconds,
+        created_ms: read_clocks().wall_ms,
+        first_byte: received.first_byte,
+        context: TaskContext { task_id, traceparent },
+    })
+}
+
+/// Everything that makes two requests the same.
+fn hash(app: &str, verb: Verb, request: &TaskRequest) -> String {
+    let mut hasher = Sha256::new();
+    let text = format!(
+        "{app}\n{verb}\n{}\n{:?}\n{:?}\n{}",
+        request.to,
+        request.expect_seq,
+        request.deadline_seconds,
+        request.force.unwrap_or(false)
+    );
+    hasher.update(text);
+    hex(&hasher.finalize()[..16])
+}
+
+/// A trace context of our own (W3C Trace Context, version 00): random ids, sampled.
+fn made_up(task_id: &str) -> Result<String, Problem> {
+    let mut random = [0_u8; 24];
+    let filled = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
+    match filled {
+        Ok(24) => Ok(format!("00-{}-{}-01", hex(&random[..16]), hex(&random[16..]))),
+        _ => Err(Problem::new(ProblemCode::Internal, format!("no randomness for the trace context of task {task_id}"))),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

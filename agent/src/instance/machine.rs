@@ -1,0 +1,573 @@
+//! The life of one instance, pure: `step(event) -> next effect`. No I/O, no clock, no log.
+//!
+//! ```text
+//! absent ─create─► networking ─► creating ─► arming ─► armed
+//!                       │            │          │        │ activate
+//!                       └─ activate ─┴──────────┴──► starting ─► probing ─► registering ─► active
+//!                                                        │          │            │           │
+//!                                                        └──────────┴─deactivate─┴───────────┤
+//!   reinstate: deregistering, draining ──► registering                                       ▼
+//! absent ◄─ releasing ◄─ removing ◄─ stopping ◄─ draining ◄───────────────────────── deregistering
+//!
+//! any of the upper rows ── fail, exited ──► failed ── discard ──► deregistering | stopping
+//! ```
+//! A phase that is not resting (`armed`, `active`, `failed`) *is* its effect: entering it means
+//! that the effect has to be performed, and `done` leaves it. Going down never fails: an effect
+//! that fails there, and a registration, is tried again until it succeeds.
+//!
+//! What the operator reads is [`State`], the words of the design; what the machine needs is
+//! [`Phase`].
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::Revision;
+use crate::task::TaskContext;
+
+/// Where an instance is. Every phase but `Armed`, `Active` and `Failed` is an effect under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Network namespace, veth and address are being made.
+    Networking,
+    /// Snapshot, container and task are being created.
+    Creating,
+    /// The container is being started, container-init starts the in-container agents.
+    Arming,
+    /// Rests at the gate.
+    Armed,
+    /// `start` went to container-init.
+    Starting,
+    /// The app runs and is not ready yet.
+    Probing,
+    /// Ready; every required discovery backend has to acknowledge this generation.
+    Registering,
+    /// Rests in service.
+    Active,
+    /// Being taken out of discovery.
+    Deregistering,
+    /// Deregistered; clients may still come until the propagation bound is over.
+    Draining,
+    /// The app and the in-container agents are being ended.
+    Stopping,
+    /// Task, container, snapshot and directories are being removed.
+    Removing,
+    /// Network namespace and address are being given back.
+    Releasing,
+    /// Rests until it is discarded; the reason is in [`Instance::failure`].
+    Failed,
+}
+
+impl Phase {
+    /// All phases, in the order of an undisturbed life.
+    pub const ALL: [Self; 14] = [
+        Self::Networking,
+        Self::Creating,
+        Self::Arming,
+        Self::Armed,
+        Self::Starting,
+        Self::Probing,
+        Self::Registering,
+        Self::Active,
+        Self::Deregistering,
+        Self::Draining,
+        Self::Stopping,
+        Self::Removing,
+        Self::Releasing,
+        Self::Failed,
+    ];
+
+    /// Stable word for the journal and the trail.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Networking => "networking",
+            Self::Creating => "creating",
+            Self::Arming => "arming",
+            Self::Armed => "armed",
+            Self::Starting => "starting",
+            Self::Probing => "probing",
+            Self::Registering => "registering",
+            Self::Active => "active",
+            Self::Deregistering => "deregistering",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Removing => "removing",
+            Self::Releasing => "releasing",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The phase that [`as_str`](Self::as_str) names.
+    pub fn from_name(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == word)
+    }
+
+    /// The effect that this phase waits for; `None` for the resting ones.
+    pub fn effect(self) -> Option<EffectKind> {
+        Some(match self {
+            Self::Networking => EffectKind::Network,
+            Self::Creating => EffectKind::Create,
+            Self::Arming => EffectKind::Arm,
+            Self::Starting => EffectKind::Start,
+            Self::Probing => EffectKind::Ready,
+            Self::Registering => EffectKind::Register,
+            Self::Deregistering => EffectKind::Deregister,
+            Self::Draining => EffectKind::Drain,
+            Self::Stopping => EffectKind::Stop,
+            Self::Removing => EffectKind::Remove,
+            Self::Releasing => EffectKind::Release,
+            Self::Armed | Self::Active | Self::Failed => return None,
+        })
+    }
+
+    /// On its way to `absent`, with no way back but `reinstate`.
+    pub fn going_down(self) -> bool {
+        matches!(
+            self,
+            Self::Deregistering | Self::Draining | Self::Stopping | Self::Removing | Self::Releasing
+        )
+    }
+
+    /// On its way to the gate.
+    pub fn on_the_way_to_armed(self) -> bool {
+        matches!(self, Self::Networking | Self::Creating | Self::Arming)
+    }
+
+    /// The operator's word.
+    pub fn state(self) -> State {
+        match self {
+            Self::Networking | Self::Creating | Self::Arming => State::Arming,
+            Self::Armed => State::Armed,
+            Self::Starting | Self::Probing => State::Starting,
+            Self::Registering => State::Ready,
+            Self::Active => State::Active,
+            Self::Deregistering | Self::Draining => State::Draining,
+            Self::Stopping => State::Stopping,
+            Self::Removing | Self::Releasing => State::Stopped,
+            Self::Failed => State::Failed,
+        }
+    }
+}
+
+/// What is done to the host for one instance; also the name of the step in the trail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EffectKind {
+    /// Network namespace, veth, address.
+    Network,
+    /// Snapshot, container, task.
+    Create,
+    /// Task started, in-container agents up, container-init at the gate.
+    Arm,
+    /// `start` to container-init, the app's process exists.
+    Start,
+    /// The app is ready by its readiness.
+    Ready,
+    /// Every required discovery backend acknowledged.
+    Register,
+    /// Out of discovery.
+    Deregister,
+    /// The propagation bound has passed.
+    Drain,
+    /// Nobody is left in the container.
+    Stop,
+    /// Task, container, snapshot, directories are absent.
+    Remove,
+    /// Network namespace and veth are absent.
+    Release,
+}
+
+impl EffectKind {
+    /// Stable word for the trail.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Create => "create",
+            Self::Arm => "arm",
+            Self::Start => "start",
+            Self::Ready => "ready",
+            Self::Register => "register",
+            Self::Deregister => "deregister",
+            Self::Drain => "drain",
+            Self::Stop => "stop",
+            Self::Remove => "remove",
+            Self::Release => "release",
+        }
+    }
+}
+
+/// What an operator reads: the words of the design's picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// On its way to the gate.
+    Arming,
+    /// At the gate.
+    Armed,
+    /// The app was let go and is not ready.
+    Starting,
+    /// Ready, not yet acknowledged by discovery.
+    Ready,
+    /// In service.
+    Active,
+    /// Out of discovery, still serving.
+    Draining,
+    /// Being ended.
+    Stopping,
+    /// Ended, being removed.
+    Stopped,
+    /// Failed, waits to be discarded.
+    Failed,
+}
+
+impl State {
+    /// Word for documents and tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Arming => "arming",
+            Self::Armed => "armed",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why something did not work, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Failure {
+    /// Stable word: `addresses_exhausted`, `not_ready`, `exited`, `runtime_unavailable`, ...
+    pub code: &'static str,
+    /// A sentence with the object, the value and what is true now.
+    pub detail: String,
+}
+
+impl Failure {
+    /// A failure with its stable code and its sentence.
+    pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// How much of the start was paid when an activation took the instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warmth {
+    /// Waited at the gate.
+    Armed,
+    /// Only the image was there.
+    Cached,
+}
+
+impl Warmth {
+    /// Word for documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Armed => "armed",
+            Self::Cached => "cached",
+        }
+    }
+
+    /// The warmth that [`as_str`](Self::as_str) names.
+    pub fn from_name(word: &str) -> Option<Self> {
+        [Self::Armed, Self::Cached].into_iter().find(|w| w.as_str() == word)
+    }
+}
+
+/// Whether clients may be using the instance when it is taken out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Deregister, wait the bound, then stop.
+    Drain,
+    /// Deregister and stop at once: the app is gone, or the caller said `--force`.
+    Now,
+}
+
+/// One instance of the pool.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    /// Position in the pool.
+    pub ordinal: u32,
+    /// Where it is.
+    pub phase: Phase,
+    /// Present incarnation.
+    pub generation: u64,
+    /// Generation of the create: part of the container's id.
+    pub create_generation: u64,
+    /// What it was made from.
+    pub revision: Arc<Revision>,
+    /// Its address; `None` in the host's network.
+    pub address: Option<Ipv4Addr>,
+    /// Meant to be in service, as opposed to waiting.
+    pub serving: bool,
+    /// How warm it was when it was taken into service.
+    pub from: Option<Warmth>,
+    /// The task that put it into service, for its environment and its registration.
+    pub task: Option<TaskContext>,
+    /// A backend may know it: set before the first registration is sent.
+    pub registered: bool,
+    /// How it is being taken out.
+    pub urgency: Urgency,
+    /// Why it failed, or why it is being removed.
+    pub failure: Option<Failure>,
+    /// Attempts at the present effect, from 1.
+    pub attempt: u32,
+}
+
+/// What happens to an instance. Named like the edges of the picture.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// The effect of the present phase succeeded.
+    Done,
+    /// The effect of the present phase failed.
+    Fail(Failure),
+    /// The app or an essential process ended, or the whole container did.
+    Exited(Failure),
+    /// An activation takes it; the generation is the activation's.
+    Activate {
+        /// The instance's new generation.
+        generation: u64,
+        /// The task, when one asked (else the pool heals itself).
+        task: Option<TaskContext>,
+    },
+    /// It is no longer wanted in service, nobody used it yet: it goes on waiting.
+    Unserve,
+    /// It is taken out of service.
+    Deactivate {
+        /// Whether clients are waited for.
+        urgency: Urgency,
+        /// The task that takes it out, when one did: the trail is its.
+        task: Option<TaskContext>,
+    },
+    /// It is wanted again before `stop` was sent.
+    Reinstate {
+        /// The instance's new generation.
+        generation: u64,
+        /// The task that wants it.
+        task: Option<TaskContext>,
+    },
+    /// It is removed: failed, superfluous or of an old revision.
+    Discard,
+}
+
+/// What a step leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing to do now.
+    Rest,
+    /// Perform the effect of the (new) phase.
+    Perform(EffectKind),
+    /// Perform the same effect again, after a pause.
+    Again(EffectKind),
+    /// Nothing is left of it.
+    Gone,
+}
+
+/// An event that has no edge in the present phase. Nothing was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Denied {
+    /// The phase that has no such edge.
+    pub phase: Phase,
+    /// The event.
+    pub event: &'static str,
+}
+
+impl fmt::Display for Denied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an instance that is {} has no edge {:?}", self.phase.as_str(), self.event)
+    }
+}
+
+impl Event {
+    /// The edge's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Fail(_) => "fail",
+            Self::Exited(_) => "exited",
+            Self::Activate { .. } => "activate",
+            Self::Unserve => "unserve",
+            Self::Deactivate { .. } => "deactivate",
+            Self::Reinstate { .. } => "reinstate",
+            Self::Discard => "discard",
+        }
+    }
+}
+
+impl Instance {
+    /// A new incarnation, in its first phase.
+    pub fn create(ordinal: u32, generation: u64, revision: Arc<Revision>, address: Option<Ipv4Addr>) -> Self {
+        Self {
+            ordinal,
+            phase: if address.is_some() { Phase::Networking } else { Phase::Creating },
+            generation,
+            create_generation: generation,
+            revision,
+            address,
+            serving: false,
+            from: None,
+            task: None,
+            registered: false,
+            urgency: Urgency::Drain,
+            failure: None,
+            attempt: 1,
+        }
+    }
+
+    /// One edge of the picture.
+    ///
+    /// # Errors
+    /// [`Denied`] when the phase has no such edge; the instance is unchanged.
+    pub fn step(&mut self, event: Event) -> Result<Next, Denied> {
+        let denied = Denied {
+            phase: self.phase,
+            event: event.name(),
+        };
+        match event {
+            Event::Done => self.done().ok_or(denied),
+            Event::Fail(failure) => self.fail(failure).ok_or(denied),
+            Event::Exited(failure) => self.exited(failure).ok_or(denied),
+            Event::Activate { generation, task } => {
+                let from = match self.phase {
+                    Phase::Armed => Warmth::Armed,
+                    phase if phase.on_the_way_to_armed() && !self.serving => Warmth::Cached,
+                    _ => return Err(denied),
+                };
+                self.serving = true;
+                self.generation = generation;
+                self.task = task;
+                self.from = Some(from);
+                Ok(match self.phase {
+                    Phase::Armed => self.enter(Phase::Starting),
+                    _ => Next::Rest,
+                })
+            }
+            Event::Unserve => {
+                if !(self.phase.on_the_way_to_armed() && self.serving) {
+                    return Err(denied);
+                }
+                self.serving = false;
+                self.task = None;
+                self.from = None;
+                Ok(Next::Rest)
+            }
+            Event::Deactivate { urgency, task } => match self.phase {
+                Phase::Starting | Phase::Probing | Phase::Registering | Phase::Active => {
+                    self.serving = false;
+                    self.task = task;
+                    Ok(self.take_out(urgency))
+                }
+                Phase::Deregistering | Phase::Draining if urgency == Urgency::Now => {
+                    self.urgency = Urgency::Now;
+                    Ok(match self.phase {
+                        Phase::Draining => self.enter(Phase::Stopping),
+                        _ => Next::Rest,
+                    })
+                }
+                _ => Err(denied),
+            },
+            Event::Reinstate { generation, task } => match self.phase {
+                Phase::Deregistering | Phase::Draining if self.urgency == Urgency::Drain && self.failure.is_none() => {
+                    self.serving = true;
+                    self.generation = generation;
+                    self.task = task;
+                    Ok(self.enter(Phase::Registering))
+                }
+                _ => Err(denied),
+            },
+            Event::Discard => match self.phase {
+                Phase::Failed => Ok(self.take_out(Urgency::Now)),
+                Phase::Armed => Ok(self.enter(Phase::Stopping)),
+                phase if phase.on_the_way_to_armed() => Ok(self.enter(Phase::Stopping)),
+                _ => Err(denied),
+            },
+        }
+    }
+
+    fn done(&mut self) -> Option<Next> {
+        Some(match self.phase {
+            Phase::Networking => self.enter(Phase::Creating),
+            Phase::Creating => self.enter(Phase::Arming),
+            Phase::Arming if self.serving => self.enter(Phase::Starting),
+            Phase::Arming => self.enter(Phase::Armed),
+            Phase::Starting => self.enter(Phase::Probing),
+            Phase::Probing if self.revision.app.registration.enabled => {
+                self.registered = true;
+                self.enter(Phase::Registering)
+            }
+            Phase::Probing | Phase::Registering => self.enter(Phase::Active),
+            Phase::Deregistering => {
+                self.registered = false;
+                self.enter(match self.urgency {
+                    Urgency::Drain => Phase::Draining,
+                    Urgency::Now => Phase::Stopping,
+                })
+            }
+            Phase::Draining => self.enter(Phase::Stopping),
+            Phase::Stopping => self.enter(Phase::Removing),
+            Phase::Removing if self.address.is_some() => self.enter(Phase::Releasing),
+            Phase::Removing | Phase::Releasing => Next::Gone,
+            Phase::Armed | Phase::Active | Phase::Failed => return None,
+        })
+    }
+
+    fn fail(&mut self, failure: Failure) -> Option<Next> {
+        match self.phase {
+            Phase::Armed | Phase::Active | Phase::Failed => None,
+            // The app is well; discovery is not. It serves whoever knows it, and is not counted.
+            Phase::Registering => {
+                self.failure = Some(failure);
+                self.attempt += 1;
+                Some(Next::Again(EffectKind::Register))
+            }
+            phase if phase.going_down() => {
+                self.attempt += 1;
+                phase.effect().map(Next::Again)
+            }
+            _ => {
+                self.failure = Some(failure);
+                Some(self.enter(Phase::Failed))
+            }
+        }
+    }
+
+    fn exited(&mut self, failure: Failure) -> Option<Next> {
+        match self.phase {
+            Phase::Failed | Phase::Stopping | Phase::Removing | Phase::Releasing => None,
+            Phase::Deregistering => {
+                self.urgency = Urgency::Now;
+                self.failure = Some(failure);
+                Some(Next::Rest)
+            }
+            Phase::Draining => {
+                self.failure = Some(failure);
+                Some(self.enter(Phase::Stopping))
+            }
+            _ => {
+                self.failure = Some(failure);
+                Some(self.enter(Phase::Failed))
+            }
+        }
+    }
+
+    fn take_out(&mut self, urgency: Urgency) -> Next {
+        self.urgency = urgency;
+        self.enter(if self.registered { Phase::Deregistering } else { Phase::Stopping })
+    }
+
+    fn enter(&mut self, phase: Phase) -> Next {
+        self.phase = phase;
+        self.attempt = 1;
+        match phase {
+            Phase::Active => self.failure = None,
+            Phase::Failed => self.serving = false,
+            _ => {}
+        }
+        phase.effect().map_or(Next::Rest, Next::Perform)
+    }
+}

@@ -1,0 +1,144 @@
+//! A process of a plan while it is put together: its strings are owned here, the plan borrows them.
+
+use std::ffi::{CStr, CString};
+use std::time::Duration;
+
+use container_init::plan::{self, Groups, Output, Process, ProcessKind, Restart, Rlimits, Strings};
+
+use super::{PlanError, ProcessIds, STANDARD_CAPABILITIES};
+use crate::app::ProbeTiming;
+
+/// Pauses before an optional agent is started again.
+const RESTART: Restart = Restart {
+    backoff_min_ms: 100,
+    backoff_max_ms: 30_000,
+};
+
+/// A process with its strings owned; the plan borrows from it.
+pub(super) struct Draft {
+    pub(super) name: String,
+    pub(super) kind: ProcessKind,
+    pub(super) argv: Vec<CString>,
+    pub(super) env: Vec<CString>,
+    pub(super) cwd: CString,
+    pub(super) ids: ProcessIds,
+    pub(super) probe: Probe,
+    pub(super) essential: plan::Essential,
+    pub(super) stop_signal: u8,
+    pub(super) output: CString,
+}
+
+/// Readiness with its strings owned.
+pub(super) enum Probe {
+    None,
+    Notify(Duration),
+    Tcp {
+        port: u16,
+        timing: ProbeTiming,
+    },
+    Exec {
+        argv: Vec<CString>,
+        timing: ProbeTiming,
+    },
+    External,
+}
+
+/// Slices of borrowed strings, which a plan's lists borrow in turn.
+pub(super) struct View<'a> {
+    argv: Vec<&'a CStr>,
+    env: Vec<&'a CStr>,
+    probe: Vec<&'a CStr>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn of(draft: &'a Draft) -> Self {
+        let borrowed = |strings: &'a [CString]| strings.iter().map(CString::as_c_str).collect();
+        Self {
+            argv: borrowed(&draft.argv),
+            env: borrowed(&draft.env),
+            probe: match &draft.probe {
+                Probe::Exec { argv, .. } => borrowed(argv),
+                _ => Vec::new(),
+            },
+        }
+    }
+}
+
+impl Draft {
+    /// The process as the plan has it.
+    pub(super) fn process<'a>(&'a self, view: &'a View<'a>) -> Process<'a> {
+        Process {
+            name: &self.name,
+            kind: self.kind,
+            argv: Strings::new(&view.argv),
+            env: Strings::new(&view.env),
+            cwd: &self.cwd,
+            uid: self.ids.uid,
+            gid: self.ids.gid,
+            groups: Groups::new(&self.ids.groups),
+            capabilities: STANDARD_CAPABILITIES
+                .iter()
+                .fold(0, |mask, bit| mask | 1 << bit),
+            rlimits: Rlimits::new(&[]),
+            readiness: self.readiness(view),
+            essential: self.essential,
+            restart: RESTART,
+            stop_signal: self.stop_signal,
+            stdout: Output::File(&self.output),
+            stderr: Output::File(&self.output),
+        }
+    }
+
+    fn readiness<'a>(&self, view: &'a View<'a>) -> plan::Readiness<'a> {
+        match &self.probe {
+            Probe::None => plan::Readiness::None,
+            Probe::External => plan::Readiness::External,
+            Probe::Notify(timeout) => plan::Readiness::Notify {
+                timeout_ms: millis(*timeout),
+            },
+            Probe::Tcp { port, timing } => plan::Readiness::TcpLoopback {
+                port: *port,
+                period_ms: millis(timing.period),
+                timeout_ms: millis(timing.timeout),
+                deadline_ms: millis(
+                    timing.initial_delay + timing.period * timing.failure_threshold,
+                ),
+            },
+            Probe::Exec { timing, .. } => plan::Readiness::Exec {
+                argv: Strings::new(&view.probe),
+                initial_delay_ms: millis(timing.initial_delay),
+                period_ms: millis(timing.period),
+                timeout_ms: millis(timing.timeout),
+                failure_threshold: timing.failure_threshold,
+            },
+        }
+    }
+}
+
+pub(super) fn c_strings(
+    process: &str,
+    what: &'static str,
+    texts: &[String],
+) -> Result<Vec<CString>, PlanError> {
+    texts
+        .iter()
+        .map(|text| c_string(process, what, text))
+        .collect()
+}
+
+pub(super) fn c_string(
+    process: &str,
+    what: &'static str,
+    text: &str,
+) -> Result<CString, PlanError> {
+    CString::new(text).map_err(|_| PlanError::Nul {
+        process: process.to_owned(),
+        what,
+        value: text.to_owned(),
+    })
+}
+
+/// Milliseconds, at most what the format holds (49 days).
+pub(super) fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,363 @@
+//! From an app to the flat plan that container-init reads: every default written down.
+//!
+//! Pure but for the caller's user resolution. Command, args and `$(NAME)` references mean what
+//! they mean in Kubernetes. Deliberately knows nothing of mounts, the OCI spec or where the plan
+//! is kept.
+
+mod command;
+mod draft;
+mod signal;
+
+use container_init::Malformed;
+use container_init::paths::{CTL_SOCKET, EXITS, LOG_DIR, RUN_DIR};
+use container_init::plan::{self, MAX_PLAN, Plan, Process, ProcessKind, Processes};
+
+use crate::app::{Agent, App, Essential, Readiness, User};
+use crate::instance::{ContainerId, ImageConfig};
+use draft::{Draft, Probe, View, c_string, c_strings, millis};
+
+/// Name of the app's process in plans, events and logs.
+pub const APP_PROCESS: &str = "app";
+
+/// `PATH` where neither image nor manifest has one, as Docker and containerd set it.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+const SIGTERM: u8 = 15;
+
+/// The container's standard capabilities by number (capabilities(7)), the set of Docker and
+/// containerd: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
+/// NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP.
+pub const STANDARD_CAPABILITIES: [u8; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
+
+/// Ids that a process runs with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProcessIds {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+    /// Supplementary groups, exactly these.
+    pub groups: Vec<u32>,
+}
+
+/// Looks a user up in the image's `/etc/passwd` and `/etc/group`; the error is a sentence for
+/// people. Asked for names, and for a numeric user without a group: its group is the passwd
+/// entry's, 0 where there is none.
+pub type ResolveUser<'a> = &'a dyn Fn(&User) -> Result<ProcessIds, String>;
+
+/// Why an app has no plan. All but the first name a field of the manifest or the image.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The plan is larger than container-init reads.
+    #[error(
+        "the plan of {container} is larger than {MAX_PLAN} bytes: env, command and args are too long"
+    )]
+    TooLarge {
+        /// The container.
+        container: ContainerId,
+    },
+    /// Neither manifest nor image says what to run.
+    #[error("app {app} has no command, and its image {image} has neither entrypoint nor cmd")]
+    NoCommand {
+        /// The app.
+        app: String,
+        /// The image's reference.
+        image: String,
+    },
+    /// A user cannot be resolved.
+    #[error("user {user:?} of {process}: {reason}")]
+    User {
+        /// `app` or the agent's name.
+        process: String,
+        /// As written.
+        user: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The image's stop signal is none.
+    #[error(
+        "the image's StopSignal {value:?} is no signal: a name like SIGTERM or a number 1 to 64 is allowed"
+    )]
+    StopSignal {
+        /// As written.
+        value: String,
+    },
+    /// A string that the kernel would cut off.
+    #[error("{what} of {process} has a NUL character: {value:?}")]
+    Nul {
+        /// `app` or the agent's name.
+        process: String,
+        /// Which string.
+        what: &'static str,
+        /// As written.
+        value: String,
+    },
+    /// An agent cannot be probed from outside.
+    #[error("agent {agent} has an http probe: none, notify, tcp and exec are allowed for agents")]
+    AgentReadiness {
+        /// The agent's name.
+        agent: String,
+    },
+    /// container-init would refuse the plan.
+    #[error("the plan of {container} is not valid")]
+    Invalid {
+        /// The container.
+        container: ContainerId,
+        /// What is wrong.
+        #[source]
+        source: Malformed,
+    },
+}
+
+/// The plan file of a container. `basics` is the environment that the runtime adds between the
+/// image's and the manifest's (hostname and the like).
+pub fn compile(
+    app: &App,
+    image: &ImageConfig,
+    id: &ContainerId,
+    basics: &[(String, String)],
+    resolve: ResolveUser<'_>,
+) -> Result<Vec<u8>, PlanError> {
+    let container = Container::of(app, image, basics, resolve)?;
+    let mut drafts = Vec::with_capacity(app.agents.len() + 1);
+    for agent in &app.agents {
+        drafts.push(container.agent(agent)?);
+    }
+    drafts.push(container.app()?);
+    let views: Vec<View<'_>> = drafts.iter().map(View::of).collect();
+    let processes: Vec<Process<'_>> = drafts
+        .iter()
+        .zip(&views)
+        .map(|(draft, view)| draft.process(view))
+        .collect();
+    let name = id.to_string();
+    encode(
+        &Plan {
+            container_id: &name,
+            create_generation: id.create_generation,
+            ctl_socket: CTL_SOCKET,
+            run_dir: RUN_DIR,
+            exits: EXITS,
+            stop_grace_ms: millis(app.termination_grace),
+            processes: Processes::new(&processes),
+        },
+        id,
+    )
+}
+
+fn encode(plan: &Plan<'_>, id: &ContainerId) -> Result<Vec<u8>, PlanError> {
+    let mut file = vec![0; MAX_PLAN];
+    let length = plan.encode(&mut file).map_err(|_| PlanError::TooLarge {
+        container: id.clone(),
+    })?;
+    file.truncate(length);
+    file.shrink_to_fit();
+    // Read as init will, so that a plan it refuses is an answer here and not a dead container.
+    match Plan::decode(&file) {
+        Ok(_) => Ok(file),
+        Err(source) => Err(PlanError::Invalid {
+            container: id.clone(),
+            source,
+        }),
+    }
+}
+
+/// What all processes of a container share.
+struct Container<'a> {
+    app: &'a App,
+    image: &'a ImageConfig,
+    env: Vec<(String, String)>,
+    cwd: &'a str,
+    ids: ProcessIds,
+    resolve: ResolveUser<'a>,
+}
+
+impl<'a> Container<'a> {
+    fn of(
+        app: &'a App,
+        image: &'a ImageConfig,
+        basics: &[(String, String)],
+        resolve: ResolveUser<'a>,
+    ) -> Result<Self, PlanError> {
+        let mut env = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())];
+        overlay(&mut env, &image.env);
+        overlay(&mut env, basics);
+        overlay(&mut env, &command::expand_env(&app.env));
+        let user = app
+            .user
+            .clone()
+            .or_else(|| image.user.as_deref().map(written_user));
+        Ok(Self {
+            app,
+            image,
+            env,
+            cwd: app
+                .working_dir
+                .as_deref()
+                .or(image.working_dir.as_deref())
+                .unwrap_or("/"),
+            ids: ids(user.as_ref(), APP_PROCESS, resolve)?,
+            resolve,
+        })
+    }
+
+    fn app(&self) -> Result<Draft, PlanError> {
+        let argv = command::of(self.app, self.image).ok_or_else(|| PlanError::NoCommand {
+            app: self.app.name.to_string(),
+            image: self.app.image.clone(),
+        })?;
+        let stop_signal = match self.image.stop_signal.as_deref() {
+            None => SIGTERM,
+            Some(value) => signal::number(value).ok_or_else(|| PlanError::StopSignal {
+                value: value.to_owned(),
+            })?,
+        };
+        let probe = probe(APP_PROCESS, &self.app.readiness, &self.env_of_app())?;
+        Ok(Draft {
+            stop_signal,
+            kind: ProcessKind::App,
+            // A connection from outside says more than one on loopback: the agent probes the app.
+            probe: match probe {
+                Some(Probe::Tcp { .. }) | None => Probe::External,
+                Some(other) => other,
+            },
+            ..self.draft(APP_PROCESS, &argv, &self.env, self.ids.clone())?
+        })
+    }
+
+    fn agent(&self, agent: &Agent) -> Result<Draft, PlanError> {
+        let mut env = self.env.clone();
+        overlay(&mut env, &command::expand_env(&agent.env));
+        let ids = match &agent.user {
+            None => self.ids.clone(),
+            some => ids(some.as_ref(), &agent.name, self.resolve)?,
+        };
+        let argv = command::expand(&agent.command, &agent.env);
+        let probe = probe(&agent.name, &agent.readiness, &agent.env)?;
+        Ok(Draft {
+            probe: probe.ok_or_else(|| PlanError::AgentReadiness {
+                agent: agent.name.clone(),
+            })?,
+            essential: match agent.essential {
+                Essential::Yes => plan::Essential::Yes,
+                Essential::No => plan::Essential::No,
+            },
+            ..self.draft(&agent.name, &argv, &env, ids)?
+        })
+    }
+
+    fn env_of_app(&self) -> Vec<(String, String)> {
+        command::expand_env(&self.app.env)
+    }
+
+    /// An essential agent that is ready once started and stops by TERM.
+    fn draft(
+        &self,
+        name: &str,
+        argv: &[String],
+        env: &[(String, String)],
+        ids: ProcessIds,
+    ) -> Result<Draft, PlanError> {
+        let pairs: Vec<String> = env
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        Ok(Draft {
+            name: name.to_owned(),
+            kind: ProcessKind::Agent,
+            argv: c_strings(name, "the command", argv)?,
+            env: c_strings(name, "the environment", &pairs)?,
+            cwd: c_string(name, "the working directory", self.cwd)?,
+            ids,
+            probe: Probe::None,
+            essential: plan::Essential::Yes,
+            stop_signal: SIGTERM,
+            output: c_string(
+                name,
+                "the log",
+                &format!("{}/{name}.log", LOG_DIR.to_string_lossy()),
+            )?,
+        })
+    }
+}
+
+/// How init learns that a process is ready; `None` when it cannot (http).
+fn probe(
+    process: &str,
+    readiness: &Readiness,
+    env: &[(String, String)],
+) -> Result<Option<Probe>, PlanError> {
+    Ok(Some(match readiness {
+        Readiness::None => Probe::None,
+        Readiness::Notify { timeout } => Probe::Notify(*timeout),
+        Readiness::Tcp { port, timing } => Probe::Tcp {
+            port: *port,
+            timing: *timing,
+        },
+        Readiness::Exec { command, timing } => Probe::Exec {
+            argv: c_strings(
+                process,
+                "the readiness command",
+                &command::expand(command, env),
+            )?,
+            timing: *timing,
+        },
+        Readiness::Http { .. } => return Ok(None),
+    }))
+}
+
+fn ids(
+    user: Option<&User>,
+    process: &str,
+    resolve: ResolveUser<'_>,
+) -> Result<ProcessIds, PlanError> {
+    let Some(user) = user else {
+        return Ok(ProcessIds::default());
+    };
+    let numeric = user
+        .group
+        .as_ref()
+        .and_then(|group| Some((user.user.parse().ok()?, group.parse().ok()?)));
+    if let Some((uid, gid)) = numeric {
+        return Ok(ProcessIds {
+            uid,
+            gid,
+            groups: Vec::new(),
+        });
+    }
+    resolve(user).map_err(|reason| PlanError::User {
+        process: process.to_owned(),
+        user: match &user.group {
+            Some(group) => format!("{}:{group}", user.user),
+            None => user.user.clone(),
+        },
+        reason,
+    })
+}
+
+/// `user[:group]` as an image has it.
+fn written_user(text: &str) -> User {
+    match text.split_once(':') {
+        Some((user, group)) if !group.is_empty() => User {
+            user: user.to_owned(),
+            group: Some(group.to_owned()),
+        },
+        _ => User {
+            user: text.trim_end_matches(':').to_owned(),
+            group: None,
+        },
+    }
+}
+
+/// Adds `more` to `env`; a key that is there keeps its place and gets the new value.
+fn overlay(env: &mut Vec<(String, String)>, more: &[(String, String)]) {
+    for (key, value) in more {
+        match env.iter_mut().find(|(known, _)| known == key) {
+            Some((_, known)) => known.clone_from(value),
+            None => env.push((key.clone(), value.clone())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,382 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use container_init::plan::{Output, Strings};
+
+use super::*;
+use crate::app::{NetworkMode, ProbeTiming, Registration, Resources, Warm};
+
+fn texts(list: &[&str]) -> Vec<String> {
+    list.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+    list.iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
+}
+
+fn timing() -> ProbeTiming {
+    ProbeTiming {
+        initial_delay: Duration::from_secs(1),
+        period: Duration::from_secs(2),
+        timeout: Duration::from_millis(500),
+        failure_threshold: 3,
+    }
+}
+
+fn app() -> App {
+    App {
+        name: "web".parse().unwrap(),
+        labels: BTreeMap::new(),
+        image: "127.0.0.1:5000/web:1".into(),
+        command: vec![],
+        args: vec![],
+        env: vec![],
+        working_dir: None,
+        user: None,
+        ports: vec![],
+        resources: Resources {
+            cpu_millis: None,
+            memory_bytes: 1 << 29,
+            pids: 1024,
+        },
+        readiness: Readiness::None,
+        agents: vec![],
+        warm: Warm::default(),
+        registration: Registration {
+            enabled: false,
+            service: "web".into(),
+            port: 80,
+            weight: 100,
+            metadata: BTreeMap::new(),
+        },
+        network: NetworkMode::Routed,
+        termination_grace: Duration::from_secs(30),
+        drain: Duration::from_secs(30),
+    }
+}
+
+fn image() -> ImageConfig {
+    ImageConfig {
+        entrypoint: texts(&["/entry"]),
+        cmd: texts(&["serve"]),
+        env: pairs(&[("PATH", "/bin"), ("LANG", "C")]),
+        working_dir: Some("/srv".into()),
+        user: None,
+        stop_signal: None,
+    }
+}
+
+fn proxy() -> Agent {
+    Agent {
+        name: "proxy".into(),
+        command: texts(&["/proxy", "$(MODE)"]),
+        env: pairs(&[("MODE", "fast"), ("LANG", "de")]),
+        user: None,
+        readiness: Readiness::None,
+        essential: Essential::No,
+    }
+}
+
+fn id() -> ContainerId {
+    "web-0.g7".parse().unwrap()
+}
+
+fn nobody_asks(_: &User) -> Result<ProcessIds, String> {
+    Err("not to be asked".into())
+}
+
+fn compiled(app: &App, image: &ImageConfig) -> Vec<u8> {
+    compile(app, image, &id(), &[], &nobody_asks).unwrap()
+}
+
+fn strings(list: Strings<'_>) -> Vec<String> {
+    list.iter()
+        .map(|text| text.to_str().unwrap().to_owned())
+        .collect()
+}
+
+/// What `read` sees of the app's process in the plan.
+fn of_app<T>(app: &App, image: &ImageConfig, read: impl Fn(Process<'_>) -> T) -> T {
+    let file = compiled(app, image);
+    let plan = Plan::decode(&file).unwrap();
+    let last = plan.processes.iter().last().unwrap();
+    assert_eq!((last.name, last.kind), (APP_PROCESS, ProcessKind::App));
+    read(last)
+}
+
+#[test]
+fn the_plan_is_the_containers_and_holds_agents_before_the_app() {
+    let mut app = app();
+    app.agents = vec![proxy()];
+    let file = compiled(&app, &image());
+    let plan = Plan::decode(&file).unwrap();
+    assert_eq!(
+        (
+            plan.container_id,
+            plan.create_generation,
+            plan.stop_grace_ms
+        ),
+        ("web-0.g7", 7, 30_000)
+    );
+    let names: Vec<&str> = plan.processes.iter().map(|process| process.name).collect();
+    assert_eq!(names, ["proxy", "app"]);
+    let agent = plan.processes.iter().next().unwrap();
+    assert_eq!(strings(agent.argv), ["/proxy", "fast"]);
+    assert_eq!(strings(agent.env), ["PATH=/bin", "LANG=de", "MODE=fast"]);
+    assert_eq!(agent.essential, plan::Essential::No);
+    assert_eq!(agent.stdout, Output::File(c"/.nodeagent/log/proxy.log"));
+    assert_eq!(agent.capabilities, 0xa80425fb, "Docker's default set");
+}
+
+#[test]
+fn command_and_args_replace_entrypoint_and_cmd_as_in_kubernetes() {
+    for (command, args, expected) in [
+        (&[][..], &[][..], &["/entry", "serve"][..]),
+        (&["/mine"], &[], &["/mine"]),
+        (&[], &["other"], &["/entry", "other"]),
+        (&["/mine"], &["other"], &["/mine", "other"]),
+    ] {
+        let app = App {
+            command: texts(command),
+            args: texts(args),
+            ..app()
+        };
+        let argv = of_app(&app, &image(), |process| strings(process.argv));
+        assert_eq!(argv, expected, "command {command:?} args {args:?}");
+    }
+    let empty = ImageConfig::default();
+    assert_eq!(
+        compile(&app(), &empty, &id(), &[], &nobody_asks)
+            .unwrap_err()
+            .to_string(),
+        "app web has no command, and its image 127.0.0.1:5000/web:1 has neither entrypoint nor cmd"
+    );
+}
+
+#[test]
+fn the_manifest_wins_over_the_basics_and_those_over_the_image() {
+    let app = App {
+        env: pairs(&[("LANG", "app"), ("URL", "http://$(LANG)")]),
+        ..app()
+    };
+    let basics = pairs(&[("LANG", "basics"), ("HOSTNAME", "web-0")]);
+    let file = compile(&app, &image(), &id(), &basics, &nobody_asks).unwrap();
+    let plan = Plan::decode(&file).unwrap();
+    let env = strings(plan.processes.iter().last().unwrap().env);
+    assert_eq!(
+        env,
+        ["PATH=/bin", "LANG=app", "HOSTNAME=web-0", "URL=http://app"]
+    );
+    let bare = ImageConfig {
+        env: vec![],
+        ..image()
+    };
+    let env = of_app(&tests::app(), &bare, |process| strings(process.env));
+    assert_eq!(env, [format!("PATH={DEFAULT_PATH}")]);
+}
+
+#[test]
+fn the_working_directory_is_the_manifests_or_the_images_or_the_root() {
+    let cwd = |app: &App, image: &ImageConfig| {
+        of_app(app, image, |process| {
+            process.cwd.to_str().unwrap().to_owned()
+        })
+    };
+    let own = App {
+        working_dir: Some("/data".into()),
+        ..app()
+    };
+    assert_eq!(cwd(&own, &image()), "/data");
+    assert_eq!(cwd(&app(), &image()), "/srv");
+    let bare = ImageConfig {
+        working_dir: None,
+        ..image()
+    };
+    assert_eq!(cwd(&app(), &bare), "/");
+}
+
+#[test]
+fn users_are_resolved_unless_they_are_numbers_throughout() {
+    let resolve = |user: &User| match user.user.as_str() {
+        "www" | "1000" => Ok(ProcessIds {
+            uid: 33,
+            gid: 34,
+            groups: vec![35],
+        }),
+        _ => Err("is not in the image's /etc/passwd".to_owned()),
+    };
+    let ids = |user: Option<&str>| {
+        let image = ImageConfig {
+            user: user.map(str::to_owned),
+            ..image()
+        };
+        let file = compile(&app(), &image, &id(), &[], &resolve)?;
+        let plan = Plan::decode(&file).unwrap();
+        let process = plan.processes.iter().last().unwrap();
+        Ok::<_, PlanError>((
+            process.uid,
+            process.gid,
+            process.groups.iter().collect::<Vec<_>>(),
+        ))
+    };
+    assert_eq!(ids(None), Ok((0, 0, vec![])));
+    assert_eq!(ids(Some("1000:1001")), Ok((1000, 1001, vec![])));
+    assert_eq!(
+        ids(Some("1000")),
+        Ok((33, 34, vec![35])),
+        "its group is passwd's"
+    );
+    assert_eq!(ids(Some("www")), Ok((33, 34, vec![35])));
+    assert_eq!(
+        ids(Some("ghost:staff")).unwrap_err().to_string(),
+        "user \"ghost:staff\" of app: is not in the image's /etc/passwd"
+    );
+}
+
+#[test]
+fn agents_run_as_the_apps_user_unless_they_have_their_own() {
+    let user = |user: &str| User {
+        user: user.into(),
+        group: Some("5".into()),
+    };
+    let own = Agent {
+        name: "own".into(),
+        user: Some(user("4")),
+        ..proxy()
+    };
+    let app = App {
+        user: Some(user("3")),
+        agents: vec![proxy(), own],
+        ..app()
+    };
+    let file = compiled(&app, &image());
+    let uids: Vec<u32> = Plan::decode(&file)
+        .unwrap()
+        .processes
+        .iter()
+        .map(|process| process.uid)
+        .collect();
+    assert_eq!(uids, [3, 4, 3]);
+}
+
+#[test]
+fn who_probes_what() {
+    let tcp = Readiness::Tcp {
+        port: 80,
+        timing: timing(),
+    };
+    let http = Readiness::Http {
+        port: 80,
+        path: "/".into(),
+        headers: vec![],
+        timing: timing(),
+    };
+    let exec = Readiness::Exec {
+        command: texts(&["/ready", "$(MODE)"]),
+        timing: timing(),
+    };
+    let notify = Readiness::Notify {
+        timeout: Duration::from_secs(9),
+    };
+    let said = |readiness: &Readiness| {
+        let app = App {
+            readiness: readiness.clone(),
+            env: pairs(&[("MODE", "x")]),
+            ..app()
+        };
+        of_app(&app, &image(), |process| match process.readiness {
+            plan::Readiness::Exec { argv, .. } => format!("exec {}", strings(argv).join(" ")),
+            other => format!("{other:?}"),
+        })
+    };
+    assert_eq!(said(&tcp), "External");
+    assert_eq!(said(&http), "External");
+    assert_eq!(said(&exec), "exec /ready x");
+    assert_eq!(said(&notify), "Notify { timeout_ms: 9000 }");
+    assert_eq!(said(&Readiness::None), "None");
+
+    let with_agent = |readiness: Readiness| App {
+        agents: vec![Agent {
+            readiness,
+            ..proxy()
+        }],
+        ..app()
+    };
+    let file = compiled(&with_agent(tcp), &image());
+    assert_eq!(
+        Plan::decode(&file)
+            .unwrap()
+            .processes
+            .iter()
+            .next()
+            .unwrap()
+            .readiness,
+        plan::Readiness::TcpLoopback {
+            port: 80,
+            period_ms: 2000,
+            timeout_ms: 500,
+            deadline_ms: 7000
+        }
+    );
+    assert_eq!(
+        compile(&with_agent(http), &image(), &id(), &[], &nobody_asks),
+        Err(PlanError::AgentReadiness {
+            agent: "proxy".into()
+        })
+    );
+}
+
+#[test]
+fn the_stop_signal_is_the_images_or_term() {
+    assert_eq!(of_app(&app(), &image(), |process| process.stop_signal), 15);
+    let quit = ImageConfig {
+        stop_signal: Some("SIGQUIT".into()),
+        ..image()
+    };
+    assert_eq!(of_app(&app(), &quit, |process| process.stop_signal), 3);
+    let odd = ImageConfig {
+        stop_signal: Some("SIGODD".into()),
+        ..image()
+    };
+    assert_eq!(
+        compile(&app(), &odd, &id(), &[], &nobody_asks)
+            .unwrap_err()
+            .to_string(),
+        "the image's StopSignal \"SIGODD\" is no signal: a name like SIGTERM or a number 1 to 64 is allowed"
+    );
+}
+
+#[test]
+fn what_init_would_refuse_or_cut_off_is_refused_here() {
+    let nul = App {
+        env: pairs(&[("A", "x\0y")]),
+        ..app()
+    };
+    assert_eq!(
+        compile(&nul, &image(), &id(), &[], &nobody_asks)
+            .unwrap_err()
+            .to_string(),
+        "the environment of app has a NUL character: \"A=x\\0y\""
+    );
+    let long = App {
+        env: vec![("A".into(), "x".repeat(MAX_PLAN))],
+        ..app()
+    };
+    assert_eq!(
+        compile(&long, &image(), &id(), &[], &nobody_asks),
+        Err(PlanError::TooLarge { container: id() })
+    );
+    let relative = App {
+        working_dir: Some("data".into()),
+        ..app()
+    };
+    assert_eq!(
+        compile(&relative, &image(), &id(), &[], &nobody_asks),
+        Err(PlanError::Invalid {
+            container: id(),
+            source: Malformed::Invalid("working directory")
+        })
+    );
+}

@@ -1,0 +1,18 @@
+//! What must survive: targets, instances, tasks and their outcomes, in one SQLite file.
+//!
+//! The law: an INTENT is durable before its first effect, an OUTCOME before the answer. Commits
+//! of all pools go through one writer thread and share their fsync (group commit); reads have a
+//! connection of their own. WAL with `synchronous=FULL`: a commit that was acknowledged survives
+//! a power cut (<https://www.sqlite.org/pragma.html#pragma_synchronous>).
+//!
+//! It does not decide anything: rows are data, the machines know what they mean.
+
+mod read;
+mod rows;
+mod schema;
+mod store;
+mod write;
+
+pub use read::{PoolRow, Recovered, RevisionRow};
+pub use rows::{InstanceRow, StoredTask, TaskRow, Write};
+pub use store::{Journal, JournalError};

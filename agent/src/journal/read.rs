@@ -1,0 +1,197 @@
+//! Tables into rows.
+
+use std::str::FromStr;
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::rows::{InstanceRow, StoredTask, TaskRow};
+use crate::instance::{AppName, InstanceName, Phase, RevisionImage, Urgency, Warmth};
+use crate::task::{TaskContext, TaskId, Trail, Verb};
+
+/// A pool's durable part.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolRow {
+    /// The app.
+    pub app: AppName,
+    /// Id of the current revision.
+    pub revision: String,
+    /// Instances wanted in service.
+    pub target: u32,
+    /// Sequence number of the target.
+    pub seq: u64,
+    /// The app is being deleted.
+    pub deleting: bool,
+    /// Unix milliseconds of the last application.
+    pub applied_ms: u64,
+}
+
+/// A revision that instances may have been made from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RevisionRow {
+    /// The app.
+    pub app: AppName,
+    /// Its id.
+    pub id: String,
+    /// The manifest's text.
+    pub manifest: String,
+    /// The image, as resolved.
+    pub image: RevisionImage,
+}
+
+/// Everything that a starting agent continues from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Recovered {
+    /// Pools.
+    pub pools: Vec<PoolRow>,
+    /// Revisions of all pools.
+    pub revisions: Vec<RevisionRow>,
+    /// Instances, also those of which only generation and address are left.
+    pub instances: Vec<InstanceRow>,
+    /// Tasks without an outcome.
+    pub open_tasks: Vec<TaskRow>,
+}
+
+pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
+    Ok(Recovered {
+        pools: all(db, "SELECT name, revision, target, seq, deleting, applied_ms FROM apps ORDER BY name", |row| {
+            Ok(PoolRow {
+                app: parsed(row, 0)?,
+                revision: row.get(1)?,
+                target: row.get(2)?,
+                seq: unsigned(row, 3)?,
+                deleting: row.get(4)?,
+                applied_ms: unsigned(row, 5)?,
+            })
+        })?,
+        revisions: all(db, "SELECT app, id, manifest, image FROM revisions ORDER BY app, id", |row| {
+            Ok(RevisionRow {
+                app: parsed(row, 0)?,
+                id: row.get(1)?,
+                manifest: row.get(2)?,
+                image: json(row, 3)?,
+            })
+        })?,
+        instances: all(
+            db,
+            "SELECT app, ordinal, generation, create_generation, revision, phase, serving, warmth, task_id,
+               traceparent, address, registered, urgency, released_ms FROM instances ORDER BY app, ordinal",
+            instance,
+        )?,
+        open_tasks: all(db, &format!("{TASK} WHERE outcome IS NULL ORDER BY seq"), |row| Ok(task(row)?.row))?,
+    })
+}
+
+const TASK: &str = "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
+   finished_ms, outcome FROM tasks";
+
+pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<StoredTask>> {
+    db.prepare_cached(&format!("{TASK} WHERE task_id = ?1"))?
+        .query_row([id.as_str()], task)
+        .optional()
+}
+
+pub(super) fn newest_tasks(db: &Connection, limit: u32) -> rusqlite::Result<Vec<StoredTask>> {
+    db.prepare_cached(&format!("{TASK} ORDER BY created_ms DESC, task_id LIMIT ?1"))?
+        .query_map([limit], task)?
+        .collect()
+}
+
+pub(super) fn find_trail(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<Trail>> {
+    db.prepare_cached("SELECT trail FROM trails WHERE task_id = ?1")?
+        .query_row([id.as_str()], |row| json(row, 0))
+        .optional()
+}
+
+fn all<T>(db: &Connection, sql: &str, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<Vec<T>> {
+    db.prepare(sql)?.query_map([], read)?.collect()
+}
+
+fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRow> {
+    let warmth: Option<String> = row.get(7)?;
+    let task_id: Option<String> = row.get(8)?;
+    let traceparent: Option<String> = row.get(9)?;
+    let address: Option<String> = row.get(10)?;
+    let urgency: String = row.get(12)?;
+    let task = match (task_id, traceparent) {
+        (Some(id), Some(traceparent)) => Some(TaskContext {
+            task_id: parse(&id, 8)?,
+            traceparent,
+        }),
+        _ => None,
+    };
+    Ok(InstanceRow {
+        instance: InstanceName::new(parsed(row, 0)?, row.get(1)?),
+        generation: unsigned(row, 2)?,
+        create_generation: unsigned(row, 3)?,
+        revision: row.get(4)?,
+        phase: word(row, 5, Phase::from_name)?,
+        serving: row.get(6)?,
+        from: warmth.as_deref().and_then(Warmth::from_name),
+        task,
+        address: address.map(|text| parse(&text, 10)).transpose()?,
+        registered: row.get(11)?,
+        urgency: if urgency == "now" { Urgency::Now } else { Urgency::Drain },
+        released_ms: row.get::<_, Option<i64>>(13)?.map(i64::unsigned_abs),
+    })
+}
+
+fn task(row: &Row<'_>) -> rusqlite::Result<StoredTask> {
+    let finished_ms: Option<i64> = row.get(10)?;
+    let outcome: Option<String> = row.get(11)?;
+    let ended = match (finished_ms, outcome) {
+        (Some(at), Some(_)) => Some((at.unsigned_abs(), json(row, 11)?)),
+        _ => None,
+    };
+    Ok(StoredTask {
+        row: TaskRow {
+            context: TaskContext {
+                task_id: parsed(row, 0)?,
+                traceparent: row.get(5)?,
+            },
+            app: parsed(row, 1)?,
+            verb: word(row, 2, Verb::from_name)?,
+            to: row.get(3)?,
+            hash: row.get(4)?,
+            target: row.get(6)?,
+            seq: unsigned(row, 7)?,
+            created_ms: unsigned(row, 8)?,
+            deadline_ms: unsigned(row, 9)?,
+        },
+        ended,
+    })
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|error| conversion(column, error))
+}
+
+fn parsed<T>(row: &Row<'_>, column: usize) -> rusqlite::Result<T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    let text: String = row.get(column)?;
+    parse(&text, column)
+}
+
+fn parse<T>(text: &str, column: usize) -> rusqlite::Result<T>
+where
+    T: FromStr<Err: std::error::Error + Send + Sync + 'static>,
+{
+    text.parse().map_err(|error| conversion(column, error))
+}
+
+fn word<T>(row: &Row<'_>, column: usize, named: impl Fn(&str) -> Option<T>) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    named(&text).ok_or_else(|| conversion(column, std::io::Error::other(format!("unknown word {text:?}"))))
+}
+
+fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text).map_err(|error| conversion(column, error))
+}
+
+fn conversion(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}

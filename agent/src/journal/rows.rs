@@ -1,0 +1,156 @@
+//! What is written down, as data.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use crate::instance::{AppName, Instance, InstanceName, Phase, Revision, Urgency, Warmth};
+use crate::task::{Outcome, Request, TaskContext, TaskId, Trail, Verb};
+
+/// One change of the journal. Several in one commit are one transaction.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// An app's revision, current from now on; Unix milliseconds of the application.
+    Revision(Arc<Revision>, u64),
+    /// The app is being deleted: its target is 0 from now on.
+    Deleting(AppName),
+    /// Nothing of the app is left; its tasks stay.
+    AppGone(AppName),
+    /// A pool's target.
+    Target {
+        /// The app.
+        app: AppName,
+        /// Instances wanted in service.
+        target: u32,
+        /// Counts the targets.
+        seq: u64,
+    },
+    /// An instance as it is meant to be from now on.
+    Instance(InstanceRow),
+    /// An instance of which nothing is left. Its generation and its address stay known.
+    InstanceGone {
+        /// The instance.
+        instance: InstanceName,
+        /// Its last generation.
+        generation: u64,
+        /// Unix milliseconds since when its address is free.
+        released_ms: u64,
+    },
+    /// An accepted task.
+    TaskOpened(TaskRow),
+    /// A task's outcome.
+    TaskClosed {
+        /// The task.
+        task_id: TaskId,
+        /// How it ended.
+        outcome: Outcome,
+        /// Unix milliseconds.
+        finished_ms: u64,
+    },
+    /// A task's steps; written again when the answer's own steps are known.
+    Trail(TaskId, Trail),
+    /// Background work of the agent's own: the intent of changes that no task asked for.
+    Operation {
+        /// The app.
+        app: AppName,
+        /// Number of instances that it changes.
+        changes: u32,
+    },
+}
+
+/// An instance's row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceRow {
+    /// Which one.
+    pub instance: InstanceName,
+    /// Present incarnation.
+    pub generation: u64,
+    /// Of the create: part of the container's id.
+    pub create_generation: u64,
+    /// Revision id.
+    pub revision: String,
+    /// Where it is, or is about to be.
+    pub phase: Phase,
+    /// Meant for service.
+    pub serving: bool,
+    /// How warm it was when it was taken.
+    pub from: Option<Warmth>,
+    /// The task that took it.
+    pub task: Option<TaskContext>,
+    /// Its address.
+    pub address: Option<Ipv4Addr>,
+    /// A backend may know it.
+    pub registered: bool,
+    /// How it is being taken out.
+    pub urgency: Urgency,
+    /// `Some` when nothing is left of it but its generation and its claim on the address.
+    pub released_ms: Option<u64>,
+}
+
+impl InstanceRow {
+    /// The row of an instance.
+    pub fn of(app: &AppName, instance: &Instance) -> Self {
+        Self {
+            instance: InstanceName::new(app.clone(), instance.ordinal),
+            generation: instance.generation,
+            create_generation: instance.create_generation,
+            revision: instance.revision.id.clone(),
+            phase: instance.phase,
+            serving: instance.serving,
+            from: instance.from,
+            task: instance.task.clone(),
+            address: instance.address,
+            registered: instance.registered,
+            urgency: instance.urgency,
+            released_ms: None,
+        }
+    }
+}
+
+/// A task as it was accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskRow {
+    /// Id and trace context.
+    pub context: TaskContext,
+    /// The app.
+    pub app: AppName,
+    /// What it does.
+    pub verb: Verb,
+    /// N.
+    pub to: u32,
+    /// Hash of the request.
+    pub hash: String,
+    /// Target that it set.
+    pub target: u32,
+    /// Sequence number of that target.
+    pub seq: u64,
+    /// Unix milliseconds of acceptance.
+    pub created_ms: u64,
+    /// Milliseconds from then to its deadline.
+    pub deadline_ms: u64,
+}
+
+impl TaskRow {
+    /// The row of a request that sets `target` as number `seq`.
+    pub fn open(app: &AppName, request: &Request, target: u32, seq: u64, deadline_ms: u64) -> Self {
+        Self {
+            context: request.context.clone(),
+            app: app.clone(),
+            verb: request.verb,
+            to: request.to,
+            hash: request.hash.clone(),
+            target,
+            seq,
+            created_ms: request.created_ms,
+            deadline_ms,
+        }
+    }
+}
+
+/// A task as the journal knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredTask {
+    /// As accepted.
+    pub row: TaskRow,
+    /// Unix milliseconds and outcome, when it has ended.
+    pub ended: Option<(u64, Outcome)>,
+}

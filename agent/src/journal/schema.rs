@@ -1,0 +1,59 @@
+//! Tables, and how an older journal becomes a present one.
+
+use rusqlite::Connection;
+
+/// Version of the tables below; `PRAGMA user_version` of the file.
+pub(super) const VERSION: i64 = 1;
+
+const V1: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE apps (
+  name TEXT PRIMARY KEY, revision TEXT NOT NULL, target INTEGER NOT NULL, seq INTEGER NOT NULL,
+  deleting INTEGER NOT NULL, applied_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE revisions (
+  app TEXT NOT NULL, id TEXT NOT NULL, manifest TEXT NOT NULL, image TEXT NOT NULL,
+  applied_ms INTEGER NOT NULL, PRIMARY KEY (app, id)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE instances (
+  app TEXT NOT NULL, ordinal INTEGER NOT NULL, generation INTEGER NOT NULL,
+  create_generation INTEGER NOT NULL, revision TEXT NOT NULL, phase TEXT NOT NULL,
+  serving INTEGER NOT NULL, warmth TEXT, task_id TEXT, traceparent TEXT, address TEXT,
+  registered INTEGER NOT NULL, urgency TEXT NOT NULL, released_ms INTEGER,
+  PRIMARY KEY (app, ordinal)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE tasks (
+  task_id TEXT PRIMARY KEY, app TEXT NOT NULL, verb TEXT NOT NULL, wanted INTEGER NOT NULL,
+  hash TEXT NOT NULL, traceparent TEXT NOT NULL, target INTEGER NOT NULL, seq INTEGER NOT NULL,
+  created_ms INTEGER NOT NULL, deadline_ms INTEGER NOT NULL, finished_ms INTEGER, outcome TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tasks_by_time ON tasks (created_ms);
+CREATE TABLE trails (task_id TEXT PRIMARY KEY, trail TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE operations (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, app TEXT NOT NULL, changes INTEGER NOT NULL
+) STRICT;
+";
+
+/// What is wrong with a journal's version.
+#[derive(Debug)]
+pub(super) enum Version {
+    /// Present, or brought up to date.
+    Current,
+    /// Made by a newer nodeagent.
+    Newer(i64),
+}
+
+/// Brings the tables to [`VERSION`], in one transaction.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Version> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found > VERSION {
+        return Ok(Version::Newer(found));
+    }
+    if found < VERSION {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(V1)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
+        transaction.commit()?;
+    }
+    Ok(Version::Current)
+}

@@ -1,0 +1,245 @@
+//! The file, its writer thread and its reader.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio::sync::oneshot;
+
+use super::read::{self, Recovered};
+use super::rows::{StoredTask, Write};
+use super::schema::{self, Version};
+use super::write::{self, Unwritable};
+use crate::task::{TaskId, Trail};
+
+/// What the journal cannot do, and what is true now.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file cannot be opened or read.
+    #[error("journal {path} cannot be opened")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The state directory cannot be made.
+    #[error("state directory {path} cannot be made")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another agent uses the state directory.
+    #[error("state directory {path} is in use by another nodeagent")]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The file was made by a newer nodeagent.
+    #[error("journal {path} has schema {found}, this nodeagent knows up to {known}: install the newer version again")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// No room on the journal's disk; nothing of the commit is durable, nothing was done.
+    #[error("no room on the journal's disk: nothing was written, nothing was done")]
+    Full,
+    /// A commit failed; nothing of it is durable.
+    #[error("journal commit failed")]
+    Commit(#[source] rusqlite::Error),
+    /// A row could not be spelt.
+    #[error("journal row cannot be encoded")]
+    Encode(#[source] serde_json::Error),
+    /// A read failed.
+    #[error("journal read failed")]
+    Read(#[source] rusqlite::Error),
+    /// The writer thread has ended.
+    #[error("the journal's writer has ended")]
+    Closed,
+}
+
+struct Job {
+    writes: Vec<Write>,
+    reply: oneshot::Sender<Result<(), JournalError>>,
+}
+
+/// The journal, open. Dropping it ends the writer after what was accepted.
+#[derive(Debug)]
+pub struct Journal {
+    jobs: mpsc::Sender<Job>,
+    reader: Mutex<Connection>,
+    _lock: std::fs::File,
+}
+
+/// Largest number of jobs that share one transaction.
+const GROUP: usize = 256;
+/// How long a writer waits for a reader that holds the file; both are ours and short.
+const BUSY: Duration = Duration::from_secs(5);
+
+impl Journal {
+    /// Opens `<state>/journal.db`, creating or migrating it, and reads what it holds.
+    ///
+    /// # Errors
+    /// `Locked`, `Newer`, `Open` and `Directory`, each naming the path.
+    pub fn open(state: &Path) -> Result<(Self, Recovered), JournalError> {
+        let directory_error = |source| JournalError::Directory {
+            path: state.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(state).map_err(directory_error)?;
+        let lock = lock(state)?;
+        let path = state.join("journal.db");
+        let open_error = |source| JournalError::Open {
+            path: path.clone(),
+            source,
+        };
+        let mut writer = Connection::open(&path).map_err(open_error)?;
+        configure(&writer).map_err(open_error)?;
+        match schema::migrate(&mut writer).map_err(open_error)? {
+            Version::Current => {}
+            Version::Newer(found) => {
+                return Err(JournalError::Newer {
+                    path,
+                    found,
+                    known: schema::VERSION,
+                });
+            }
+        }
+        let recovered = read::recover(&writer).map_err(open_error)?;
+        let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+            .map_err(open_error)?;
+        reader.busy_timeout(BUSY).map_err(open_error)?;
+        let (jobs, queue) = mpsc::channel();
+        std::thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || run(&mut writer, &queue))
+            .map_err(directory_error)?;
+        let journal = Self {
+            jobs,
+            reader: Mutex::new(reader),
+            _lock: lock,
+        };
+        Ok((journal, recovered))
+    }
+
+    /// Makes `writes` durable in one transaction, together with what others commit at that time.
+    ///
+    /// # Errors
+    /// `Full` or `Commit`: nothing of it is durable.
+    pub async fn commit(&self, writes: Vec<Write>) -> Result<(), JournalError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.send(Job { writes, reply }).map_err(|_| JournalError::Closed)?;
+        answer.await.map_err(|_| JournalError::Closed)?
+    }
+
+    /// A task by its id.
+    ///
+    /// # Errors
+    /// `Read`.
+    pub fn task(&self, id: &TaskId) -> Result<Option<StoredTask>, JournalError> {
+        read::find_task(&self.reader(), id).map_err(JournalError::Read)
+    }
+
+    /// The newest tasks, newest first.
+    ///
+    /// # Errors
+    /// `Read`.
+    pub fn tasks(&self, limit: u32) -> Result<Vec<StoredTask>, JournalError> {
+        read::newest_tasks(&self.reader(), limit).map_err(JournalError::Read)
+    }
+
+    /// A task's steps.
+    ///
+    /// # Errors
+    /// `Read`.
+    pub fn trail(&self, id: &TaskId) -> Result<Option<Trail>, JournalError> {
+        read::find_trail(&self.reader(), id).map_err(JournalError::Read)
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        // A reader that panicked left a connection that reads as well as before.
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One agent per state directory: flock(2), released by the kernel with the process.
+fn lock(state: &Path) -> Result<std::fs::File, JournalError> {
+    let error = |source| JournalError::Directory {
+        path: state.to_owned(),
+        source,
+    };
+    let file = std::fs::File::create(state.join("lock")).map_err(error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(JournalError::Locked { path: state.to_owned() }),
+        Err(std::fs::TryLockError::Error(source)) => Err(error(source)),
+    }
+}
+
+fn configure(db: &Connection) -> rusqlite::Result<()> {
+    db.busy_timeout(BUSY)?;
+    db.pragma_update(None, "journal_mode", "wal")?;
+    db.pragma_update(None, "synchronous", "full")?;
+    // 1 MiB of pages: the journal of a host is small, the agent's memory smaller.
+    db.pragma_update(None, "cache_size", -1024)?;
+    db.pragma_update(None, "wal_autocheckpoint", 1000)?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn run(db: &mut Connection, queue: &mpsc::Receiver<Job>) {
+    while let Ok(first) = queue.recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP
+            && let Ok(job) = queue.try_recv()
+        {
+            group.push(job);
+        }
+        match transaction(db, &group) {
+            Ok(()) => {
+                for job in group {
+                    // A caller that is gone does not need the answer.
+                    let _ = job.reply.send(Ok(()));
+                }
+            }
+            // One bad job must not take the others with it.
+            Err(_) if group.len() > 1 => {
+                for job in group {
+                    let result = transaction(db, std::slice::from_ref(&job)).map_err(refused);
+                    let _ = job.reply.send(result);
+                }
+            }
+            Err(error) => {
+                if let Some(job) = group.pop() {
+                    let _ = job.reply.send(Err(refused(error)));
+                }
+            }
+        }
+    }
+}
+
+fn transaction(db: &mut Connection, group: &[Job]) -> write::Result<()> {
+    let transaction = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for change in group.iter().flat_map(|job| &job.writes) {
+        write::write(&transaction, change)?;
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn refused(error: Unwritable) -> JournalError {
+    match error {
+        Unwritable::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => JournalError::Full,
+        Unwritable::Sql(error) => JournalError::Commit(error),
+        Unwritable::Json(error) => JournalError::Encode(error),
+    }
+}

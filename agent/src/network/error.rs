@@ -1,0 +1,79 @@
+//! What can go wrong with a slot.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::netlink::NetlinkError;
+
+/// Why a slot could not be made, removed or observed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A namespace, its file or its directory.
+    #[error("cannot {operation} {}", path.display())]
+    Netns {
+        /// What was tried.
+        operation: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A link, address, route or neighbour.
+    #[error("cannot {operation} ({object})")]
+    Kernel {
+        /// What was tried.
+        operation: &'static str,
+        /// On which link, instance or namespace.
+        object: String,
+        /// What the kernel said.
+        #[source]
+        source: NetlinkError,
+    },
+    /// The link's name belongs to somebody else: two names met on one hash, or a link was made by
+    /// hand. Another ordinal or another runtime directory gives another name.
+    #[error("the link name {link} of {instance} is taken by {holder}")]
+    NameTaken {
+        /// The name.
+        link: String,
+        /// Who needs it.
+        instance: String,
+        /// The present holder: its alias, or that it has none.
+        holder: String,
+    },
+    /// Another link of this host has the route to the address. Two instances never hold one address.
+    #[error("the address {address} of {instance} is routed to another link (index {link})")]
+    AddressTaken {
+        /// The address.
+        address: Ipv4Addr,
+        /// Who needs it.
+        instance: String,
+        /// Index of the link that has it.
+        link: u32,
+    },
+    /// The worker thread did not answer in time; the operation may still take place.
+    #[error("{operation} took longer than {} s", after.as_secs())]
+    Deadline {
+        /// What was waited for.
+        operation: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// The worker thread is gone. It ends only by a panic, which is in the log.
+    #[error("the network's worker thread has ended")]
+    WorkerEnded,
+}
+
+impl NetworkError {
+    /// Whether the same call can succeed later without anybody changing anything.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Netns { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
+            Self::Kernel { source, .. } => source.errno() != Some(rustix::io::Errno::PERM),
+            Self::Deadline { .. } => true,
+            Self::NameTaken { .. } | Self::AddressTaken { .. } | Self::WorkerEnded => false,
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! A blocking NETLINK_ROUTE socket: requests out in one datagram, answers in.
+//!
+//! rtnetlink's own connection is a future bound to a runtime; a namespace's socket must be opened
+//! by a thread inside that namespace and used from there, and a slot is ten requests that the kernel
+//! can take in three datagrams. So the messages are rtnetlink's and the socket is driven here, from
+//! the network's own threads. A socket keeps the namespace that it was opened in.
+//!
+//! Deliberately knows nothing of links or addresses; see `link`.
+
+use std::io;
+use std::time::Duration;
+
+use rtnetlink::packet_core::{
+    DecodeError, ErrorMessage, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NlasIterator,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+/// How long the kernel may take to answer one datagram. It answers at once, except while somebody
+/// holds the rtnl lock (module loading, thousands of links being deleted).
+const NETLINK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// One datagram of answers: the kernel fills at most 32 KiB of a dump at a time.
+const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// A dump that changed under the reader is read again this many times.
+const DUMP_ATTEMPTS: u32 = 5;
+
+/// Header of the request that an error message repeats before its attributes (netlink(7)).
+const REPEATED_HEADER: usize = 16;
+
+/// `NLMSGERR_ATTR_MSG` of linux/netlink.h: the kernel's sentence about an error.
+const EXTENDED_ACK_TEXT: u16 = 1;
+
+/// What the kernel or the socket said.
+#[derive(Debug, thiserror::Error)]
+pub enum NetlinkError {
+    /// The socket could not be made.
+    #[error("cannot open a netlink socket")]
+    Open(#[source] io::Error),
+    /// The request could not be sent.
+    #[error("cannot send to the kernel's routing socket")]
+    Send(#[source] io::Error),
+    /// No answer came.
+    #[error("no answer on the routing socket within {} s", NETLINK_DEADLINE.as_secs())]
+    Receive(#[source] io::Error),
+    /// The answer could not be parsed.
+    #[error("the kernel's answer cannot be read")]
+    Unreadable(#[source] DecodeError),
+    /// The kernel refused.
+    #[error("the kernel refused{}", said(.detail))]
+    Refused {
+        /// Its sentence, when it gave one.
+        detail: Option<String>,
+        /// Its error number.
+        #[source]
+        source: io::Error,
+    },
+    /// A list changed each time that it was read.
+    #[error("the kernel's list changed {DUMP_ATTEMPTS} times while it was read")]
+    Unsteady,
+}
+
+impl NetlinkError {
+    /// The kernel's error number, when it refused.
+    pub(super) fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { source, .. } => Errno::from_io_error(source),
+            _ => None,
+        }
+    }
+}
+
+/// One request: what it is for, the message, and its flags beyond REQUEST and ACK.
+pub(super) struct Request {
+    pub(super) what: &'static str,
+    pub(super) message: RouteNetlinkMessage,
+    pub(super) flags: u16,
+}
+
+/// A request of a batch that failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) what: &'static str,
+    pub(super) error: NetlinkError,
+}
+
+/// A socket in the namespace of the thread that opened it.
+pub(super) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl Netlink {
+    /// Opens a socket in the calling thread's network namespace.
+    pub(super) fn open() -> Result<Self, NetlinkError> {
+        let prepare = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            socket.set_ext_ack(true)?;
+            socket.set_cap_ack(true)?;
+            set_socket_timeout(&socket, Timeout::Recv, Some(NETLINK_DEADLINE))?;
+            Ok(socket)
+        };
+        Ok(Self { socket: prepare().map_err(NetlinkError::Open)?, sequence: 0 })
+    }
+
+    /// Sends all requests in one datagram and waits for every acknowledgement. The kernel goes on
+    /// after a request that it refused; the first refusal is the error.
+    pub(super) fn apply(&mut self, requests: Vec<Request>) -> Result<(), Failed> {
+        let names: Vec<_> = requests.iter().map(|request| request.what).collect();
+        let at_once = |error| Failed { what: names.first().copied().unwrap_or("nothing"), error };
+        let first = self.sequence + 1;
+        let mut datagram = Vec::with_capacity(2048);
+        for request in requests {
+            self.append(&mut datagram, request.message, NLM_F_ACK | request.flags);
+        }
+        self.send(&datagram).map_err(at_once)?;
+        let mut outcomes: Vec<Option<Result<(), NetlinkError>>> = names.iter().map(|_| None).collect();
+        while outcomes.iter().any(Option::is_none) {
+            self.receive(|sequence, payload| {
+                let slot = sequence.checked_sub(first).and_then(|n| outcomes.get_mut(n as usize));
+                if let (Some(slot), NetlinkPayload::Error(answer)) = (slot, payload) {
+                    *slot = Some(outcome(&answer));
+                }
+            })
+            .map_err(at_once)?;
+        }
+        let refused = outcomes.into_iter().zip(names).find_map(|(outcome, what)| match outcome {
+            Some(Err(error)) => Some(Failed { what, error }),
+            _ => None,
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// Asks for one object. `None` when the kernel answers with an acknowledgement only.
+    pub(super) fn get(
+        &mut self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
+        let mut datagram = Vec::with_capacity(256);
+        self.append(&mut datagram, message, NLM_F_ACK);
+        self.send(&datagram)?;
+        let wanted = self.sequence;
+        let mut found = None;
+        let mut end = None;
+        while end.is_none() {
+            self.receive(|sequence, payload| match payload {
+                _ if sequence != wanted => {}
+                NetlinkPayload::InnerMessage(message) => found = Some(message),
+                NetlinkPayload::Error(answer) => end = Some(outcome(&answer)),
+                _ => {}
+            })?;
+        }
+        end.unwrap_or(Ok(())).map(|()| found)
+    }
+
+    /// Lists objects of one kind.
+    pub(super) fn dump(
+        &mut self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+        for _ in 0..DUMP_ATTEMPTS {
+            if let Some(list) = self.dump_once(message.clone())? {
+                return Ok(list);
+            }
+        }
+        Err(NetlinkError::Unsteady)
+    }
+
+    fn dump_once(
+        &mut self,
+        message: RouteNetlinkMessage,
+    ) -> Result<Option<Vec<RouteNetlinkMessage>>, NetlinkError> {
+        /// `NLM_F_DUMP_INTR` of linux/netlink.h: the list changed between two of its parts.
+        const INTERRUPTED: u16 = 0x10;
+        let mut datagram = Vec::with_capacity(256);
+        self.append(&mut datagram, message, NLM_F_DUMP);
+        self.send(&datagram)?;
+        let wanted = self.sequence;
+        let mut list = Vec::new();
+        let mut steady = true;
+        let mut end = None;
+        while end.is_none() {
+            self.receive_with_flags(|sequence, flags, payload| {
+                if sequence != wanted {
+                    return;
+                }
+                steady &= flags & INTERRUPTED == 0;
+                match payload {
+                    NetlinkPayload::InnerMessage(message) => list.push(message),
+                    NetlinkPayload::Done(_) => end = Some(Ok(())),
+                    NetlinkPayload::Error(answer) => end = Some(outcome(&answer)),
+                    _ => {}
+                }
+            })?;
+        }
+        end.unwrap_or(Ok(()))?;
+        Ok(steady.then_some(list))
+    }
+
+    fn append(&mut self, datagram: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut message = NetlinkMessage::from(message);
+        message.header.flags = NLM_F_REQUEST | flags;
+        message.header.sequence_number = self.sequence;
+        message.finalize();
+        let start = datagram.len();
+        // Each message of a datagram begins on four bytes (NLMSG_ALIGN).
+        let length = message.buffer_len().next_multiple_of(4);
+        datagram.resize(start + length, 0);
+        message.serialize(&mut datagram[start..]);
+    }
+
+    fn send(&self, datagram: &[u8]) -> Result<(), NetlinkError> {
+        retry_interrupted(|| self.socket.send(datagram, 0)).map_err(NetlinkError::Send)?;
+        Ok(())
+    }
+
+    fn receive(
+        &self,
+        mut take: impl FnMut(u32, NetlinkPayload<RouteNetlinkMessage>),
+    ) -> Result<(), NetlinkError> {
+        self.receive_with_flags(|sequence, _, payload| take(sequence, payload))
+    }
+
+    fn receive_with_flags(
+        &self,
+        mut take: impl FnMut(u32, u16, NetlinkPayload<RouteNetlinkMessage>),
+    ) -> Result<(), NetlinkError> {
+        let mut datagram = Vec::with_capacity(RECEIVE_BYTES);
+        retry_interrupted(|| self.socket.recv(&mut datagram, 0)).map_err(NetlinkError::Receive)?;
+        let mut rest = datagram.as_slice();
+        while !rest.is_empty() {
+            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                .map_err(NetlinkError::Unreadable)?;
+            let length = (message.header.length as usize).next_multiple_of(4);
+            rest = rest.get(length..).unwrap_or_default();
+            take(message.header.sequence_number, message.header.flags, message.payload);
+        }
+        Ok(())
+    }
+}
+
+fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+fn outcome(answer: &ErrorMessage) -> Result<(), NetlinkError> {
+    match answer.code {
+        None => Ok(()),
+        Some(_) => Err(NetlinkError::Refused {
+            detail: extended_text(&answer.header),
+            source: answer.to_io(),
+        }),
+    }
+}
+
+fn extended_text(payload: &[u8]) -> Option<String> {
+    NlasIterator::new(payload.get(REPEATED_HEADER..)?)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == EXTENDED_ACK_TEXT)
+        .map(|attribute| {
+            String::from_utf8_lossy(attribute.value()).trim_end_matches('\0').to_owned()
+        })
+}
+
+fn said(detail: &Option<String>) -> String {
+    detail.as_ref().map(|text| format!(" ({text})")).unwrap_or_default()
+}

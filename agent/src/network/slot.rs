@@ -1,0 +1,401 @@
+//! A slot: one network namespace with one address, made, mended, observed and removed.
+//!
+//! ```text
+//!   host                         │ <runtime>/netns/web-1
+//!   na-5e1f00d5  ════ veth ══════│═══ eth0  10.88.0.7/32
+//!   10.88.0.7/32 dev na-5e1f00d5 │ 169.254.1.1 dev eth0 scope link
+//!   10.88.0.7 lladdr (eth0)      │ default via 169.254.1.1 onlink
+//!                                │ 169.254.1.1 lladdr (na-5e1f00d5)
+//! ```
+//!
+//! Everything here blocks and runs on the network's own threads. The order matters: a slot begins
+//! with its netns file and ends with it, so that what a crash leaves behind has a name.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use rtnetlink::packet_route::link::InfoKind;
+use rustix::io::Errno;
+
+use super::error::NetworkError;
+use super::link::{self, Link, LinkShape};
+use super::names::{INSIDE, Naming, SlotNames};
+use super::netlink::{Failed, Netlink, NetlinkError, Request};
+use super::netns::{self, Age, Inside, NetnsFile};
+use crate::instance::InstanceName;
+
+/// A slot that is ready for a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    /// The namespace's file, for the container's spec.
+    pub netns: PathBuf,
+    /// The instance's address.
+    pub address: Ipv4Addr,
+    /// The host's end of the veth.
+    pub host_link: String,
+}
+
+/// What the host shows of a slot; either half may be missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedSlot {
+    /// Whose slot it is.
+    pub instance: InstanceName,
+    /// Where its namespace's file is, or would be.
+    pub netns: PathBuf,
+    /// What lies there.
+    pub file: NetnsFile,
+    /// The host's end of the veth.
+    pub link: Option<ObservedLink>,
+}
+
+/// The host's end of a slot's veth.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// Its name.
+    pub name: String,
+    /// The addresses routed to it: one, unless something is wrong.
+    pub addresses: Vec<Ipv4Addr>,
+}
+
+impl ObservedSlot {
+    /// The address, when the slot is whole: namespace, veth and exactly one route.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        match (self.file, &self.link) {
+            (NetnsFile::Mounted, Some(ObservedLink { addresses, .. })) => match addresses[..] {
+                [address] => Some(address),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// The slots of one agent, seen from one thread: each has a routing socket of its own.
+pub(super) struct Slots {
+    directory: PathBuf,
+    naming: Naming,
+    shape: LinkShape,
+    host: Netlink,
+}
+
+impl Slots {
+    /// Opens a routing socket in the calling thread's namespace: that is "the host".
+    pub(super) fn open(directory: &Path, shape: LinkShape) -> Result<Self, NetworkError> {
+        let host = Netlink::open().map_err(|source| NetworkError::Kernel {
+            operation: "open the host's routing socket",
+            object: directory.display().to_string(),
+            source,
+        })?;
+        Ok(Self { directory: directory.to_owned(), naming: Naming::new(directory), shape, host })
+    }
+
+    /// Makes the slot, or mends it; what is right already is left alone. A slot that could not be
+    /// made leaves nothing behind.
+    pub(super) fn ensure(
+        &mut self,
+        instance: &InstanceName,
+        address: Ipv4Addr,
+    ) -> Result<Slot, NetworkError> {
+        let names = self.naming.of(instance);
+        let path = self.directory.join(instance.to_string());
+        let mut inside = netns::ensure(&path)?;
+        let made = self.connect(instance, &names, address, &mut inside);
+        if let Err(error) = made {
+            if inside.age == Age::New
+                && let Err(left) = self.remove(instance)
+            {
+                tracing::warn!(%instance, error = %left, "a slot that could not be made could not be removed either");
+            }
+            return Err(error);
+        }
+        Ok(Slot { netns: path, address, host_link: names.host_link })
+    }
+
+    fn connect(
+        &mut self,
+        instance: &InstanceName,
+        names: &SlotNames,
+        address: Ipv4Addr,
+        inside: &mut Inside,
+    ) -> Result<(), NetworkError> {
+        let (host, eth0) = self.ensure_pair(instance, names, inside)?;
+        if inside.age == Age::Old {
+            self.remove_what_was_before(&host, &eth0, address, inside)?;
+        }
+        apply(
+            &mut inside.netlink,
+            &names.host_link,
+            link::configure_inside(eth0.index, names, &self.shape, address),
+        )?;
+        apply(
+            &mut self.host,
+            &names.host_link,
+            link::configure_host(host.index, names, &self.shape, address),
+        )?;
+        self.ensure_host_route(instance, &host, address)
+    }
+
+    /// Both ends of the veth; a pair that is not whole is made anew.
+    fn ensure_pair(
+        &mut self,
+        instance: &InstanceName,
+        names: &SlotNames,
+        inside: &mut Inside,
+    ) -> Result<(Link, Link), NetworkError> {
+        if inside.age == Age::Old {
+            let host = find(&mut self.host, &names.host_link)?;
+            let eth0 = find(&mut inside.netlink, INSIDE)?;
+            match (host, eth0) {
+                (Some(host), Some(eth0)) if is_pair(&host, &eth0, names) => return Ok((host, eth0)),
+                (_, Some(eth0)) => {
+                    apply(&mut inside.netlink, &names.host_link, vec![link::delete_link(eth0.index)])?;
+                }
+                _ => {}
+            }
+        }
+        match self.create_pair(names, inside) {
+            Err(failed) if failed.error.errno() == Some(Errno::EXIST) => {
+                self.delete_host_end(instance, names)?;
+                self.create_pair(names, inside).map_err(|failed| refused(&names.host_link, failed))?;
+            }
+            other => other.map_err(|failed| refused(&names.host_link, failed))?,
+        }
+        let host = self.must_find_host_end(names)?;
+        let eth0 = find(&mut inside.netlink, INSIDE)?.ok_or_else(|| vanished(names))?;
+        Ok((host, eth0))
+    }
+
+    fn create_pair(&mut self, names: &SlotNames, inside: &Inside) -> Result<(), Failed> {
+        self.host.apply(link::create_pair(names, &self.shape, inside.as_fd()))
+    }
+
+    fn must_find_host_end(&mut self, names: &SlotNames) -> Result<Link, NetworkError> {
+        find(&mut self.host, &names.host_link)?.ok_or_else(|| vanished(names))
+    }
+
+    fn remove_what_was_before(
+        &mut self,
+        host: &Link,
+        eth0: &Link,
+        address: Ipv4Addr,
+        inside: &mut Inside,
+    ) -> Result<(), NetworkError> {
+        let present = list(&mut inside.netlink, "list the addresses inside", link::list_addresses())?;
+        let stale: Vec<Ipv4Addr> = link::addresses(present)
+            .into_iter()
+            .filter(|(index, other)| *index == eth0.index && *other != address)
+            .map(|(_, other)| other)
+            .collect();
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let inner = stale.iter().map(|other| link::remove_address(eth0.index, *other)).collect();
+        apply(&mut inside.netlink, &host.name, inner)?;
+        let routes = list(&mut self.host, "list the host's routes", link::list_routes())?;
+        let outer = link::host_routes(routes)
+            .into_iter()
+            .filter(|(index, other)| *index == host.index && *other != address)
+            .map(|(index, other)| link::remove_host_route(index, other))
+            .collect();
+        apply(&mut self.host, &host.name, outer)
+    }
+
+    fn ensure_host_route(
+        &mut self,
+        instance: &InstanceName,
+        host: &Link,
+        address: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        let failed = match self.host.apply(vec![link::add_host_route(host.index, address)]) {
+            Err(failed) if failed.error.errno() == Some(Errno::EXIST) => failed,
+            other => return other.map_err(|failed| refused(&host.name, failed)),
+        };
+        let answer = self.host.get(link::get_route(address)).map_err(|error| {
+            refused(&host.name, Failed { what: "look up the route to the instance", error })
+        })?;
+        match link::host_routes(answer)[..] {
+            [(link, _)] if link == host.index => Ok(()),
+            [(link, _)] => {
+                Err(NetworkError::AddressTaken { address, instance: instance.to_string(), link })
+            }
+            _ => Err(refused(&host.name, failed)),
+        }
+    }
+
+    /// Deletes the host's end and with it the pair; a link of somebody else is not touched.
+    fn delete_host_end(
+        &mut self,
+        instance: &InstanceName,
+        names: &SlotNames,
+    ) -> Result<(), NetworkError> {
+        match self.own_host_end(instance, names)? {
+            Some(host) => delete(&mut self.host, &host),
+            None => Ok(()),
+        }
+    }
+
+    fn own_host_end(
+        &mut self,
+        instance: &InstanceName,
+        names: &SlotNames,
+    ) -> Result<Option<Link>, NetworkError> {
+        let Some(host) = find(&mut self.host, &names.host_link)? else { return Ok(None) };
+        if is_host_end(&host, names) {
+            return Ok(Some(host));
+        }
+        Err(NetworkError::NameTaken {
+            link: host.name,
+            instance: instance.to_string(),
+            holder: host.alias.unwrap_or_else(|| "a link without alias".to_owned()),
+        })
+    }
+
+    /// Removes veth, mount and file of one slot, whichever of them exist.
+    pub(super) fn remove(&mut self, instance: &InstanceName) -> Result<(), NetworkError> {
+        let names = self.naming.of(instance);
+        match self.delete_host_end(instance, &names) {
+            // The name is somebody else's, so this slot has no veth.
+            Ok(()) | Err(NetworkError::NameTaken { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        netns::remove(&self.directory.join(instance.to_string()))
+    }
+
+    /// Removes many slots for the price of few: the kernel waits out a grace period for each
+    /// deletion of a link, but only once for those of one group (200 links one by one 4 s, as a
+    /// group 0.1 s). What fails as a group is tried one by one, so that each has its own answer.
+    pub(super) fn remove_all(&mut self, instances: &[InstanceName]) -> Vec<Result<(), NetworkError>> {
+        if instances.len() > 1 {
+            let links: Vec<Link> = instances
+                .iter()
+                .filter_map(|instance| {
+                    self.own_host_end(instance, &self.naming.of(instance)).ok().flatten()
+                })
+                .collect();
+            let doomed = self.doomed_group();
+            let moved = links.iter().map(|host| link::move_to_group(host.index, doomed)).collect();
+            if self.host.apply(moved).is_ok()
+                && let Err(failed) = self.host.apply(vec![link::delete_group(doomed)])
+            {
+                tracing::debug!(error = %failed.error, "links could not be deleted as a group");
+            }
+        }
+        instances.iter().map(|instance| self.remove(instance)).collect()
+    }
+
+    /// The group that links are in between the decision to delete them and their deletion: ours
+    /// with the highest usable bit flipped. IFLA_GROUP is 32 bits, of which the kernel keeps a
+    /// signed int.
+    fn doomed_group(&self) -> u32 {
+        self.shape.group ^ (1 << 30)
+    }
+
+    /// Everything that looks like a slot of ours, whole or in part: files in the netns directory and
+    /// veths that carry our alias.
+    pub(super) fn observe(&mut self) -> Result<Vec<ObservedSlot>, NetworkError> {
+        let mut found: BTreeMap<InstanceName, ObservedSlot> = BTreeMap::new();
+        for (name, file) in netns::list(&self.directory)? {
+            if let Ok(instance) = name.parse() {
+                self.entry(&mut found, instance).file = file;
+            }
+        }
+        let links = list(&mut self.host, "list the host's links", link::list_links())?;
+        let routes = list(&mut self.host, "list the host's routes", link::list_routes())?;
+        let mut addresses: BTreeMap<u32, Vec<Ipv4Addr>> = BTreeMap::new();
+        for (index, address) in link::host_routes(routes) {
+            addresses.entry(index).or_default().push(address);
+        }
+        // A veth without alias was cut off before it was signed; its netns file came before it.
+        let by_name: BTreeMap<String, InstanceName> = found
+            .keys()
+            .map(|instance| (self.naming.of(instance).host_link, instance.clone()))
+            .collect();
+        for host in link::links(links) {
+            let instance = match &host.alias {
+                Some(alias) => self.naming.owner_of(alias),
+                None => by_name.get(&host.name).cloned(),
+            };
+            let Some(instance) = instance.filter(|name| is_host_end(&host, &self.naming.of(name)))
+            else {
+                continue;
+            };
+            let addresses = addresses.remove(&host.index).unwrap_or_default();
+            self.entry(&mut found, instance).link = Some(ObservedLink { name: host.name, addresses });
+        }
+        Ok(found.into_values().collect())
+    }
+
+    fn entry<'a>(
+        &self,
+        found: &'a mut BTreeMap<InstanceName, ObservedSlot>,
+        instance: InstanceName,
+    ) -> &'a mut ObservedSlot {
+        let netns = self.directory.join(instance.to_string());
+        found.entry(instance.clone()).or_insert(ObservedSlot {
+            instance,
+            netns,
+            file: NetnsFile::Absent,
+            link: None,
+        })
+    }
+}
+
+/// Whether the two links are the two ends of one veth of this slot.
+fn is_pair(host: &Link, eth0: &Link, names: &SlotNames) -> bool {
+    host.kind == Some(InfoKind::Veth)
+        && eth0.kind == Some(InfoKind::Veth)
+        && host.peer == Some(eth0.index)
+        && eth0.peer == Some(host.index)
+        && host.mac == names.host_mac
+        && eth0.mac == names.inside_mac
+        && is_host_end(host, names)
+}
+
+/// Whether the link is the host's end of this slot: signed, or cut off before it could be.
+fn is_host_end(host: &Link, names: &SlotNames) -> bool {
+    let signed = match &host.alias {
+        Some(alias) => *alias == names.alias,
+        None => host.mac == names.host_mac,
+    };
+    host.kind == Some(InfoKind::Veth) && host.name == names.host_link && signed
+}
+
+fn find(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, NetworkError> {
+    match netlink.get(link::get_link(name)) {
+        Ok(answer) => Ok(link::links(answer).pop()),
+        Err(error) if error.errno() == Some(Errno::NODEV) => Ok(None),
+        Err(error) => Err(refused(name, Failed { what: "look up the link", error })),
+    }
+}
+
+fn delete(netlink: &mut Netlink, link: &Link) -> Result<(), NetworkError> {
+    match netlink.apply(vec![link::delete_link(link.index)]) {
+        Err(failed) if failed.error.errno() == Some(Errno::NODEV) => Ok(()),
+        other => other.map_err(|failed| refused(&link.name, failed)),
+    }
+}
+
+fn list(
+    netlink: &mut Netlink,
+    what: &'static str,
+    message: rtnetlink::packet_route::RouteNetlinkMessage,
+) -> Result<Vec<rtnetlink::packet_route::RouteNetlinkMessage>, NetworkError> {
+    netlink.dump(message).map_err(|error| refused("all", Failed { what, error }))
+}
+
+fn apply(netlink: &mut Netlink, object: &str, requests: Vec<Request>) -> Result<(), NetworkError> {
+    netlink.apply(requests).map_err(|failed| refused(object, failed))
+}
+
+fn refused(object: &str, failed: Failed) -> NetworkError {
+    NetworkError::Kernel { operation: failed.what, object: object.to_owned(), source: failed.error }
+}
+
+fn vanished(names: &SlotNames) -> NetworkError {
+    let source = NetlinkError::Refused {
+        detail: Some("it was deleted by somebody else".to_owned()),
+        source: Errno::NODEV.into(),
+    };
+    refused(&names.host_link, Failed { what: "find the veth that was just made", error: source })
+}

@@ -1,0 +1,185 @@
+//! The async face of the slots: two threads that work, callers that wait.
+//!
+//! Slots are made and observed by one thread, in order, and removed by another, because a removal
+//! waits for grace periods of the kernel (20 ms and more) and a start must not wait behind it.
+//! Removals that queue up while one is under way are done together. Calls for one instance never
+//! overlap, whichever thread they go to. A caller that goes away changes nothing: what was asked
+//! for takes place.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{Mutex as Turn, OwnedMutexGuard, oneshot};
+
+use super::error::NetworkError;
+use super::link::LinkShape;
+use super::netns;
+use super::slot::{ObservedSlot, Slot, Slots};
+use crate::config;
+use crate::instance::InstanceName;
+
+/// How long a caller waits for a slot operation, queueing included.
+const SLOT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The network of this host. Dropping it ends its threads after the work that is queued.
+pub struct Network {
+    makers: mpsc::Sender<Make>,
+    removers: mpsc::Sender<Removal>,
+    turns: Mutex<HashMap<InstanceName, Arc<Turn<()>>>>,
+}
+
+/// An instance's turn, held until the operation has ended, even if nobody waits for it.
+type MyTurn = OwnedMutexGuard<()>;
+
+type Answer<T> = oneshot::Sender<Result<T, NetworkError>>;
+
+enum Make {
+    Slot { instance: InstanceName, address: Ipv4Addr, turn: MyTurn, answer: Answer<Slot> },
+    List { answer: Answer<Vec<ObservedSlot>> },
+}
+
+struct Removal {
+    instance: InstanceName,
+    turn: MyTurn,
+    answer: Answer<()>,
+}
+
+impl Network {
+    /// The network whose namespaces live in `netns_dir`, which is made when its parent exists. The
+    /// calling thread's network namespace is the host's.
+    ///
+    /// # Errors
+    /// [`NetworkError::Netns`] when the directory can neither be made nor used, or no thread can be
+    /// started; [`NetworkError::Kernel`] without a routing socket.
+    pub fn new(settings: &config::Network, netns_dir: PathBuf) -> Result<Self, NetworkError> {
+        let shape = LinkShape {
+            group: settings.link_group,
+            mtu: settings.mtu,
+            gateway: settings.gateway,
+        };
+        netns::prepare_directory(&netns_dir)?;
+        let (makers, to_make) = mpsc::channel();
+        let (removers, to_remove) = mpsc::channel();
+        let maker = Slots::open(&netns_dir, shape)?;
+        let remover = Slots::open(&netns_dir, shape)?;
+        start("network-make", &netns_dir, move || make(maker, &to_make))?;
+        start("network-remove", &netns_dir, move || remove(remover, &to_remove))?;
+        Ok(Self { makers, removers, turns: Mutex::default() })
+    }
+
+    /// The slot of `instance` with `address`: made, mended, or left alone when it is right.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; a slot that could not be made leaves nothing behind, one that was there
+    /// before is left as far as it was mended.
+    pub async fn ensure_slot(
+        &self,
+        instance: &InstanceName,
+        address: Ipv4Addr,
+    ) -> Result<Slot, NetworkError> {
+        within("making a slot", async {
+            let turn = self.turn(instance).await;
+            let (answer, answered) = oneshot::channel();
+            let job = Make::Slot { instance: instance.clone(), address, turn, answer };
+            self.makers.send(job).map_err(|_| NetworkError::WorkerEnded)?;
+            answered.await.unwrap_or(Err(NetworkError::WorkerEnded))
+        })
+        .await
+    }
+
+    /// Removes the slot of `instance`: the veth with its route and neighbour, the mount, the file.
+    /// Halves and nothing are fine.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; what is left is shown by [`Network::slots`].
+    pub async fn remove_slot(&self, instance: &InstanceName) -> Result<(), NetworkError> {
+        within("removing a slot", async {
+            let turn = self.turn(instance).await;
+            let (answer, answered) = oneshot::channel();
+            let job = Removal { instance: instance.clone(), turn, answer };
+            self.removers.send(job).map_err(|_| NetworkError::WorkerEnded)?;
+            answered.await.unwrap_or(Err(NetworkError::WorkerEnded))
+        })
+        .await
+    }
+
+    /// What the host shows of this agent's slots, halves included, ordered by instance. Files in the
+    /// directory that are no instance's name, and links of others, are not ours and not listed.
+    ///
+    /// # Errors
+    /// [`NetworkError`] when the directory or the kernel's lists cannot be read.
+    pub async fn slots(&self) -> Result<Vec<ObservedSlot>, NetworkError> {
+        within("listing the slots", async {
+            let (answer, answered) = oneshot::channel();
+            self.makers.send(Make::List { answer }).map_err(|_| NetworkError::WorkerEnded)?;
+            answered.await.unwrap_or(Err(NetworkError::WorkerEnded))
+        })
+        .await
+    }
+
+    async fn turn(&self, instance: &InstanceName) -> MyTurn {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(turns.entry(instance.clone()).or_default())
+        };
+        turn.lock_owned().await
+    }
+}
+
+async fn within<T>(
+    operation: &'static str,
+    work: impl Future<Output = Result<T, NetworkError>>,
+) -> Result<T, NetworkError> {
+    let late = NetworkError::Deadline { operation, after: SLOT_DEADLINE };
+    tokio::time::timeout(SLOT_DEADLINE, work).await.unwrap_or(Err(late))
+}
+
+fn start(
+    name: &str,
+    netns_dir: &Path,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<(), NetworkError> {
+    let started: io::Result<_> = thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map(drop).map_err(|source| NetworkError::Netns {
+        operation: "start a worker thread for",
+        path: netns_dir.to_owned(),
+        source,
+    })
+}
+
+fn make(mut slots: Slots, jobs: &mpsc::Receiver<Make>) {
+    for job in jobs {
+        match job {
+            Make::Slot { instance, address, turn, answer } => {
+                let made = slots.ensure(&instance, address);
+                drop(turn);
+                answer_to(answer, made);
+            }
+            Make::List { answer } => answer_to(answer, slots.observe()),
+        }
+    }
+}
+
+fn remove(mut slots: Slots, jobs: &mpsc::Receiver<Removal>) {
+    while let Ok(first) = jobs.recv() {
+        let batch: Vec<Removal> = std::iter::once(first).chain(jobs.try_iter()).collect();
+        let instances: Vec<_> = batch.iter().map(|job| job.instance.clone()).collect();
+        for (job, removed) in batch.into_iter().zip(slots.remove_all(&instances)) {
+            drop(job.turn);
+            answer_to(job.answer, removed);
+        }
+    }
+}
+
+/// Answers; a caller that went away is not told.
+fn answer_to<T>(answer: Answer<T>, result: Result<T, NetworkError>) {
+    if answer.send(result).is_err() {
+        tracing::debug!("a slot operation ended after its caller had gone");
+    }
+}

@@ -1,0 +1,174 @@
+//! A pool after a restart: what the journal says, held against what is true on the host.
+//!
+//! Reality wins over the journal; the journal says what was meant. Nothing is replayed: an effect
+//! is performed (again) only for what is observed not to be there yet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::instance::{Failure, Instance, Phase, Revision};
+use crate::journal::{InstanceRow, PoolRow, TaskRow};
+use crate::network::Ledger;
+
+use super::machine::{Action, Event, Limits, Now, OpenTask, Pool, Slot};
+
+/// What was observed of one instance's container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Observation {
+    /// There is no running container.
+    Absent,
+    /// It runs, but its container-init has not come to the gate.
+    Silent,
+    /// Its container-init is at the gate and says this.
+    Connected {
+        /// Generation that container-init works for.
+        generation: u64,
+        /// The in-container agents are up.
+        armed: bool,
+        /// The app was let go.
+        started: bool,
+        /// The app has ended, or everything is being ended.
+        over: bool,
+    },
+    /// Nobody could be asked: containerd is down and container-init has not come.
+    Unknown,
+}
+
+/// A pool as the journal knows it.
+#[derive(Debug)]
+pub struct Adopted {
+    /// Target and revision.
+    pub pool: PoolRow,
+    /// The current revision.
+    pub revision: Arc<Revision>,
+    /// All revisions of the app, by id.
+    pub revisions: BTreeMap<String, Arc<Revision>>,
+    /// Its instances with what was observed of each.
+    pub instances: Vec<(InstanceRow, Observation)>,
+    /// Its tasks without an outcome.
+    pub tasks: Vec<TaskRow>,
+}
+
+/// Where a row and an observation leave an instance.
+enum Resume {
+    At(Phase),
+    Failed(&'static str),
+}
+
+impl Pool {
+    /// The pool goes on; the actions are the effects that are (still) to be performed.
+    pub fn adopt(adopted: Adopted, limits: Limits, now: Now, ledger: &mut Ledger) -> (Self, Vec<Action>) {
+        let mut pool = Self::new(adopted.revision.clone(), limits);
+        pool.target = adopted.pool.target;
+        pool.seq = adopted.pool.seq;
+        pool.deleting = adopted.pool.deleting;
+        for (row, observation) in adopted.instances {
+            let ordinal = row.instance.ordinal;
+            pool.generations.insert(ordinal, row.generation);
+            match row.released_ms {
+                Some(at) => {
+                    pool.released.insert(ordinal, at);
+                }
+                None => {
+                    let revision = adopted.revisions.get(&row.revision).unwrap_or(&adopted.revision).clone();
+                    let instance = resume(&row, observation, revision);
+                    let slot = Slot {
+                        instance,
+                        effect: None,
+                        since_ms: now.wall_ms,
+                    };
+                    pool.slots.insert(ordinal, slot);
+                    pool.dirty.insert(ordinal);
+                }
+            }
+        }
+        for row in adopted.tasks {
+            let elapsed = Duration::from_millis(now.wall_ms.saturating_sub(row.created_ms));
+            let left = Duration::from_millis(row.deadline_ms).saturating_sub(elapsed);
+            let mine = |slot: &&Slot| slot.instance.task.as_ref().is_some_and(|task| task.task_id == row.context.task_id);
+            let picked = pool.slots.values().filter(mine).map(|slot| slot.instance.ordinal).collect();
+            let task = OpenTask {
+                verb: row.verb,
+                to: row.to,
+                target: row.target,
+                seq: row.seq,
+                // A restart lies between: the wall clock is all that is left of its beginning.
+                first_byte: now.at.checked_sub(elapsed).unwrap_or(now.at),
+                deadline: now.at + left,
+                picked,
+                failed: BTreeMap::new(),
+                end: None,
+                unwritten_until: None,
+                context: row.context,
+            };
+            pool.tasks.insert(task.context.task_id.clone(), task);
+        }
+        let mut out = Vec::new();
+        let phases: Vec<(u32, Phase)> = pool.slots.iter().map(|(&ordinal, slot)| (ordinal, slot.instance.phase)).collect();
+        for (ordinal, phase) in phases {
+            if let Some(kind) = phase.effect() {
+                pool.perform(ordinal, kind, Duration::ZERO, &mut out);
+            }
+        }
+        out.extend(pool.step(Event::Tick, now, ledger));
+        (pool, out)
+    }
+}
+
+fn resume(row: &InstanceRow, observation: Observation, revision: Arc<Revision>) -> Instance {
+    let mut instance = Instance::create(row.instance.ordinal, row.create_generation, revision, row.address);
+    let first = instance.phase;
+    instance.generation = row.generation;
+    instance.serving = row.serving;
+    instance.from = row.from;
+    instance.task = row.task.clone();
+    instance.urgency = row.urgency;
+    // Between an intent and its outcome the registration may have been sent.
+    instance.registered = row.registered || (instance.revision.app.registration.enabled && was_let_go(row.phase));
+    match place(row, observation, first) {
+        Resume::At(phase) => instance.phase = phase,
+        Resume::Failed(why) => {
+            instance.phase = Phase::Failed;
+            instance.serving = false;
+            instance.failure = Some(Failure::new("gone", format!("{} {why}", row.instance)));
+        }
+    }
+    instance
+}
+
+fn was_let_go(phase: Phase) -> bool {
+    matches!(
+        phase,
+        Phase::Starting | Phase::Probing | Phase::Registering | Phase::Active | Phase::Deregistering | Phase::Draining
+    )
+}
+
+fn place(row: &InstanceRow, observation: Observation, first: Phase) -> Resume {
+    const GONE: &str = "was not there any more when the agent came back";
+    const OVER: &str = "had ended when the agent came back";
+    let let_go = was_let_go(row.phase);
+    match (row.phase, observation) {
+        // On its way down it goes on from the beginning: each of these steps finds its work done.
+        (Phase::Deregistering | Phase::Draining, _) => Resume::At(Phase::Deregistering),
+        (Phase::Stopping | Phase::Removing | Phase::Releasing, _) => Resume::At(Phase::Stopping),
+        (Phase::Failed, _) => Resume::Failed("had failed before the agent came back"),
+        (_, Observation::Connected { over: true, .. }) => Resume::Failed(OVER),
+        (phase, Observation::Connected { started: true, .. }) => {
+            if let_go || row.serving {
+                // Already active: to register again with the same generation changes nothing.
+                Resume::At(if phase == Phase::Active { Phase::Registering } else { Phase::Probing })
+            } else {
+                Resume::Failed("was let go without an intent")
+            }
+        }
+        (_, Observation::Connected { armed: true, .. }) => Resume::At(if row.serving { Phase::Starting } else { Phase::Armed }),
+        (phase, _) if phase.on_the_way_to_armed() => Resume::At(first),
+        (_, Observation::Absent) => Resume::Failed(GONE),
+        // Nobody contradicts the journal: what rests stays, what was under way is tried again.
+        (Phase::Active | Phase::Registering, _) => Resume::At(Phase::Registering),
+        (Phase::Armed, Observation::Silent | Observation::Connected { .. }) => Resume::Failed("did not come to the gate"),
+        (Phase::Armed, _) => Resume::At(Phase::Armed),
+        _ => Resume::At(Phase::Starting),
+    }
+}

@@ -1,0 +1,171 @@
+//! When a task has ended, and as what.
+
+use std::time::Duration;
+
+use crate::instance::{Failure, Phase};
+use crate::journal::Write;
+use crate::task::{EndState, InstanceResult, Outcome, TaskId, Verb};
+
+use super::machine::{Action, Now, OpenTask, Pool, count};
+
+/// Pause before an outcome that could not be written is tried again.
+const UNWRITTEN_PAUSE: Duration = Duration::from_secs(1);
+
+impl Pool {
+    /// Decides the end of every open task that has one, and asks for the commit of its outcome.
+    pub(super) fn close_tasks(&mut self, now: Now, out: &mut Vec<Action>) {
+        let ended: Vec<(TaskId, Outcome)> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.end.is_none() && task.unwritten_until.is_none_or(|at| now.at >= at))
+            .filter_map(|(id, task)| Some((id.clone(), self.outcome(task, self.end_state(task, now)?, now))))
+            .collect();
+        for (task_id, outcome) in ended {
+            let id = self.id();
+            let mut writes = self.dirty_rows();
+            writes.push(Write::TaskClosed {
+                task_id: task_id.clone(),
+                outcome: outcome.clone(),
+                finished_ms: now.wall_ms,
+            });
+            if let Some(task) = self.tasks.get_mut(&task_id) {
+                task.end = Some((id, outcome));
+            }
+            out.push(Action::Commit {
+                id,
+                writes,
+                closes: vec![task_id],
+            });
+        }
+    }
+
+    /// The outcome is durable: the caller is answered.
+    pub(super) fn answer(&mut self, commit: u64, out: &mut Vec<Action>) {
+        if let Some(task_id) = self.closing(commit)
+            && let Some((_, outcome)) = self.tasks.remove(&task_id).and_then(|task| task.end)
+        {
+            out.push(Action::Answer(task_id, outcome));
+        }
+    }
+
+    /// The outcome is not durable: the caller learns so now, and the commit is tried again.
+    pub(super) fn unwritten(&mut self, commit: u64, failure: Failure, now: Now, out: &mut Vec<Action>) {
+        let Some(task_id) = self.closing(commit) else {
+            return;
+        };
+        if let Some(task) = self.tasks.get_mut(&task_id) {
+            task.end = None;
+            task.unwritten_until = Some(now.at + UNWRITTEN_PAUSE);
+        }
+        self.dirty.extend(self.slots.keys());
+        out.push(Action::Unwritten(task_id, failure));
+    }
+
+    fn closing(&self, commit: u64) -> Option<TaskId> {
+        let closing = |task: &OpenTask| task.end.as_ref().is_some_and(|(id, _)| *id == commit);
+        self.tasks.iter().find(|(_, task)| closing(task)).map(|(id, _)| id.clone())
+    }
+
+    fn end_state(&self, task: &OpenTask, now: Now) -> Option<EndState> {
+        if self.met(task) {
+            return Some(EndState::Done);
+        }
+        if task.verb.superseded_by(task.to, self.target) && task.seq < self.seq {
+            return Some(EndState::Superseded);
+        }
+        let given_up = self.failures >= self.limits.give_up_after && !self.progressing(task);
+        if now.at >= task.deadline || given_up {
+            return Some(if self.achieved_something(task) { EndState::Partial } else { EndState::Failed });
+        }
+        None
+    }
+
+    fn met(&self, task: &OpenTask) -> bool {
+        let gone = || task.picked.iter().all(|ordinal| !self.leaving(*ordinal));
+        match task.verb {
+            Verb::Activate => self.active() >= task.to,
+            Verb::Deactivate => self.serving() <= task.to && gone(),
+            Verb::Scale => self.active() == task.to && self.serving() == task.to && gone(),
+        }
+    }
+
+    fn leaving(&self, ordinal: u32) -> bool {
+        self.slots.get(&ordinal).is_some_and(|slot| slot.instance.phase.going_down())
+    }
+
+    /// Something of the task is still under way.
+    fn progressing(&self, task: &OpenTask) -> bool {
+        match task.verb {
+            Verb::Deactivate => true,
+            Verb::Activate | Verb::Scale => self
+                .slots
+                .values()
+                .any(|slot| slot.instance.serving && slot.instance.phase != Phase::Active),
+        }
+    }
+
+    fn achieved_something(&self, task: &OpenTask) -> bool {
+        let phase = |ordinal: &u32| self.slots.get(ordinal).map(|slot| slot.instance.phase);
+        match task.verb {
+            Verb::Deactivate => task.picked.iter().any(|ordinal| phase(ordinal).is_none()),
+            Verb::Activate | Verb::Scale => task.picked.iter().any(|ordinal| phase(ordinal) == Some(Phase::Active)),
+        }
+    }
+
+    fn outcome(&self, task: &OpenTask, state: EndState, now: Now) -> Outcome {
+        let instances: Vec<InstanceResult> = task.picked.iter().map(|&ordinal| self.result(task, ordinal)).collect();
+        let detail = match state {
+            EndState::Done => None,
+            EndState::Superseded => Some(format!(
+                "a later task set the target to {} (sequence {})",
+                self.target, self.seq
+            )),
+            EndState::Partial | EndState::Failed => Some(self.shortfall(task)),
+        };
+        Outcome {
+            state,
+            target: task.target,
+            target_seq: task.seq,
+            active: self.active(),
+            elapsed_us: u64::try_from(now.at.saturating_duration_since(task.first_byte).as_micros()).unwrap_or(u64::MAX),
+            instances,
+            detail,
+        }
+    }
+
+    fn shortfall(&self, task: &OpenTask) -> String {
+        let cause = task.failed.values().next_back().map_or_else(
+            || format!("the deadline passed with {} instances under way", self.under_way()),
+            |(_, failure)| failure.detail.clone(),
+        );
+        format!(
+            "{} of {} active: {cause}; the target stays {} and the pool goes on",
+            self.active(),
+            task.to,
+            self.target
+        )
+    }
+
+    fn under_way(&self) -> u32 {
+        count(self.slots.values().filter(|s| s.instance.serving && s.instance.phase != Phase::Active))
+    }
+
+    fn result(&self, task: &OpenTask, ordinal: u32) -> InstanceResult {
+        let slot = self.slots.get(&ordinal);
+        let instance = slot.map(|slot| &slot.instance);
+        let failed = task.failed.get(&ordinal);
+        let active = instance.is_some_and(|i| i.phase == Phase::Active);
+        let error = instance
+            .and_then(|i| i.failure.as_ref())
+            .or(failed.map(|(_, failure)| failure))
+            .filter(|_| !active && task.verb != Verb::Deactivate);
+        InstanceResult {
+            ordinal,
+            state: instance.map_or("absent", |i| i.phase.state().as_str()).to_owned(),
+            from: instance.and_then(|i| i.from).map(|warmth| warmth.as_str().to_owned()),
+            generation: instance.map(|i| i.generation).or_else(|| self.generations.get(&ordinal).copied()).unwrap_or(0),
+            address: instance.and_then(|i| i.address),
+            error: error.map(|failure| (failure.code.to_owned(), failure.detail.clone())),
+        }
+    }
+}

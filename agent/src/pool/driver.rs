@@ -1,0 +1,285 @@
+//! One task per pool: it alone changes the pool. It never awaits an effect; results come back as
+//! events.
+//!
+//! Effects of one instance never overlap: a later one cancels the earlier, waits until it is over,
+//! and only then begins. A result that comes too late has an older id and is ignored by the machine.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::trails::Trails;
+use super::{Action, Command, Effect, Effects, Event, Now, Pool, Refusal, Snapshot};
+use crate::instance::{EffectKind, Failure};
+use crate::journal::Write;
+use crate::network::Ledger;
+use crate::task::{Index, TaskId};
+
+/// What reaches a driver.
+#[derive(Debug)]
+pub enum Message {
+    /// A new target; the answer goes through the task index.
+    Target(crate::task::Request),
+    /// A changed manifest or image.
+    Revise(Arc<crate::instance::Revision>, oneshot::Sender<Result<(), Refusal>>),
+    /// Remove the app; the driver ends when it succeeded.
+    Delete {
+        /// Take instances out of service without drain.
+        force: bool,
+        /// Says when nothing is left.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// Something happened to an instance.
+    Happened(Event),
+    /// The last byte of a task's answer was written, this long after the first of its request.
+    Answered(TaskId, Duration),
+}
+
+/// How the rest of the agent reaches a pool.
+#[derive(Debug, Clone)]
+pub struct PoolHandle {
+    /// Messages to the driver.
+    pub messages: mpsc::UnboundedSender<Message>,
+    /// The pool after the driver's last turn.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+}
+
+/// What all pools of a host share.
+#[derive(Debug)]
+pub struct Shared<E> {
+    /// Does things.
+    pub effects: Arc<E>,
+    /// Grants addresses.
+    pub ledger: Arc<Mutex<Ledger>>,
+    /// Where callers wait for their tasks.
+    pub index: Arc<Index>,
+    /// Creations for warm targets at a time.
+    pub refill: Arc<Semaphore>,
+    /// Creations for activations at a time.
+    pub creations: Arc<Semaphore>,
+    /// Owns the effects under way.
+    pub tracker: TaskTracker,
+    /// Ends the drivers; containers go on.
+    pub shutdown: CancellationToken,
+}
+
+struct Running {
+    cancel: CancellationToken,
+    over: CancellationToken,
+}
+
+struct Driver<E> {
+    pool: Pool,
+    shared: Arc<Shared<E>>,
+    messages: mpsc::UnboundedSender<Message>,
+    running: BTreeMap<u32, Running>,
+    trails: Trails,
+    revisions: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
+    deletions: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
+    ended: bool,
+}
+
+/// Starts the driver of `pool`; `first` are the actions with which an adopted pool goes on.
+pub fn spawn<E: Effects>(pool: Pool, first: Vec<Action>, shared: Arc<Shared<E>>) -> PoolHandle {
+    let (messages, inbox) = mpsc::unbounded_channel();
+    let (publish, snapshot) = watch::channel(Arc::new(pool.snapshot()));
+    let driver = Driver {
+        pool,
+        shared: shared.clone(),
+        messages: messages.clone(),
+        running: BTreeMap::new(),
+        trails: Trails::default(),
+        revisions: VecDeque::new(),
+        deletions: VecDeque::new(),
+        ended: false,
+    };
+    shared.tracker.spawn(driver.run(first, inbox, publish));
+    PoolHandle { messages, snapshot }
+}
+
+impl<E: Effects> Driver<E> {
+    async fn run(mut self, first: Vec<Action>, mut inbox: mpsc::UnboundedReceiver<Message>, publish: watch::Sender<Arc<Snapshot>>) {
+        let now = read_clocks();
+        self.carry_out(first, now);
+        self.turn(Event::Tick);
+        publish.send_replace(Arc::new(self.pool.snapshot()));
+        while !self.ended {
+            let wake = self.pool.wake_at();
+            let deadline = wake.map_or_else(tokio::time::Instant::now, tokio::time::Instant::from_std);
+            tokio::select! {
+                biased;
+                () = self.shared.shutdown.cancelled() => return,
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(deadline), if wake.is_some() => self.turn(Event::Tick),
+            }
+            while let Ok(message) = inbox.try_recv() {
+                self.take(message);
+            }
+            publish.send_replace(Arc::new(self.pool.snapshot()));
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Target(request) => {
+                self.trails.begin(&request.context.task_id, request.first_byte, Instant::now());
+                self.turn(Event::Command(Command::Target(request)));
+            }
+            Message::Revise(revision, reply) => {
+                self.revisions.push_back(reply);
+                self.turn(Event::Command(Command::Revise(revision)));
+            }
+            Message::Delete { force, reply } => {
+                self.deletions.push_back(reply);
+                self.turn(Event::Command(Command::Delete { force }));
+            }
+            Message::Happened(event) => self.turn(event),
+            Message::Answered(task_id, after) => {
+                if let Some(trail) = self.trails.answered(&task_id, after) {
+                    self.shared.index.keep_trail(task_id, trail);
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self, event: Event) {
+        let now = read_clocks();
+        if let Event::Effect { id, result, .. } = &event {
+            self.trails.effect_ended(*id, result.as_ref().err(), now.at);
+        }
+        let actions = {
+            let mut ledger = self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            self.pool.step(event, now, &mut ledger)
+        };
+        self.carry_out(actions, now);
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>, now: Now) {
+        for action in actions {
+            match action {
+                Action::Commit { id, writes, closes } => self.commit(id, writes, &closes, now),
+                Action::Perform(effect) => self.perform(effect, now),
+                Action::Opened(context) => {
+                    self.trails.opened(&context.task_id, now.at);
+                    self.shared.index.opened(&context.task_id);
+                }
+                Action::Answer(task_id, outcome) => {
+                    self.trails.closed(&task_id, now.at);
+                    self.shared.index.ended(&task_id, outcome, now.wall_ms);
+                }
+                Action::Unwritten(task_id, failure) => self.shared.index.unwritten(&task_id, failure),
+                Action::Refuse(task_id, refusal) => {
+                    self.trails.forget(&task_id);
+                    self.shared.index.refused(&task_id, refusal);
+                }
+                Action::Revised(result) => answer(self.revisions.pop_front(), result),
+                Action::Deleted(result) => {
+                    self.ended = result.is_ok();
+                    answer(self.deletions.pop_front(), result);
+                }
+            }
+        }
+    }
+
+    fn commit(&mut self, id: u64, mut writes: Vec<Write>, closes: &[TaskId], now: Now) {
+        for task_id in closes {
+            if let Some(trail) = self.trails.closing(task_id, now.at) {
+                writes.push(Write::Trail(task_id.clone(), trail));
+            }
+        }
+        writes.extend(self.shared.index.take_late_trails().into_iter().map(|(id, trail)| Write::Trail(id, trail)));
+        let (effects, messages) = (self.shared.effects.clone(), self.messages.clone());
+        self.shared.tracker.spawn(async move {
+            let result = AssertUnwindSafe(effects.commit(writes)).catch_unwind().await.unwrap_or_else(|_| Err(panicked("commit")));
+            let event = match result {
+                Ok(()) => Event::Committed(id),
+                Err(failure) => Event::CommitFailed(id, failure),
+            };
+            // A driver that has ended needs no result.
+            let _ = messages.send(Message::Happened(event));
+        });
+    }
+
+    fn perform(&mut self, effect: Effect, now: Now) {
+        self.trails.effect_begun(&effect, now.at);
+        let ordinal = effect.instance.ordinal;
+        let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
+        let running = Running {
+            cancel: cancel.clone(),
+            over: over.clone(),
+        };
+        let previous = self.running.insert(ordinal, running);
+        if let Some(previous) = &previous {
+            previous.cancel.cancel();
+        }
+        let permits = creation_permits(&effect, &self.shared);
+        let (effects, messages) = (self.shared.effects.clone(), self.messages.clone());
+        let over: DropGuard = over.drop_guard();
+        self.shared.tracker.spawn(async move {
+            if let Some(previous) = previous {
+                previous.over.cancelled().await;
+            }
+            if !effect.after.is_zero() {
+                let _ = cancel.run_until_cancelled(tokio::time::sleep(effect.after)).await;
+            }
+            let permit = match permits {
+                Some(permits) => cancel.run_until_cancelled(permits.acquire_owned()).await,
+                None => None,
+            };
+            if cancel.is_cancelled() {
+                return;
+            }
+            let result = AssertUnwindSafe(effects.perform(&effect, &cancel))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(panicked(effect.kind.as_str())));
+            drop(permit);
+            drop(over);
+            let event = Event::Effect {
+                ordinal,
+                id: effect.id,
+                result,
+            };
+            // A driver that has ended needs no result.
+            let _ = messages.send(Message::Happened(event));
+        });
+    }
+}
+
+/// Creating costs the host's strength: activations and refill have separate, bounded shares.
+fn creation_permits<E>(effect: &Effect, shared: &Shared<E>) -> Option<Arc<Semaphore>> {
+    match effect.kind {
+        EffectKind::Network | EffectKind::Create | EffectKind::Arm if effect.instance.serving => Some(shared.creations.clone()),
+        EffectKind::Network | EffectKind::Create | EffectKind::Arm => Some(shared.refill.clone()),
+        _ => None,
+    }
+}
+
+fn panicked(what: &str) -> Failure {
+    Failure::new("internal", format!("{what} panicked; this is a defect of nodeagent, its log has the place"))
+}
+
+fn answer(reply: Option<oneshot::Sender<Result<(), Refusal>>>, result: Result<(), Refusal>) {
+    if let Some(reply) = reply {
+        // A caller that is gone does not need the answer.
+        let _ = reply.send(result);
+    }
+}
+
+/// Both clocks at this moment.
+pub fn read_clocks() -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now {
+        at: Instant::now(),
+        wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
+    }
+}

@@ -1,0 +1,27 @@
+//! The seam between deciding and doing: the only two things that a driver has done to the world.
+//!
+//! Tests put faults here (a crash before or after any effect) without a seam in the product.
+
+use std::future::Future;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Effect;
+use crate::instance::Failure;
+use crate::journal::Write;
+
+/// Makes durable and performs. Both are idempotent: twice is the same as once.
+pub trait Effects: Send + Sync + 'static {
+    /// Makes `writes` durable in one transaction.
+    ///
+    /// # Errors
+    /// A failure with its code; nothing of it is durable.
+    fn commit(&self, writes: Vec<Write>) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Performs one effect. `cancel` ends waiting, not work: what was begun on the host is finished
+    /// or taken back first.
+    ///
+    /// # Errors
+    /// A failure with its code; what is true on the host is then observed by the next effect.
+    fn perform(&self, effect: &Effect, cancel: &CancellationToken) -> impl Future<Output = Result<(), Failure>> + Send;
+}

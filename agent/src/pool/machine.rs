@@ -1,0 +1,492 @@
+//! The pool machine: events in, actions out; no I/O, no clock, no log.
+//!
+//! ```text
+//!   command ──► queue ──► plan ──► intent (one in flight) ──► committed ──► instances step
+//!   effect result, exit ─────────────────────────────────────────┘   │          │
+//!                                                                     ▼          ▼
+//!                                              tasks end ──► outcome commit ──► answer
+//! ```
+//! Nothing is created, started, stopped, freed or registered but by an intent that was durable
+//! before. A plan is data until its commit is acknowledged: a journal that refuses leaves the pool
+//! as it was. One intent is in flight at a time, so plans never race; commands wait in the queue.
+//!
+//! It does not know addresses' rules (the ledger does), how effects are performed (the driver
+//! does), nor documents of the API.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::instance::machine::{self as life, Next};
+use crate::instance::{AppName, EffectKind, Failure, Instance, Phase, Revision};
+use crate::journal::{InstanceRow, Write};
+use crate::network::Ledger;
+use crate::task::{Outcome, Request, TaskContext, TaskId, Verb};
+
+use super::plan::{Change, Intent};
+
+/// Both clocks, read once per event by the driver.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    /// Monotonic: deadlines and back-off.
+    pub at: Instant,
+    /// Unix milliseconds: what is written down.
+    pub wall_ms: u64,
+}
+
+/// What the host allows a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Consecutive failures after which a task gives up.
+    pub give_up_after: u32,
+    /// Default deadline of an activation.
+    pub activation_deadline: Duration,
+    /// Stale warm instances replaced at a time.
+    pub refill: usize,
+}
+
+/// What the outside asks of a pool; each is answered once.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// A new target.
+    Target(Request),
+    /// A changed manifest or image.
+    Revise(Arc<Revision>),
+    /// Remove the app.
+    Delete {
+        /// Take instances out of service, without drain.
+        force: bool,
+    },
+}
+
+/// Why a command was refused: a value, not an error. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// `expectSeq` is not the pool's sequence number.
+    SeqMismatch {
+        /// What the caller expected.
+        expected: u64,
+        /// What is true now.
+        seq: u64,
+        /// The target now.
+        target: u32,
+    },
+    /// The app has instances in service and `--force` was not said.
+    InUse {
+        /// The target now.
+        target: u32,
+        /// Instances in service or on their way.
+        serving: u32,
+    },
+    /// The app is being deleted.
+    Deleting,
+    /// The journal did not take the intent.
+    Journal(Failure),
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Somebody asks.
+    Command(Command),
+    /// A commit is durable.
+    Committed(u64),
+    /// A commit was refused; nothing of it is durable.
+    CommitFailed(u64, Failure),
+    /// An effect ended.
+    Effect {
+        /// The instance.
+        ordinal: u32,
+        /// The effect's id; an older one is ignored.
+        id: u64,
+        /// How it ended.
+        result: Result<(), Failure>,
+    },
+    /// A container, its app or one of its essential processes ended.
+    Exited {
+        /// The instance.
+        ordinal: u32,
+        /// Of the container that ended; another one's end is ignored.
+        create_generation: u64,
+        /// What is known of the end.
+        failure: Failure,
+    },
+    /// A deadline or a back-off is over.
+    Tick,
+}
+
+/// One effect to perform on the host. Performing it twice is the same as once.
+#[derive(Debug, Clone)]
+pub struct Effect {
+    /// Identifies the result.
+    pub id: u64,
+    /// The instance as it is now.
+    pub instance: Instance,
+    /// What to do.
+    pub kind: EffectKind,
+    /// Pause before it (an effect that is tried again).
+    pub after: Duration,
+}
+
+/// What the driver does next.
+#[derive(Debug)]
+pub enum Action {
+    /// Make durable, then say `Committed` or `CommitFailed` with this id.
+    Commit {
+        /// Identifies the result.
+        id: u64,
+        /// In one transaction.
+        writes: Vec<Write>,
+        /// The tasks whose OUTCOME this commit is: the driver adds their trail to it.
+        closes: Vec<TaskId>,
+    },
+    /// Perform; an effect of the same instance that still runs is cancelled and awaited first.
+    Perform(Effect),
+    /// The task is accepted: its INTENT is durable.
+    Opened(TaskContext),
+    /// The task has ended and its OUTCOME is durable.
+    Answer(TaskId, Outcome),
+    /// The task has ended, but its OUTCOME could not be written; it is tried again.
+    Unwritten(TaskId, Failure),
+    /// The request was refused.
+    Refuse(TaskId, Refusal),
+    /// The revision is the pool's from now on, or was refused.
+    Revised(Result<(), Refusal>),
+    /// Nothing of the app is left on the host (end of the pool), or the deletion was refused.
+    Deleted(Result<(), Refusal>),
+}
+
+/// A task that has not been answered.
+#[derive(Debug, Clone)]
+pub(super) struct OpenTask {
+    pub context: TaskContext,
+    pub verb: Verb,
+    pub to: u32,
+    pub target: u32,
+    pub seq: u64,
+    pub first_byte: Instant,
+    pub deadline: Instant,
+    /// Instances it chose.
+    pub picked: BTreeSet<u32>,
+    /// The last failure of each instance it chose.
+    pub failed: BTreeMap<u32, (u64, Failure)>,
+    /// Its end, once decided, and the commit that makes it durable.
+    pub end: Option<(u64, Outcome)>,
+    /// The outcome could not be written: not before this it is tried again.
+    pub unwritten_until: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub instance: Instance,
+    /// The effect under way.
+    pub effect: Option<u64>,
+    /// Unix milliseconds since when it is in its phase.
+    pub since_ms: u64,
+}
+
+/// All instances of one app.
+#[derive(Debug)]
+pub struct Pool {
+    pub(super) app: AppName,
+    pub(super) revision: Arc<Revision>,
+    pub(super) target: u32,
+    pub(super) seq: u64,
+    pub(super) slots: BTreeMap<u32, Slot>,
+    /// Last generation of every ordinal that ever was.
+    pub(super) generations: BTreeMap<u32, u64>,
+    /// Unix milliseconds since when nothing is left of an ordinal.
+    pub(super) released: BTreeMap<u32, u64>,
+    pub(super) tasks: BTreeMap<TaskId, OpenTask>,
+    pub(super) queue: VecDeque<Command>,
+    pub(super) intent: Option<Intent>,
+    pub(super) deleting: bool,
+    /// Instances whose row in the journal is behind.
+    pub(super) dirty: BTreeSet<u32>,
+    /// A commit of dirty rows alone is under way.
+    pub(super) settling: Option<u64>,
+    /// The commit that removes the app from the journal is under way.
+    pub(super) removal: Option<u64>,
+    pub(super) failures: u32,
+    pub(super) last_failure: Option<Instant>,
+    pub(super) retry_at: Option<Instant>,
+    pub(super) alarm: Option<String>,
+    pub(super) limits: Limits,
+    next_id: u64,
+}
+
+/// A failure this long after the pause of the last one begins a new count.
+const FAILURES_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Pause after `failures` consecutive ones: none after the first, then 200 ms doubling to a minute.
+pub(super) fn pause(failures: u32) -> Duration {
+    match failures {
+        0 | 1 => Duration::ZERO,
+        n => Duration::from_millis(100 << (n - 1).min(12)).min(LONGEST_PAUSE),
+    }
+}
+
+impl Pool {
+    /// A pool with nothing in it.
+    pub fn new(revision: Arc<Revision>, limits: Limits) -> Self {
+        Self {
+            app: revision.app.name.clone(),
+            revision,
+            target: 0,
+            seq: 0,
+            slots: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            released: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            queue: VecDeque::new(),
+            intent: None,
+            deleting: false,
+            dirty: BTreeSet::new(),
+            settling: None,
+            removal: None,
+            failures: 0,
+            last_failure: None,
+            retry_at: None,
+            alarm: None,
+            limits,
+            next_id: 1,
+        }
+    }
+
+    /// One event. The actions are to be carried out in their order.
+    pub fn step(&mut self, event: Event, now: Now, ledger: &mut Ledger) -> Vec<Action> {
+        let mut out = Vec::new();
+        match event {
+            Event::Command(command) => self.queue.push_back(command),
+            Event::Committed(id) => self.committed(id, now, ledger, &mut out),
+            Event::CommitFailed(id, failure) => self.commit_failed(id, failure, now, ledger, &mut out),
+            Event::Effect { ordinal, id, result } => self.effect_ended(ordinal, id, result, now, ledger, &mut out),
+            Event::Exited {
+                ordinal,
+                create_generation,
+                failure,
+            } => {
+                let current = |slot: &&mut Slot| slot.instance.create_generation == create_generation;
+                if self.slots.get_mut(&ordinal).filter(current).is_some() {
+                    self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
+                }
+            }
+            Event::Tick => {}
+        }
+        self.close_tasks(now, &mut out);
+        self.plan_next(now, ledger, &mut out);
+        self.settle(&mut out);
+        out
+    }
+
+    /// When `Tick` has to come at the latest, if ever.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let open = self.tasks.values().filter(|t| t.end.is_none());
+        let deadlines = open.map(|t| t.unwritten_until.unwrap_or(t.deadline));
+        let retry = self.retry_at.filter(|_| self.wants_more());
+        deadlines.chain(retry).min()
+    }
+
+    pub(super) fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn committed(&mut self, id: u64, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+        if self.intent.as_ref().is_some_and(|intent| intent.id == id) {
+            if let Some(intent) = self.intent.take() {
+                self.carry_out(intent, now, ledger, out);
+            }
+        } else if self.settling == Some(id) {
+            self.settling = None;
+        } else if self.removal == Some(id) {
+            out.push(Action::Deleted(Ok(())));
+        } else {
+            self.answer(id, out);
+        }
+    }
+
+    fn commit_failed(&mut self, id: u64, failure: Failure, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+        if self.intent.as_ref().is_some_and(|intent| intent.id == id) {
+            if let Some(intent) = self.intent.take() {
+                self.take_back(intent, failure, now, ledger, out);
+            }
+        } else if self.settling == Some(id) {
+            // The rows stay behind; reality is observed at start, and the next commit carries them.
+            self.settling = None;
+            self.dirty.extend(self.slots.keys());
+            self.note_failure(now);
+        } else if self.removal == Some(id) {
+            self.removal = None;
+            self.note_failure(now);
+        } else {
+            self.unwritten(id, failure, now, out);
+        }
+    }
+
+    fn effect_ended(
+        &mut self,
+        ordinal: u32,
+        id: u64,
+        result: Result<(), Failure>,
+        now: Now,
+        ledger: &mut Ledger,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(slot) = self.slots.get_mut(&ordinal).filter(|slot| slot.effect == Some(id)) else {
+            return;
+        };
+        slot.effect = None;
+        let event = match result {
+            Ok(()) => life::Event::Done,
+            Err(failure) => life::Event::Fail(failure),
+        };
+        self.advance(ordinal, event, now, ledger, out);
+    }
+
+    /// Steps one instance and follows up. A denied event changes nothing.
+    pub(super) fn advance(&mut self, ordinal: u32, event: life::Event, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+        let Some(slot) = self.slots.get_mut(&ordinal) else {
+            return;
+        };
+        let before = slot.instance.phase;
+        let Ok(next) = slot.instance.step(event) else {
+            return;
+        };
+        let (phase, attempt) = (slot.instance.phase, slot.instance.attempt);
+        if phase != before {
+            slot.since_ms = now.wall_ms;
+        }
+        match next {
+            Next::Rest => {
+                if matches!(phase, Phase::Armed | Phase::Active) {
+                    self.dirty.insert(ordinal);
+                }
+            }
+            Next::Perform(kind) => self.perform(ordinal, kind, Duration::ZERO, out),
+            Next::Again(kind) => self.perform(ordinal, kind, pause(attempt.min(9)), out),
+            Next::Gone => {
+                let name = self.instance_name(ordinal);
+                ledger.release(&name, now.wall_ms);
+                self.slots.remove(&ordinal);
+                self.released.insert(ordinal, now.wall_ms);
+                self.dirty.insert(ordinal);
+            }
+        }
+        if phase == Phase::Failed && before != Phase::Failed {
+            self.instance_failed(ordinal, now);
+        }
+    }
+
+    pub(super) fn perform(&mut self, ordinal: u32, kind: EffectKind, after: Duration, out: &mut Vec<Action>) {
+        let id = self.id();
+        if let Some(slot) = self.slots.get_mut(&ordinal) {
+            slot.effect = Some(id);
+            out.push(Action::Perform(Effect {
+                id,
+                instance: slot.instance.clone(),
+                kind,
+                after,
+            }));
+        }
+    }
+
+    fn instance_failed(&mut self, ordinal: u32, now: Now) {
+        if let Some(slot) = self.slots.get_mut(&ordinal) {
+            slot.effect = None;
+            let generation = slot.instance.generation;
+            if let Some(failure) = slot.instance.failure.clone() {
+                for task in self.tasks.values_mut().filter(|t| t.picked.contains(&ordinal)) {
+                    task.failed.insert(ordinal, (generation, failure.clone()));
+                }
+            }
+        }
+        self.note_failure(now);
+    }
+
+    /// Counts a failure and sets the pause before the next try.
+    pub(super) fn note_failure(&mut self, now: Now) {
+        let forgotten = self
+            .last_failure
+            .is_none_or(|at| now.at.duration_since(at) > FAILURES_FORGOTTEN_AFTER + pause(self.failures));
+        self.failures = if forgotten { 1 } else { self.failures.saturating_add(1) };
+        self.last_failure = Some(now.at);
+        self.retry_at = Some(now.at + pause(self.failures));
+        if self.failures >= self.limits.give_up_after && self.alarm.is_none() {
+            self.alarm = Some(format!(
+                "{} consecutive failures; the pool goes on with a pause of up to {} s between tries",
+                self.failures,
+                LONGEST_PAUSE.as_secs()
+            ));
+        }
+    }
+
+    /// Instances in service or on their way into it.
+    pub(super) fn serving(&self) -> u32 {
+        count(self.slots.values().filter(|s| s.instance.serving))
+    }
+
+    /// Instances in service.
+    pub fn active(&self) -> u32 {
+        count(self.slots.values().filter(|s| s.instance.phase == Phase::Active))
+    }
+
+    pub(super) fn pausing(&self, now: Now) -> bool {
+        self.retry_at.is_some_and(|at| now.at < at)
+    }
+
+    pub(super) fn instance_name(&self, ordinal: u32) -> crate::instance::InstanceName {
+        crate::instance::InstanceName::new(self.app.clone(), ordinal)
+    }
+
+    /// The rows of all instances whose row is behind.
+    pub(super) fn dirty_rows(&mut self) -> Vec<Write> {
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty.into_iter().map(|ordinal| self.row(ordinal)).collect()
+    }
+
+    pub(super) fn row(&self, ordinal: u32) -> Write {
+        match self.slots.get(&ordinal) {
+            Some(slot) => Write::Instance(InstanceRow::of(&self.app, &slot.instance)),
+            None => Write::InstanceGone {
+                instance: self.instance_name(ordinal),
+                generation: self.generations.get(&ordinal).copied().unwrap_or(0),
+                released_ms: self.released.get(&ordinal).copied().unwrap_or(0),
+            },
+        }
+    }
+
+    /// Rows that are behind are written when nothing more urgent carries them.
+    fn settle(&mut self, out: &mut Vec<Action>) {
+        let busy = self.intent.is_some() || self.settling.is_some() || !self.tasks.is_empty();
+        if self.dirty.is_empty() || busy || self.removal.is_some() {
+            return;
+        }
+        let id = self.id();
+        self.settling = Some(id);
+        let writes = self.dirty_rows();
+        out.push(Action::Commit {
+            id,
+            writes,
+            closes: Vec::new(),
+        });
+    }
+}
+
+pub(super) fn count<T>(items: impl Iterator<Item = T>) -> u32 {
+    u32::try_from(items.count()).unwrap_or(u32::MAX)
+}
+
+impl Change {
+    pub(super) fn ordinal(&self) -> u32 {
+        match self {
+            Self::Create { ordinal, .. }
+            | Self::Activate { ordinal, .. }
+            | Self::Unserve { ordinal }
+            | Self::TakeOut { ordinal, .. }
+            | Self::Reinstate { ordinal, .. }
+            | Self::Discard { ordinal } => *ordinal,
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! All instances of one app on this host, and the target for each warmth.
+//!
+//! [`machine`] is pure: `step(event, now) -> actions`. `plan` decides what the pool does next,
+//! `close` when a task has ended. One driver task per pool owns the machine; it alone changes it.
+
+mod adopt;
+mod close;
+pub mod driver;
+mod effects;
+pub mod machine;
+mod plan;
+mod publish;
+#[cfg(test)]
+mod tests;
+mod trails;
+
+pub use adopt::{Adopted, Observation};
+pub use driver::{Message, PoolHandle, Shared, read_clocks};
+pub use effects::Effects;
+pub use machine::{Action, Command, Effect, Event, Limits, Now, Pool, Refusal};
+pub use publish::{InstanceSnapshot, Snapshot};

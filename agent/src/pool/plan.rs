@@ -1,0 +1,537 @@
+//! What a pool does next: one plan at a time, data until it is durable.
+//!
+//! The order of what a plan looks at: the command that waits longest, what has failed, what is
+//! missing in service or too many, and last the warm ones (refill yields to activations).
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::app::NetworkMode;
+use crate::instance::machine as life;
+use crate::instance::{Failure, Instance, Phase, Revision, Urgency};
+use crate::journal::{InstanceRow, TaskRow, Write};
+use crate::network::Ledger;
+use crate::task::{Request, TaskContext};
+
+use super::machine::{Action, Command, Now, OpenTask, Pool, Refusal, Slot, count};
+
+/// One change of one instance.
+#[derive(Debug, Clone)]
+pub(super) enum Change {
+    /// A new incarnation; `serve` is the activation's generation when it is for service.
+    Create {
+        ordinal: u32,
+        generation: u64,
+        serve: Option<u64>,
+        address: Option<Ipv4Addr>,
+        task: Option<TaskContext>,
+    },
+    /// Armed, or on its way there: goes into service.
+    Activate {
+        ordinal: u32,
+        generation: u64,
+        task: Option<TaskContext>,
+    },
+    /// On its way to the gate: waits there after all.
+    Unserve { ordinal: u32 },
+    /// Out of service.
+    TakeOut {
+        ordinal: u32,
+        urgency: Urgency,
+        task: Option<TaskContext>,
+    },
+    /// Back into service, before it was stopped.
+    Reinstate {
+        ordinal: u32,
+        generation: u64,
+        task: Option<TaskContext>,
+    },
+    /// Removed.
+    Discard { ordinal: u32 },
+}
+
+/// A plan whose commit is under way.
+#[derive(Debug)]
+pub(super) struct Intent {
+    pub id: u64,
+    pub command: Option<Command>,
+    pub target: u32,
+    pub changes: Vec<Change>,
+    /// Instances that could not be planned, and why.
+    pub unplanned: Vec<Failure>,
+}
+
+impl Pool {
+    /// Plans until an intent is in flight or there is nothing to do.
+    pub(super) fn plan_next(&mut self, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+        while self.intent.is_none() {
+            let command = match self.queue.pop_front() {
+                Some(command) => match self.refusal(&command) {
+                    Some(refusal) => {
+                        refuse(&command, refusal, out);
+                        continue;
+                    }
+                    None => Some(command),
+                },
+                None => None,
+            };
+            let intent = self.plan(command, now, ledger);
+            if intent.command.is_none() && intent.changes.is_empty() {
+                if !intent.unplanned.is_empty() {
+                    self.unplanned(&intent.unplanned, now);
+                }
+                self.finish_deletion(out);
+                return;
+            }
+            self.send(intent, now, out);
+        }
+    }
+
+    fn refusal(&self, command: &Command) -> Option<Refusal> {
+        if self.deleting {
+            return Some(Refusal::Deleting);
+        }
+        match command {
+            Command::Target(request) => match request.expect_seq {
+                Some(expected) if expected != self.seq => Some(Refusal::SeqMismatch {
+                    expected,
+                    seq: self.seq,
+                    target: self.target,
+                }),
+                _ => None,
+            },
+            Command::Delete { force: false } if self.serving() > 0 || self.target > 0 => Some(Refusal::InUse {
+                target: self.target,
+                serving: self.serving(),
+            }),
+            Command::Delete { .. } | Command::Revise(_) => None,
+        }
+    }
+
+    fn plan(&mut self, command: Option<Command>, now: Now, ledger: &mut Ledger) -> Intent {
+        let mut intent = Intent {
+            id: self.id(),
+            target: self.target,
+            command,
+            changes: Vec::new(),
+            unplanned: Vec::new(),
+        };
+        let mut deleting = self.deleting;
+        let mut task = None;
+        let mut excess = Urgency::Drain;
+        match &intent.command {
+            Some(Command::Target(request)) => {
+                intent.target = request.verb.target(self.target, request.to);
+                task = Some(request.context.clone());
+                if request.force {
+                    excess = Urgency::Now;
+                }
+                // Somebody asks anew: no pause of the past stands in the way.
+                self.failures = 0;
+                self.retry_at = None;
+                self.alarm = None;
+            }
+            Some(Command::Delete { force }) => {
+                intent.target = 0;
+                deleting = true;
+                if *force {
+                    excess = Urgency::Now;
+                }
+            }
+            Some(Command::Revise(_)) => {
+                self.failures = 0;
+                self.retry_at = None;
+                self.alarm = None;
+            }
+            None => {}
+        }
+        let revision = match &intent.command {
+            Some(Command::Revise(revision)) => revision.clone(),
+            _ => self.revision.clone(),
+        };
+        self.plan_failed(&mut intent);
+        let serving = self.serving();
+        if serving < intent.target && !self.pausing(now) {
+            let missing = intent.target - serving;
+            let task = task.clone().or_else(|| self.oldest_unmet());
+            self.plan_missing(missing, task, &revision, &mut intent, now, ledger);
+        } else if serving > intent.target {
+            self.plan_excess(serving - intent.target, excess, task.clone(), &mut intent);
+        }
+        if excess == Urgency::Now {
+            self.hurry(task, &mut intent);
+        }
+        self.plan_warm(deleting, &revision, &mut intent, now, ledger);
+        intent
+    }
+
+    fn plan_failed(&self, intent: &mut Intent) {
+        let failed = self.slots.iter().filter(|(_, slot)| slot.instance.phase == Phase::Failed);
+        intent.changes.extend(failed.map(|(&ordinal, _)| Change::Discard { ordinal }));
+    }
+
+    /// Cheapest first: one that is still draining, armed ones, ones on their way, new ones.
+    fn plan_missing(
+        &self,
+        missing: u32,
+        task: Option<TaskContext>,
+        revision: &Arc<Revision>,
+        intent: &mut Intent,
+        now: Now,
+        ledger: &mut Ledger,
+    ) {
+        let current = |slot: &Slot| slot.instance.revision.id == revision.id && !slot.instance.serving;
+        let reinstatable = |slot: &Slot| {
+            let instance = &slot.instance;
+            matches!(instance.phase, Phase::Deregistering | Phase::Draining)
+                && instance.urgency == Urgency::Drain
+                && instance.failure.is_none()
+        };
+        let mut chosen: Vec<Change> = Vec::new();
+        let generation = |ordinal: &u32| self.generations.get(ordinal).copied().unwrap_or(0) + 1;
+        chosen.extend(self.slots.iter().filter(|(_, s)| current(s) && reinstatable(s)).map(|(ordinal, _)| Change::Reinstate {
+            ordinal: *ordinal,
+            generation: generation(ordinal),
+            task: task.clone(),
+        }));
+        let wanted: [fn(Phase) -> bool; 2] = [|phase| phase == Phase::Armed, Phase::on_the_way_to_armed];
+        for wanted in wanted {
+            let fits = self.slots.iter().filter(|(_, s)| current(s) && wanted(s.instance.phase));
+            chosen.extend(fits.map(|(ordinal, _)| Change::Activate {
+                ordinal: *ordinal,
+                generation: generation(ordinal),
+                task: task.clone(),
+            }));
+        }
+        chosen.truncate(missing as usize);
+        let rest = missing - count(chosen.iter());
+        intent.changes.extend(chosen);
+        self.plan_creates(rest, Some(task), revision, intent, now, ledger);
+    }
+
+    /// `serve`: for service (with the task, if any), else for the gate.
+    fn plan_creates(
+        &self,
+        wanted: u32,
+        serve: Option<Option<TaskContext>>,
+        revision: &Arc<Revision>,
+        intent: &mut Intent,
+        now: Now,
+        ledger: &mut Ledger,
+    ) {
+        let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
+        let free = (0..u32::MAX).filter(|ordinal| !self.slots.contains_key(ordinal) && !planned.contains(ordinal));
+        for ordinal in free.take(wanted as usize) {
+            let address = match revision.app.network {
+                NetworkMode::Host => None,
+                NetworkMode::Routed => match ledger.grant(&self.instance_name(ordinal), now.wall_ms) {
+                    Ok(address) => Some(address),
+                    Err(exhausted) => {
+                        intent.unplanned.push(Failure::new("addresses_exhausted", exhausted.to_string()));
+                        return;
+                    }
+                },
+            };
+            let generation = self.generations.get(&ordinal).copied().unwrap_or(0) + 1;
+            intent.changes.push(Change::Create {
+                ordinal,
+                generation,
+                serve: serve.as_ref().map(|_| generation + 1),
+                address,
+                task: serve.clone().flatten(),
+            });
+        }
+    }
+
+    /// Those that cost least to lose first: not yet let go, then not yet in service, then the
+    /// highest ordinals.
+    fn plan_excess(&self, excess: u32, urgency: Urgency, task: Option<TaskContext>, intent: &mut Intent) {
+        let rank = |phase: Phase| match phase {
+            phase if phase.on_the_way_to_armed() => 0,
+            Phase::Starting | Phase::Probing => 1,
+            Phase::Registering => 2,
+            _ => 3,
+        };
+        let mut serving: Vec<(u8, std::cmp::Reverse<u32>)> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.instance.serving)
+            .map(|(&ordinal, slot)| (rank(slot.instance.phase), std::cmp::Reverse(ordinal)))
+            .collect();
+        serving.sort_unstable();
+        for (rank, std::cmp::Reverse(ordinal)) in serving.into_iter().take(excess as usize) {
+            intent.changes.push(match rank {
+                0 => Change::Unserve { ordinal },
+                _ => Change::TakeOut {
+                    ordinal,
+                    urgency,
+                    task: task.clone(),
+                },
+            });
+        }
+    }
+
+    /// `--force` also ends the drains that are under way.
+    fn hurry(&self, task: Option<TaskContext>, intent: &mut Intent) {
+        let draining = |slot: &Slot| matches!(slot.instance.phase, Phase::Deregistering | Phase::Draining);
+        let slow = self.slots.iter().filter(|(_, s)| draining(s) && s.instance.urgency == Urgency::Drain);
+        intent.changes.extend(slow.map(|(&ordinal, _)| Change::TakeOut {
+            ordinal,
+            urgency: Urgency::Now,
+            task: task.clone(),
+        }));
+    }
+
+    fn plan_warm(&self, deleting: bool, revision: &Arc<Revision>, intent: &mut Intent, now: Now, ledger: &mut Ledger) {
+        let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
+        let waiting = |slot: &Slot| {
+            let instance = &slot.instance;
+            !instance.serving && (instance.phase == Phase::Armed || instance.phase.on_the_way_to_armed())
+        };
+        let unplanned = || self.slots.iter().filter(|(ordinal, s)| waiting(s) && !planned.contains(ordinal));
+        let (fresh, stale): (Vec<_>, Vec<_>) = unplanned().partition(|(_, s)| s.instance.revision.id == revision.id);
+        let wanted = if deleting { 0 } else { revision.app.warm.armed as usize };
+        let at_once = if deleting { usize::MAX } else { self.limits.refill };
+        let leaving = self.slots.values().filter(|s| s.instance.phase.going_down() && s.instance.revision.id != revision.id);
+        let room = at_once.saturating_sub(leaving.count());
+        intent.changes.extend(stale.into_iter().take(room).map(|(&ordinal, _)| Change::Discard { ordinal }));
+        if fresh.len() > wanted {
+            let superfluous = fresh.iter().rev().take(fresh.len() - wanted);
+            intent.changes.extend(superfluous.map(|(ordinal, _)| Change::Discard { ordinal: **ordinal }));
+        } else if fresh.len() < wanted && !self.pausing(now) && !self.activation_under_way(intent) {
+            self.plan_creates(count(fresh.len()..wanted), None, revision, intent, now, ledger);
+        }
+    }
+
+    /// Refill yields: while a task waits for instances, the host's strength is theirs.
+    fn activation_under_way(&self, intent: &Intent) -> bool {
+        matches!(intent.command, Some(Command::Target(_))) || self.tasks.values().any(|task| task.end.is_none())
+    }
+
+    fn oldest_unmet(&self) -> Option<TaskContext> {
+        let unmet = self.tasks.values().filter(|task| task.end.is_none() && self.active() < task.target);
+        unmet.min_by_key(|task| task.seq).map(|task| task.context.clone())
+    }
+
+    /// Whether there is something to do as soon as the pause is over.
+    pub(super) fn wants_more(&self) -> bool {
+        let warm = self.slots.values().filter(|s| !s.instance.serving && !s.instance.phase.going_down());
+        self.serving() < self.target || (!self.deleting && count(warm) < self.revision.app.warm.armed)
+    }
+
+    fn unplanned(&mut self, failures: &[Failure], now: Now) {
+        if let (Some(failure), Some(task)) = (failures.first(), self.oldest_unmet()) {
+            if let Some(task) = self.tasks.get_mut(&task.task_id) {
+                task.failed.insert(u32::MAX, (0, failure.clone()));
+            }
+        }
+        self.note_failure(now);
+    }
+
+    fn send(&mut self, intent: Intent, now: Now, out: &mut Vec<Action>) {
+        let mut writes = self.dirty_rows();
+        match &intent.command {
+            Some(Command::Target(request)) => {
+                writes.push(Write::TaskOpened(TaskRow::open(&self.app, request, intent.target, self.seq + 1, self.deadline_ms(request))));
+                writes.push(Write::Target {
+                    app: self.app.clone(),
+                    target: intent.target,
+                    seq: self.seq + 1,
+                });
+            }
+            Some(Command::Revise(revision)) => writes.push(Write::Revision(revision.clone(), now.wall_ms)),
+            Some(Command::Delete { .. }) => writes.push(Write::Deleting(self.app.clone())),
+            None => writes.push(Write::Operation {
+                app: self.app.clone(),
+                changes: count(intent.changes.iter()),
+            }),
+        }
+        for change in &intent.changes {
+            if let Some(instance) = self.after(change, &intent) {
+                writes.push(Write::Instance(InstanceRow::of(&self.app, &instance)));
+            }
+        }
+        out.push(Action::Commit {
+            id: intent.id,
+            writes,
+            closes: Vec::new(),
+        });
+        self.intent = Some(intent);
+    }
+
+    /// The instance as the change will leave it: what the journal is told before it happens.
+    fn after(&self, change: &Change, intent: &Intent) -> Option<Instance> {
+        let revision = match &intent.command {
+            Some(Command::Revise(revision)) => revision,
+            _ => &self.revision,
+        };
+        let mut instance = match change {
+            Change::Create {
+                ordinal,
+                generation,
+                address,
+                ..
+            } => Instance::create(*ordinal, *generation, revision.clone(), *address),
+            other => self.slots.get(&other.ordinal())?.instance.clone(),
+        };
+        if let Some(event) = edge(change) {
+            instance.step(event).ok()?;
+        }
+        Some(instance)
+    }
+
+    fn deadline_ms(&self, request: &Request) -> u64 {
+        u64::try_from(self.deadline(request).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn deadline(&self, request: &Request) -> Duration {
+        let app = &self.revision.app;
+        match (request.deadline_seconds, request.verb) {
+            (Some(seconds), _) => Duration::try_from_secs_f64(seconds).unwrap_or(self.limits.activation_deadline),
+            (None, crate::task::Verb::Activate) => self.limits.activation_deadline,
+            (None, _) => app.drain + app.termination_grace + Duration::from_secs(30),
+        }
+    }
+
+    /// The intent is durable: what it says happens now.
+    pub(super) fn carry_out(&mut self, intent: Intent, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+        match intent.command.clone() {
+            Some(Command::Target(request)) => self.open(&request, &intent, now, out),
+            Some(Command::Revise(revision)) => {
+                self.revision = revision;
+                out.push(Action::Revised(Ok(())));
+            }
+            Some(Command::Delete { .. }) => {
+                self.deleting = true;
+                self.set_target(0, self.seq + 1);
+            }
+            None => {}
+        }
+        if !intent.unplanned.is_empty() {
+            self.unplanned(&intent.unplanned, now);
+        }
+        for change in intent.changes {
+            self.apply(change, now, ledger, out);
+        }
+    }
+
+    fn open(&mut self, request: &Request, intent: &Intent, now: Now, out: &mut Vec<Action>) {
+        self.set_target(intent.target, self.seq + 1);
+        let picked = intent.changes.iter().filter(|change| concerns(change, request.verb)).map(Change::ordinal);
+        self.tasks.insert(
+            request.context.task_id.clone(),
+            OpenTask {
+                context: request.context.clone(),
+                verb: request.verb,
+                to: request.to,
+                target: intent.target,
+                seq: self.seq,
+                first_byte: request.first_byte,
+                deadline: now.at + self.deadline(request),
+                picked: picked.collect(),
+                failed: Default::default(),
+                end: None,
+                unwritten_until: None,
+            },
+        );
+        out.push(Action::Opened(request.context.clone()));
+    }
+
+    fn set_target(&mut self, target: u32, seq: u64) {
+        self.target = target;
+        self.seq = seq;
+    }
+
+    fn apply(&mut self, change: Change, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+        let ordinal = change.ordinal();
+        if let Change::Create { generation, address, .. } = &change {
+            let instance = Instance::create(ordinal, *generation, self.revision.clone(), *address);
+            let first = instance.phase.effect();
+            let slot = Slot {
+                instance,
+                effect: None,
+                since_ms: now.wall_ms,
+            };
+            self.slots.insert(ordinal, slot);
+            self.generations.insert(ordinal, *generation);
+            if let Some(kind) = first {
+                self.perform(ordinal, kind, Duration::ZERO, out);
+            }
+        }
+        if let Change::Create { serve: Some(generation), .. } | Change::Activate { generation, .. } | Change::Reinstate { generation, .. } = &change {
+            self.generations.insert(ordinal, *generation);
+        }
+        if let Change::Create { task: Some(task), .. } | Change::Activate { task: Some(task), .. } | Change::Reinstate { task: Some(task), .. } = &change {
+            if let Some(task) = self.tasks.get_mut(&task.task_id) {
+                task.picked.insert(ordinal);
+            }
+        }
+        if let Some(event) = edge(&change) {
+            self.advance(ordinal, event, now, ledger, out);
+        }
+    }
+
+    /// The journal refused: the pool is as it was, and says so.
+    pub(super) fn take_back(&mut self, intent: Intent, failure: Failure, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+        for change in &intent.changes {
+            if let Change::Create { ordinal, .. } = change {
+                ledger.release(&self.instance_name(*ordinal), now.wall_ms);
+            }
+        }
+        self.note_failure(now);
+        if let Some(command) = &intent.command {
+            refuse(command, Refusal::Journal(failure), out);
+        }
+    }
+
+    /// Nothing is left on the host: the app goes from the journal, then the caller is answered.
+    fn finish_deletion(&mut self, out: &mut Vec<Action>) {
+        if self.deleting && self.slots.is_empty() && self.settling.is_none() && self.removal.is_none() {
+            let id = self.id();
+            self.removal = Some(id);
+            self.dirty.clear();
+            out.push(Action::Commit {
+                id,
+                writes: vec![Write::AppGone(self.app.clone())],
+                closes: Vec::new(),
+            });
+        }
+    }
+}
+
+fn concerns(change: &Change, verb: crate::task::Verb) -> bool {
+    use crate::task::Verb;
+    match change {
+        Change::Create { serve, .. } => serve.is_some() && verb != Verb::Deactivate,
+        Change::Activate { .. } | Change::Reinstate { .. } => verb != Verb::Deactivate,
+        Change::Unserve { .. } | Change::TakeOut { .. } => verb != Verb::Activate,
+        Change::Discard { .. } => false,
+    }
+}
+
+/// The instance's edge that a change is.
+fn edge(change: &Change) -> Option<life::Event> {
+    Some(match change.clone() {
+        Change::Create { serve: None, .. } => return None,
+        Change::Create {
+            serve: Some(generation),
+            task,
+            ..
+        }
+        | Change::Activate { generation, task, .. } => life::Event::Activate { generation, task },
+        Change::Unserve { .. } => life::Event::Unserve,
+        Change::TakeOut { urgency, task, .. } => life::Event::Deactivate { urgency, task },
+        Change::Reinstate { generation, task, .. } => life::Event::Reinstate { generation, task },
+        Change::Discard { .. } => life::Event::Discard,
+    })
+}
+
+fn refuse(command: &Command, refusal: Refusal, out: &mut Vec<Action>) {
+    out.push(match command {
+        Command::Target(request) => Action::Refuse(request.context.task_id.clone(), refusal),
+        Command::Revise(_) => Action::Revised(Err(refusal)),
+        Command::Delete { .. } => Action::Deleted(Err(refusal)),
+    });
+}

@@ -1,0 +1,92 @@
+//! What the outside may see of a pool: a snapshot after every turn of its driver.
+
+use std::net::Ipv4Addr;
+
+use super::Pool;
+use crate::instance::{AppName, Failure, Phase, Warmth};
+use crate::task::TaskId;
+
+/// A pool at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// The app.
+    pub app: AppName,
+    /// Id of the revision that new instances are made from.
+    pub revision: String,
+    /// Instances wanted in service.
+    pub target: u32,
+    /// Sequence number of the target.
+    pub seq: u64,
+    /// Instances wanted at the gate.
+    pub warm_armed: u32,
+    /// Why somebody should look.
+    pub alarm: Option<String>,
+    /// By ordinal.
+    pub instances: Vec<InstanceSnapshot>,
+}
+
+/// An instance at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceSnapshot {
+    /// Position in the pool.
+    pub ordinal: u32,
+    /// Where it is.
+    pub phase: Phase,
+    /// Present incarnation.
+    pub generation: u64,
+    /// Of its container.
+    pub create_generation: u64,
+    /// Revision id.
+    pub revision: String,
+    /// Its address.
+    pub address: Option<Ipv4Addr>,
+    /// Registered port, when the app is registered.
+    pub port: Option<u16>,
+    /// How warm it was when it was taken.
+    pub from: Option<Warmth>,
+    /// The task that moved it last.
+    pub task_id: Option<TaskId>,
+    /// Unix milliseconds since when it is in this phase.
+    pub since_ms: u64,
+    /// Why it failed, or is not registered yet.
+    pub failure: Option<Failure>,
+}
+
+impl Snapshot {
+    /// Instances in the given phases.
+    pub fn count(&self, phases: impl Fn(Phase) -> bool) -> u32 {
+        super::machine::count(self.instances.iter().filter(|i| phases(i.phase)))
+    }
+}
+
+impl Pool {
+    /// The pool as the outside may see it.
+    pub fn snapshot(&self) -> Snapshot {
+        let instances = self.slots.values().map(|slot| {
+            let instance = &slot.instance;
+            let registration = &instance.revision.app.registration;
+            InstanceSnapshot {
+                ordinal: instance.ordinal,
+                phase: instance.phase,
+                generation: instance.generation,
+                create_generation: instance.create_generation,
+                revision: instance.revision.id.clone(),
+                address: instance.address,
+                port: registration.enabled.then_some(registration.port),
+                from: instance.from,
+                task_id: instance.task.as_ref().map(|task| task.task_id.clone()),
+                since_ms: slot.since_ms,
+                failure: instance.failure.clone(),
+            }
+        });
+        Snapshot {
+            app: self.app.clone(),
+            revision: self.revision.id.clone(),
+            target: self.target,
+            seq: self.seq,
+            warm_armed: self.revision.app.warm.armed,
+            alarm: self.alarm.clone(),
+            instances: instances.collect(),
+        }
+    }
+}

@@ -1,0 +1,548 @@
+//! The pool machine in a world that performs every effect, or does not, as the test says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::machine::Slot;
+use super::*;
+use crate::config::AddressRange;
+use crate::instance::{EffectKind, Failure, ImageConfig, Phase, Revision, RevisionImage};
+use crate::journal::Write;
+use crate::network::Ledger;
+use crate::task::{EndState, Outcome, Request, TaskContext, TaskId, Verb};
+
+fn revision(id: &str, armed: u32) -> Arc<Revision> {
+    let manifest = format!(
+        "apiVersion: nodeagent/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: 127.0.0.1:5000/web:1\n  \
+         ports: [{{name: http, containerPort: 8080}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n"
+    );
+    Arc::new(Revision {
+        id: id.to_owned(),
+        app: crate::app::parse(&manifest).unwrap(),
+        manifest,
+        image: RevisionImage {
+            reference: "127.0.0.1:5000/web:1".into(),
+            digest: "sha256:1".into(),
+            config_digest: "sha256:2".into(),
+            chain_id: "sha256:3".into(),
+            config: ImageConfig::default(),
+        },
+    })
+}
+
+struct World {
+    pool: Pool,
+    ledger: Ledger,
+    now: Now,
+    effects: Vec<Effect>,
+    commits: Vec<u64>,
+    durable: bool,
+    answers: BTreeMap<TaskId, Outcome>,
+    refusals: Vec<(TaskId, Refusal)>,
+    deleted: Option<Result<(), Refusal>>,
+    /// Effects performed, with the commit count at which they were asked for.
+    performed: Vec<(u32, EffectKind)>,
+    intents: usize,
+    registered: BTreeSet<u32>,
+}
+
+impl World {
+    fn new(armed: u32, addresses: u8) -> Self {
+        let range = AddressRange {
+            base: [10, 0, 0, 0].into(),
+            prefix: 32 - addresses,
+        };
+        let limits = Limits {
+            give_up_after: 3,
+            activation_deadline: Duration::from_secs(60),
+            refill: 2,
+        };
+        let mut world = Self {
+            pool: Pool::new(revision("r1", armed), limits),
+            ledger: Ledger::new(&[range], [169, 254, 1, 1].into(), Duration::from_secs(120)),
+            now: Now {
+                at: Instant::now(),
+                wall_ms: 1_000_000,
+            },
+            effects: Vec::new(),
+            commits: Vec::new(),
+            durable: true,
+            answers: BTreeMap::new(),
+            refusals: Vec::new(),
+            deleted: None,
+            performed: Vec::new(),
+            intents: 0,
+            registered: BTreeSet::new(),
+        };
+        world.event(Event::Tick);
+        world
+    }
+
+    fn event(&mut self, event: Event) {
+        let actions = self.pool.step(event, self.now, &mut self.ledger);
+        for action in actions {
+            match action {
+                Action::Commit { id, .. } => self.commits.push(id),
+                Action::Perform(effect) => {
+                    self.effects.retain(|e| e.instance.ordinal != effect.instance.ordinal);
+                    self.effects.push(effect);
+                }
+                Action::Answer(id, outcome) => {
+                    assert!(self.answers.insert(id, outcome).is_none(), "a task is answered once");
+                }
+                Action::Refuse(id, refusal) => self.refusals.push((id, refusal)),
+                Action::Deleted(result) => self.deleted = Some(result),
+                Action::Opened(_) | Action::Unwritten(..) | Action::Revised(_) => {}
+            }
+        }
+    }
+
+    fn commit_one(&mut self) -> bool {
+        if self.commits.is_empty() {
+            return false;
+        }
+        let id = self.commits.remove(0);
+        self.intents += 1;
+        if self.durable {
+            self.event(Event::Committed(id));
+        } else {
+            self.event(Event::CommitFailed(id, Failure::new("journal_full", "no room")));
+        }
+        true
+    }
+
+    fn perform_one(&mut self, index: usize, result: Result<(), Failure>) -> bool {
+        if self.effects.is_empty() {
+            return false;
+        }
+        let effect = self.effects.remove(index % self.effects.len());
+        let ordinal = effect.instance.ordinal;
+        if result.is_ok() {
+            self.performed.push((ordinal, effect.kind));
+            match effect.kind {
+                EffectKind::Register => {
+                    self.registered.insert(ordinal);
+                }
+                EffectKind::Deregister => {
+                    self.registered.remove(&ordinal);
+                }
+                EffectKind::Stop => assert!(!self.registered.contains(&ordinal), "stopped while registered"),
+                _ => {}
+            }
+        }
+        self.event(Event::Effect {
+            ordinal,
+            id: effect.id,
+            result,
+        });
+        true
+    }
+
+    fn settle(&mut self) {
+        for _ in 0..10_000 {
+            if !self.commit_one() && !self.perform_one(0, Ok(())) {
+                return;
+            }
+        }
+        panic!("the pool does not come to rest: {:?}", self.pool);
+    }
+
+    fn pass(&mut self, duration: Duration) {
+        self.now.at += duration;
+        self.now.wall_ms += u64::try_from(duration.as_millis()).unwrap();
+        self.event(Event::Tick);
+    }
+
+    fn ask(&mut self, id: &str, verb: Verb, to: u32) -> TaskId {
+        let task_id: TaskId = id.parse().unwrap();
+        self.event(Event::Command(Command::Target(Request {
+            context: TaskContext {
+                task_id: task_id.clone(),
+                traceparent: "00-1-1-01".into(),
+            },
+            hash: String::new(),
+            verb,
+            to,
+            expect_seq: None,
+            force: false,
+            deadline_seconds: None,
+            created_ms: self.now.wall_ms,
+            first_byte: self.now.at,
+        })));
+        task_id
+    }
+
+    fn phases(&self) -> Vec<Phase> {
+        self.pool.slots.values().map(|slot: &Slot| slot.instance.phase).collect()
+    }
+
+    fn end(&self, id: &TaskId) -> EndState {
+        self.answers[id].state
+    }
+}
+
+#[test]
+fn a_pool_fills_to_its_warm_target_and_rests() {
+    let mut world = World::new(3, 8);
+    world.settle();
+    assert_eq!(world.phases(), [Phase::Armed; 3]);
+    assert_eq!(world.pool.wake_at(), None, "a pool at rest has no timer");
+}
+
+#[test]
+fn an_activation_takes_armed_instances_and_refill_waits_for_it() {
+    let mut world = World::new(3, 8);
+    world.settle();
+    world.performed.clear();
+    let id = world.ask("t1", Verb::Activate, 2);
+    assert!(world.effects.is_empty(), "nothing happens before the intent is durable");
+    world.commit_one();
+    let kinds: Vec<EffectKind> = world.effects.iter().map(|e| e.kind).collect();
+    assert_eq!(kinds, [EffectKind::Start, EffectKind::Start], "and refill yields");
+    world.settle();
+    assert_eq!(world.end(&id), EndState::Done);
+    let outcome = &world.answers[&id];
+    assert_eq!(outcome.active, 2);
+    assert!(outcome.instances.iter().all(|i| i.from.as_deref() == Some("armed") && i.state == "active"));
+    assert_eq!(world.phases().iter().filter(|p| **p == Phase::Armed).count(), 3, "refilled");
+}
+
+#[test]
+fn an_undisturbed_armed_activation_has_two_durable_points() {
+    let mut world = World::new(0, 8);
+    world.ask("warm", Verb::Activate, 1);
+    world.settle();
+    world.intents = 0;
+    world.ask("t1", Verb::Activate, 3);
+    world.settle();
+    assert_eq!(world.intents, 2);
+}
+
+#[test]
+fn without_a_warm_pool_it_is_created_and_the_answer_says_so() {
+    let mut world = World::new(0, 8);
+    let id = world.ask("t1", Verb::Activate, 2);
+    world.settle();
+    assert_eq!(world.end(&id), EndState::Done);
+    assert!(world.answers[&id].instances.iter().all(|i| i.from.as_deref() == Some("cached")));
+}
+
+#[test]
+fn deactivation_drains_before_it_stops_and_leaves_nothing() {
+    let mut world = World::new(0, 8);
+    world.ask("up", Verb::Activate, 2);
+    world.settle();
+    world.performed.clear();
+    let id = world.ask("down", Verb::Deactivate, 0);
+    world.settle();
+    assert_eq!(world.end(&id), EndState::Done);
+    assert!(world.phases().is_empty());
+    let one: Vec<EffectKind> = world.performed.iter().filter(|(o, _)| *o == 1).map(|(_, k)| *k).collect();
+    use EffectKind::*;
+    assert_eq!(one, [Deregister, Drain, Stop, Remove, Release]);
+    assert_eq!(world.ledger.in_use(), 0);
+}
+
+#[test]
+fn opposite_targets_supersede_and_the_last_one_wins() {
+    let mut world = World::new(2, 8);
+    world.settle();
+    let up = world.ask("up", Verb::Activate, 2);
+    world.commit_one();
+    let down = world.ask("down", Verb::Deactivate, 0);
+    world.settle();
+    assert_eq!(world.end(&up), EndState::Superseded);
+    assert_eq!(world.end(&down), EndState::Done);
+    assert_eq!(world.pool.active(), 0);
+}
+
+#[test]
+fn a_draining_instance_is_reinstated_with_a_new_generation() {
+    let mut world = World::new(0, 8);
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    let before = world.pool.slots[&0].instance.generation;
+    world.ask("down", Verb::Deactivate, 0);
+    world.commit_one();
+    world.perform_one(0, Ok(()));
+    assert_eq!(world.phases(), [Phase::Draining]);
+    let id = world.ask("again", Verb::Activate, 1);
+    world.settle();
+    assert_eq!(world.end(&id), EndState::Done);
+    assert_eq!(world.pool.slots[&0].instance.generation, before + 1);
+    assert!(world.registered.contains(&0));
+}
+
+#[test]
+fn an_app_that_always_fails_ends_the_task_early_and_the_pool_goes_on_with_pauses() {
+    let mut world = World::new(0, 8);
+    let id = world.ask("t1", Verb::Activate, 1);
+    for _ in 0..200 {
+        if world.answers.contains_key(&id) {
+            break;
+        }
+        if world.commit_one() {
+            continue;
+        }
+        let failing = world.effects.first().map(|e| e.kind) == Some(EffectKind::Ready);
+        let result = if failing { Err(Failure::new("exited", "exit code 3")) } else { Ok(()) };
+        if !world.perform_one(0, result) {
+            world.pass(Duration::from_millis(100));
+        }
+    }
+    assert_eq!(world.end(&id), EndState::Failed);
+    let outcome = &world.answers[&id];
+    assert_eq!(outcome.instances[0].error, Some(("exited".into(), "exit code 3".into())));
+    assert!(outcome.detail.as_ref().is_some_and(|d| d.contains("0 of 1 active: exit code 3")));
+    assert!(world.pool.wake_at().is_some(), "it tries again");
+    assert!(world.pool.alarm.is_some());
+}
+
+#[test]
+fn an_active_instance_that_dies_is_replaced_from_the_warm_ones() {
+    let mut world = World::new(1, 8);
+    world.settle();
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    world.event(Event::Exited {
+        ordinal: 0,
+        create_generation: world.pool.slots[&0].instance.create_generation,
+        failure: Failure::new("exited", "signal 9"),
+    });
+    world.settle();
+    assert_eq!(world.pool.active(), 1);
+    assert_eq!(world.registered.len(), 1);
+    assert_eq!(world.phases().iter().filter(|p| **p == Phase::Armed).count(), 1);
+}
+
+#[test]
+fn a_journal_that_refuses_leaves_the_pool_as_it_was() {
+    let mut world = World::new(1, 8);
+    world.settle();
+    world.durable = false;
+    let id = world.ask("t1", Verb::Activate, 3);
+    world.commit_one();
+    assert!(matches!(&world.refusals[..], [(refused, Refusal::Journal(_))] if *refused == id));
+    assert_eq!(world.phases(), [Phase::Armed]);
+    assert_eq!((world.pool.target, world.pool.seq, world.ledger.in_use()), (0, 0, 1));
+}
+
+#[test]
+fn an_outcome_that_cannot_be_written_is_tried_again() {
+    let mut world = World::new(1, 8);
+    world.settle();
+    let id = world.ask("t1", Verb::Activate, 1);
+    world.commit_one();
+    for _ in 0..3 {
+        world.perform_one(0, Ok(()));
+    }
+    world.durable = false;
+    while world.commit_one() {}
+    assert!(!world.answers.contains_key(&id));
+    world.durable = true;
+    world.pass(Duration::from_secs(2));
+    world.settle();
+    assert_eq!(world.end(&id), EndState::Done);
+}
+
+#[test]
+fn too_few_addresses_give_a_partial_answer_that_says_so() {
+    let mut world = World::new(0, 2);
+    let id = world.ask("t1", Verb::Activate, 9);
+    for _ in 0..50 {
+        world.settle();
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(world.end(&id), EndState::Partial);
+    let outcome = &world.answers[&id];
+    assert!(outcome.active > 0 && outcome.active < 9, "{outcome:?}");
+    assert!(outcome.detail.as_ref().is_some_and(|d| d.contains("address")), "{outcome:?}");
+}
+
+#[test]
+fn a_new_revision_replaces_warm_ones_and_leaves_active_ones() {
+    let mut world = World::new(2, 8);
+    world.settle();
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    world.event(Event::Command(Command::Revise(revision("r2", 2))));
+    world.settle();
+    for slot in world.pool.slots.values() {
+        let expected = if slot.instance.phase == Phase::Active { "r1" } else { "r2" };
+        assert_eq!(slot.instance.revision.id, expected);
+    }
+    assert_eq!(world.phases().len(), 3);
+}
+
+#[test]
+fn an_app_in_use_is_not_deleted_and_a_free_one_leaves_nothing() {
+    let mut world = World::new(2, 8);
+    world.settle();
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    world.event(Event::Command(Command::Delete { force: false }));
+    assert_eq!(world.deleted.take(), Some(Err(Refusal::InUse { target: 1, serving: 1 })));
+    world.ask("down", Verb::Deactivate, 0);
+    world.settle();
+    world.event(Event::Command(Command::Delete { force: false }));
+    world.settle();
+    assert_eq!(world.deleted, Some(Ok(())));
+    assert!(world.phases().is_empty());
+    assert_eq!(world.ledger.in_use(), 0);
+}
+
+#[test]
+fn a_repeated_target_that_is_met_is_answered_at_once() {
+    let mut world = World::new(0, 8);
+    world.ask("one", Verb::Activate, 2);
+    world.settle();
+    world.performed.clear();
+    let id = world.ask("two", Verb::Activate, 1);
+    world.settle();
+    assert_eq!((world.end(&id), world.pool.target), (EndState::Done, 2));
+    assert!(world.performed.is_empty());
+}
+
+#[test]
+fn a_pool_that_was_killed_goes_on_from_what_is_observed() {
+    let mut world = World::new(2, 8);
+    world.settle();
+    let rows: Vec<crate::journal::InstanceRow> = [0, 1]
+        .map(|ordinal| match world.pool.row(ordinal) {
+            Write::Instance(mut row) if ordinal == 0 => {
+                // The intent of an activation was durable, its start may have been sent.
+                row.phase = Phase::Starting;
+                row.serving = true;
+                row.generation += 1;
+                row
+            }
+            Write::Instance(row) => row,
+            other => panic!("{other:?}"),
+        })
+        .into();
+    let let_go = Observation::Connected {
+        generation: rows[0].generation,
+        armed: true,
+        started: true,
+        over: false,
+    };
+    for (observed, expected) in [
+        (let_go, EffectKind::Ready),
+        (
+            Observation::Connected {
+                generation: 1,
+                armed: true,
+                started: false,
+                over: false,
+            },
+            EffectKind::Start,
+        ),
+    ] {
+        let adopted = Adopted {
+            pool: crate::journal::PoolRow {
+                app: world.pool.app.clone(),
+                revision: "r1".into(),
+                target: 1,
+                seq: 1,
+                deleting: false,
+                applied_ms: 0,
+            },
+            revision: revision("r1", 2),
+            revisions: BTreeMap::new(),
+            instances: vec![
+                (rows[0].clone(), observed),
+                (
+                    rows[1].clone(),
+                    Observation::Connected {
+                        generation: 1,
+                        armed: true,
+                        started: false,
+                        over: false,
+                    },
+                ),
+            ],
+            tasks: Vec::new(),
+        };
+        let (pool, actions) = Pool::adopt(adopted, world.pool.limits, world.now, &mut world.ledger);
+        let asked: Vec<(u32, EffectKind)> = actions
+            .iter()
+            .filter_map(|a| match a {
+                Action::Perform(effect) => Some((effect.instance.ordinal, effect.kind)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(asked, [(0, expected)]);
+        assert_eq!(pool.slots[&1].instance.phase, Phase::Armed);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Move {
+    Ask(Verb, u32),
+    Commit,
+    Perform(usize, bool),
+    Exit(u32),
+    Pass(u64),
+    Revise,
+}
+
+fn moves() -> impl Strategy<Value = Move> {
+    let verb = prop_oneof![Just(Verb::Activate), Just(Verb::Deactivate), Just(Verb::Scale)];
+    prop_oneof![
+        2 => (verb, 0u32..6).prop_map(|(verb, to)| Move::Ask(verb, to)),
+        6 => Just(Move::Commit),
+        12 => (0usize..8, prop::bool::weighted(0.9)).prop_map(|(index, ok)| Move::Perform(index, ok)),
+        1 => (0u32..6).prop_map(Move::Exit),
+        1 => (0u64..5_000).prop_map(Move::Pass),
+        1 => Just(Move::Revise),
+    ]
+}
+
+proptest! {
+    /// Whatever happens in whatever order: once everything goes well, the pool comes to rest at its
+    /// target with its warm ones, every task is answered, nothing registered is stopped before it is
+    /// deregistered, and every address belongs to an instance.
+    #[test]
+    fn every_history_comes_to_rest_at_the_target(history in prop::collection::vec(moves(), 0..120)) {
+        let mut world = World::new(2, 8);
+        let mut asked = 0;
+        for (step, choice) in history.into_iter().enumerate() {
+            match choice {
+                Move::Ask(verb, to) => {
+                    world.ask(&format!("t{step}"), verb, to);
+                    asked += 1;
+                }
+                Move::Commit => {
+                    world.commit_one();
+                }
+                Move::Perform(index, true) => {
+                    world.perform_one(index, Ok(()));
+                }
+                Move::Perform(index, false) => {
+                    world.perform_one(index, Err(Failure::new("test", "no")));
+                }
+                Move::Exit(ordinal) => {
+                    let create_generation = world.pool.slots.get(&ordinal).map_or(0, |s| s.instance.create_generation);
+                    world.event(Event::Exited { ordinal, create_generation, failure: Failure::new("exited", "code 1") });
+                }
+                Move::Pass(ms) => world.pass(Duration::from_millis(ms)),
+                Move::Revise => world.event(Event::Command(Command::Revise(revision(&format!("r{step}"), 2)))),
+            }
+        }
+        for _ in 0..40 {
+            world.settle();
+            world.pass(Duration::from_secs(61));
+        }
+        world.settle();
+        prop_assert_eq!(world.pool.active(), world.pool.target);
+        let armed = world.phases().iter().filter(|p| **p == Phase::Armed).count();
+        prop_assert_eq!(armed, 2);
+        prop_assert_eq!(world.phases().len(), world.pool.target as usize + 2);
+        prop_assert_eq!(world.answers.len() + world.refusals.len(), asked);
+        prop_assert_eq!(world.registered.len(), world.pool.target as usize);
+        prop_assert_eq!(world.ledger.in_use(), world.phases().len());
+    }
+}

@@ -1,0 +1,132 @@
+//! Container records: spec, rootfs and labels; no process yet. And what of ours is there.
+
+use std::collections::{BTreeMap, HashMap};
+
+use containerd_client::services::v1::container::Runtime;
+use containerd_client::services::v1::containers_client::ContainersClient;
+use containerd_client::services::v1::{
+    Container, CreateContainerRequest, DeleteContainerRequest, GetContainerRequest,
+    ListContainersRequest,
+};
+use prost_types::Any;
+
+use super::error::{Answer, RuntimeError};
+use super::image::Image;
+use super::task::{self, TaskState};
+use super::{Containerd, labels};
+use crate::instance::ContainerId;
+
+/// Type of the spec in a container record (containerd, typeurl of runtime-spec).
+const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
+
+/// A container of ours, as containerd has it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Id of the container.
+    pub id: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its task, when there is one.
+    pub task: Option<TaskState>,
+    /// Key of its rootfs.
+    pub snapshot_key: String,
+}
+
+impl Containerd {
+    /// Records a container. The same record made before is success; another one of that name is a
+    /// conflict.
+    pub async fn create_container(
+        &self,
+        id: &ContainerId,
+        image: &Image,
+        snapshot_key: &str,
+        spec: &oci_spec::runtime::Spec,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(), RuntimeError> {
+        let operation = "create container";
+        let name = id.to_string();
+        let conflict = |why: String| RuntimeError::Conflict { operation, object: name.clone(), why };
+        let spec = serde_json::to_vec(spec)
+            .map_err(|error| conflict(format!("its spec cannot be written: {error}")))?;
+        let container = Container {
+            id: name.clone(),
+            labels: labels.into_iter().collect(),
+            image: image.reference.clone(),
+            runtime: Some(Runtime {
+                name: self.runtime.shim.clone(),
+                options: task::runc_options(&self.runtime),
+            }),
+            spec: Some(Any { type_url: SPEC.to_owned(), value: spec }),
+            snapshotter: self.connection.snapshotter(),
+            snapshot_key: snapshot_key.to_owned(),
+            ..Container::default()
+        };
+        let request = self
+            .connection
+            .request(CreateContainerRequest { container: Some(container.clone()) });
+        let mut client = ContainersClient::new(self.connection.channel());
+        match self.connection.answer(self.connection.plain(), client.create(request)).await {
+            Ok(_) => return Ok(()),
+            Err(Answer::Exists) => {}
+            Err(said) => return Err(said.into_error(operation, &name)),
+        }
+        let Some(there) = self.container(&name).await? else {
+            return Err(conflict("it was deleted at the same time".to_owned()));
+        };
+        for (what, same) in [
+            ("spec", there.spec == container.spec),
+            ("rootfs", there.snapshot_key == container.snapshot_key),
+            ("image", there.image == container.image),
+            ("labels", there.labels == container.labels),
+        ] {
+            if !same {
+                return Err(conflict(format!("it exists with another {what}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a container with its task, running or not. One that is gone is fine.
+    pub async fn delete_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        // containerd would delete the record of a running task, and leave the task to nobody.
+        self.delete_task(id).await?;
+        let name = id.to_string();
+        let request = self.connection.request(DeleteContainerRequest { id: name.clone() });
+        let mut client = ContainersClient::new(self.connection.channel());
+        match self.connection.answer(self.connection.plain(), client.delete(request)).await {
+            Ok(_) | Err(Answer::NotFound) => Ok(()),
+            Err(said) => Err(said.into_error("delete container", &name)),
+        }
+    }
+
+    /// All containers that carry our instance label, with their tasks.
+    pub async fn list(&self) -> Result<Vec<Observed>, RuntimeError> {
+        let request = self.connection.request(ListContainersRequest {
+            filters: vec![format!("labels.{:?}", labels::INSTANCE)],
+        });
+        let mut client = ContainersClient::new(self.connection.channel());
+        let listed = self.connection.answer(self.connection.slow(), client.list(request)).await;
+        let containers = listed
+            .map_err(|said| said.into_error("list", "containers"))?
+            .into_inner()
+            .containers;
+        let mut tasks: HashMap<String, TaskState> = self.tasks().await?.into_iter().collect();
+        let observe = |container: Container| Observed {
+            task: tasks.remove(&container.id),
+            labels: container.labels.into_iter().collect(),
+            snapshot_key: container.snapshot_key,
+            id: container.id,
+        };
+        Ok(containers.into_iter().map(observe).collect())
+    }
+
+    pub(super) async fn container(&self, name: &str) -> Result<Option<Container>, RuntimeError> {
+        let request = self.connection.request(GetContainerRequest { id: name.to_owned() });
+        let mut client = ContainersClient::new(self.connection.channel());
+        match self.connection.answer(self.connection.plain(), client.get(request)).await {
+            Ok(response) => Ok(response.into_inner().container),
+            Err(Answer::NotFound) => Ok(None),
+            Err(said) => Err(said.into_error("look up container", name)),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Our few containerd verbs: images, snapshots, containers, tasks, exits.
+//!
+//! [`Containerd`] is the one handle; it is cheap to clone and never dials before the first call, so
+//! the daemon starts while containerd is down. Promises: every call has a deadline; every verb may
+//! be repeated (what exists already, or is gone already, is success where that means the same);
+//! what failed half-way is undone, or the error says that it may remain; the only generated
+//! protobuf types of the agent stay in here. Deliberately not here: retries and their pace (the
+//! executor's), freezing (behind containerd's back), and anything on the path of an armed or frozen
+//! activation.
+
+mod connection;
+mod container;
+mod content;
+mod error;
+mod events;
+mod image;
+mod labels;
+mod lease;
+mod passwd;
+mod snapshot;
+mod task;
+mod unpack;
+
+pub use container::Observed;
+pub use content::{ContainerdStore, ContentWriter};
+pub use error::{RuntimeError, Unanswered};
+pub use events::TaskExit;
+pub use image::Image;
+pub use labels::{APP, CREATE_GENERATION, INSTANCE, REVISION};
+pub use lease::{Collect, Lease};
+pub use passwd::{ResolvedUser, UserError, resolve_user};
+pub use snapshot::{Mount, RootfsMounts};
+pub use task::{ExitStatus, TaskState, TaskStatus};
+
+use std::sync::Arc;
+
+use containerd_client::services::v1::version_client::VersionClient;
+
+use crate::config;
+use connection::Connection;
+
+/// Handle to one namespace of one containerd. Clones share the connection.
+#[derive(Clone)]
+pub struct Containerd {
+    connection: Connection,
+    runtime: Arc<config::Runtime>,
+    pulls: image::Pulls,
+}
+
+impl Containerd {
+    /// Makes the handle. Dials nothing: the first call does, and so does the first call after the
+    /// connection broke. Fails only when a setting cannot be used at all.
+    pub async fn connect(
+        settings: &config::Containerd,
+        runtime: &config::Runtime,
+    ) -> Result<Self, RuntimeError> {
+        Ok(Self {
+            connection: Connection::lazy(settings)?,
+            runtime: Arc::new(runtime.clone()),
+            pulls: image::Pulls::default(),
+        })
+    }
+
+    /// containerd's version, for example `1.6.20~ds1`.
+    pub async fn version(&self) -> Result<String, RuntimeError> {
+        let mut client = VersionClient::new(self.connection.channel());
+        let answer = self.connection.call("ask for the version of", "containerd", client.version(()));
+        Ok(answer.await?.version)
+    }
+}

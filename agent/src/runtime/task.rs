@@ -1,0 +1,303 @@
+//! Tasks: the processes of containers, through containerd and the shim.
+
+use std::time::{Duration, SystemTime};
+
+use containerd_client::services::v1::tasks_client::TasksClient;
+use containerd_client::services::v1::{
+    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest,
+    WaitRequest,
+};
+use tonic::transport::Channel;
+use containerd_client::types::v1::{Process, Status as ProcessStatus};
+use prost_types::{Any, Timestamp};
+
+use super::Containerd;
+use super::connection::Deadline;
+use super::error::{Answer, RuntimeError, Unanswered};
+use crate::config;
+use crate::instance::ContainerId;
+
+const SIGKILL: u32 = 9;
+/// Pause between two looks at a task whose shim is going away.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A task, as its shim sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TaskState {
+    /// Process id in the host's namespace; 0 when the process is gone and forgotten.
+    pub pid: u32,
+    /// How far it is.
+    pub status: TaskStatus,
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskStatus {
+    /// Made, its process waits for the start.
+    Created,
+    /// Started. A frozen one counts as running.
+    Running,
+    /// Ended.
+    Stopped {
+        /// Exit code, 128 + signal when a signal ended it.
+        code: u32,
+    },
+    /// The shim did not say.
+    Unknown,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitStatus {
+    /// Exit code, 128 + signal when a signal ended it.
+    pub code: u32,
+    /// When, by the shim's clock; the time of asking where it does not say.
+    pub at: SystemTime,
+}
+
+impl Containerd {
+    /// Makes the task of a recorded container: shim, namespaces, cgroup, mounts; the process waits
+    /// for the start. Its standard streams are /dev/null. Returns its pid; a task that exists
+    /// already is success. A create that does not end in time is undone as far as possible, and
+    /// the error says whether something may remain.
+    pub async fn create_task(&self, id: &ContainerId) -> Result<u32, RuntimeError> {
+        let operation = "create task";
+        let name = id.to_string();
+        let Some(container) = self.container(&name).await? else {
+            return Err(RuntimeError::NotFound { operation, object: format!("container {name}") });
+        };
+        let request = self.connection.request(CreateTaskRequest {
+            container_id: name.clone(),
+            rootfs: self.mounts(&container.snapshot_key).await?,
+            options: runc_options(&self.runtime),
+            ..CreateTaskRequest::default()
+        });
+        let deadline = self.connection.slow();
+        match self.connection.answer(deadline, self.task_client().create(request)).await {
+            Ok(response) => Ok(response.into_inner().pid),
+            Err(Answer::Exists) => match self.task(&name).await? {
+                Some(task) => Ok(task.pid),
+                None => Err(Answer::Exists.into_error(operation, &name)),
+            },
+            Err(Answer::Unavailable(source @ Unanswered::Overdue { .. })) => {
+                let undone = match self.delete_task(id).await {
+                    Ok(_) => true,
+                    Err(error) => {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::error!(error, container = name, "a create that timed out could not be undone");
+                        false
+                    }
+                };
+                Err(RuntimeError::Abandoned { operation, object: name, undone, source })
+            }
+            Err(said) => Err(said.into_error(operation, &name)),
+        }
+    }
+
+    /// Starts a created task. One that runs already is success.
+    pub async fn start_task(&self, id: &ContainerId) -> Result<(), RuntimeError> {
+        let name = id.to_string();
+        let request = self.connection.request(StartRequest {
+            container_id: name.clone(),
+            ..StartRequest::default()
+        });
+        let deadline = self.connection.slow();
+        match self.connection.answer(deadline, self.task_client().start(request)).await {
+            Ok(_) => Ok(()),
+            // The shim has no error of its own for "it runs already".
+            Err(said @ (Answer::Precondition(_) | Answer::Other(_))) => {
+                match self.task(&name).await? {
+                    Some(TaskState { status: TaskStatus::Running, .. }) => Ok(()),
+                    _ => Err(said.into_error("start task", &name)),
+                }
+            }
+            Err(said) => Err(said.into_error("start task", &name)),
+        }
+    }
+
+    /// Sends a signal to the task's first process. One that is gone is fine.
+    pub async fn kill_task(&self, id: &ContainerId, signal: i32) -> Result<(), RuntimeError> {
+        let name = id.to_string();
+        let signal = u32::try_from(signal).map_err(|_| RuntimeError::Setting {
+            setting: "signal",
+            value: signal.to_string(),
+            allowed: "a signal number",
+        })?;
+        match self.kill(&name, signal).await {
+            Ok(()) | Err(Answer::NotFound) => Ok(()),
+            Err(said) => Err(said.into_error("kill task", &name)),
+        }
+    }
+
+    /// Deletes a task, killing it first when it lives, and returns how it ended; none when there
+    /// was none. A shim that died on the way is waited for: containerd cleans up behind it.
+    pub async fn delete_task(&self, id: &ContainerId) -> Result<Option<ExitStatus>, RuntimeError> {
+        let name = id.to_string();
+        let deadline = self.connection.slow();
+        let delete = async {
+            loop {
+                match self.try_delete(&name).await {
+                    Ok(ended) => return Ok(ended),
+                    Err(said @ Answer::Unavailable(_)) => return Err(said),
+                    // `ttrpc: closed`, `cannot delete a running process`: things are on their way.
+                    Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                }
+            }
+        };
+        match tokio::time::timeout(deadline.length, delete).await {
+            Ok(Ok(ended)) => Ok(ended),
+            Ok(Err(said)) => Err(said.into_error("delete task", &name)),
+            // What it says last is the reason.
+            Err(_) => match self.try_delete(&name).await {
+                Ok(ended) => Ok(ended),
+                Err(said) => Err(said.into_error("delete task", &name)),
+            },
+        }
+    }
+
+    async fn try_delete(&self, name: &str) -> Result<Option<ExitStatus>, Answer> {
+        let asked = self.get(name).await;
+        let Some(task) = asked? else {
+            return Ok(None);
+        };
+        if !matches!(task.status, TaskStatus::Stopped { .. }) {
+            match self.kill(name, SIGKILL).await {
+                Ok(()) | Err(Answer::NotFound) => {}
+                Err(said) => return Err(said),
+            }
+            let request = self.connection.request(WaitRequest {
+                container_id: name.to_owned(),
+                ..WaitRequest::default()
+            });
+            let deadline = self.connection.plain();
+            let waited = self.connection.answer(deadline, self.task_client().wait(request)).await;
+            match waited {
+                Ok(_) | Err(Answer::NotFound) => {}
+                Err(said) => return Err(said),
+            }
+        }
+        let request = self.connection.request(DeleteTaskRequest { container_id: name.to_owned() });
+        let deadline = self.connection.slow();
+        let deleted = self.connection.answer(deadline, self.task_client().delete(request)).await;
+        match deleted.map(|response| response.into_inner()) {
+            Ok(ended) => Ok(Some(ExitStatus {
+                code: ended.exit_status,
+                at: time(ended.exited_at),
+            })),
+            // Somebody else deleted it, or containerd did behind a dead shim.
+            Err(Answer::NotFound) => Ok(None),
+            Err(said) => Err(said),
+        }
+    }
+
+    /// All tasks of the namespace.
+    pub(super) async fn tasks(&self) -> Result<Vec<(String, TaskState)>, RuntimeError> {
+        let request = self.connection.request(ListTasksRequest::default());
+        let deadline = self.connection.slow();
+        let listed = self.connection.answer(deadline, self.task_client().list(request)).await;
+        let tasks = listed.map_err(|said| said.into_error("list", "tasks"))?.into_inner().tasks;
+        Ok(tasks
+            .into_iter()
+            .map(|process| {
+                let state = state(&process);
+                // `container_id` is empty in 1.6; a task's own id is its container's.
+                (process.id, state)
+            })
+            .collect())
+    }
+
+    async fn task(&self, name: &str) -> Result<Option<TaskState>, RuntimeError> {
+        self.get(name).await.map_err(|said| said.into_error("ask for task", name))
+    }
+
+    async fn get(&self, name: &str) -> Result<Option<TaskState>, Answer> {
+        let request = self.connection.request(GetRequest {
+            container_id: name.to_owned(),
+            ..GetRequest::default()
+        });
+        let deadline = self.connection.plain();
+        match self.connection.answer(deadline, self.task_client().get(request)).await {
+            Ok(response) => Ok(response.into_inner().process.as_ref().map(state)),
+            Err(Answer::NotFound) => Ok(None),
+            Err(said) => Err(said),
+        }
+    }
+
+    async fn kill(&self, name: &str, signal: u32) -> Result<(), Answer> {
+        let request = self.connection.request(KillRequest {
+            container_id: name.to_owned(),
+            signal,
+            ..KillRequest::default()
+        });
+        let deadline: Deadline = self.connection.plain();
+        self.connection.answer(deadline, self.task_client().kill(request)).await.map(drop)
+    }
+
+    fn task_client(&self) -> TasksClient<Channel> {
+        TasksClient::new(self.connection.channel())
+    }
+}
+
+fn state(process: &Process) -> TaskState {
+    TaskState {
+        pid: process.pid,
+        status: match process.status() {
+            ProcessStatus::Created => TaskStatus::Created,
+            ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing => {
+                TaskStatus::Running
+            }
+            ProcessStatus::Stopped => TaskStatus::Stopped { code: process.exit_status },
+            ProcessStatus::Unknown => TaskStatus::Unknown,
+        },
+    }
+}
+
+/// A timestamp of a shim; now, when it is absent or before 1970.
+pub(super) fn time(stamp: Option<Timestamp>) -> SystemTime {
+    stamp.and_then(|stamp| SystemTime::try_from(stamp).ok()).unwrap_or_else(SystemTime::now)
+}
+
+/// Options of the runc shim, when one of them is not the default: `binary_name`, field 6 of
+/// `containerd.runc.v1.Options` (containerd api/types/runc/options/oci.proto). Its other defaults
+/// are what we want, `systemd_cgroup = false` among them. containerd-client does not generate that
+/// message, and one string field does not justify a code generator.
+pub(super) fn runc_options(runtime: &config::Runtime) -> Option<Any> {
+    let binary = runtime.binary.as_ref()?.to_str()?;
+    let mut value = vec![6 << 3 | 2];
+    let mut length = binary.len();
+    while length >= 0x80 {
+        value.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    value.push(length as u8);
+    value.extend_from_slice(binary.as_bytes());
+    Some(Any { type_url: "containerd.runc.v1.Options".to_owned(), value })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn options(binary: Option<&str>) -> Option<Any> {
+        runc_options(&config::Runtime {
+            shim: "io.containerd.runc.v2".to_owned(),
+            binary: binary.map(PathBuf::from),
+            cgroup_parent: "/nodeagent".to_owned(),
+            container_init: PathBuf::from("/usr/lib/nodeagent/container-init"),
+        })
+    }
+
+    #[test]
+    fn runc_options_are_the_binary_in_field_6() {
+        assert_eq!(options(None), None);
+        let any = options(Some("/usr/bin/crun")).unwrap();
+        assert_eq!(any.type_url, "containerd.runc.v1.Options");
+        assert_eq!(any.value, b"\x32\x0d/usr/bin/crun");
+        let long = format!("/{}", "d".repeat(199));
+        let value = options(Some(&long)).unwrap().value;
+        assert_eq!(&value[..3], [0x32, 0xc8, 0x01]);
+        assert_eq!(&value[3..], long.as_bytes());
+    }
+}

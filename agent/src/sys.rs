@@ -1,0 +1,66 @@
+//! The few system calls that no safe crate offers; the only `unsafe` of this crate.
+#![allow(unsafe_code, reason = "one sys.rs per crate; each block has its SAFETY sentence")]
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+/// `SO_PEERPIDFD` of asm-generic/socket.h, since Linux 6.5.
+const SO_PEERPIDFD: libc::c_int = 77;
+
+/// A pidfd of the process that connected this unix stream socket, close-on-exec (unix(7),
+/// `SO_PEERPIDFD`). `ENOPROTOOPT` before Linux 6.5; `EINVAL` or `ESRCH` once the peer was reaped.
+pub(crate) fn peer_pidfd(socket: impl AsFd) -> io::Result<OwnedFd> {
+    let mut fd: RawFd = -1;
+    let mut length = size_of::<RawFd>() as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed for the call; `fd` and `length` outlive it, and `length`
+    // states the size of `fd`, so that the kernel writes no further.
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut fd).cast(),
+            &raw mut length,
+        )
+    };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so `fd` is a descriptor that the kernel installed for us and
+    // that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Moves the calling thread, and only it, into a new network namespace (unshare(2)).
+///
+/// The thread can not be lent to other work afterwards: callers end it.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: CLONE_NEWNET changes the network namespace of the calling thread and nothing else: no
+    // file descriptor, address space or signal state that safe code could rely on is touched.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn the_peer_of_a_pair_is_this_process() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        match peer_pidfd(&one) {
+            Ok(fd) => {
+                let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
+                    .unwrap();
+                assert!(
+                    info.contains(&format!("Pid:\t{}\n", std::process::id())),
+                    "{info}"
+                );
+            }
+            Err(e) => assert_eq!(e.raw_os_error(), Some(libc::ENOPROTOOPT), "{e}"),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What a task asks for, and how it ended.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::instance::InvalidName;
+
+/// Id of a task, chosen by the caller: 1 to 128 characters of `A-Z a-z 0-9 . _ : -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TaskId(String);
+
+impl TaskId {
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = InvalidName;
+
+    fn from_str(value: &str) -> Result<Self, InvalidName> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-');
+        if (1..=128).contains(&value.len()) && value.bytes().all(allowed) {
+            Ok(Self(value.to_owned()))
+        } else {
+            Err(InvalidName {
+                what: "task id",
+                value: value.chars().take(140).collect(),
+                allowed: "1 to 128 characters of A-Z, a-z, 0-9, '.', '_', ':' and '-'",
+            })
+        }
+    }
+}
+
+/// What goes with a task to the app and to discovery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskContext {
+    /// The task.
+    pub task_id: TaskId,
+    /// W3C trace context of the caller, or our own.
+    pub traceparent: String,
+}
+
+/// What a task does to the pool's target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verb {
+    /// `target = max(target, N)`; done when N are active.
+    Activate,
+    /// `target = min(target, N)`; done when at most N are in service and the others are gone.
+    Deactivate,
+    /// `target = N`; done when exactly N are active and the others are gone.
+    Scale,
+}
+
+impl Verb {
+    /// The word in the CLI, the API and the journal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Activate => "activate",
+            Self::Deactivate => "deactivate",
+            Self::Scale => "scale",
+        }
+    }
+
+    /// The verb that [`as_str`](Self::as_str) names.
+    pub fn from_name(word: &str) -> Option<Self> {
+        [Self::Activate, Self::Deactivate, Self::Scale].into_iter().find(|v| v.as_str() == word)
+    }
+
+    /// The pool's target after this verb.
+    pub fn target(self, current: u32, to: u32) -> u32 {
+        match self {
+            Self::Activate => current.max(to),
+            Self::Deactivate => current.min(to),
+            Self::Scale => to,
+        }
+    }
+
+    /// Whether a later target makes it impossible for this task to be done.
+    pub fn superseded_by(self, to: u32, later_target: u32) -> bool {
+        match self {
+            Self::Activate => later_target < to,
+            Self::Deactivate => later_target > to,
+            Self::Scale => later_target != to,
+        }
+    }
+}
+
+/// One accepted request for a new target.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// Task id and trace context.
+    pub context: TaskContext,
+    /// Hash over everything that makes two requests the same: app, verb, to, force, expectSeq.
+    pub hash: String,
+    /// What it does.
+    pub verb: Verb,
+    /// N.
+    pub to: u32,
+    /// Refused unless the pool's sequence number is this.
+    pub expect_seq: Option<u64>,
+    /// Stop without drain.
+    pub force: bool,
+    /// The task's deadline, seconds from its acceptance; `None`: the verb's default.
+    pub deadline_seconds: Option<f64>,
+    /// Wall time of acceptance, Unix milliseconds.
+    pub created_ms: u64,
+    /// When its first byte arrived.
+    pub first_byte: Instant,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndState {
+    /// Everything that was asked for.
+    Done,
+    /// Some of it; the target stays and the pool goes on.
+    Partial,
+    /// None of it; the target stays and the pool goes on.
+    Failed,
+    /// A later task moved the target the other way.
+    Superseded,
+}
+
+impl EndState {
+    /// The word in documents and in the journal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Partial => "partial",
+            Self::Failed => "failed",
+            Self::Superseded => "superseded",
+        }
+    }
+
+    /// The end state that [`as_str`](Self::as_str) names.
+    pub fn from_name(word: &str) -> Option<Self> {
+        [Self::Done, Self::Partial, Self::Failed, Self::Superseded]
+            .into_iter()
+            .find(|s| s.as_str() == word)
+    }
+}
+
+/// One instance as a task left it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceResult {
+    /// Position in the pool.
+    pub ordinal: u32,
+    /// The operator's word for its state, `absent` when nothing is left.
+    pub state: String,
+    /// How warm it was when the task took it.
+    pub from: Option<String>,
+    /// Its generation.
+    pub generation: u64,
+    /// Its address, absent in the host's network.
+    pub address: Option<Ipv4Addr>,
+    /// Why it is not what was asked for: stable code and sentence.
+    pub error: Option<(String, String)>,
+}
+
+/// What a task came to: the part of the answer that the journal keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// End state.
+    pub state: EndState,
+    /// Target that the task set.
+    pub target: u32,
+    /// Sequence number of that target.
+    pub target_seq: u64,
+    /// Active instances of the pool at the end.
+    pub active: u32,
+    /// Microseconds from the first byte of the request to this end.
+    pub elapsed_us: u64,
+    /// The instances that the task chose.
+    pub instances: Vec<InstanceResult>,
+    /// An operator's sentence, when there is something to say.
+    pub detail: Option<String>,
+}

@@ -1,0 +1,536 @@
+//! An in-memory host: targets, sequence numbers, idempotent task ids and trails, without containers.
+//!
+//! Its clock stands still, so that what it says can be compared byte for byte. Apps whose name says
+//! so behave badly: `slow` never ends, `broken` fails, `halfway` ends partial, `defect` panics.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use nodeagent::api::v1::*;
+use nodeagent::api::{Client, Deletion, Host, Limits, Received, Server};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// What the core would have seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submitted {
+    pub app: String,
+    pub verb: Verb,
+    pub request: TaskRequest,
+    pub received: Received,
+    pub wait: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    apps: BTreeMap<String, (String, Pool)>,
+    tasks: Vec<(Submitted, Task)>,
+    submitted: Vec<Submitted>,
+    answered: Vec<(String, Duration)>,
+    finished: u32,
+}
+
+/// The in-memory host.
+#[derive(Default)]
+pub struct Twin {
+    state: Mutex<State>,
+    changed: Notify,
+    /// Lets submissions of `slow` end.
+    pub release: CancellationToken,
+}
+
+pub fn at(second: u32) -> Timestamp {
+    format!("2026-11-22T13:31:{second:02}.042Z")
+        .parse()
+        .unwrap()
+}
+
+fn problem(code: ProblemCode, detail: &str) -> Problem {
+    Problem::new(code, detail)
+}
+
+impl Twin {
+    pub fn with_apps(names: &[&str]) -> Arc<Self> {
+        let twin = Self::default();
+        for name in names {
+            twin.state
+                .lock()
+                .unwrap()
+                .apps
+                .insert((*name).to_owned(), new_app(name, ""));
+        }
+        Arc::new(twin)
+    }
+
+    pub fn submitted(&self) -> Vec<Submitted> {
+        self.state.lock().unwrap().submitted.clone()
+    }
+
+    pub fn answered(&self) -> Vec<(String, Duration)> {
+        self.state.lock().unwrap().answered.clone()
+    }
+
+    pub fn finished(&self) -> u32 {
+        self.state.lock().unwrap().finished
+    }
+
+    pub fn set_alarm(&self, app: &str, alarm: &str) {
+        self.state
+            .lock()
+            .unwrap()
+            .apps
+            .get_mut(app)
+            .unwrap()
+            .1
+            .alarm = Some(alarm.to_owned());
+    }
+
+    /// Waits until `claim` holds, at most 5 s.
+    pub async fn until(&self, what: &str, claim: impl Fn(&Self) -> bool) {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                if claim(self) {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        assert!(
+            tokio::time::timeout(Duration::from_secs(5), wait)
+                .await
+                .is_ok(),
+            "never came true: {what}"
+        );
+    }
+
+    fn take_up(&self, submitted: &Submitted) -> Result<Task, Problem> {
+        let mut state = self.state.lock().unwrap();
+        state.submitted.push(submitted.clone());
+        let id = submitted.request.task_id.clone().unwrap();
+        let Some((_, pool)) = state.apps.get(&submitted.app).cloned() else {
+            return Err(Problem::not_found("app", &submitted.app));
+        };
+        if let Some((earlier, task)) = state.tasks.iter().find(|(_, task)| task.task_id == id) {
+            let same = (&earlier.app, earlier.verb, &earlier.request)
+                == (&submitted.app, submitted.verb, &submitted.request);
+            if !same {
+                let asked = format!(
+                    "{} {} --to {}",
+                    earlier.verb, earlier.app, earlier.request.to
+                );
+                return Err(
+                    problem(ProblemCode::TaskConflict, &format!("{id} was: {asked}"))
+                        .about(format!("/v1/tasks/{id}")),
+                );
+            }
+            let current = Some(current(&pool));
+            return Ok(Task {
+                replayed: true,
+                current,
+                ..task.clone()
+            });
+        }
+        if submitted
+            .request
+            .expect_seq
+            .is_some_and(|seq| seq != pool.target_seq)
+        {
+            let detail = format!(
+                "expected {}, the target has {}",
+                submitted.request.expect_seq.unwrap(),
+                pool.target_seq
+            );
+            return Err(problem(ProblemCode::SeqMismatch, &detail).with_current(current(&pool)));
+        }
+        let pool = &mut state.apps.get_mut(&submitted.app).unwrap().1;
+        let to = submitted.request.to;
+        let target = match submitted.verb {
+            Verb::Activate => pool.target.max(to),
+            Verb::Deactivate => pool.target.min(to),
+            Verb::Scale => to,
+        };
+        if target != pool.target {
+            pool.target_seq += 1;
+        }
+        pool.target = target;
+        let mut task = task_of(submitted, pool);
+        match submitted.app.as_str() {
+            "slow" => (task.state, task.finished_at) = (TaskState::Running, None),
+            "broken" => fail(&mut task, 0, TaskState::Failed),
+            "halfway" => fail(&mut task, 1, TaskState::Partial),
+            "superseded" => task.state = TaskState::Superseded,
+            _ => pool.active = target,
+        }
+        task.active = pool.active;
+        state.tasks.push((submitted.clone(), task.clone()));
+        Ok(task)
+    }
+}
+
+fn fail(task: &mut Task, from: usize, state: TaskState) {
+    task.state = state;
+    task.detail = Some("3 starts in a row failed, the pool waits before the next".to_owned());
+    for instance in &mut task.instances[from..] {
+        instance.state = InstanceState::Failed;
+        instance.address = None;
+        instance.error = Some(InstanceError {
+            code: "readiness_timeout".to_owned(),
+            detail: "not ready within 30 s; it said \u{1b}[31mno route\u{1b}[0m".to_owned(),
+        });
+    }
+}
+
+fn current(pool: &Pool) -> Current {
+    Current {
+        target: pool.target,
+        target_seq: pool.target_seq,
+        active: pool.active,
+        starting: pool.starting,
+        armed: pool.armed,
+        draining: pool.draining,
+        failed: pool.failed,
+    }
+}
+
+fn task_of(submitted: &Submitted, pool: &Pool) -> Task {
+    let changed = pool.active.min(pool.target)..pool.active.max(pool.target);
+    let instance = |ordinal: u32| TaskInstance {
+        name: format!("{}-{ordinal}", submitted.app),
+        state: if pool.target > pool.active {
+            InstanceState::Active
+        } else {
+            InstanceState::Stopped
+        },
+        from: if pool.target > pool.active {
+            StartedFrom::Armed
+        } else {
+            StartedFrom::None
+        },
+        generation: 4,
+        address: Some(format!("10.88.0.{}", ordinal + 2)),
+        port: Some(8080),
+        error: None,
+    };
+    Task {
+        task_id: submitted.request.task_id.clone().unwrap(),
+        app: submitted.app.clone(),
+        verb: submitted.verb,
+        to: submitted.request.to,
+        state: TaskState::Done,
+        target: pool.target,
+        target_seq: pool.target_seq,
+        replayed: false,
+        instances: changed.map(instance).collect(),
+        active: pool.active,
+        created_at: at(55),
+        finished_at: Some(at(56)),
+        elapsed_ms: 12.4,
+        detail: None,
+        current: None,
+    }
+}
+
+fn new_app(name: &str, manifest: &str) -> (String, Pool) {
+    let pool = Pool {
+        app: name.to_owned(),
+        revision: "3f2a91c0d4e5b6a79881".to_owned(),
+        target: 0,
+        target_seq: 7,
+        active: 0,
+        starting: 0,
+        armed: 2,
+        arming: 0,
+        draining: 0,
+        failed: 0,
+        warm: WarmTargets { armed: 2 },
+        alarm: None,
+        instances: Vec::new(),
+    };
+    (manifest.to_owned(), pool)
+}
+
+fn instances_of(pool: &Pool) -> Vec<Instance> {
+    let instance = |ordinal: u32| {
+        let active = ordinal < pool.active;
+        Instance {
+            name: format!("{}-{ordinal}", pool.app),
+            state: if active {
+                InstanceState::Active
+            } else {
+                InstanceState::Armed
+            },
+            generation: 4,
+            create_generation: Some(3),
+            revision: pool.revision.clone(),
+            address: Some(format!("10.88.0.{}", ordinal + 2)),
+            task_id: active.then(|| "peak-7".to_owned()),
+            since: at(10),
+            error: None,
+        }
+    };
+    (0..pool.active + pool.armed).map(instance).collect()
+}
+
+impl Host for Twin {
+    async fn submit(
+        &self,
+        app: &str,
+        verb: Verb,
+        request: TaskRequest,
+        received: Received,
+        wait: Duration,
+    ) -> Result<Task, Problem> {
+        assert_ne!(app, "defect", "the twin panics for this app");
+        let submitted = Submitted {
+            app: app.to_owned(),
+            verb,
+            request,
+            received,
+            wait,
+        };
+        let task = self.take_up(&submitted);
+        self.changed.notify_waiters();
+        if matches!(&task, Ok(task) if task.state == TaskState::Running) {
+            // The wait's end, or the release: whichever comes first.
+            tokio::time::timeout(wait, self.release.cancelled())
+                .await
+                .ok();
+        }
+        self.state.lock().unwrap().finished += 1;
+        self.changed.notify_waiters();
+        task
+    }
+
+    fn answered(&self, task_id: &str, after: Duration) {
+        self.state
+            .lock()
+            .unwrap()
+            .answered
+            .push((task_id.to_owned(), after));
+        self.changed.notify_waiters();
+    }
+
+    async fn task(&self, id: &str) -> Result<Task, Problem> {
+        let state = self.state.lock().unwrap();
+        let found = state.tasks.iter().find(|(_, task)| task.task_id == id);
+        found
+            .map(|(_, task)| task.clone())
+            .ok_or_else(|| Problem::not_found("task", id))
+    }
+
+    async fn trail(&self, id: &str) -> Result<Trail, Problem> {
+        let task = self.task(id).await?;
+        let us = |ms: f64| (ms * 1000.0).round() / 1000.0;
+        let step = |instance: Option<&str>, name: &str, start_ms, duration_ms| Step {
+            instance: instance.map(str::to_owned),
+            name: name.to_owned(),
+            attempt: 1,
+            start_ms: us(start_ms),
+            duration_ms: us(duration_ms),
+            outcome: StepOutcome::Ok,
+            error: None,
+        };
+        let mut steps = vec![step(None, "intent", 0.1, 0.3)];
+        for (n, instance) in task.instances.iter().enumerate() {
+            let (name, late) = (Some(instance.name.as_str()), n as f64 * 0.05);
+            steps.push(step(name, "start", 0.4 + late, 0.9 + late));
+            steps.push(step(name, "ready", 1.3 + 2.0 * late, 8.0));
+            steps.push(step(name, "register", 9.3 + 2.0 * late, 1.2));
+        }
+        if let Some(error) = task.instances.iter().find_map(|i| i.error.clone()) {
+            let last = steps.last_mut().unwrap();
+            (last.attempt, last.outcome, last.error) = (2, StepOutcome::Failed, Some(error.detail));
+        }
+        steps.push(step(None, "outcome", 11.8, 0.4));
+        Ok(Trail {
+            task_id: task.task_id,
+            app: task.app,
+            verb: task.verb,
+            traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+            state: task.state,
+            started_at: at(55),
+            answer_ms: task.finished_at.map(|_| 12.4),
+            steps,
+        })
+    }
+
+    async fn tasks(&self) -> Result<TaskList, Problem> {
+        let state = self.state.lock().unwrap();
+        let tasks = state
+            .tasks
+            .iter()
+            .rev()
+            .map(|(_, task)| task.into())
+            .collect();
+        Ok(TaskList { tasks })
+    }
+
+    async fn status(&self) -> Result<Status, Problem> {
+        let state = self.state.lock().unwrap();
+        let pool = |(_, pool): &(String, Pool)| Pool {
+            instances: instances_of(pool),
+            ..pool.clone()
+        };
+        Ok(Status {
+            host: HostStatus {
+                id: "h1".to_owned(),
+                fleet: "default".to_owned(),
+                version: "0.1.0".to_owned(),
+                boot_id: "5b0d6d8e-0000-4000-8000-000000000001".to_owned(),
+                epoch: 1,
+                ready: true,
+                started_at: at(0),
+                containerd: ContainerdStatus {
+                    reachable: Reachability::Yes,
+                    version: Some("1.6.20".to_owned()),
+                },
+            },
+            pools: state.apps.values().map(pool).collect(),
+        })
+    }
+
+    fn ready(&self) -> Result<(), Problem> {
+        match self.state.lock().unwrap().apps.contains_key("unready") {
+            true => Err(problem(
+                ProblemCode::Unavailable,
+                "the journal is being read",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    async fn apply(&self, manifest: &str) -> Result<ApplyResult, Problem> {
+        let Some(name) = manifest
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("name: "))
+        else {
+            let finding = Finding::new("metadata.name", "(absent)", "the app's name");
+            return Err(problem(
+                ProblemCode::InvalidManifest,
+                "refused: metadata.name; nothing was changed",
+            )
+            .with_findings([finding]));
+        };
+        let mut state = self.state.lock().unwrap();
+        let outcome = match state.apps.get(name) {
+            None => ApplyOutcome::Created,
+            Some((old, _)) if old == manifest => ApplyOutcome::Unchanged,
+            Some(_) => ApplyOutcome::Changed,
+        };
+        let (_, pool) = new_app(name, manifest);
+        let revision = pool.revision.clone();
+        state
+            .apps
+            .insert(name.to_owned(), (manifest.to_owned(), pool));
+        let detail = Some("2 instances are being armed".to_owned());
+        Ok(ApplyResult {
+            name: name.to_owned(),
+            outcome,
+            revision,
+            detail,
+        })
+    }
+
+    async fn apps(&self) -> Result<AppList, Problem> {
+        let state = self.state.lock().unwrap();
+        let summary = |(_, pool): &(String, Pool)| AppSummary {
+            name: pool.app.clone(),
+            revision: pool.revision.clone(),
+            image: "127.0.0.1:5000/web:1".to_owned(),
+            image_digest: Some(format!("sha256:{}", "ab".repeat(32))),
+            applied_at: at(1),
+            warm: pool.warm,
+        };
+        Ok(AppList {
+            apps: state.apps.values().map(summary).collect(),
+        })
+    }
+
+    async fn app(&self, name: &str) -> Result<AppDocument, Problem> {
+        let state = self.state.lock().unwrap();
+        let (manifest, pool) = state
+            .apps
+            .get(name)
+            .ok_or_else(|| Problem::not_found("app", name))?;
+        Ok(AppDocument {
+            name: pool.app.clone(),
+            revision: pool.revision.clone(),
+            image: "127.0.0.1:5000/web:1".to_owned(),
+            image_digest: None,
+            applied_at: at(1),
+            warm: pool.warm,
+            manifest: manifest.clone(),
+        })
+    }
+
+    async fn delete_app(&self, name: &str, deletion: Deletion) -> Result<ApplyResult, Problem> {
+        let mut state = self.state.lock().unwrap();
+        let (_, pool) = state
+            .apps
+            .get(name)
+            .ok_or_else(|| Problem::not_found("app", name))?;
+        if pool.active > 0 && deletion == Deletion::WhenUnused {
+            let detail = format!(
+                "{} instances of {name} are active; deactivate it first, or use force",
+                pool.active
+            );
+            return Err(problem(ProblemCode::AppInUse, &detail).with_current(current(pool)));
+        }
+        let revision = pool.revision.clone();
+        state.apps.remove(name);
+        Ok(ApplyResult {
+            name: name.to_owned(),
+            outcome: ApplyOutcome::Deleted,
+            revision,
+            detail: None,
+        })
+    }
+}
+
+/// A twin served on a socket of its own; both end with it.
+pub struct Served {
+    pub twin: Arc<Twin>,
+    pub socket: PathBuf,
+    pub stop: CancellationToken,
+    pub serving: Option<tokio::task::JoinHandle<()>>,
+    _directory: tempfile::TempDir,
+}
+
+impl Served {
+    /// Must run inside a tokio runtime.
+    pub fn start(apps: &[&str], limits: Limits) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("api.sock");
+        let twin = Twin::with_apps(apps);
+        let stop = CancellationToken::new();
+        let server = Server::bind(&socket, limits).unwrap();
+        let serving = tokio::spawn(server.serve(Arc::clone(&twin), stop.clone()));
+        Self {
+            twin,
+            socket,
+            stop,
+            serving: Some(serving),
+            _directory: directory,
+        }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.twin.release.cancel();
+        self.stop.cancel();
+    }
+}

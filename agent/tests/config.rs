@@ -1,0 +1,320 @@
+//! What configuration files mean and what is said about bad ones.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nodeagent::config::{AddressRange, LoadError, Loaded, Source, load, show};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+struct Files(TempDir);
+
+impl Files {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        Self(dir)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn load(&self, directories: &[&str]) -> Result<Loaded, LoadError> {
+        load(&Source::Directories(
+            directories.iter().map(|name| self.path(name)).collect(),
+        ))
+    }
+
+    /// The findings with the temporary directory cut off.
+    fn findings(&self, directories: &[&str]) -> Vec<String> {
+        match self.load(directories) {
+            Err(LoadError::Refused { findings }) => findings
+                .iter()
+                .map(|finding| {
+                    finding
+                        .to_string()
+                        .replace(&format!("{}/", self.0.path().display()), "")
+                })
+                .collect(),
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+}
+
+const ID: &str = "version = 1\n[host]\nid = \"h1\"\n";
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/config")
+        .join(name)
+}
+
+#[test]
+fn defaults_are_complete() {
+    let files = Files::new(&[("etc/a.toml", ID)]);
+    let s = files.load(&["etc"]).unwrap().settings;
+    assert_eq!(
+        (s.host.id.as_str(), s.host.fleet.as_str()),
+        ("h1", "default")
+    );
+    assert_eq!(s.paths.state, Path::new("/var/lib/nodeagent"));
+    assert_eq!(s.paths.api_socket, Path::new("/run/nodeagent/api.sock"));
+    assert_eq!(
+        s.containerd.socket,
+        Path::new("/run/containerd/containerd.sock")
+    );
+    assert_eq!(s.runtime.cgroup_parent, "/nodeagent");
+    let pool = AddressRange {
+        base: Ipv4Addr::new(10, 88, 0, 0),
+        prefix: 16,
+    };
+    assert_eq!(
+        (s.network.pools, s.network.quarantine.as_secs()),
+        (vec![pool], 120)
+    );
+    assert_eq!(s.images.pull_timeout.as_secs(), 600);
+    let file = s.discovery.file.unwrap();
+    assert_eq!(file.directory, Path::new("/run/nodeagent/discovery"));
+    assert_eq!(file.propagation_bound, Duration::from_secs(5));
+    assert_eq!(s.tasks.keep_results.as_secs(), 30 * 86_400);
+    assert_eq!((s.tasks.give_up_after, s.refill.concurrency), (3, 2));
+}
+
+#[test]
+fn paths_follow_the_runtime_directory() {
+    let files = Files::new(&[(
+        "etc/a.toml",
+        &format!("{ID}[paths]\nruntime = \"/run/other\"\n"),
+    )]);
+    let s = files.load(&["etc"]).unwrap().settings;
+    assert_eq!(s.paths.api_socket, Path::new("/run/other/api.sock"));
+    assert_eq!(
+        s.discovery.file.unwrap().directory,
+        Path::new("/run/other/discovery")
+    );
+}
+
+#[test]
+fn files_are_merged_key_by_key_in_the_order_of_their_names() {
+    let files = Files::new(&[
+        (
+            "etc/10-first.toml",
+            "version = 1\n[host]\nid = \"h1\"\nfleet = \"one\"\n[network]\npools = [\"10.1.0.0/16\", \"10.2.0.0/16\"]\n",
+        ),
+        (
+            "usr/20-second.toml",
+            "version = 1\n[host]\nfleet = \"two\"\n[network]\npools = [\"10.3.0.0/16\"]\n",
+        ),
+        ("etc/ignored.txt", "not read"),
+    ]);
+    let loaded = files.load(&["usr", "etc"]).unwrap();
+    assert_eq!(loaded.settings.host.id, "h1");
+    assert_eq!(loaded.settings.host.fleet, "two");
+    assert_eq!(loaded.settings.network.pools.len(), 1);
+    assert_eq!(
+        loaded.files,
+        [
+            files.path("etc/10-first.toml"),
+            files.path("usr/20-second.toml")
+        ]
+    );
+}
+
+#[test]
+fn a_file_masks_its_namesake_in_an_earlier_directory() {
+    let files = Files::new(&[
+        (
+            "usr/10-a.toml",
+            "version = 1\n[host]\nfleet = \"usr\"\n[tasks]\ngive_up_after = 9\n",
+        ),
+        ("etc/10-a.toml", ID),
+        ("usr/20-b.toml", "version = 1\nthis is broken\n"),
+        ("etc/20-b.toml", ""),
+    ]);
+    let loaded = files.load(&["usr", "etc"]).unwrap();
+    assert_eq!(loaded.settings.host.fleet, "default");
+    assert_eq!(loaded.settings.tasks.give_up_after, 3);
+    assert_eq!(loaded.files, [files.path("etc/10-a.toml")]);
+}
+
+#[test]
+fn one_file_replaces_the_set() {
+    let files = Files::new(&[("only.conf", ID)]);
+    let loaded = load(&Source::File(files.path("only.conf"))).unwrap();
+    assert_eq!(loaded.settings.host.id, "h1");
+}
+
+#[test]
+fn what_was_asked_for_must_exist() {
+    let files = Files::new(&[]);
+    let missing = files.path("missing");
+    let error = load(&Source::Directories(vec![missing.clone()])).unwrap_err();
+    assert!(matches!(&error, LoadError::ListDirectory { path, .. } if *path == missing));
+    let error = load(&Source::File(missing.clone())).unwrap_err();
+    assert!(matches!(&error, LoadError::ReadFile { path, .. } if *path == missing));
+    assert_eq!(
+        error.to_string(),
+        format!("cannot read the configuration file {}", missing.display())
+    );
+}
+
+#[test]
+fn unknown_keys_are_refused_with_file_line_and_a_suggestion() {
+    let files = Files::new(&[
+        (
+            "etc/10-a.toml",
+            "version = 1\n[host]\nid = \"h1\"\n[contanerd]\nsocket = \"/x\"\n",
+        ),
+        (
+            "etc/20-b.toml",
+            "version = 1\n[paths]\nstates = \"/x\"\n[discovery.file]\nbound = \"5s\"\n",
+        ),
+    ]);
+    assert_eq!(
+        files.findings(&["etc"]),
+        [
+            "etc/10-a.toml:4: contanerd: unknown field, did you mean containerd?",
+            "etc/20-b.toml:3: paths.states: unknown field, did you mean state?",
+            "etc/20-b.toml:5: discovery.file.bound: unknown field, known here: enabled, directory, propagation_bound",
+        ]
+    );
+}
+
+#[test]
+fn a_broken_file_does_not_hide_the_mistakes_of_another() {
+    let files = Files::new(&[
+        ("etc/10-a.toml", "version = 1\n[host\n"),
+        ("etc/20-b.toml", "version = 1\n[host]\nid = 7\n"),
+    ]);
+    let findings = files.findings(&["etc"]);
+    assert!(
+        findings[0].starts_with("etc/10-a.toml:2: cannot be read as TOML: "),
+        "{findings:?}"
+    );
+    assert_eq!(
+        findings[1],
+        "etc/20-b.toml:3: host.id: 7 is not allowed; allowed: text (put the value in quotes)"
+    );
+    assert_eq!(findings.len(), 2);
+}
+
+#[test]
+fn every_file_says_its_version() {
+    let files = Files::new(&[
+        ("etc/a.toml", "[host]\nid = \"h1\"\n"),
+        ("etc/b.toml", "# a comment\nversion = 2\n"),
+        ("etc/c.toml", "version = \"1\"\n"),
+    ]);
+    assert_eq!(
+        files.findings(&["etc"]),
+        [
+            "etc/a.toml:1: version: required: 1, written as `version = 1` at the top of every file",
+            "etc/b.toml:2: version: 2 is not allowed; allowed: 1, written as `version = 1` at the top of every file",
+            "etc/c.toml:1: version: \"1\" is not allowed; allowed: a whole number, 0 to 4294967295",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_is_no_text_is_refused() {
+    let files = Files::new(&[]);
+    fs::write(files.path("a.toml"), b"version = 1\nx = \xff\n").unwrap();
+    assert_eq!(
+        files.findings(&[""]),
+        ["a.toml:2: cannot be read: not UTF-8"]
+    );
+    fs::write(files.path("a.toml"), "#".repeat(2 << 20)).unwrap();
+    assert_eq!(
+        files.findings(&[""]),
+        ["a.toml:1: a file of 1048577 bytes is not allowed; allowed: at most 1048576 bytes"]
+    );
+}
+
+/// `bad.toml` gets `bad.txt`; `UPDATE_GOLDEN=1` writes the text anew.
+#[test]
+fn every_bad_value_gets_its_finding() {
+    let text = fs::read_to_string(golden("bad.toml")).unwrap();
+    let files = Files::new(&[("bad.toml", &text)]);
+    let got = files.findings(&[""]).join("\n") + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(golden("bad.txt"), &got).unwrap();
+    }
+    assert_eq!(got, fs::read_to_string(golden("bad.txt")).unwrap());
+}
+
+#[test]
+fn a_value_from_a_masking_file_names_that_file() {
+    let files = Files::new(&[
+        ("etc/10-a.toml", ID),
+        ("etc/20-b.toml", "version = 1\n\n[network]\nmtu = 1\n"),
+    ]);
+    assert_eq!(
+        files.findings(&["etc"]),
+        ["etc/20-b.toml:4: network.mtu: 1 is not allowed; allowed: 576 to 65535"]
+    );
+}
+
+#[test]
+fn a_quarantine_shorter_than_the_propagation_bound_is_refused() {
+    let with = |enabled: bool| {
+        Files::new(&[(
+            "a.toml",
+            &format!("{ID}[network]\nquarantine = \"2s\"\n[discovery.file]\nenabled = {enabled}\n"),
+        )])
+    };
+    assert_eq!(
+        with(true).findings(&[""]),
+        [
+            "a.toml:5: network.quarantine: \"2s\" is not allowed; allowed: at least discovery.file.propagation_bound, 5s: until then clients may still use a freed address"
+        ]
+    );
+    assert_eq!(
+        with(false).load(&[""]).unwrap().settings.discovery.file,
+        None
+    );
+}
+
+#[test]
+fn show_prints_what_is_in_effect_and_from_where() {
+    let images = "version = 1\n[images]\ninsecure_registries = [\"r.lan:5000\"]\nauth_file = \"/root/.docker/config \\\"x\\\".json\"\n";
+    let files = Files::new(&[("etc/10-a.toml", ID), ("etc/20-b.toml", images)]);
+    let loaded = files.load(&["etc"]).unwrap();
+    let page = show(&loaded).replace(&format!("{}/", files.0.path().display()), "");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(golden("show.toml"), &page).unwrap();
+    }
+    assert_eq!(page, fs::read_to_string(golden("show.toml")).unwrap());
+
+    let again = Files::new(&[("a.toml", &page)]);
+    assert_eq!(again.load(&[""]).unwrap().settings, loaded.settings);
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_text_never_panics(text in "\\PC{0,200}") {
+        let files = Files::new(&[("a.toml", &text)]);
+        let _ = files.load(&[""]);
+    }
+
+    #[test]
+    fn a_damaged_file_never_panics(
+        at in 0usize..1500,
+        cut in 0usize..40,
+        splice in "[-=\\[\\]{}\", \n0-9a-z.#]{0,10}",
+    ) {
+        let mut bytes = fs::read(golden("show.toml")).unwrap();
+        let at = at.min(bytes.len());
+        let end = (at + cut).min(bytes.len());
+        bytes.splice(at..end, splice.bytes());
+        let files = Files::new(&[]);
+        fs::write(files.path("a.toml"), bytes).unwrap();
+        let _ = files.load(&[""]);
+    }
+}
