@@ -118,8 +118,8 @@ container_init = "{init}"
         ensure!(self.process.is_none(), "the agent runs already");
         let notify = ground.path("notify.sock");
         let _ = fs::remove_file(&notify);
-        let notifications = UnixDatagram::bind(&notify)
-            .with_context(|| format!("bind {}", notify.display()))?;
+        let notifications =
+            UnixDatagram::bind(&notify).with_context(|| format!("bind {}", notify.display()))?;
         // Short: between two datagrams the wait looks whether the agent still lives.
         notifications
             .set_read_timeout(Some(Duration::from_millis(100)))

@@ -235,7 +235,16 @@ impl Report {
             .to_owned()
         };
         let head = [
-            "case", "unit", "n", "p50", "p99", "max", "peer (p50)", "ratio", "target", "met",
+            "case",
+            "unit",
+            "n",
+            "p50",
+            "p99",
+            "max",
+            "peer (p50)",
+            "ratio",
+            "target",
+            "met",
         ];
         // Writing to a String cannot fail.
         let _ = writeln!(table, "{}", line(head));
@@ -276,7 +285,10 @@ impl Report {
 
     /// The cases that miss their target.
     pub fn short(&self) -> Vec<&Row> {
-        self.rows.iter().filter(|row| row.met == Some(false)).collect()
+        self.rows
+            .iter()
+            .filter(|row| row.met == Some(false))
+            .collect()
     }
 }
 
@@ -287,7 +299,10 @@ mod tests {
     #[test]
     fn percentiles_are_values_that_were_measured() {
         let samples: Samples = (1..=200).rev().map(f64::from).collect();
-        assert_eq!((samples.p50(), samples.p99(), samples.max()), (100.0, 198.0, 200.0));
+        assert_eq!(
+            (samples.p50(), samples.p99(), samples.max()),
+            (100.0, 198.0, 200.0)
+        );
         let one: Samples = [7.0].into_iter().collect();
         assert_eq!((one.p50(), one.p99(), one.max()), (7.0, 7.0, 7.0));
         assert_eq!(Samples::default().p50(), 0.0);

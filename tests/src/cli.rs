@@ -32,7 +32,9 @@ pub fn container_init() -> Result<PathBuf> {
 fn program(variable: &str, default: &str, made_by: &str) -> Result<PathBuf> {
     let path = match std::env::var_os(variable) {
         Some(path) => PathBuf::from(path),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(default),
+        None => Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(default),
     };
     path.canonicalize().with_context(|| {
         format!(
@@ -92,7 +94,10 @@ impl std::fmt::Display for Answer {
             stdout,
             stderr,
         } = self;
-        write!(f, "`{command}` ended with {code}\nstdout: {stdout}\nstderr: {stderr}")
+        write!(
+            f,
+            "`{command}` ended with {code}\nstdout: {stdout}\nstderr: {stderr}"
+        )
     }
 }
 

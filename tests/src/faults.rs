@@ -99,7 +99,7 @@ impl Drop for FaultyRegistry {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         // Wakes the accepting thread, which then leaves.
-        let wake = || Ok(drop(TcpStream::connect(Self::address())));
+        let wake = || TcpStream::connect(Self::address()).context("connect to the proxy");
         let _ = self.netns.run(wake);
     }
 }
@@ -116,7 +116,8 @@ fn serve(mut client: TcpStream, fault: &Mutex<Fault>, blobs: &AtomicUsize) -> st
         Fault::None
     };
     if fault == Fault::ServerError {
-        let answer = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        let answer =
+            "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         return client.write_all(answer.as_bytes());
     }
     let mut upstream = TcpStream::connect(Registry::address())?;

@@ -130,7 +130,12 @@ impl TestHost {
     /// Fails unless the instance serves the page of [`Image::web`].
     pub fn assert_serves(&self, instance: &TaskInstance) -> Result<()> {
         let page = self.fetch(instance)?;
-        ensure!(page.status == 200, "{}: status {}", instance.name, page.status);
+        ensure!(
+            page.status == 200,
+            "{}: status {}",
+            instance.name,
+            page.status
+        );
         let text = page.text();
         ensure!(text.contains(PAGE), "{} serves {text:?}", instance.name);
         Ok(())
@@ -209,7 +214,9 @@ pub fn address_of(instance: &TaskInstance) -> Result<SocketAddr> {
     let ip: IpAddr = address
         .parse()
         .with_context(|| format!("{} has address {address:?}", instance.name))?;
-    let port = instance.port.with_context(|| format!("{} has no port", instance.name))?;
+    let port = instance
+        .port
+        .with_context(|| format!("{} has no port", instance.name))?;
     Ok(SocketAddr::new(ip, port))
 }
 

@@ -58,8 +58,12 @@ pub fn request(
     let head = head(method, target, &server.to_string(), headers, body.len());
     let whole = || -> Result<Response> {
         let mut stream = TcpStream::connect_timeout(&server, PATIENCE).context("connect")?;
-        stream.set_read_timeout(Some(PATIENCE)).context("set a deadline")?;
-        stream.set_write_timeout(Some(PATIENCE)).context("set a deadline")?;
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .context("set a deadline")?;
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .context("set a deadline")?;
         exchange(&mut stream, &head, body)
     };
     netns
@@ -79,8 +83,12 @@ pub fn request_unix(
     let head = head(method, target, "localhost", &json, body.len());
     let timed = || -> Result<_> {
         let mut stream = UnixStream::connect(socket).context("connect")?;
-        stream.set_read_timeout(Some(patience)).context("set a deadline")?;
-        stream.set_write_timeout(Some(patience)).context("set a deadline")?;
+        stream
+            .set_read_timeout(Some(patience))
+            .context("set a deadline")?;
+        stream
+            .set_write_timeout(Some(patience))
+            .context("set a deadline")?;
         let start = Instant::now();
         let answer = exchange(&mut stream, &head, body)?;
         Ok((answer, start.elapsed()))
@@ -113,7 +121,10 @@ fn parse(answer: &[u8]) -> Result<Response> {
     let head = String::from_utf8_lossy(&answer[..end]);
     let mut lines = head.split("\r\n");
     let status_line = lines.next().unwrap_or_default();
-    let status = status_line.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let status = status_line
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok());
     let Some(status) = status else {
         bail!("not a status line: {status_line:?}");
     };
@@ -146,6 +157,9 @@ mod tests {
         let cut = parse(&whole[..whole.len() - 1]).unwrap_err();
         assert_eq!(cut.to_string(), "the body has 4 bytes of 5");
         let head = parse(&whole[..20]).unwrap_err();
-        assert_eq!(head.to_string(), "the answer ends within its head (20 bytes)");
+        assert_eq!(
+            head.to_string(),
+            "the answer ends within its head (20 bytes)"
+        );
     }
 }

@@ -65,9 +65,11 @@ impl Image {
             image.entry(EntryType::Symlink, &path, 0o777, Vec::new(), "busybox");
         }
         let users = "root:x:0:0:root:/:/bin/sh\nweb:x:1000:1000:web:/tmp:/bin/sh\n";
-        let image = image
-            .file("etc/passwd", 0o644, users)
-            .file("etc/group", 0o644, "root:x:0:\nweb:x:1000:\n");
+        let image = image.file("etc/passwd", 0o644, users).file(
+            "etc/group",
+            0o644,
+            "root:x:0:\nweb:x:1000:\n",
+        );
         Ok(image)
     }
 
@@ -124,7 +126,9 @@ impl Image {
 
     /// Pushes it as `name` (`web:1`).
     pub fn push(&self, registry: &Registry, name: &str) -> Result<Pushed> {
-        let (repository, tag) = name.split_once(':').context("an image name without a tag")?;
+        let (repository, tag) = name
+            .split_once(':')
+            .context("an image name without a tag")?;
         let tar = self.tar().context("write the layer's tar")?;
         let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
         gzip.write_all(&tar).context("compress the layer")?;

@@ -63,7 +63,10 @@ pub fn look(ground: &Ground, containerd: &Containerd, agent: &Agent) -> Result<L
     leaks.add("links", links(ground)?);
     leaks.add("routes", routes(ground)?);
     leaks.add("cgroups", cgroups(ground));
-    leaks.add("instance directories", names_in(&agent.state().join("instances"))?);
+    leaks.add(
+        "instance directories",
+        names_in(&agent.state().join("instances"))?,
+    );
     leaks.add("mounts", mounts(agent)?);
     leaks.add("discovery", discovered(&agent.runtime().join("discovery"))?);
     Ok(leaks)
@@ -165,8 +168,12 @@ fn read_json(file: &Path) -> Result<Value> {
 /// Every target of a Prometheus file_sd document.
 pub fn targets(document: &Value) -> Vec<String> {
     let groups = document.as_array().into_iter().flatten();
-    let targets = groups.filter_map(|group| group["targets"].as_array()).flatten();
-    targets.map(|t| t.as_str().unwrap_or("?").to_owned()).collect()
+    let targets = groups
+        .filter_map(|group| group["targets"].as_array())
+        .flatten();
+    targets
+        .map(|t| t.as_str().unwrap_or("?").to_owned())
+        .collect()
 }
 
 /// Number of endpoints (`socket_address`) anywhere in an Envoy EDS document.

@@ -34,7 +34,9 @@ impl Process {
             .append(true)
             .open(&log)
             .with_context(|| format!("open {}", log.display()))?;
-        let errors = output.try_clone().context("duplicate the log's descriptor")?;
+        let errors = output
+            .try_clone()
+            .context("duplicate the log's descriptor")?;
         command
             .stdin(Stdio::null())
             .stdout(output)

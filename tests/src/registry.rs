@@ -100,7 +100,9 @@ impl Registry {
         let target = format!("/v2/{repository}/blobs/uploads/");
         let begun = self.request("POST", &target, &[], &[])?;
         ensure!(begun.status == 202, "begin an upload: {}", begun.text());
-        let location = begun.header("location").context("an upload without location")?;
+        let location = begun
+            .header("location")
+            .context("an upload without location")?;
         // The registry answers with its own host; the path and query are what counts.
         let path = location
             .strip_prefix(&format!("http://{}", Self::address()))

@@ -130,12 +130,19 @@ fn kill_shims(directory: &Path) -> Result<()> {
     let socket = socket.as_os_str().as_encoded_bytes();
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc").context("read /proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<u32>().ok())
+        else {
             continue;
         };
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let arguments: Vec<&[u8]> = arguments.split(|b| *b == 0).collect();
-        if arguments.windows(2).any(|pair| pair == [b"-address", socket]) {
+        if arguments
+            .windows(2)
+            .any(|pair| pair == [b"-address", socket])
+        {
             pids.push(pid);
         }
     }
@@ -239,17 +246,21 @@ pub(crate) fn cgroups_below(parent: &str) -> Vec<PathBuf> {
 
 fn remove_cgroup(parent: &str) -> Result<()> {
     // A group stays busy for an instant after its last process has gone.
-    until(&format!("cgroup {parent} to be removed"), PROCESSES_GONE, || {
-        for group in cgroups_below(parent) {
-            let _ = fs::remove_dir(group);
-        }
-        let left = cgroups_below(parent);
-        Ok(if left.is_empty() {
-            Look::Seen(())
-        } else {
-            Look::NotYet(format!("{left:?}"))
-        })
-    })
+    until(
+        &format!("cgroup {parent} to be removed"),
+        PROCESSES_GONE,
+        || {
+            for group in cgroups_below(parent) {
+                let _ = fs::remove_dir(group);
+            }
+            let left = cgroups_below(parent);
+            Ok(if left.is_empty() {
+                Look::Seen(())
+            } else {
+                Look::NotYet(format!("{left:?}"))
+            })
+        },
+    )
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use nodeagent_tests::wait::{Look, until};
 use nodeagent_tests::{Image, Manifest, TestHost};
 use serde_json::json;
 
-const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n[tasks]\nactivation_deadline = \"8s\"\n";
+const CONFIG: &str =
+    "[discovery.file]\npropagation_bound = \"100ms\"\n[tasks]\nactivation_deadline = \"8s\"\n";
 
 fn host_with(manifest: &Manifest) -> Result<TestHost> {
     let host = TestHost::start_with(CONFIG)?;
@@ -19,10 +20,15 @@ fn host_with(manifest: &Manifest) -> Result<TestHost> {
 
 /// The only instance of an activation that has to fail.
 fn failing(host: &TestHost, task: &str) -> Result<TaskInstance> {
-    let answer = host.cli().json(&["activate", "web", "--to", "1", "--task-id", task])?;
+    let answer = host
+        .cli()
+        .json(&["activate", "web", "--to", "1", "--task-id", task])?;
     let task: Task = answer.document(1)?;
     ensure!(task.state == "failed" && task.active == 0, "{task:?}");
-    task.instances.into_iter().next().context("no instance was chosen")
+    task.instances
+        .into_iter()
+        .next()
+        .context("no instance was chosen")
 }
 
 #[test]
@@ -47,8 +53,13 @@ fn a_program_that_is_not_in_the_image_is_named() -> Result<()> {
 }
 
 #[test]
-fn an_app_that_never_becomes_ready_is_given_up_at_its_deadline_and_never_registered() -> Result<()> {
-    let host = host_with(&Manifest::script("web", "exec sleep 1000").armed(1).ready_by_page(2))?;
+fn an_app_that_never_becomes_ready_is_given_up_at_its_deadline_and_never_registered() -> Result<()>
+{
+    let host = host_with(
+        &Manifest::script("web", "exec sleep 1000")
+            .armed(1)
+            .ready_by_page(2),
+    )?;
     host.wait_for_armed("web", 1)?;
     let instance = failing(&host, "t")?;
     let error = instance.error.context("no error")?;
@@ -67,8 +78,14 @@ fn an_app_that_ignores_term_is_killed_when_its_grace_is_over() -> Result<()> {
     let task = host.cli().deactivate("web", 0, "out")?;
     assert_eq!((task.state.as_str(), task.active), ("done", 0));
     let took = start.elapsed();
-    ensure!(took >= Duration::from_secs(3), "killed within its grace, after {took:?}");
-    ensure!(took < Duration::from_secs(15), "stopped after {took:?} only");
+    ensure!(
+        took >= Duration::from_secs(3),
+        "killed within its grace, after {took:?}"
+    );
+    ensure!(
+        took < Duration::from_secs(15),
+        "stopped after {took:?} only"
+    );
     host.remove_app("web")
 }
 
@@ -81,7 +98,9 @@ fn an_active_app_that_dies_is_taken_out_and_started_again() -> Result<()> {
     let first = &task.instances[0];
     let namespace = host.agent.namespace().to_owned();
     let pids = host.containerd.tasks(&namespace)?;
-    let container = pids.keys().find(|id| id.starts_with(&format!("{}.", first.name)));
+    let container = pids
+        .keys()
+        .find(|id| id.starts_with(&format!("{}.", first.name)));
     let pid = pids[container.context("no container of the instance")?];
     std::fs::write(format!("/proc/{pid}/root/tmp/die"), "")?;
     let again = host.wait_for_pool("web", "a new generation in service", |pool| {
@@ -107,16 +126,27 @@ fn a_container_that_runs_out_of_memory_is_its_own_problem() -> Result<()> {
     let namespace = host.agent.namespace().to_owned();
     let tasks = host.containerd.tasks(&namespace)?;
     let own = format!("{}.", task.instances[0].name);
-    let (_, pid) = tasks.iter().find(|(id, _)| id.starts_with(&own)).context("no container")?;
+    let (_, pid) = tasks
+        .iter()
+        .find(|(id, _)| id.starts_with(&own))
+        .context("no container")?;
     std::fs::write(format!("/proc/{pid}/root/tmp/eat"), "")?;
-    until("the instance to be replaced", Duration::from_secs(30), || {
-        let pool = host.cli().pool("web")?;
-        let newer = pool.instances.iter().any(|instance| {
-            instance.state == "active"
-                && (instance.name != task.instances[0].name
-                    || instance.generation > task.instances[0].generation)
-        });
-        Ok(if newer { Look::Seen(()) } else { Look::NotYet(format!("{pool:?}")) })
-    })?;
+    until(
+        "the instance to be replaced",
+        Duration::from_secs(30),
+        || {
+            let pool = host.cli().pool("web")?;
+            let newer = pool.instances.iter().any(|instance| {
+                instance.state == "active"
+                    && (instance.name != task.instances[0].name
+                        || instance.generation > task.instances[0].generation)
+            });
+            Ok(if newer {
+                Look::Seen(())
+            } else {
+                Look::NotYet(format!("{pool:?}"))
+            })
+        },
+    )?;
     host.remove_app("web")
 }

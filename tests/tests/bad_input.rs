@@ -34,8 +34,14 @@ fn an_unknown_field_of_a_manifest_is_refused_with_a_suggestion() -> Result<()> {
         .cli()
         .json(&["app", "apply", "-f", &file.to_string_lossy()])?
         .problem(3)?;
-    assert_eq!((problem.code.as_str(), problem.status), ("invalid_manifest", 422));
-    let finding = problem.findings.iter().find(|finding| finding.field.contains("imgae"));
+    assert_eq!(
+        (problem.code.as_str(), problem.status),
+        ("invalid_manifest", 422)
+    );
+    let finding = problem
+        .findings
+        .iter()
+        .find(|finding| finding.field.contains("imgae"));
     let finding = finding.with_context(|| format!("no finding for the field: {problem:?}"))?;
     assert!(finding.allowed.contains("image"), "{finding:?}");
     assert_eq!(host.cli().status()?.pools, Vec::new());
@@ -60,7 +66,9 @@ fn a_mistyped_value_names_field_value_and_what_is_allowed() -> Result<()> {
             .problem(3)?;
         assert_eq!(problem.code, "invalid_manifest");
         let named = problem.findings.iter().any(|finding| {
-            finding.field.ends_with(field) && finding.value.contains(value) && !finding.allowed.is_empty()
+            finding.field.ends_with(field)
+                && finding.value.contains(value)
+                && !finding.allowed.is_empty()
         });
         assert!(named, "{value}: {problem:?}");
     }
@@ -70,7 +78,10 @@ fn a_mistyped_value_names_field_value_and_what_is_allowed() -> Result<()> {
 #[test]
 fn what_is_not_there_is_said_to_be_not_there() -> Result<()> {
     let host = TestHost::start()?;
-    let problem = host.cli().json(&["activate", "nope", "--to", "1"])?.problem(4)?;
+    let problem = host
+        .cli()
+        .json(&["activate", "nope", "--to", "1"])?
+        .problem(4)?;
     assert_eq!((problem.code.as_str(), problem.status), ("not_found", 404));
     assert!(problem.detail.contains("nope"), "{}", problem.detail);
     let problem = host.cli().json(&["trace", "nope-7"])?.problem(4)?;
@@ -96,13 +107,21 @@ fn a_second_manifest_of_one_name_is_a_new_revision_of_one_app() -> Result<()> {
     host.apply(&Manifest::web("web"))?;
     let first = host.cli().pool("web")?;
     host.apply(&Manifest::web("web"))?;
-    assert_eq!(host.cli().pool("web")?.revision, first.revision, "the same manifest again");
+    assert_eq!(
+        host.cli().pool("web")?.revision,
+        first.revision,
+        "the same manifest again"
+    );
     host.apply(&Manifest::web("web").with("drainSeconds", 2.into()))?;
     let status = host.cli().status()?;
     assert_eq!(status.pools.len(), 1);
     assert_ne!(status.pools[0].revision, first.revision);
 
-    let two = format!("{}---\n{}", Manifest::web("web").text(), Manifest::web("web").text());
+    let two = format!(
+        "{}---\n{}",
+        Manifest::web("web").text(),
+        Manifest::web("web").text()
+    );
     let file = host.file("two.yaml", &two)?;
     let problem = host
         .cli()
@@ -125,7 +144,10 @@ fn ten_megabytes_of_json_are_refused_and_the_agent_goes_on() -> Result<()> {
             assert_eq!(answer.status, 413, "{}", answer.text());
             assert!(answer.text().contains("too_large"), "{}", answer.text());
         }
-        Err(error) => assert!(format!("{error:#}").contains("send the request"), "{error:#}"),
+        Err(error) => assert!(
+            format!("{error:#}").contains("send the request"),
+            "{error:#}"
+        ),
     }
     assert_eq!(host.cli().status()?.pools, Vec::new());
     Ok(())
@@ -153,7 +175,10 @@ fn nonsense_in_a_request_is_named() -> Result<()> {
             http::request_unix(host.agent.socket(), "POST", target, body.as_bytes(), within)?;
         assert_eq!(answer.status, 400, "{body}: {}", answer.text());
         let text = answer.text();
-        assert!(text.contains("invalid_request") && text.contains(said), "{body}: {text}");
+        assert!(
+            text.contains("invalid_request") && text.contains(said),
+            "{body}: {text}"
+        );
     }
     let pool = host.cli().pool("web")?;
     assert_eq!((pool.target, pool.instances), (0, Vec::new()));
@@ -214,13 +239,24 @@ fn an_exhausted_address_pool_is_said_and_the_rest_goes_on() -> Result<()> {
         3 => {
             let problem = answer.problem(3)?;
             assert_eq!(problem.code, "no_capacity");
-            assert!(problem.detail.contains("10.88.0.0/30"), "{}", problem.detail);
+            assert!(
+                problem.detail.contains("10.88.0.0/30"),
+                "{}",
+                problem.detail
+            );
         }
         _ => {
             let task: Task = answer.document(8)?;
             assert_eq!(task.state, "partial");
-            ensure!((1..=4).contains(&task.active), "{} active of a /30", task.active);
-            let mut without = task.instances.iter().filter(|instance| instance.state != "active");
+            ensure!(
+                (1..=4).contains(&task.active),
+                "{} active of a /30",
+                task.active
+            );
+            let mut without = task
+                .instances
+                .iter()
+                .filter(|instance| instance.state != "active");
             ensure!(without.all(|instance| instance.error.is_some()), "{task:?}");
         }
     }
@@ -232,7 +268,10 @@ fn a_full_disk_under_the_journal_refuses_tasks_and_loses_none() -> Result<()> {
     let mut host = TestHost::without_agent("")?;
     let small = host.small_disk("small", 24 << 20)?;
     let state = format!("[paths]\nstate = \"{}\"\n", small.display());
-    fs::write(host.agent.config().join("30-state.toml"), format!("version = 1\n{state}"))?;
+    fs::write(
+        host.agent.config().join("30-state.toml"),
+        format!("version = 1\n{state}"),
+    )?;
     host.agent.start(&host.ground)?;
     host.warm_web(1)?;
     host.cli().activate("web", 1, "before")?;
@@ -248,7 +287,9 @@ fn a_full_disk_under_the_journal_refuses_tasks_and_loses_none() -> Result<()> {
         let target = if n % 2 == 0 { "2" } else { "1" };
         let verb = if n % 2 == 0 { "activate" } else { "deactivate" };
         let id = format!("full-{n}");
-        let answer = host.cli().json(&[verb, "web", "--to", target, "--task-id", &id])?;
+        let answer = host
+            .cli()
+            .json(&[verb, "web", "--to", target, "--task-id", &id])?;
         if answer.code != 0 {
             refused = Some((id, answer));
             break;
@@ -256,8 +297,15 @@ fn a_full_disk_under_the_journal_refuses_tasks_and_loses_none() -> Result<()> {
     }
     let (id, answer) = refused.context("no task was ever refused")?;
     let problem = answer.problem(3)?;
-    assert_eq!((problem.code.as_str(), problem.status), ("journal_full", 507));
-    assert_eq!(host.cli().json(&["trace", &id])?.code, 4, "the refused task left a trace");
+    assert_eq!(
+        (problem.code.as_str(), problem.status),
+        ("journal_full", 507)
+    );
+    assert_eq!(
+        host.cli().json(&["trace", &id])?.code,
+        4,
+        "the refused task left a trace"
+    );
 
     fs::remove_file(&ballast)?;
     let before = host.cli().activate("web", 1, "before")?;

@@ -20,7 +20,9 @@ fn an_agent_without_containerd_is_ready_and_goes_on_when_it_comes() -> Result<()
     host.wait_for_pool("web", "the target", |pool| pool.target == 1)?;
 
     host.containerd.start_again(&host.ground)?;
-    let task = waiting.join().map_err(|_| anyhow::anyhow!("the caller panicked"))??;
+    let task = waiting
+        .join()
+        .map_err(|_| anyhow::anyhow!("the caller panicked"))??;
     assert_eq!((task.state.as_str(), task.active), ("done", 1));
     host.wait_for_armed("web", 1)?;
     host.remove_app("web")
@@ -43,7 +45,9 @@ fn a_containerd_that_restarts_is_not_noticed_by_what_serves() -> Result<()> {
         }
         host.assert_serves(&task.instances[0])?;
         host.containerd.start_again(&host.ground)?;
-        host.wait_for_pool("web", "the same pool", |pool| pool.active == 1 && pool.armed == 1)?;
+        host.wait_for_pool("web", "the same pool", |pool| {
+            pool.active == 1 && pool.armed == 1
+        })?;
         assert_eq!(host.containerd.tasks(&namespace)?, before);
         assert_eq!(host.discovered()?, found);
     }
@@ -56,7 +60,8 @@ fn a_containerd_that_is_killed_in_the_middle_of_a_task_costs_time_and_nothing_el
     host.push(&Image::web()?, "web:1")?;
     host.apply(&Manifest::web("web"))?;
     let cli = host.cli().clone();
-    let cold = thread::spawn(move || cli.json(&["activate", "web", "--to", "8", "--task-id", "cold"]));
+    let cold =
+        thread::spawn(move || cli.json(&["activate", "web", "--to", "8", "--task-id", "cold"]));
     // In the middle: something exists, not everything does.
     let namespace = host.agent.namespace().to_owned();
     until("the first container", Duration::from_secs(30), || {
@@ -69,8 +74,13 @@ fn a_containerd_that_is_killed_in_the_middle_of_a_task_costs_time_and_nothing_el
     host.containerd.kill()?;
     host.containerd.start_again(&host.ground)?;
 
-    let cold = cold.join().map_err(|_| anyhow::anyhow!("the caller panicked"))??;
-    assert!([0, 8].contains(&cold.code), "neither done nor partial: {cold}");
+    let cold = cold
+        .join()
+        .map_err(|_| anyhow::anyhow!("the caller panicked"))??;
+    assert!(
+        [0, 8].contains(&cold.code),
+        "neither done nor partial: {cold}"
+    );
     let task: Task = cold.document(cold.code)?;
     assert_eq!(task.target, 8);
     host.wait_for_pool("web", "8 active", |pool| pool.active == 8)?;
@@ -87,7 +97,10 @@ fn what_dies_while_containerd_is_down_is_noticed_all_the_same() -> Result<()> {
     let before = &task.instances[0];
     let tasks = host.containerd.tasks(host.agent.namespace())?;
     let own = format!("{}.", before.name);
-    let pid = tasks.iter().find(|(id, _)| id.starts_with(&own)).map(|(_, pid)| *pid);
+    let pid = tasks
+        .iter()
+        .find(|(id, _)| id.starts_with(&own))
+        .map(|(_, pid)| *pid);
     let pid = pid.and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
     let pid = pid.ok_or_else(|| anyhow::anyhow!("no container of {}", before.name))?;
     host.containerd.kill()?;
@@ -98,7 +111,11 @@ fn what_dies_while_containerd_is_down_is_noticed_all_the_same() -> Result<()> {
                 || instance.generation != before.generation
                 || instance.state != "active"
         });
-        Ok(if gone { Look::Seen(()) } else { Look::NotYet("still active".to_owned()) })
+        Ok(if gone {
+            Look::Seen(())
+        } else {
+            Look::NotYet("still active".to_owned())
+        })
     })?;
     host.containerd.start_again(&host.ground)?;
     host.wait_for_pool("web", "one active again", |pool| pool.active == 1)?;

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::ctr::Ctr;
+use nodeagent_tests::faults::{Fault, FaultyRegistry};
 use nodeagent_tests::image::PAGE;
 use nodeagent_tests::{BASE, Containerd, Ground, Image, Registry, http, teardown};
 
@@ -32,7 +33,10 @@ fn traces_of(id: &str) -> Result<Vec<String>> {
         .output()?;
     let groups = String::from_utf8_lossy(&groups.stdout).into_owned();
     traces.extend(groups.lines().map(|group| format!("cgroup {group}")));
-    for namespace in std::fs::read_dir("/run/containerd/runc").into_iter().flatten() {
+    for namespace in std::fs::read_dir("/run/containerd/runc")
+        .into_iter()
+        .flatten()
+    {
         let path = namespace?.path();
         if path.to_string_lossy().ends_with(&format!(".{id}")) {
             traces.push(format!("runc {}", path.display()));
@@ -64,7 +68,9 @@ fn an_image_is_pushed_pulled_run_and_everything_of_it_removed() -> Result<()> {
     assert_eq!(snapshots, ["ctr-1"]);
     assert_eq!(containerd.leases(&namespace)?, Vec::<String>::new());
     ensure!(
-        traces_of(&id)?.iter().any(|trace| trace.starts_with("cgroup")),
+        traces_of(&id)?
+            .iter()
+            .any(|trace| trace.starts_with("cgroup")),
         "the container is outside the host's cgroup"
     );
     drop((containerd, registry, ground));
@@ -135,7 +141,9 @@ fn a_page_is_fetched_inside_the_network_of_the_host_only() -> Result<()> {
     std::fs::create_dir(&www)?;
     std::fs::write(www.join("index.html"), PAGE)?;
     let mut httpd = Command::new("busybox");
-    httpd.args(["httpd", "-f", "-p", "127.0.0.1:8089", "-h"]).arg(&www);
+    httpd
+        .args(["httpd", "-f", "-p", "127.0.0.1:8089", "-h"])
+        .arg(&www);
     let _httpd = nodeagent_tests::process::Process::start(&ground, "httpd", httpd)?;
     let server = "127.0.0.1:8089".parse()?;
     let within = std::time::Duration::from_secs(5);
@@ -154,9 +162,60 @@ fn a_page_is_fetched_inside_the_network_of_the_host_only() -> Result<()> {
 }
 
 #[test]
+fn each_fault_of_the_registry_fails_a_pull_and_none_of_them_stays() -> Result<()> {
+    let ground = Ground::new()?;
+    let containerd = Containerd::start(&ground)?;
+    let registry = Registry::start(&ground)?;
+    let proxy = FaultyRegistry::start(&ground)?;
+    let ctr = Ctr::new(&ground, &containerd);
+    // A stall is not here: ctr waits for ever.
+    for (fault, said) in [
+        (Fault::WrongByte, "digest"),
+        (Fault::CutOff, "unexpected EOF"),
+        (Fault::ServerError, "500"),
+    ] {
+        // containerd goes on with what it has of a blob, so each fault has blobs of its own.
+        let name = format!("{fault:?}:1").to_lowercase();
+        let image = Image::web()?.file("www/fault", 0o644, name.clone());
+        image.runs(&["/bin/sh", &name]).push(&registry, &name)?;
+        proxy.set(fault);
+        let reference = FaultyRegistry::reference(&name);
+        let refused = ctr.pull(&reference).unwrap_err().to_string();
+        assert!(refused.contains(said), "{fault:?}: {refused}");
+    }
+    proxy.set(Fault::None);
+    ctr.pull(&FaultyRegistry::reference("servererror:1"))?;
+    ensure!(proxy.blobs_asked_for() >= 4, "the pulls went elsewhere");
+    Ok(())
+}
+
+#[test]
+fn the_apps_in_c_are_images_that_run() -> Result<()> {
+    let ground = Ground::new()?;
+    let containerd = Containerd::start(&ground)?;
+    let registry = Registry::start(&ground)?;
+    let mut ctr = Ctr::new(&ground, &containerd);
+    for (name, image) in [
+        ("notify:1", Image::notify(ground.directory())?),
+        ("hostile:1", Image::hostile(ground.directory())?),
+    ] {
+        let image = image.push(&registry, name)?;
+        ctr.pull(&image.reference)?;
+        ctr.run_detached(&image.reference)?;
+    }
+    assert_eq!(containerd.tasks(ctr.namespace())?.len(), 2);
+    Ok(())
+}
+
+#[test]
 fn what_a_killed_run_left_is_removed_by_the_next() -> Result<()> {
     let mut run = Command::new(std::env::current_exe()?)
-        .args(["--exact", "a_run_that_is_killed", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "a_run_that_is_killed",
+            "--ignored",
+            "--nocapture",
+        ])
         .stdout(Stdio::piped())
         .stdin(Stdio::piped())
         .spawn()?;

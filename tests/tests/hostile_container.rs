@@ -9,7 +9,9 @@ fn a_hostile_container_neither_speaks_for_init_nor_replaces_what_the_agent_trust
     host.warm_web(1)?;
     let directory = host.ground.directory().to_owned();
     host.push(&Image::hostile(&directory)?, "hostile:1")?;
-    let hostile = Manifest::new("hostile", "hostile:1").armed(1).ready_by_page(10);
+    let hostile = Manifest::new("hostile", "hostile:1")
+        .armed(1)
+        .ready_by_page(10);
     host.apply(&hostile)?;
     host.wait_for_armed("hostile", 1)?;
     let passwd = std::fs::read("/etc/passwd").context("read /etc/passwd")?;
@@ -17,11 +19,18 @@ fn a_hostile_container_neither_speaks_for_init_nor_replaces_what_the_agent_trust
     let task = host.cli().activate("hostile", 1, "attack")?;
     let page = host.fetch(&task.instances[0])?.text();
     let expected = [
-        "noise", "emptiness", "unlink the socket", "replace container-init", "replace the plan",
-        "rename bin", "remount",
+        "noise",
+        "emptiness",
+        "unlink the socket",
+        "replace container-init",
+        "replace the plan",
+        "rename bin",
+        "remount",
     ];
     for attempt in expected {
-        let line = page.lines().find(|line| line.starts_with(&format!("{attempt}: ")));
+        let line = page
+            .lines()
+            .find(|line| line.starts_with(&format!("{attempt}: ")));
         let line = line.with_context(|| format!("no word of {attempt:?} in {page}"))?;
         ensure!(!line.ends_with("achieved"), "{line}\n{page}");
     }
@@ -35,6 +44,10 @@ fn a_hostile_container_neither_speaks_for_init_nor_replaces_what_the_agent_trust
     host.wait_for_pool("hostile", "one active", |pool| pool.active == 1)?;
     host.remove_app_only("hostile")?;
     host.remove_app("web")?;
-    assert_eq!(std::fs::read("/etc/passwd")?, passwd, "the machine's own file was changed");
+    assert_eq!(
+        std::fs::read("/etc/passwd")?,
+        passwd,
+        "the machine's own file was changed"
+    );
     Ok(())
 }

@@ -32,7 +32,10 @@ fn the_same_task_fifty_times_at_once_is_done_once() -> Result<()> {
     let first = tasks.first().context("no answer")?;
     for task in &tasks {
         assert_eq!(task.state, "done");
-        assert_eq!((task.target, task.target_seq), (first.target, first.target_seq));
+        assert_eq!(
+            (task.target, task.target_seq),
+            (first.target, first.target_seq)
+        );
         assert_eq!(task.instances, first.instances);
     }
     let done = tasks.iter().filter(|task| !task.replayed).count();
@@ -40,7 +43,12 @@ fn the_same_task_fifty_times_at_once_is_done_once() -> Result<()> {
     let pool = host.cli().pool("web")?;
     assert_eq!((pool.active, pool.target), (2, 2));
     for instance in &pool.instances {
-        ensure!(instance.create_generation.is_some_and(|created| created <= 2), "{instance:?}");
+        ensure!(
+            instance
+                .create_generation
+                .is_some_and(|created| created <= 2),
+            "{instance:?}"
+        );
     }
     host.remove_app("web")
 }
@@ -57,7 +65,10 @@ fn a_repeated_task_starts_nothing_and_says_what_is_true_now() -> Result<()> {
 
     let again = host.cli().activate("web", 2, "peak-7")?;
     assert!(again.replayed);
-    assert_eq!((again.state.as_str(), &again.instances), ("done", &first.instances));
+    assert_eq!(
+        (again.state.as_str(), &again.instances),
+        ("done", &first.instances)
+    );
     let current = again.current.context("a replay without what is true now")?;
     assert_eq!((current.target, current.active), (1, 1));
     assert_eq!(host.containers()?, containers);
@@ -77,11 +88,17 @@ fn the_same_task_id_with_another_request_is_refused() -> Result<()> {
     ];
     for other in others {
         let problem = host.cli().json(other)?.problem(5)?;
-        assert_eq!((problem.code.as_str(), problem.status), ("task_conflict", 409));
+        assert_eq!(
+            (problem.code.as_str(), problem.status),
+            ("task_conflict", 409)
+        );
         assert!(problem.detail.contains("peak-7"), "{}", problem.detail);
     }
     let after = host.cli().pool("web")?;
-    assert_eq!((after.target, after.target_seq), (before.target, before.target_seq));
+    assert_eq!(
+        (after.target, after.target_seq),
+        (before.target, before.target_seq)
+    );
     host.remove_app("web")
 }
 
@@ -121,9 +138,15 @@ fn opposite_targets_at_once_leave_the_one_that_came_last() -> Result<()> {
         };
         let (up, down) = (answer(up)?, answer(down)?);
         for answer in [&up, &down] {
-            ensure!([0, 5].contains(&answer.code), "neither done nor superseded: {answer}");
+            ensure!(
+                [0, 5].contains(&answer.code),
+                "neither done nor superseded: {answer}"
+            );
         }
-        ensure!(up.code == 0 || down.code == 0, "both were superseded:\n{up}\n{down}");
+        ensure!(
+            up.code == 0 || down.code == 0,
+            "both were superseded:\n{up}\n{down}"
+        );
         let pool = host.wait_for_pool("web", "the target reached", |pool| {
             pool.active == pool.target && pool.starting + pool.draining == 0
         })?;
@@ -138,13 +161,19 @@ fn an_activation_that_a_deactivation_overtakes_ends_as_superseded() -> Result<()
     let host = TestHost::start()?;
     host.push(&Image::web()?, "web:1")?;
     // Nothing ever listens: the activation would go on until its deadline.
-    host.apply(&Manifest::script("web", "exec sleep 1000").armed(1).ready_by_page(100))?;
+    host.apply(
+        &Manifest::script("web", "exec sleep 1000")
+            .armed(1)
+            .ready_by_page(100),
+    )?;
     host.wait_for_armed("web", 1)?;
     let cli = host.cli().clone();
     let up = thread::spawn(move || cli.json(&["activate", "web", "--to", "1", "--task-id", "up"]));
     host.wait_for_pool("web", "an instance that starts", |pool| pool.starting == 1)?;
     host.cli().deactivate("web", 0, "down")?;
-    let up = up.join().map_err(|_| anyhow::anyhow!("the caller panicked"))??;
+    let up = up
+        .join()
+        .map_err(|_| anyhow::anyhow!("the caller panicked"))??;
     let up: Task = up.document(5)?;
     assert_eq!(up.state, "superseded");
     host.remove_app("web")

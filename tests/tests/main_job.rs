@@ -14,7 +14,10 @@ fn two_instances_are_activated_found_served_and_taken_out_without_a_trace() -> R
     assert_eq!(host.discovered()?, Vec::<String>::new());
 
     let task = host.cli().activate("web", 2, "peak-7")?;
-    assert_eq!((task.state.as_str(), task.active, task.target), ("done", 2, 2));
+    assert_eq!(
+        (task.state.as_str(), task.active, task.target),
+        ("done", 2, 2)
+    );
     assert!(!task.replayed);
     let mut wanted = Vec::new();
     for instance in &task.instances {
@@ -57,7 +60,10 @@ fn the_trail_names_every_step_of_every_instance_within_the_answer() -> Result<()
     }
     for step in &trail.steps {
         assert_eq!(step.outcome, "ok", "{step:?}");
-        ensure!(step.start_ms + step.duration_ms <= answer, "{step:?} ends after {answer} ms");
+        ensure!(
+            step.start_ms + step.duration_ms <= answer,
+            "{step:?} ends after {answer} ms"
+        );
     }
     Ok(())
 }
@@ -72,10 +78,22 @@ fn the_app_knows_its_task_and_its_trace() -> Result<()> {
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let task: nodeagent_tests::documents::Task = host
         .cli()
-        .json(&["activate", "web", "--to", "1", "--task-id", "t-1", "--traceparent", trace])?
+        .json(&[
+            "activate",
+            "web",
+            "--to",
+            "1",
+            "--task-id",
+            "t-1",
+            "--traceparent",
+            trace,
+        ])?
         .document(0)?;
     let page = host.fetch(&task.instances[0])?.text();
-    assert!(page.starts_with("task=t-1 trace=00-0af7651916cd43dd8448eb211c80319c-"), "{page}");
+    assert!(
+        page.starts_with("task=t-1 trace=00-0af7651916cd43dd8448eb211c80319c-"),
+        "{page}"
+    );
     Ok(())
 }
 
@@ -114,7 +132,11 @@ fn an_agent_that_ends_and_comes_back_disturbs_no_container_and_no_client() -> Re
             pool.active == 2 && pool.armed == 2
         })?;
         assert_eq!(pool.alarm, None);
-        assert_eq!(host.containerd.tasks(&namespace)?, before, "containers and their pids");
+        assert_eq!(
+            host.containerd.tasks(&namespace)?,
+            before,
+            "containers and their pids"
+        );
         assert_eq!(host.discovered()?, found, "with the agent back");
         let again = host.cli().activate("web", 2, "peak-7")?;
         assert!(again.replayed);
@@ -161,11 +183,20 @@ fn a_changed_manifest_replaces_what_waits_and_leaves_what_serves() -> Result<()>
     let after = host.wait_for_pool("web", "a warm instance of the new revision", |pool| {
         pool.revision != before.revision
             && pool.armed == 1
-            && pool.instances.iter().any(|i| i.state == "armed" && i.revision == pool.revision)
+            && pool
+                .instances
+                .iter()
+                .any(|i| i.state == "armed" && i.revision == pool.revision)
     })?;
-    let serving = after.instances.iter().find(|i| i.name == old.instances[0].name);
+    let serving = after
+        .instances
+        .iter()
+        .find(|i| i.name == old.instances[0].name);
     let serving = serving.context("what served is gone")?;
-    assert_eq!((serving.state.as_str(), &serving.revision), ("active", &before.revision));
+    assert_eq!(
+        (serving.state.as_str(), &serving.revision),
+        ("active", &before.revision)
+    );
     host.assert_serves(&old.instances[0])?;
     host.remove_app("web")
 }
@@ -192,9 +223,15 @@ fn a_deactivated_instance_serves_until_clients_can_know() -> Result<()> {
     })?;
     // The bound begins now: a client that read the file just before still gets its page.
     host.assert_serves(instance)?;
-    let out = out.join().map_err(|_| anyhow::anyhow!("the deactivation panicked"))??;
+    let out = out
+        .join()
+        .map_err(|_| anyhow::anyhow!("the deactivation panicked"))??;
     assert_eq!(out.state, "done");
-    assert!(out.elapsed_ms >= 2000.0, "ended after {} ms", out.elapsed_ms);
+    assert!(
+        out.elapsed_ms >= 2000.0,
+        "ended after {} ms",
+        out.elapsed_ms
+    );
     host.remove_app("web")
 }
 
@@ -211,6 +248,10 @@ fn an_app_in_the_hosts_network_is_reached_there_and_taken_out_again() -> Result<
     let page = nodeagent_tests::http::get(host.ground.netns(), local, "/")?;
     assert_eq!(page.status, 200);
     let links = leaks::look(&host.ground, &host.containerd, &host.agent)?;
-    assert_eq!(links.of("links"), Vec::<String>::new(), "host mode made a link");
+    assert_eq!(
+        links.of("links"),
+        Vec::<String>::new(),
+        "host mode made a link"
+    );
     host.remove_app("web")
 }

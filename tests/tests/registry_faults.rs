@@ -11,10 +11,15 @@ const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n[images]\
 
 /// The error of the only instance of an activation that has to fail.
 fn failing_activation(host: &TestHost, task: &str) -> Result<(String, String)> {
-    let answer = host.cli().json(&["activate", "web", "--to", "1", "--task-id", task])?;
+    let answer = host
+        .cli()
+        .json(&["activate", "web", "--to", "1", "--task-id", task])?;
     let task: Task = answer.document(1)?;
     ensure!(task.state == "failed", "{task:?}");
-    let mut errors = task.instances.into_iter().filter_map(|instance| instance.error);
+    let mut errors = task
+        .instances
+        .into_iter()
+        .filter_map(|instance| instance.error);
     let error = errors.next().context("no instance says why")?;
     Ok((error.code, error.detail))
 }
@@ -56,7 +61,9 @@ fn a_registry_that_is_down_is_tried_again_until_it_is_up() -> Result<()> {
 
     host.registry.start_again(&host.ground)?;
     // The target stayed, so the pool goes on by itself.
-    host.wait_for_pool("web", "one active, one armed", |pool| pool.active == 1 && pool.armed == 1)?;
+    host.wait_for_pool("web", "one active, one armed", |pool| {
+        pool.active == 1 && pool.armed == 1
+    })?;
     host.remove_app("web")
 }
 
@@ -98,9 +105,15 @@ fn spoilt(fault: Fault, word: &str) -> Result<()> {
     let task = host.cli().activate("web", 1, "mended")?;
     assert_eq!(task.state, "done");
     let page = host.cli().pool("web")?;
-    let address = page.instances.iter().find_map(|instance| instance.address.clone());
+    let address = page
+        .instances
+        .iter()
+        .find_map(|instance| instance.address.clone());
     let address = format!("{}:8080", address.context("no address")?).parse()?;
-    assert_eq!(nodeagent_tests::http::get(host.ground.netns(), address, "/")?.status, 200);
+    assert_eq!(
+        nodeagent_tests::http::get(host.ground.netns(), address, "/")?.status,
+        200
+    );
     host.remove_app("web")
 }
 

@@ -71,7 +71,9 @@ fn one_by_one(host: &TestHost, ctr: &mut Ctr, reference: &str) -> Result<Vec<Row
             let (done, took) = host.cli().post("activate", APP, to, &task)?;
             ensure!(done.state == "done", "{task} is {}", done.state);
             ensure!(
-                done.instances.iter().all(|instance| instance.from == "armed"),
+                done.instances
+                    .iter()
+                    .all(|instance| instance.from == "armed"),
                 "{task} was not served from armed: {done:?}"
             );
             ours.push(took.as_secs_f64() * 1e3);
@@ -87,9 +89,14 @@ fn one_by_one(host: &TestHost, ctr: &mut Ctr, reference: &str) -> Result<Vec<Row
     let state = format!(
         "one instance a request, pool of {WARM} full and idle before each, 0 to {BATCH} in service, page cache warm; the peer's image unpacked"
     );
-    let armed = Row::new("armed, one by one", &state, "ms", &ours.into_iter().collect())
-        .beside(PEER, &peer)
-        .wanted(&[Target::RatioAtLeast(50.0), Target::P99AtMost(15.0)]);
+    let armed = Row::new(
+        "armed, one by one",
+        &state,
+        "ms",
+        &ours.into_iter().collect(),
+    )
+    .beside(PEER, &peer)
+    .wanted(&[Target::RatioAtLeast(50.0), Target::P99AtMost(15.0)]);
     let trail = Row::new(
         "armed, time outside the trail's steps",
         "the same requests: |answer - sum of the steps| / answer",
@@ -113,11 +120,19 @@ fn cached(host: &TestHost, ctr: &mut Ctr, reference: &str) -> Result<Vec<Row>> {
     host.apply(&Manifest::notify(APP).armed(0))?;
     let (mut ours, mut peer) = (Vec::new(), Vec::new());
     for to in 1..=CACHED {
-        let (done, took) = host.cli().post("activate", APP, to, &format!("cached-{to}"))?;
+        let (done, took) = host
+            .cli()
+            .post("activate", APP, to, &format!("cached-{to}"))?;
         ensure!(done.state == "done", "cached-{to} is {}", done.state);
-        let from = done.instances.first().map_or("none", |instance| &instance.from);
+        let from = done
+            .instances
+            .first()
+            .map_or("none", |instance| &instance.from);
         // The very first may have had to pull.
-        ensure!(from == "cached" || to == 1, "cached-{to} was served from {from}");
+        ensure!(
+            from == "cached" || to == 1,
+            "cached-{to} was served from {from}"
+        );
         if from == "cached" {
             ours.push(took.as_secs_f64() * 1e3);
         }
@@ -146,7 +161,11 @@ fn burst(host: &TestHost, size: u32, times: u32) -> Result<Row> {
         let (done, took) = host.cli().post("activate", &app, size, &task)?;
         ensure!(done.state == "done", "{task} is {}", done.state);
         ensure!(
-            done.instances.iter().filter(|instance| instance.from == "armed").count() == size as usize,
+            done.instances
+                .iter()
+                .filter(|instance| instance.from == "armed")
+                .count()
+                == size as usize,
             "{task} was not served from armed"
         );
         ours.push(took.as_secs_f64() * 1e3);
@@ -154,7 +173,12 @@ fn burst(host: &TestHost, size: u32, times: u32) -> Result<Row> {
     }
     host.remove_app(&app)?;
     let state = format!("one request for {size} armed instances, none in service before");
-    let row = Row::new(&format!("armed, burst of {size}"), &state, "ms", &ours.into_iter().collect());
+    let row = Row::new(
+        &format!("armed, burst of {size}"),
+        &state,
+        "ms",
+        &ours.into_iter().collect(),
+    );
     Ok(if size == 100 {
         row.wanted(&[Target::P50AtMost(150.0)])
     } else {
@@ -163,7 +187,8 @@ fn burst(host: &TestHost, size: u32, times: u32) -> Result<Row> {
 }
 
 fn empty(host: &TestHost, app: &str, task: &str) -> Result<()> {
-    host.cli().post("deactivate", app, 0, &format!("{task}-end"))?;
+    host.cli()
+        .post("deactivate", app, 0, &format!("{task}-end"))?;
     Ok(())
 }
 

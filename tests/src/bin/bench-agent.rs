@@ -39,7 +39,8 @@ fn measure() -> Result<()> {
         if size > 0 {
             host.apply(&Manifest::notify(APP).armed(half))?;
             host.wait_for_armed(APP, half)?;
-            host.cli().post("activate", APP, half, &format!("fill-{size}"))?;
+            host.cli()
+                .post("activate", APP, half, &format!("fill-{size}"))?;
             host.wait_for_armed(APP, half)?;
         }
         rows.extend(ready(&mut host, size)?);
@@ -100,12 +101,27 @@ fn idle(host: &TestHost, size: u32) -> Result<Vec<Row>> {
     let state = format!("{size} instances, no requests, {} s", WATCHED.as_secs());
     let one = |value: f64| -> Samples { [value].into_iter().collect() };
     Ok(vec![
-        Row::new(&format!("idle PSS, {size} instances"), &state, "MiB", &one(memory))
-            .wanted(&[Target::MaxAtMost(15.0)]),
-        Row::new(&format!("idle wake-ups, {size} instances"), &state, "1/s", &one(per_second))
-            .wanted(&[Target::MaxAtMost(2.0)]),
-        Row::new(&format!("idle fsyncs, {size} instances"), &state, "n", &one(fsyncs))
-            .wanted(&[Target::MaxAtMost(0.0)]),
+        Row::new(
+            &format!("idle PSS, {size} instances"),
+            &state,
+            "MiB",
+            &one(memory),
+        )
+        .wanted(&[Target::MaxAtMost(15.0)]),
+        Row::new(
+            &format!("idle wake-ups, {size} instances"),
+            &state,
+            "1/s",
+            &one(per_second),
+        )
+        .wanted(&[Target::MaxAtMost(2.0)]),
+        Row::new(
+            &format!("idle fsyncs, {size} instances"),
+            &state,
+            "n",
+            &one(fsyncs),
+        )
+        .wanted(&[Target::MaxAtMost(0.0)]),
     ])
 }
 
@@ -113,7 +129,10 @@ fn idle(host: &TestHost, size: u32) -> Result<Vec<Row>> {
 fn switches(pid: u32) -> Result<u64> {
     let mut sum = 0;
     let threads = format!("/proc/{pid}/task");
-    for thread in fs::read_dir(&threads).with_context(|| format!("read {threads}"))?.flatten() {
+    for thread in fs::read_dir(&threads)
+        .with_context(|| format!("read {threads}"))?
+        .flatten()
+    {
         let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
         sum += status
             .lines()
@@ -138,13 +157,23 @@ fn fsyncs(host: &TestHost, pid: u32) -> Result<f64> {
     let calls = host.ground.path("strace");
     let mut command = Command::new("strace");
     command
-        .args(["-f", "-qq", "-e", "trace=fsync,fdatasync,sync_file_range,syncfs", "-o"])
+        .args([
+            "-f",
+            "-qq",
+            "-e",
+            "trace=fsync,fdatasync,sync_file_range,syncfs",
+            "-o",
+        ])
         .arg(&calls)
         .args(["-p", &pid.to_string()]);
     let mut tracer = Process::start(&host.ground, "strace", command)?;
     let traced = format!("TracerPid:\t{}", tracer.pid());
     until("strace to be attached", Duration::from_secs(10), || {
-        ensure!(tracer.ended()?.is_none(), "strace ended:\n{}", tracer.tail(5));
+        ensure!(
+            tracer.ended()?.is_none(),
+            "strace ended:\n{}",
+            tracer.tail(5)
+        );
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         Ok(if status.contains(&traced) {
             Look::Seen(())
@@ -155,6 +184,8 @@ fn fsyncs(host: &TestHost, pid: u32) -> Result<f64> {
     sleep(WATCHED);
     tracer.terminate(Duration::from_secs(10))?;
     let text = fs::read_to_string(&calls).with_context(|| format!("read {}", calls.display()))?;
-    let synced = text.lines().filter(|line| line.contains("sync") && line.contains('('));
+    let synced = text
+        .lines()
+        .filter(|line| line.contains("sync") && line.contains('('));
     Ok(synced.count() as f64)
 }

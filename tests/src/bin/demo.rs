@@ -49,8 +49,8 @@ impl Stage {
 
     fn show_file(&self, file: &Path) -> Result<()> {
         println!("$ cat {}", file.display());
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("read {}", file.display()))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
         println!("{}", text.trim_end());
         Ok(())
     }
@@ -78,7 +78,10 @@ fn story() -> Result<()> {
     println!("pushed {}@{}", image.reference, image.digest);
 
     stage.heading("starting the agent");
-    println!("$ nodeagent run --config-dir {}", stage.host.agent.config().display());
+    println!(
+        "$ nodeagent run --config-dir {}",
+        stage.host.agent.config().display()
+    );
     let ready = stage.host.agent.start(&stage.host.ground)?;
     println!("READY=1 after {:.1} ms", milliseconds(ready));
 
@@ -100,7 +103,11 @@ fn story() -> Result<()> {
     stage.heading("removing the test host");
     let directory = stage.host.ground.directory().to_owned();
     drop(stage);
-    ensure!(!directory.exists(), "{} is still there", directory.display());
+    ensure!(
+        !directory.exists(),
+        "{} is still there",
+        directory.display()
+    );
     println!("\ndone in {:.1} s", start.elapsed().as_secs_f64());
     Ok(())
 }
@@ -113,20 +120,31 @@ fn activation(stage: &Stage) -> Result<()> {
     stage.show_file(&stage.host.prometheus_file())?;
     let task = stage.result()?;
     ensure!(task.state == "done", "the task is {}", task.state);
-    ensure!(task.instances.len() == 2, "{} instances", task.instances.len());
+    ensure!(
+        task.instances.len() == 2,
+        "{} instances",
+        task.instances.len()
+    );
 
     stage.heading("a page from each of them");
     let mut wanted = Vec::new();
     for instance in &task.instances {
         let address = address_of(instance)?;
         let page = stage.host.fetch(instance)?;
-        println!("GET http://{address}/ -> {} {:?}", page.status, page.text().trim_end());
+        println!(
+            "GET http://{address}/ -> {} {:?}",
+            page.status,
+            page.text().trim_end()
+        );
         stage.host.assert_serves(instance)?;
         wanted.push(address.to_string());
     }
     wanted.sort();
     let discovered = stage.host.discovered()?;
-    ensure!(discovered == wanted, "discovery offers {discovered:?}, not {wanted:?}");
+    ensure!(
+        discovered == wanted,
+        "discovery offers {discovered:?}, not {wanted:?}"
+    );
     Ok(())
 }
 
@@ -149,7 +167,10 @@ fn beside_the_peer(stage: &Stage, reference: &str) -> Result<()> {
     let ours = ours.context("the trail has no answer time")?;
     println!("ctr run -d            1 container          {peer:8.1} ms  (p50 of {PEER_RUNS})");
     println!("nodeagent activate    2 ready, registered  {ours:8.1} ms");
-    println!("                                           {:8.0} times faster", peer / ours);
+    println!(
+        "                                           {:8.0} times faster",
+        peer / ours
+    );
     Ok(())
 }
 
@@ -160,7 +181,10 @@ fn repetition(stage: &Stage) -> Result<()> {
     let again = stage.result()?;
     ensure!(again.replayed, "the task was done again");
     let now = stage.host.containers()?;
-    ensure!(now == containers, "containers were {containers:?} and are {now:?}");
+    ensure!(
+        now == containers,
+        "containers were {containers:?} and are {now:?}"
+    );
     println!("the recorded answer; nothing was started");
     Ok(())
 }
@@ -169,7 +193,10 @@ fn removal(stage: &Stage) -> Result<()> {
     stage.heading("the peak is over: deregister, drain, stop");
     stage.nodeagent(&["deactivate", "web", "--to", "0"])?;
     let discovered = stage.host.discovered()?;
-    ensure!(discovered.is_empty(), "discovery still offers {discovered:?}");
+    ensure!(
+        discovered.is_empty(),
+        "discovery still offers {discovered:?}"
+    );
     stage.nodeagent(&["app", "delete", "web"])?;
 
     stage.heading("looking for leaks: containers, snapshots, leases, namespaces, links, cgroups");
