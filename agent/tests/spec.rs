@@ -280,7 +280,7 @@ echo "runmode=$($b stat -c %a /.nodeagent/run)"
     for read_only in ["bin", "ctl", "sysctl", "irq", "sys", "cgroup"] {
         refused(read_only, "Read-only file system");
     }
-    refused("remount", "Operation not permitted");
+    refused("remount", "permission denied (are you root?)");
     refused("umount", "Operation not permitted");
     refused("exec", "Permission denied");
     refused("disk", "Operation not permitted");
