@@ -9,9 +9,11 @@
 extern crate std;
 
 pub mod exits;
+pub mod link;
 pub mod paths;
 pub mod plan;
 pub mod protocol;
+pub mod supervisor;
 mod wire;
 
 pub use wire::{Malformed, TooLarge};

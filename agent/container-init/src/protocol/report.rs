@@ -60,7 +60,7 @@ pub struct Status<'a> {
 }
 
 /// An in-container agent in a status.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct AgentStatus<'a> {
     /// Name from the plan.
     pub name: &'a str,
@@ -71,10 +71,11 @@ pub struct AgentStatus<'a> {
 }
 
 /// What an in-container agent does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
 pub enum AgentState {
     /// Its turn has not come.
+    #[default]
     Waiting = 0,
     /// It runs and has not passed its gate.
     Starting = 1,

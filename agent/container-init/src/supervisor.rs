@@ -1,0 +1,395 @@
+//! The rules of PID 1 as a state machine: `step(input, now)` returns the actions to take.
+//!
+//! ```text
+//!            every agent passed     start        app exits, essential agent ends,
+//!   Arming ───────────────────► Armed ─────► Running     stop, TERM
+//!     │                           │             │
+//!     └───────────────────────────┴─────────────┴──────► Stopping ──► Ended (exit)
+//!        stop, TERM, INT, essential agent ends or misses its gate
+//! ```
+//!
+//! Owns order, gates, probes' timing, back-off, the one budget of a stop, and the exit code.
+//! Promises: no I/O, no clock, no allocation, no panic; nothing is due when [`Supervisor::due`] is
+//! `None`, so that an idle PID 1 sleeps without a timer. The app is started only by a start and
+//! at most once. Deliberately does not kill an app that never becomes ready: that is judged
+//! outside.
+
+mod actions;
+mod process;
+mod stop;
+
+pub use actions::{Action, Actions, Input, Target};
+use process::{Life, Slot};
+use stop::Stop;
+
+use crate::plan::{Essential, MAX_PROCESSES, Plan, ProcessKind};
+use crate::protocol::{
+    AgentStatus, Agents, EventKind, ExitStatus, Refusal, Request, RequestKind, Start, Status,
+};
+
+/// Milliseconds on a clock that never goes back.
+pub type Millis = u64;
+
+const SIGINT: u8 = 2;
+const SIGKILL: u8 = 9;
+const SIGTERM: u8 = 15;
+
+/// What PID 1 may do to processes that it did not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// It is pid 1 of a pid namespace: everything in it is its own.
+    Namespace,
+    /// It only adopts orphans; strangers are left alone.
+    Subreaper,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Arming,
+    Armed,
+    Running,
+    Stopping(Stop),
+    Ended,
+}
+
+/// The state of PID 1.
+#[derive(Debug)]
+pub struct Supervisor<'p> {
+    plan: Plan<'p>,
+    scope: Scope,
+    phase: Phase,
+    slots: [Option<Slot<'p>>; MAX_PROCESSES],
+    /// Index of the app: the last process.
+    app: usize,
+    generation: u64,
+    started: bool,
+    /// First cause of the end; the app's code when there is none.
+    exit_code: Option<u8>,
+    childless: bool,
+}
+
+impl<'p> Supervisor<'p> {
+    /// Nothing runs yet; [`Input::Begin`] starts the first process.
+    pub fn new(plan: Plan<'p>, scope: Scope) -> Self {
+        let mut slots = [None; MAX_PROCESSES];
+        let mut count = 0;
+        for (slot, process) in slots.iter_mut().zip(plan.processes.iter()) {
+            *slot = Some(Slot::new(process));
+            count += 1;
+        }
+        Self {
+            plan,
+            scope,
+            phase: Phase::Arming,
+            slots,
+            app: usize::saturating_sub(count, 1),
+            generation: plan.create_generation,
+            started: false,
+            exit_code: None,
+            childless: false,
+        }
+    }
+
+    /// Takes one input and returns what to do, in order.
+    pub fn step<'r>(&mut self, input: Input<'r>, now: Millis) -> Actions<'p, 'r> {
+        let mut out = Actions::default();
+        match input {
+            Input::Begin | Input::Tick => {}
+            Input::Spawned { process, pid } => self.spawned(process, pid, now, &mut out),
+            Input::NotSpawned { process, pid, code } => {
+                self.ended(process, pid, ExitStatus::Code(code), false, now, &mut out)
+            }
+            Input::Probing { process, pid } => {
+                if let Some(slot) = self.slot(process) {
+                    slot.probing(pid);
+                }
+            }
+            Input::Probed { process, passed } => self.probed(process, passed, now, &mut out),
+            Input::Ready { process } => self.ready(process, &mut out),
+            Input::Reaped { pid, status, oom } => self.reaped(pid, status, oom, now, &mut out),
+            Input::Childless => self.childless = true,
+            Input::Asked(request) => self.asked(request, now, &mut out),
+            Input::Signalled(signal) => self.signalled(signal, now, &mut out),
+        }
+        self.timers(now, &mut out);
+        self.arm(&mut out);
+        self.wind_down(now, &mut out);
+        out
+    }
+
+    /// When the next [`Input::Tick`] is needed; `None` when only something from outside can
+    /// change anything.
+    pub fn due(&self) -> Option<Millis> {
+        let stop = match &self.phase {
+            Phase::Stopping(stop) => stop.due(),
+            Phase::Ended => return None,
+            _ => None,
+        };
+        self.slots
+            .iter()
+            .flatten()
+            .filter_map(Slot::due)
+            .chain(stop)
+            .min()
+    }
+
+    /// The generation that it works for.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether the app was started at any time.
+    pub fn started(&self) -> bool {
+        self.started
+    }
+
+    /// What is true now; `agents` is room for the list inside.
+    pub fn status<'s>(&self, agents: &'s mut [AgentStatus<'p>; MAX_PROCESSES]) -> Status<'s>
+    where
+        'p: 's,
+    {
+        for (room, slot) in agents.iter_mut().zip(self.slots.iter().flatten()) {
+            *room = slot.status();
+        }
+        let app = self.slots.get(self.app).and_then(Option::as_ref);
+        Status {
+            generation: self.generation,
+            started: self.started,
+            app_ready: app.is_some_and(|app| app.life == Life::Ready),
+            armed: matches!(self.phase, Phase::Armed | Phase::Running),
+            stopping: matches!(self.phase, Phase::Stopping(_) | Phase::Ended),
+            app_pid: app.map_or(0, |app| app.pid),
+            agents: Agents::new(agents.get(..self.app).unwrap_or_default()),
+        }
+    }
+
+    fn slot(&mut self, index: usize) -> Option<&mut Slot<'p>> {
+        self.slots.get_mut(index).and_then(Option::as_mut)
+    }
+
+    fn app_pid(&self) -> u32 {
+        self.slots
+            .get(self.app)
+            .and_then(Option::as_ref)
+            .map_or(0, |app| app.pid)
+    }
+
+    fn spawned(&mut self, index: usize, pid: u32, now: Millis, out: &mut Actions<'p, '_>) {
+        let generation = self.generation;
+        self.childless = false;
+        let Some(slot) = self.slot(index) else { return };
+        slot.run(pid, now);
+        if slot.spec.kind == ProcessKind::App {
+            out.push(Action::Report(EventKind::AppStarted { generation, pid }));
+        }
+        if slot.is_ready_at_once() {
+            self.ready(index, out);
+        }
+    }
+
+    fn ready(&mut self, index: usize, out: &mut Actions<'p, '_>) {
+        let generation = self.generation;
+        let Some(slot) = self.slot(index) else { return };
+        if !slot.pass_gate() {
+            return;
+        }
+        out.push(Action::Report(match slot.spec.kind {
+            ProcessKind::App => EventKind::AppReady { generation },
+            ProcessKind::Agent => EventKind::AgentReady {
+                name: slot.spec.name,
+            },
+        }));
+    }
+
+    fn probed(&mut self, index: usize, passed: bool, now: Millis, out: &mut Actions<'p, '_>) {
+        let Some(slot) = self.slot(index) else { return };
+        if slot.probe_ended(now) && passed {
+            self.ready(index, out);
+        }
+    }
+
+    fn reaped(
+        &mut self,
+        pid: u32,
+        status: ExitStatus,
+        oom: bool,
+        now: Millis,
+        out: &mut Actions<'p, '_>,
+    ) {
+        let find = |pid_of: fn(&Slot<'p>) -> u32| {
+            let is_it =
+                |slot: &Option<Slot<'p>>| slot.as_ref().is_some_and(|slot| pid_of(slot) == pid);
+            self.slots.iter().position(is_it)
+        };
+        if let Some(index) = find(|slot| slot.pid) {
+            self.ended(index, pid, status, oom, now, out);
+        } else if let Some(index) = find(|slot| slot.probe_pid()) {
+            self.probed(index, status == ExitStatus::Code(0), now, out);
+        }
+    }
+
+    /// A process ended, or could not be executed at all.
+    fn ended(
+        &mut self,
+        index: usize,
+        pid: u32,
+        status: ExitStatus,
+        oom: bool,
+        now: Millis,
+        out: &mut Actions<'p, '_>,
+    ) {
+        let (generation, grace) = (self.generation, self.plan.stop_grace_ms);
+        let stopping = matches!(self.phase, Phase::Stopping(_) | Phase::Ended);
+        let Some(slot) = self.slot(index) else { return };
+        let spec = slot.spec;
+        let again = !stopping && spec.kind == ProcessKind::Agent && spec.essential == Essential::No;
+        slot.end(again, now, out, index);
+        out.push(Action::Report(EventKind::Exited {
+            name: spec.name,
+            pid,
+            status,
+            oom,
+            generation,
+        }));
+        if again {
+            return;
+        }
+        let code = match (spec.kind, status.shell_code()) {
+            (ProcessKind::App, code) => Some(code),
+            // The end of an essential agent is a failure, however it ended, unless it was asked.
+            (ProcessKind::Agent, _) if stopping => None,
+            (ProcessKind::Agent, code) => Some(code.max(1)),
+        };
+        self.exit_code = self.exit_code.or(code);
+        if !stopping {
+            self.begin_stop(grace, None, now);
+        }
+    }
+
+    fn asked<'r>(&mut self, request: Request<'r>, now: Millis, out: &mut Actions<'p, 'r>) {
+        let refuse = |request: RequestKind, code: Refusal| Action::Refuse { request, code };
+        let kind = request.kind();
+        match request {
+            Request::Start(start) => self.asked_to_start(start, out),
+            Request::Adopt(adopt) if adopt.generation < self.generation => {
+                out.push(refuse(kind, Refusal::StaleGeneration))
+            }
+            Request::Adopt(_) if self.app_pid() == 0 => out.push(refuse(kind, Refusal::NotStarted)),
+            Request::Adopt(_) if !matches!(self.phase, Phase::Running) => {
+                out.push(refuse(kind, Refusal::Stopping))
+            }
+            Request::Adopt(adopt) => {
+                self.generation = adopt.generation;
+                out.push(Action::Answer);
+            }
+            Request::Stop { budget_ms } => self.begin_stop(budget_ms, None, now),
+            Request::Restart { generation, .. } if generation < self.generation => {
+                out.push(refuse(kind, Refusal::StaleGeneration));
+            }
+            Request::Restart { .. } => out.push(refuse(kind, Refusal::Unsupported)),
+            Request::Signal { signal } => match self.app_pid() {
+                0 => out.push(refuse(kind, Refusal::NotStarted)),
+                pid => out.push(Action::Signal {
+                    target: Target::Process(pid),
+                    signal,
+                }),
+            },
+            Request::Status => out.push(Action::Answer),
+            // What is kept for the agent belongs to the outbox.
+            Request::Ack { .. } => {}
+        }
+    }
+
+    fn asked_to_start<'r>(&mut self, start: Start<'r>, out: &mut Actions<'p, 'r>) {
+        let refusal = match self.phase {
+            _ if start.generation < self.generation => Refusal::StaleGeneration,
+            _ if self.started && start.generation == self.generation => {
+                out.push(Action::Answer);
+                return;
+            }
+            Phase::Stopping(_) | Phase::Ended => Refusal::Stopping,
+            _ if self.started => Refusal::AlreadyStarted,
+            Phase::Arming => Refusal::NotArmed,
+            Phase::Armed | Phase::Running => {
+                self.started = true;
+                self.generation = start.generation;
+                self.phase = Phase::Running;
+                let process = self.app;
+                if let Some(app) = self.slot(process) {
+                    app.life = Life::Spawning;
+                }
+                out.push(Action::Spawn {
+                    process,
+                    start: Some(start),
+                });
+                return;
+            }
+        };
+        out.push(Action::Refuse {
+            request: RequestKind::Start,
+            code: refusal,
+        });
+    }
+
+    fn signalled(&mut self, signal: u8, now: Millis, out: &mut Actions<'p, '_>) {
+        let grace = self.plan.stop_grace_ms;
+        let stopping = matches!(self.phase, Phase::Stopping(_) | Phase::Ended);
+        match self.app_pid() {
+            0 if stopping => {}
+            0 if matches!(signal, SIGTERM | SIGINT) => {
+                self.exit_code = Some(128 + signal);
+                self.begin_stop(grace, None, now);
+            }
+            0 => {}
+            _ if signal == SIGTERM && !stopping => self.begin_stop(grace, Some(signal), now),
+            pid => out.push(Action::Signal {
+                target: Target::Process(pid),
+                signal,
+            }),
+        }
+    }
+
+    fn timers(&mut self, now: Millis, out: &mut Actions<'p, '_>) {
+        if matches!(self.phase, Phase::Stopping(_) | Phase::Ended) {
+            return;
+        }
+        let mut essential_missed = false;
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = slot else { continue };
+            essential_missed |= slot.timers(index, now, out);
+        }
+        if essential_missed {
+            self.exit_code = self.exit_code.or(Some(1));
+            self.begin_stop(self.plan.stop_grace_ms, None, now);
+        }
+    }
+
+    /// Starts the next agent once the one before passed its gate; then the app is held.
+    fn arm(&mut self, out: &mut Actions<'p, '_>) {
+        if self.phase != Phase::Arming {
+            return;
+        }
+        for (index, slot) in self.slots.iter_mut().enumerate().take(self.app) {
+            let Some(slot) = slot else { continue };
+            match slot.life {
+                Life::Waiting => {
+                    slot.life = Life::Spawning;
+                    out.push(Action::Spawn {
+                        process: index,
+                        start: None,
+                    });
+                    return;
+                }
+                Life::Spawning => return,
+                // An optional agent that failed once holds nobody.
+                Life::Starting if !slot.failed_before => return,
+                _ => {}
+            }
+        }
+        self.phase = Phase::Armed;
+        out.push(Action::Report(EventKind::Armed));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,158 @@
+//! What goes into the supervisor and what comes out.
+
+use crate::plan::MAX_PROCESSES;
+use crate::protocol::{EventKind, ExitStatus, Refusal, Request, RequestKind, Start};
+
+/// Something that happened. `process` is an index into the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input<'r> {
+    /// The first input.
+    Begin,
+    /// [`Action::Spawn`] was done and the process executed.
+    Spawned {
+        /// Which process.
+        process: usize,
+        /// Its pid.
+        pid: u32,
+    },
+    /// [`Action::Spawn`] failed.
+    NotSpawned {
+        /// Which process.
+        process: usize,
+        /// The pid that it had; 0 when there was none.
+        pid: u32,
+        /// 127 when the command was not found, 126 for everything else.
+        code: u8,
+    },
+    /// [`Action::Probe`] was begun; the result comes as `Probed`, or by the end of `pid`.
+    Probing {
+        /// The process that is probed.
+        process: usize,
+        /// Pid of the probe, for a probe that is a process.
+        pid: Option<u32>,
+    },
+    /// A probe ended.
+    Probed {
+        /// The process that is probed.
+        process: usize,
+        /// Whether it is ready.
+        passed: bool,
+    },
+    /// The process said that it is ready.
+    Ready {
+        /// Which process.
+        process: usize,
+    },
+    /// A child was reaped: of the plan, a probe, or an orphan that nobody knows.
+    Reaped {
+        /// Its pid.
+        pid: u32,
+        /// How it ended.
+        status: ExitStatus,
+        /// Whether it was killed for memory, as far as can be seen.
+        oom: bool,
+    },
+    /// No child is left, neither alive nor to be reaped.
+    Childless,
+    /// The agent asks.
+    Asked(Request<'r>),
+    /// PID 1 received this signal, one that is meant for the app.
+    Signalled(u8),
+    /// Time passed.
+    Tick,
+}
+
+/// Something to do. `process` is an index into the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action<'p, 'r> {
+    /// Execute this process; answered by `Spawned` or `NotSpawned`.
+    Spawn {
+        /// Which process.
+        process: usize,
+        /// The start that let it go, for the app.
+        start: Option<Start<'r>>,
+    },
+    /// Begin a probe; answered by `Probing` or `Probed`.
+    Probe {
+        /// The process to probe.
+        process: usize,
+    },
+    /// The probe takes too long or is not wanted any more.
+    EndProbe {
+        /// The process that is probed.
+        process: usize,
+        /// Pid of the probe; 0 for a probe that is no process.
+        pid: u32,
+    },
+    /// Send a signal.
+    Signal {
+        /// To whom.
+        target: Target,
+        /// Signal number.
+        signal: u8,
+    },
+    /// Tell the agent, once and until acked; exits also go to the ring.
+    Report(EventKind<'p>),
+    /// Answer the agent with the status.
+    Answer,
+    /// Answer the agent that its request had no effect.
+    Refuse {
+        /// The request.
+        request: RequestKind,
+        /// Why.
+        code: Refusal,
+    },
+    /// End, with this code. The last action.
+    Exit {
+        /// Exit code of the container.
+        code: u8,
+    },
+}
+
+/// Whom a signal is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// This process.
+    Process(u32),
+    /// The process group that this process leads.
+    Group(u32),
+    /// Everything in the pid namespace but PID 1.
+    Everybody,
+}
+
+/// More than one step can ask for: three for each process and a few for the phase.
+const ROOM: usize = MAX_PROCESSES * 4 + 8;
+
+/// Actions in order, without allocation.
+#[derive(Debug)]
+pub struct Actions<'p, 'r> {
+    items: [Option<Action<'p, 'r>>; ROOM],
+    length: usize,
+}
+
+impl Default for Actions<'_, '_> {
+    fn default() -> Self {
+        Self {
+            items: [None; ROOM],
+            length: 0,
+        }
+    }
+}
+
+impl<'p, 'r> Actions<'p, 'r> {
+    pub(super) fn push(&mut self, action: Action<'p, 'r>) {
+        debug_assert!(
+            self.length < ROOM,
+            "one step asks for more than {ROOM} actions"
+        );
+        if let Some(room) = self.items.get_mut(self.length) {
+            *room = Some(action);
+            self.length += 1;
+        }
+    }
+
+    /// The actions in order.
+    pub fn iter(&self) -> impl Iterator<Item = Action<'p, 'r>> + '_ {
+        self.items.iter().take(self.length).flatten().copied()
+    }
+}

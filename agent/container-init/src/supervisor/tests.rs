@@ -1,0 +1,686 @@
+//! The picture walked edge by edge in a small simulated container; a property test for the rest.
+
+use super::*;
+use crate::plan::{Groups, Output, Process, Processes, Readiness, Restart, Rlimits, Strings};
+use crate::protocol::{Adopt, AgentState, EnvList};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::vec;
+use std::vec::Vec;
+
+const STOP_SIGNAL: u8 = 3;
+const GATE: Readiness<'static> = Readiness::Notify { timeout_ms: 500 };
+
+fn process(
+    name: &'static str,
+    kind: ProcessKind,
+    essential: Essential,
+    readiness: Readiness<'static>,
+) -> Process<'static> {
+    Process {
+        name,
+        kind,
+        argv: Strings::new(&[c"/bin/true"]),
+        env: Strings::new(&[]),
+        cwd: c"/",
+        uid: 0,
+        gid: 0,
+        groups: Groups::new(&[]),
+        capabilities: 0,
+        rlimits: Rlimits::new(&[]),
+        readiness,
+        essential,
+        restart: Restart {
+            backoff_min_ms: 100,
+            backoff_max_ms: 400,
+        },
+        stop_signal: STOP_SIGNAL,
+        stdout: Output::Inherit,
+        stderr: Output::Inherit,
+    }
+}
+
+fn agent(name: &'static str, readiness: Readiness<'static>) -> Process<'static> {
+    process(name, ProcessKind::Agent, Essential::Yes, readiness)
+}
+
+fn optional(name: &'static str, readiness: Readiness<'static>) -> Process<'static> {
+    process(name, ProcessKind::Agent, Essential::No, readiness)
+}
+
+fn app(readiness: Readiness<'static>) -> Process<'static> {
+    process("app", ProcessKind::App, Essential::Yes, readiness)
+}
+
+/// A container without a kernel: spawns succeed at once, a signal is only written down.
+struct World<'p> {
+    supervisor: Supervisor<'p>,
+    now: Millis,
+    next_pid: u32,
+    alive: BTreeMap<u32, usize>,
+    reports: Vec<EventKind<'p>>,
+    signals: Vec<(Target, u8)>,
+    refusals: Vec<Refusal>,
+    spawned: Vec<usize>,
+    probes: Vec<usize>,
+    ended_probes: usize,
+    answers: usize,
+    exit: Option<u8>,
+}
+
+impl<'p> World<'p> {
+    fn begin(processes: &'p [Process<'p>]) -> Self {
+        let plan = Plan {
+            container_id: "web-1.g7",
+            create_generation: 7,
+            ctl_socket: c"",
+            run_dir: c"",
+            exits: c"",
+            stop_grace_ms: 10_000,
+            processes: Processes::new(processes),
+        };
+        let mut world = Self {
+            supervisor: Supervisor::new(plan, Scope::Namespace),
+            now: 1000,
+            next_pid: 10,
+            alive: BTreeMap::new(),
+            reports: Vec::new(),
+            signals: Vec::new(),
+            refusals: Vec::new(),
+            spawned: Vec::new(),
+            probes: Vec::new(),
+            ended_probes: 0,
+            answers: 0,
+            exit: None,
+        };
+        world.feed(Input::Begin);
+        world
+    }
+
+    fn feed(&mut self, input: Input<'_>) {
+        assert_eq!(self.exit, None, "nothing happens after the exit");
+        let mut follow_up = Vec::new();
+        for action in self.supervisor.step(input, self.now).iter() {
+            match action {
+                Action::Spawn { process, .. } => {
+                    self.next_pid += 1;
+                    self.alive.insert(self.next_pid, process);
+                    self.spawned.push(process);
+                    follow_up.push(Input::Spawned {
+                        process,
+                        pid: self.next_pid,
+                    });
+                }
+                Action::Probe { process } => {
+                    self.probes.push(process);
+                    follow_up.push(Input::Probing { process, pid: None });
+                }
+                Action::EndProbe { .. } => self.ended_probes += 1,
+                Action::Signal { target, signal } => self.signals.push((target, signal)),
+                Action::Report(kind) => self.reports.push(kind),
+                Action::Answer => self.answers += 1,
+                Action::Refuse { code, .. } => self.refusals.push(code),
+                Action::Exit { code } => self.exit = Some(code),
+            }
+        }
+        for input in follow_up {
+            self.feed(input);
+        }
+    }
+
+    fn pid(&self, process: usize) -> u32 {
+        self.alive
+            .iter()
+            .find(|(_, index)| **index == process)
+            .map_or(0, |(pid, _)| *pid)
+    }
+
+    /// The process ends; with the last one the kernel says that there are no children.
+    fn end(&mut self, process: usize, status: ExitStatus) {
+        let pid = self.pid(process);
+        assert_ne!(pid, 0, "process {process} runs");
+        self.alive.remove(&pid);
+        self.feed(Input::Reaped {
+            pid,
+            status,
+            oom: false,
+        });
+        if self.alive.is_empty() && self.exit.is_none() {
+            self.feed(Input::Childless);
+        }
+    }
+
+    /// Moves to when something is due, and says so.
+    fn sleep(&mut self) {
+        self.now = self
+            .supervisor
+            .due()
+            .expect("something is due")
+            .max(self.now);
+        self.feed(Input::Tick);
+    }
+
+    fn start(&mut self, generation: u64) {
+        self.feed(Input::Asked(Request::Start(Start {
+            generation,
+            task_id: "t",
+            traceparent: "",
+            env: EnvList::new(&[]),
+        })));
+    }
+
+    fn state(&self, agent: usize) -> AgentState {
+        self.supervisor
+            .status(&mut Default::default())
+            .agents
+            .iter()
+            .nth(agent)
+            .unwrap()
+            .state
+    }
+}
+
+fn exited(name: &str, pid: u32, status: ExitStatus, generation: u64) -> EventKind<'_> {
+    EventKind::Exited {
+        name,
+        pid,
+        status,
+        oom: false,
+        generation,
+    }
+}
+
+#[test]
+fn agents_start_one_after_the_other_and_the_app_is_held() {
+    let plan = [agent("a", GATE), agent("b", GATE), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    assert_eq!(world.spawned, [0]);
+    world.feed(Input::Ready { process: 0 });
+    assert_eq!(world.spawned, [0, 1]);
+    world.start(8);
+    assert_eq!(world.refusals, [Refusal::NotArmed]);
+    world.feed(Input::Ready { process: 1 });
+    assert_eq!(
+        world.reports,
+        [
+            EventKind::AgentReady { name: "a" },
+            EventKind::AgentReady { name: "b" },
+            EventKind::Armed
+        ]
+    );
+    assert_eq!(world.spawned, [0, 1], "the app is held");
+    assert_eq!(world.supervisor.due(), None, "an armed container sleeps");
+}
+
+#[test]
+fn a_start_lets_the_app_go_once() {
+    let plan = [app(GATE)];
+    let mut world = World::begin(&plan);
+    world.start(9);
+    let pid = world.pid(0);
+    world.start(9);
+    world.start(8);
+    world.start(10);
+    assert_eq!(world.spawned, [0]);
+    assert_eq!(world.answers, 1, "the repetition is answered by a status");
+    assert_eq!(
+        world.refusals,
+        [Refusal::StaleGeneration, Refusal::AlreadyStarted]
+    );
+    world.feed(Input::Ready { process: 0 });
+    world.feed(Input::Ready { process: 0 });
+    let generation = 9;
+    assert_eq!(
+        world.reports,
+        [
+            EventKind::Armed,
+            EventKind::AppStarted { generation, pid },
+            EventKind::AppReady { generation }
+        ]
+    );
+}
+
+#[test]
+fn an_adopted_app_works_for_the_new_generation() {
+    let plan = [app(Readiness::External)];
+    let mut world = World::begin(&plan);
+    let adopt = |generation| {
+        Input::Asked(Request::Adopt(Adopt {
+            generation,
+            task_id: "",
+            traceparent: "",
+        }))
+    };
+    world.feed(adopt(9));
+    world.start(8);
+    world.feed(adopt(7));
+    world.feed(adopt(9));
+    assert_eq!(
+        world.refusals,
+        [Refusal::NotStarted, Refusal::StaleGeneration]
+    );
+    assert_eq!((world.answers, world.supervisor.generation()), (1, 9));
+}
+
+#[test]
+fn an_app_that_is_probed_from_outside_is_never_reported_ready() {
+    let plan = [app(Readiness::External)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    assert!(
+        !world
+            .reports
+            .contains(&EventKind::AppReady { generation: 8 })
+    );
+    assert_eq!(world.supervisor.due(), None);
+}
+
+#[test]
+fn the_container_ends_with_the_apps_code_after_its_agents() {
+    let plan = [
+        agent("a", Readiness::None),
+        agent("b", Readiness::None),
+        app(Readiness::None),
+    ];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.end(2, ExitStatus::Signal(11));
+    assert_eq!(
+        world.signals,
+        [(Target::Process(world.pid(1)), STOP_SIGNAL)]
+    );
+    world.end(1, ExitStatus::Code(0));
+    assert_eq!(
+        world.signals[1..],
+        [(Target::Process(world.pid(0)), STOP_SIGNAL)]
+    );
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.exit, Some(139));
+    assert_eq!(world.reports.last(), Some(&EventKind::Stopped));
+}
+
+#[test]
+fn a_command_that_cannot_be_executed_is_126_or_127() {
+    let plan = [app(Readiness::None)];
+    for code in [126, 127] {
+        let mut supervisor = World::begin(&plan).supervisor;
+        let start = Start {
+            generation: 8,
+            task_id: "",
+            traceparent: "",
+            env: EnvList::new(&[]),
+        };
+        supervisor.step(Input::Asked(Request::Start(start)), 1);
+        let actions = supervisor.step(
+            Input::NotSpawned {
+                process: 0,
+                pid: 30,
+                code,
+            },
+            1,
+        );
+        let report = Action::Report(exited("app", 30, ExitStatus::Code(code), 8));
+        assert_eq!(actions.iter().next(), Some(report));
+        let last = supervisor.step(Input::Childless, 1);
+        assert_eq!(last.iter().last(), Some(Action::Exit { code }));
+    }
+}
+
+#[test]
+fn an_essential_agent_takes_the_container_with_it() {
+    let plan = [agent("a", Readiness::None), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(
+        world.signals,
+        [(Target::Process(world.pid(1)), STOP_SIGNAL)]
+    );
+    world.end(1, ExitStatus::Code(0));
+    assert_eq!(
+        world.exit,
+        Some(1),
+        "an essential agent that leaves is a failure even with code 0"
+    );
+}
+
+#[test]
+fn an_essential_agent_that_misses_its_gate_ends_the_container() {
+    let plan = [agent("a", GATE), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.sleep();
+    assert_eq!(world.now, 1500);
+    assert_eq!(
+        world.signals,
+        [(Target::Process(world.pid(0)), STOP_SIGNAL)]
+    );
+    world.end(0, ExitStatus::Signal(STOP_SIGNAL));
+    assert_eq!(world.exit, Some(1));
+}
+
+#[test]
+fn an_optional_agent_comes_back_with_back_off_and_holds_nobody() {
+    let plan = [optional("a", GATE), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    let mut pauses = Vec::new();
+    for _ in 0..5 {
+        world.end(0, ExitStatus::Code(1));
+        assert_eq!(world.state(0), AgentState::BackingOff);
+        let ended = world.now;
+        world.sleep();
+        pauses.push(world.now - ended);
+    }
+    assert_eq!(pauses, [100, 200, 400, 400, 400]);
+    assert!(
+        world.reports.contains(&EventKind::Armed),
+        "the order went on without it"
+    );
+    world.feed(Input::Ready { process: 0 });
+    world.now += 401;
+    world.end(0, ExitStatus::Code(1));
+    assert_eq!(
+        world.supervisor.due(),
+        Some(world.now + 100),
+        "a long run forgives"
+    );
+}
+
+#[test]
+fn an_optional_agent_that_misses_its_gate_is_killed_and_started_again() {
+    let plan = [optional("a", GATE), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    let pid = world.pid(0);
+    world.sleep();
+    assert_eq!(world.signals, [(Target::Group(pid), SIGKILL)]);
+    assert!(world.reports.contains(&EventKind::Armed));
+    world.end(0, ExitStatus::Signal(SIGKILL));
+    world.sleep();
+    assert_eq!(world.spawned, [0, 0]);
+}
+
+#[test]
+fn probes_slow_down_from_one_millisecond_to_the_period() {
+    let probe = Readiness::TcpLoopback {
+        port: 80,
+        period_ms: 10,
+        timeout_ms: 5,
+        deadline_ms: 60,
+    };
+    let plan = [agent("a", probe), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    let mut at = Vec::new();
+    for _ in 0..7 {
+        at.push(world.now - 1000);
+        world.feed(Input::Probed {
+            process: 0,
+            passed: false,
+        });
+        world.sleep();
+    }
+    assert_eq!(at, [0, 1, 3, 7, 15, 25, 35]);
+    world.feed(Input::Probed {
+        process: 0,
+        passed: true,
+    });
+    assert_eq!(
+        world.reports,
+        [EventKind::AgentReady { name: "a" }, EventKind::Armed]
+    );
+    assert_eq!(world.supervisor.due(), None);
+}
+
+#[test]
+fn a_probe_that_hangs_is_ended_and_counts_as_failed() {
+    let probe = Readiness::TcpLoopback {
+        port: 80,
+        period_ms: 10,
+        timeout_ms: 5,
+        deadline_ms: 60,
+    };
+    let plan = [agent("a", probe), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    assert_eq!(world.supervisor.due(), Some(1005));
+    world.sleep();
+    assert_eq!(world.ended_probes, 1);
+    world.sleep();
+    assert_eq!((world.now, world.probes.len()), (1006, 2));
+}
+
+#[test]
+fn an_exec_probe_is_judged_by_its_exit_code() {
+    let probe = Readiness::Exec {
+        argv: Strings::new(&[c"check"]),
+        initial_delay_ms: 20,
+        period_ms: 10,
+        timeout_ms: 5,
+        failure_threshold: 3,
+    };
+    let plan = [agent("a", probe), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.sleep();
+    assert_eq!(world.now, 1020, "not before the initial delay");
+    for status in [
+        ExitStatus::Code(1),
+        ExitStatus::Signal(9),
+        ExitStatus::Code(0),
+    ] {
+        world.feed(Input::Probing {
+            process: 0,
+            pid: Some(77),
+        });
+        world.feed(Input::Reaped {
+            pid: 77,
+            status,
+            oom: false,
+        });
+        if status != ExitStatus::Code(0) {
+            world.sleep();
+        }
+    }
+    assert_eq!(
+        world.reports,
+        [EventKind::AgentReady { name: "a" }, EventKind::Armed]
+    );
+}
+
+#[test]
+fn an_app_that_ignores_its_signal_is_killed_before_its_agents_lose_their_turn() {
+    let plan = [agent("a", Readiness::None), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    let app = world.pid(1);
+    world.feed(Input::Asked(Request::Stop { budget_ms: 1000 }));
+    world.sleep();
+    assert_eq!(world.now, 1900);
+    assert_eq!(
+        world.signals,
+        [
+            (Target::Process(app), STOP_SIGNAL),
+            (Target::Group(app), SIGKILL)
+        ]
+    );
+    world.end(1, ExitStatus::Signal(SIGKILL));
+    assert_eq!(
+        world.signals.last(),
+        Some(&(Target::Process(world.pid(0)), STOP_SIGNAL))
+    );
+    world.sleep();
+    assert_eq!(
+        (world.now, world.signals.last()),
+        (2000, Some(&(Target::Everybody, SIGKILL)))
+    );
+    world.sleep();
+    assert_eq!(
+        (world.now, world.exit),
+        (3000, Some(137)),
+        "what cannot die does not hold us"
+    );
+}
+
+#[test]
+fn a_second_stop_shortens_and_never_lengthens() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    for (budget_ms, due) in [(5000, 6000), (9000, 6000), (100, 1100)] {
+        world.feed(Input::Asked(Request::Stop { budget_ms }));
+        assert_eq!(world.supervisor.due(), Some(due));
+    }
+    world.start(9);
+    assert_eq!(world.refusals, [Refusal::Stopping]);
+    world.feed(Input::Asked(Request::Stop { budget_ms: 0 }));
+    assert_eq!(world.signals.last(), Some(&(Target::Everybody, SIGKILL)));
+    world.end(0, ExitStatus::Signal(SIGKILL));
+    assert_eq!(world.exit, Some(137));
+}
+
+#[test]
+fn strangers_are_asked_to_end_after_the_plan() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.alive.insert(999, usize::MAX);
+    world.end(0, ExitStatus::Code(4));
+    assert_eq!(world.signals, [(Target::Everybody, SIGTERM)]);
+    assert_eq!(world.exit, None, "PID 1 waits for them");
+    world.feed(Input::Reaped {
+        pid: 999,
+        status: ExitStatus::Code(0),
+        oom: false,
+    });
+    world.feed(Input::Childless);
+    assert_eq!(world.exit, Some(4));
+}
+
+#[test]
+fn signals_from_outside_go_to_the_app_and_term_also_stops() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.feed(Input::Signalled(1));
+    world.start(8);
+    let app = Target::Process(world.pid(0));
+    for signal in [1, 10, SIGINT, 64] {
+        world.feed(Input::Signalled(signal));
+    }
+    assert_eq!(
+        world.signals,
+        [(app, 1), (app, 10), (app, SIGINT), (app, 64)]
+    );
+    world.feed(Input::Signalled(SIGTERM));
+    assert_eq!(
+        world.signals[4..],
+        [(app, SIGTERM)],
+        "as it came, not the app's stop signal"
+    );
+    assert_eq!(world.supervisor.due(), Some(world.now + 10_000));
+    world.feed(Input::Signalled(SIGTERM));
+    assert_eq!(world.signals[5..], [(app, SIGTERM)]);
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn term_before_the_start_ends_the_container() {
+    for signal in [SIGTERM, SIGINT] {
+        let plan = [agent("a", Readiness::None), app(Readiness::None)];
+        let mut world = World::begin(&plan);
+        world.feed(Input::Signalled(signal));
+        world.end(0, ExitStatus::Code(0));
+        assert_eq!(world.exit, Some(128 + signal));
+        assert_eq!(world.spawned, [0]);
+    }
+}
+
+#[test]
+fn a_stop_before_the_start_is_no_failure() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.feed(Input::Asked(Request::Stop { budget_ms: 1000 }));
+    if world.exit.is_none() {
+        world.feed(Input::Childless);
+    }
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn what_cannot_be_done_is_refused() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.feed(Input::Asked(Request::Signal { signal: 10 }));
+    world.feed(Input::Asked(Request::Restart {
+        reuse: true,
+        generation: 8,
+    }));
+    world.feed(Input::Asked(Request::Restart {
+        reuse: true,
+        generation: 1,
+    }));
+    assert_eq!(
+        world.refusals,
+        [
+            Refusal::NotStarted,
+            Refusal::Unsupported,
+            Refusal::StaleGeneration
+        ]
+    );
+}
+
+proptest! {
+    /// Whatever happens in whatever order: the app runs at most once and only when it was let go,
+    /// and a stop ends everything inside budget and kill wait.
+    #[test]
+    fn the_rules_hold_in_every_order(
+        kinds in proptest::collection::vec((any::<bool>(), 0usize..4), 0..4),
+        steps in proptest::collection::vec((0u8..9, 0usize..5, 0u64..12, 0u64..700), 0..80),
+    ) {
+        let tcp = Readiness::TcpLoopback { port: 80, period_ms: 10, timeout_ms: 5, deadline_ms: 60 };
+        let exec = Readiness::Exec {
+            argv: Strings::new(&[c"check"]), initial_delay_ms: 3, period_ms: 10, timeout_ms: 5, failure_threshold: 3,
+        };
+        let gates = [Readiness::None, GATE, tcp, exec];
+        let names = ["a", "b", "c", "d"];
+        let mut plan = vec![];
+        for ((essential, gate), name) in kinds.iter().zip(names) {
+            plan.push(if *essential { agent(name, gates[*gate]) } else { optional(name, gates[*gate]) });
+        }
+        plan.push(app(Readiness::None));
+        let app_index = plan.len() - 1;
+        let mut world = World::begin(&plan);
+        let mut allowed = false;
+        for (step, process, number, passes) in steps {
+            if world.exit.is_some() { break; }
+            let running = world.pid(process.min(app_index)) != 0;
+            match step {
+                0 => world.feed(Input::Ready { process }),
+                1 => world.feed(Input::Probed { process, passed: number > 5 }),
+                2 if running => world.end(process.min(app_index), ExitStatus::Code(number as u8)),
+                3 => {
+                    allowed |= world.reports.contains(&EventKind::Armed);
+                    world.start(number);
+                }
+                4 if number == 0 => world.feed(Input::Asked(Request::Stop { budget_ms: passes as u32 })),
+                5 => world.feed(Input::Signalled(number as u8 + 1)),
+                6 => world.feed(Input::Reaped { pid: 5000 + number as u32, status: ExitStatus::Code(0), oom: false }),
+                _ => {
+                    world.now += passes;
+                    world.feed(Input::Tick);
+                }
+            }
+            let starts = world.spawned.iter().filter(|index| **index == app_index).count();
+            prop_assert!(starts <= usize::from(allowed), "the app starts once, and only when it may");
+            if let Some(due) = world.supervisor.due() {
+                prop_assert!(due >= world.now, "nothing that is due was left undone");
+            }
+        }
+        if world.exit.is_none() {
+            let asked_at = world.now;
+            world.feed(Input::Asked(Request::Stop { budget_ms: 1000 }));
+            while world.exit.is_none() {
+                world.sleep();
+            }
+            prop_assert!(world.now <= asked_at + 2000, "a stop ends inside its budget and the kill wait");
+        }
+        prop_assert_eq!(world.reports.last(), Some(&EventKind::Stopped));
+        prop_assert_eq!(world.reports.iter().filter(|kind| **kind == EventKind::Stopped).count(), 1);
+    }
+}
