@@ -11,17 +11,35 @@ use container_init::plan::{
 
 use super::peer::child_of;
 
-/// The binary; `make container-init` builds it.
+/// `NODEAGENT_CONTAINER_INIT`, or built into `target/init` as container-init's own tests do.
 fn program() -> PathBuf {
-    let given = std::env::var_os("NODEAGENT_CONTAINER_INIT").map(PathBuf::from);
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/init/container-init");
-    let program = given.unwrap_or(built);
-    assert!(
-        program.exists(),
-        "{} is missing: `make container-init`, or set NODEAGENT_CONTAINER_INIT",
-        program.display()
-    );
-    program
+    if let Some(given) = std::env::var_os("NODEAGENT_CONTAINER_INIT") {
+        return given.into();
+    }
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("..")
+        .canonicalize()
+        .unwrap();
+    let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let target = workspace.join("target/init");
+    let built = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--quiet",
+            "-p",
+            "container-init",
+            "--features",
+            "pid1",
+            "--profile",
+            "init",
+        ])
+        .args(["--target", &triple, "--target-dir"])
+        .arg(&target)
+        .current_dir(&workspace)
+        .status()
+        .unwrap();
+    assert!(built.success(), "container-init does not build");
+    target.join(&triple).join("init/container-init")
 }
 
 /// A container-init that holds an app which notifies at once and then waits.
