@@ -3,7 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nodeagent::cli::main(|_settings| {
-        anyhow::bail!("this build has no daemon: crate::host is merged later")
-    })
+    nodeagent::cli::main(nodeagent::host::daemon)
 }

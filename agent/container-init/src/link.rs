@@ -35,18 +35,28 @@ pub struct Outbox<'p> {
 impl<'p> Outbox<'p> {
     /// No events; the first will be number 1.
     pub const fn new() -> Self {
-        Self { events: [None; KEPT], length: 0, next_seq: 1 }
+        Self {
+            events: [None; KEPT],
+            length: 0,
+            next_seq: 1,
+        }
     }
 
     /// Numbers and keeps an event. When there is no room the least telling one goes: the oldest
     /// agent-ready, else the oldest exit of an in-container agent, else the oldest.
     pub fn push(&mut self, kind: EventKind<'p>, app: &str) -> Event<'p> {
-        let event = Event { seq: self.next_seq, kind };
+        let event = Event {
+            seq: self.next_seq,
+            kind,
+        };
         self.next_seq += 1;
         if self.length == KEPT {
             let ready = |kind: &EventKind<'_>| matches!(kind, EventKind::AgentReady { .. });
             let agent = |kind: &EventKind<'_>| matches!(kind, EventKind::Exited { name, .. } if *name != app);
-            let victim = self.position(ready).or_else(|| self.position(agent)).unwrap_or(0);
+            let victim = self
+                .position(ready)
+                .or_else(|| self.position(agent))
+                .unwrap_or(0);
             self.remove(victim);
         }
         if let Some(room) = self.events.get_mut(self.length) {
@@ -100,7 +110,13 @@ mod tests {
     use std::vec::Vec;
 
     fn exited(name: &str) -> EventKind<'_> {
-        EventKind::Exited { name, pid: 2, status: ExitStatus::Code(0), oom: false, generation: 1 }
+        EventKind::Exited {
+            name,
+            pid: 2,
+            status: ExitStatus::Code(0),
+            oom: false,
+            generation: 1,
+        }
     }
 
     #[test]
@@ -113,7 +129,10 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_second() {
-        let pauses: Vec<u64> = core::iter::successors(Some(next_redial(0)), |p| Some(next_redial(*p))).take(9).collect();
+        let pauses: Vec<u64> =
+            core::iter::successors(Some(next_redial(0)), |p| Some(next_redial(*p)))
+                .take(9)
+                .collect();
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
     }
 
@@ -121,7 +140,13 @@ mod tests {
     fn a_flapping_agent_does_not_push_out_the_apps_story() {
         let mut outbox = Outbox::new();
         outbox.push(EventKind::Armed, "app");
-        outbox.push(EventKind::AppStarted { generation: 2, pid: 9 }, "app");
+        outbox.push(
+            EventKind::AppStarted {
+                generation: 2,
+                pid: 9,
+            },
+            "app",
+        );
         for _ in 0..200 {
             outbox.push(exited("log"), "app");
             outbox.push(EventKind::AgentReady { name: "log" }, "app");

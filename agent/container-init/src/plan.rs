@@ -22,6 +22,10 @@ pub const MAX_PLAN: usize = 256 * 1024;
 pub const MAX_PROCESSES: usize = 16;
 /// The longest name of a process, in bytes.
 pub const MAX_NAME: usize = 63;
+/// The most strings in an argv or an environment.
+pub const MAX_STRINGS: usize = 4096;
+/// The most supplementary groups of a process.
+pub const MAX_GROUPS: usize = 256;
 /// Exit code of init for a plan that it cannot read.
 pub const EXIT_BAD_PLAN: u8 = 125;
 

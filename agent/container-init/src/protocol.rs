@@ -20,6 +20,8 @@ use crate::wire::Malformed;
 pub const VERSION: u16 = 1;
 /// The longest kind + body.
 pub const MAX_FRAME_BODY: usize = 65_532;
+/// The most entries in the environment of a start.
+pub const MAX_ENV_OVERLAY: usize = 1024;
 /// The longest frame on the wire, with its length.
 pub const MAX_FRAME: usize = MAX_FRAME_BODY + 4;
 

@@ -23,7 +23,9 @@ use process::{Life, Slot};
 use stop::Stop;
 
 use crate::plan::{Essential, MAX_PROCESSES, Plan, ProcessKind};
-use crate::protocol::{AgentStatus, Agents, EventKind, ExitStatus, Refusal, Request, RequestKind, Start, Status};
+use crate::protocol::{
+    AgentStatus, Agents, EventKind, ExitStatus, Refusal, Request, RequestKind, Start, Status,
+};
 
 /// Milliseconds on a clock that never goes back.
 pub type Millis = u64;
@@ -94,7 +96,9 @@ impl<'p> Supervisor<'p> {
         match input {
             Input::Begin | Input::Tick => {}
             Input::Spawned { process, pid } => self.spawned(process, pid, now, &mut out),
-            Input::NotSpawned { process, pid, code } => self.ended(process, pid, ExitStatus::Code(code), false, now, &mut out),
+            Input::NotSpawned { process, pid, code } => {
+                self.ended(process, pid, ExitStatus::Code(code), false, now, &mut out)
+            }
             Input::Probing { process, pid } => {
                 if let Some(slot) = self.slot(process) {
                     slot.probing(pid);
@@ -121,7 +125,12 @@ impl<'p> Supervisor<'p> {
             Phase::Ended => return None,
             _ => None,
         };
-        self.slots.iter().flatten().filter_map(Slot::due).chain(stop).min()
+        self.slots
+            .iter()
+            .flatten()
+            .filter_map(Slot::due)
+            .chain(stop)
+            .min()
     }
 
     /// The generation that it works for.
@@ -159,7 +168,10 @@ impl<'p> Supervisor<'p> {
     }
 
     fn app_pid(&self) -> u32 {
-        self.slots.get(self.app).and_then(Option::as_ref).map_or(0, |app| app.pid)
+        self.slots
+            .get(self.app)
+            .and_then(Option::as_ref)
+            .map_or(0, |app| app.pid)
     }
 
     fn spawned(&mut self, index: usize, pid: u32, now: Millis, out: &mut Actions<'p, '_>) {
@@ -183,7 +195,9 @@ impl<'p> Supervisor<'p> {
         }
         out.push(Action::Report(match slot.spec.kind {
             ProcessKind::App => EventKind::AppReady { generation },
-            ProcessKind::Agent => EventKind::AgentReady { name: slot.spec.name },
+            ProcessKind::Agent => EventKind::AgentReady {
+                name: slot.spec.name,
+            },
         }));
     }
 
@@ -194,9 +208,17 @@ impl<'p> Supervisor<'p> {
         }
     }
 
-    fn reaped(&mut self, pid: u32, status: ExitStatus, oom: bool, now: Millis, out: &mut Actions<'p, '_>) {
+    fn reaped(
+        &mut self,
+        pid: u32,
+        status: ExitStatus,
+        oom: bool,
+        now: Millis,
+        out: &mut Actions<'p, '_>,
+    ) {
         let find = |pid_of: fn(&Slot<'p>) -> u32| {
-            let is_it = |slot: &Option<Slot<'p>>| slot.as_ref().is_some_and(|slot| pid_of(slot) == pid);
+            let is_it =
+                |slot: &Option<Slot<'p>>| slot.as_ref().is_some_and(|slot| pid_of(slot) == pid);
             self.slots.iter().position(is_it)
         };
         if let Some(index) = find(|slot| slot.pid) {
@@ -207,14 +229,28 @@ impl<'p> Supervisor<'p> {
     }
 
     /// A process ended, or could not be executed at all.
-    fn ended(&mut self, index: usize, pid: u32, status: ExitStatus, oom: bool, now: Millis, out: &mut Actions<'p, '_>) {
+    fn ended(
+        &mut self,
+        index: usize,
+        pid: u32,
+        status: ExitStatus,
+        oom: bool,
+        now: Millis,
+        out: &mut Actions<'p, '_>,
+    ) {
         let (generation, grace) = (self.generation, self.plan.stop_grace_ms);
         let stopping = matches!(self.phase, Phase::Stopping(_) | Phase::Ended);
         let Some(slot) = self.slot(index) else { return };
         let spec = slot.spec;
         let again = !stopping && spec.kind == ProcessKind::Agent && spec.essential == Essential::No;
         slot.end(again, now, out, index);
-        out.push(Action::Report(EventKind::Exited { name: spec.name, pid, status, oom, generation }));
+        out.push(Action::Report(EventKind::Exited {
+            name: spec.name,
+            pid,
+            status,
+            oom,
+            generation,
+        }));
         if again {
             return;
         }
@@ -235,9 +271,13 @@ impl<'p> Supervisor<'p> {
         let kind = request.kind();
         match request {
             Request::Start(start) => self.asked_to_start(start, out),
-            Request::Adopt(adopt) if adopt.generation < self.generation => out.push(refuse(kind, Refusal::StaleGeneration)),
+            Request::Adopt(adopt) if adopt.generation < self.generation => {
+                out.push(refuse(kind, Refusal::StaleGeneration))
+            }
             Request::Adopt(_) if self.app_pid() == 0 => out.push(refuse(kind, Refusal::NotStarted)),
-            Request::Adopt(_) if !matches!(self.phase, Phase::Running) => out.push(refuse(kind, Refusal::Stopping)),
+            Request::Adopt(_) if !matches!(self.phase, Phase::Running) => {
+                out.push(refuse(kind, Refusal::Stopping))
+            }
             Request::Adopt(adopt) => {
                 self.generation = adopt.generation;
                 out.push(Action::Answer);
@@ -249,7 +289,10 @@ impl<'p> Supervisor<'p> {
             Request::Restart { .. } => out.push(refuse(kind, Refusal::Unsupported)),
             Request::Signal { signal } => match self.app_pid() {
                 0 => out.push(refuse(kind, Refusal::NotStarted)),
-                pid => out.push(Action::Signal { target: Target::Process(pid), signal }),
+                pid => out.push(Action::Signal {
+                    target: Target::Process(pid),
+                    signal,
+                }),
             },
             Request::Status => out.push(Action::Answer),
             // What is kept for the agent belongs to the outbox.
@@ -275,11 +318,17 @@ impl<'p> Supervisor<'p> {
                 if let Some(app) = self.slot(process) {
                     app.life = Life::Spawning;
                 }
-                out.push(Action::Spawn { process, start: Some(start) });
+                out.push(Action::Spawn {
+                    process,
+                    start: Some(start),
+                });
                 return;
             }
         };
-        out.push(Action::Refuse { request: RequestKind::Start, code: refusal });
+        out.push(Action::Refuse {
+            request: RequestKind::Start,
+            code: refusal,
+        });
     }
 
     fn signalled(&mut self, signal: u8, now: Millis, out: &mut Actions<'p, '_>) {
@@ -293,7 +342,10 @@ impl<'p> Supervisor<'p> {
             }
             0 => {}
             _ if signal == SIGTERM && !stopping => self.begin_stop(grace, Some(signal), now),
-            pid => out.push(Action::Signal { target: Target::Process(pid), signal }),
+            pid => out.push(Action::Signal {
+                target: Target::Process(pid),
+                signal,
+            }),
         }
     }
 
@@ -322,7 +374,10 @@ impl<'p> Supervisor<'p> {
             match slot.life {
                 Life::Waiting => {
                     slot.life = Life::Spawning;
-                    out.push(Action::Spawn { process: index, start: None });
+                    out.push(Action::Spawn {
+                        process: index,
+                        start: None,
+                    });
                     return;
                 }
                 Life::Spawning => return,

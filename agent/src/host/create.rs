@@ -7,7 +7,8 @@ use super::failure::failure;
 use crate::app::{NetworkMode, User};
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
-use crate::runtime::{Image, resolve_user};
+use crate::instance::plan::ProcessIds;
+use crate::runtime::resolve_user;
 
 impl Executor {
     pub(super) async fn create(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
@@ -20,7 +21,11 @@ impl Executor {
         let plan = blocking(move || {
             let resolve = |user: &User| {
                 resolve_user(&rootfs, &user.user, user.group.as_deref())
-                    .map(|found| (found.uid, found.gid, found.additional_gids))
+                    .map(|found| ProcessIds {
+                        uid: found.uid,
+                        gid: found.gid,
+                        groups: found.additional_gids,
+                    })
                     .map_err(|error| super::failure::chain(&error))
             };
             plan::compile(&app, &config, &container, &basics, &resolve)
@@ -44,6 +49,7 @@ impl Executor {
             bin_dir: &made.bin,
             log_dir: &made.log,
             ctl_dir: &self.settings.paths.runtime.join("ctl"),
+            host: self.facts,
         })
         .map_err(|e| failure("spec", &e))?;
         let labels = BTreeMap::from([

@@ -16,6 +16,7 @@ use crate::app::Readiness;
 use crate::config::Settings;
 use crate::discovery::{Discovery, RegistrationRecord};
 use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
+use crate::instance::spec::HostFacts;
 use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, probe};
 use crate::journal::{Journal, Write};
 use crate::network::Network;
@@ -41,6 +42,7 @@ pub struct Executor {
     pub(super) directories: Arc<Directories>,
     pub(super) network: Arc<Network>,
     pub(super) discovery: Vec<Arc<dyn Discovery>>,
+    pub(super) facts: HostFacts,
 }
 
 impl Effects for Executor {

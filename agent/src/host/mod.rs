@@ -17,4 +17,4 @@ mod tasks;
 
 pub use executor::Executor;
 pub use node::Node;
-pub use run::{RunError, run, run_with};
+pub use run::{RunError, daemon, run, run_with};

@@ -17,7 +17,7 @@ use crate::runtime::TaskExit;
 pub(super) async fn run(
     pools: Arc<Pools>,
     mut notices: mpsc::UnboundedReceiver<Notice>,
-    mut exits: mpsc::UnboundedReceiver<TaskExit>,
+    mut exits: mpsc::Receiver<TaskExit>,
     shutdown: CancellationToken,
 ) {
     // The last process of a container that ended, told with the container's own end.

@@ -20,6 +20,7 @@ use crate::api::{BindError, Limits, Server};
 use crate::config::Settings;
 use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
+use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
 use crate::network::{Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
@@ -65,6 +66,22 @@ pub enum RunError {
     /// Signals.
     #[error("signals cannot be handled")]
     Signals(#[source] std::io::Error),
+}
+
+/// Threads that wait for I/O and decide; work that may block has threads of its own.
+const WORKERS: usize = 2;
+
+/// `nodeagent run`, as a process: logs to stderr (`NODEAGENT_LOG` filters, default `info`), a
+/// runtime, [`run`].
+///
+/// # Errors
+/// Those of [`run`].
+pub fn daemon(settings: Settings) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NODEAGENT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    Ok(runtime.block_on(run(settings))?)
 }
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -113,6 +130,7 @@ pub async fn run_with<E: Effects>(settings: Settings, wrap: impl FnOnce(Executor
         directories: Arc::new(Directories::open(&settings.paths.state, &settings.runtime.container_init)?),
         network: Arc::new(Network::new(&settings.network, settings.paths.runtime.join("netns"))?),
         discovery: backends(&settings)?,
+        facts: HostFacts::detect(),
         settings: settings.clone(),
     };
     let shutdown = CancellationToken::new();

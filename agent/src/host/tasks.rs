@@ -25,7 +25,8 @@ impl<E: Effects> Node<E> {
         let app = app_name(app)?;
         let request = accepted(app.as_str(), verb, &request, &received)?;
         let id = request.context.task_id.clone();
-        let joined = self.shared.index.join(&app, &request, || Ok(self.journal.task(&id).map_err(|e| unreadable(&e))?.is_some()))?;
+        let recorded = || self.journal.task(&id).map(|found| found.is_some());
+        let joined = self.shared.index.join(&app, &request, recorded).map_err(|e| unreadable(&e))?;
         let (progress, replayed) = match joined {
             None => return self.recorded(&request),
             Some(Joined::Other { .. }) => return Err(conflict(&id, "a task with this id is under way")),

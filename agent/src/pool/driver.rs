@@ -106,6 +106,9 @@ pub fn spawn<E: Effects>(pool: Pool, first: Vec<Action>, shared: Arc<Shared<E>>)
 impl<E: Effects> Driver<E> {
     async fn run(mut self, first: Vec<Action>, mut inbox: mpsc::UnboundedReceiver<Message>, publish: watch::Sender<Arc<Snapshot>>) {
         let now = read_clocks();
+        for task in self.pool.open_tasks() {
+            self.trails.resume(task, now.at);
+        }
         self.carry_out(first, now);
         self.turn(Event::Tick);
         publish.send_replace(Arc::new(self.pool.snapshot()));

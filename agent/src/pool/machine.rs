@@ -297,6 +297,11 @@ impl Pool {
         deadlines.chain(retry).min()
     }
 
+    /// Tasks without an answer.
+    pub fn open_tasks(&self) -> impl Iterator<Item = &TaskId> {
+        self.tasks.keys()
+    }
+
     pub(super) fn id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id

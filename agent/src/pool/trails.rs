@@ -1,11 +1,14 @@
 //! Steps as they happen: whose they are, when they began and ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Effect;
 use crate::instance::Failure;
 use crate::task::{Step, StepOutcome, TaskId, Trail};
+
+/// Ended tasks whose trail waits for the end of their answer.
+const UNANSWERED: usize = 256;
 
 #[derive(Debug)]
 struct Open {
@@ -28,6 +31,8 @@ struct Begun {
 #[derive(Debug, Default)]
 pub(super) struct Trails {
     open: BTreeMap<TaskId, Open>,
+    /// Tasks whose answer is on its way; a client that went away never gets it.
+    closed: VecDeque<TaskId>,
     begun: BTreeMap<u64, Begun>,
 }
 
@@ -99,6 +104,12 @@ impl Trails {
     pub fn closed(&mut self, task: &TaskId, now: Instant) {
         if let Some(open) = self.open.get_mut(task) {
             open.own_step("outcome", now);
+            self.closed.push_back(task.clone());
+        }
+        if self.closed.len() > UNANSWERED
+            && let Some(oldest) = self.closed.pop_front()
+        {
+            self.open.remove(&oldest);
         }
         self.begun.retain(|_, begun| begun.task != *task);
     }
@@ -106,6 +117,7 @@ impl Trails {
     /// The last byte of the answer is out: the trail is whole.
     pub fn answered(&mut self, task: &TaskId, after: Duration) -> Option<Trail> {
         let mut open = self.open.remove(task)?;
+        self.closed.retain(|closed| closed != task);
         open.own_step("answer", open.first_byte + after);
         open.trail.answer_us = Some(micros(after));
         Some(open.trail)

@@ -2,8 +2,8 @@
 
 use core::ffi::CStr;
 
-use super::MAX_NAME;
 use super::lists::{Groups, Item, Rlimits, Strings};
+use super::{MAX_GROUPS, MAX_NAME, MAX_STRINGS};
 use crate::wire::{Malformed, Reader, Writer};
 
 /// A process that init starts.
@@ -146,8 +146,16 @@ impl Process<'_> {
         {
             return Err(Malformed::Invalid("process name"));
         }
-        if self.argv.iter().next().is_none_or(CStr::is_empty) {
+        if self.argv.iter().next().is_none_or(CStr::is_empty)
+            || self.argv.iter().count() > MAX_STRINGS
+        {
             return Err(Malformed::Invalid("argv"));
+        }
+        if self.env.iter().count() > MAX_STRINGS {
+            return Err(Malformed::Invalid("env"));
+        }
+        if self.groups.iter().count() > MAX_GROUPS {
+            return Err(Malformed::Invalid("groups"));
         }
         if !self.cwd.to_bytes().starts_with(b"/") {
             return Err(Malformed::Invalid("working directory"));
@@ -183,6 +191,7 @@ impl Process<'_> {
                 ..
             } => {
                 argv.iter().next().is_some_and(|arg| !arg.is_empty())
+                    && argv.iter().count() <= MAX_STRINGS
                     && period_ms != 0
                     && timeout_ms != 0
                     && failure_threshold != 0

@@ -1,6 +1,6 @@
 //! What the agent asks of init. Commands are idempotent by generation.
 
-use super::MAX_FRAME_BODY;
+use super::{MAX_ENV_OVERLAY, MAX_FRAME_BODY};
 use crate::wire::{Malformed, Reader, TooLarge, Writer};
 
 /// A command to init.
@@ -223,6 +223,9 @@ impl<'a> EnvList<'a> {
 
     fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
         let count = r.u16("env")?;
+        if usize::from(count) > MAX_ENV_OVERLAY {
+            return Err(Malformed::Invalid("env"));
+        }
         // The overlay is the last of a start, so that what is left is its bytes.
         let bytes = r.rest();
         let mut check = Reader::new(bytes);

@@ -132,13 +132,19 @@ pub struct Actions<'p, 'r> {
 
 impl Default for Actions<'_, '_> {
     fn default() -> Self {
-        Self { items: [None; ROOM], length: 0 }
+        Self {
+            items: [None; ROOM],
+            length: 0,
+        }
     }
 }
 
 impl<'p, 'r> Actions<'p, 'r> {
     pub(super) fn push(&mut self, action: Action<'p, 'r>) {
-        debug_assert!(self.length < ROOM, "one step asks for more than {ROOM} actions");
+        debug_assert!(
+            self.length < ROOM,
+            "one step asks for more than {ROOM} actions"
+        );
         if let Some(room) = self.items.get_mut(self.length) {
             *room = Some(action);
             self.length += 1;

@@ -58,15 +58,28 @@ impl<'p> Slot<'p> {
         self.started_at = now;
         let (gate_ms, first_probe_ms) = match self.spec.readiness {
             Readiness::None | Readiness::External => (None, None),
-            Readiness::Notify { timeout_ms } | Readiness::NewlineFd { timeout_ms, .. } => (Some(u64::from(timeout_ms)), None),
+            Readiness::Notify { timeout_ms } | Readiness::NewlineFd { timeout_ms, .. } => {
+                (Some(u64::from(timeout_ms)), None)
+            }
             Readiness::TcpLoopback { deadline_ms, .. } => (Some(u64::from(deadline_ms)), Some(0)),
-            Readiness::Exec { initial_delay_ms, period_ms, failure_threshold, .. } => {
+            Readiness::Exec {
+                initial_delay_ms,
+                period_ms,
+                failure_threshold,
+                ..
+            } => {
                 let all = u64::from(period_ms) * u64::from(failure_threshold);
-                (Some(u64::from(initial_delay_ms) + all), Some(u64::from(initial_delay_ms)))
+                (
+                    Some(u64::from(initial_delay_ms) + all),
+                    Some(u64::from(initial_delay_ms)),
+                )
             }
         };
         self.gate = gate_ms.map(|ms| now + ms);
-        self.probe = first_probe_ms.map_or(Probe::Off, |ms| Probe::Due { at: now + ms, pause: 1 });
+        self.probe = first_probe_ms.map_or(Probe::Off, |ms| Probe::Due {
+            at: now + ms,
+            pause: 1,
+        });
     }
 
     pub(super) fn is_ready_at_once(&self) -> bool {
@@ -85,18 +98,30 @@ impl<'p> Slot<'p> {
     }
 
     /// The process is gone: again after a pause, or for good.
-    pub(super) fn end(&mut self, again: bool, now: Millis, out: &mut Actions<'p, '_>, index: usize) {
+    pub(super) fn end(
+        &mut self,
+        again: bool,
+        now: Millis,
+        out: &mut Actions<'p, '_>,
+        index: usize,
+    ) {
         self.give_up_waiting(index, out);
         let restart = self.spec.restart;
-        if now.saturating_sub(self.started_at) > u64::from(restart.backoff_max_ms) && self.pid != 0 {
+        if now.saturating_sub(self.started_at) > u64::from(restart.backoff_max_ms) && self.pid != 0
+        {
             self.backoff_ms = restart.backoff_min_ms;
         }
         self.pid = 0;
         self.failed_before = true;
         self.life = Life::Ended;
         if again {
-            self.life = Life::BackingOff { until: now + u64::from(self.backoff_ms) };
-            self.backoff_ms = self.backoff_ms.saturating_mul(2).clamp(1, restart.backoff_max_ms.max(1));
+            self.life = Life::BackingOff {
+                until: now + u64::from(self.backoff_ms),
+            };
+            self.backoff_ms = self
+                .backoff_ms
+                .saturating_mul(2)
+                .clamp(1, restart.backoff_max_ms.max(1));
         }
     }
 
@@ -104,7 +129,10 @@ impl<'p> Slot<'p> {
     pub(super) fn give_up_waiting(&mut self, index: usize, out: &mut Actions<'p, '_>) {
         self.gate = None;
         if let Probe::Busy { pid, .. } = self.probe {
-            out.push(Action::EndProbe { process: index, pid });
+            out.push(Action::EndProbe {
+                process: index,
+                pid,
+            });
         }
         self.probe = Probe::Off;
         if matches!(self.life, Life::BackingOff { .. } | Life::Waiting) {
@@ -127,13 +155,20 @@ impl<'p> Slot<'p> {
 
     /// Plans the next probe, 1, 2, 4, ... ms later up to the period; false when none was begun.
     pub(super) fn probe_ended(&mut self, now: Millis) -> bool {
-        let Probe::Busy { pause, .. } = self.probe else { return false };
+        let Probe::Busy { pause, .. } = self.probe else {
+            return false;
+        };
         let period = match self.spec.readiness {
-            Readiness::TcpLoopback { period_ms, .. } | Readiness::Exec { period_ms, .. } => period_ms,
+            Readiness::TcpLoopback { period_ms, .. } | Readiness::Exec { period_ms, .. } => {
+                period_ms
+            }
             _ => return false,
         };
         let pause = pause.min(period);
-        self.probe = Probe::Due { at: now + u64::from(pause), pause: pause.saturating_mul(2) };
+        self.probe = Probe::Due {
+            at: now + u64::from(pause),
+            pause: pause.saturating_mul(2),
+        };
         true
     }
 
@@ -141,7 +176,10 @@ impl<'p> Slot<'p> {
     pub(super) fn timers(&mut self, index: usize, now: Millis, out: &mut Actions<'p, '_>) -> bool {
         if matches!(self.life, Life::BackingOff { until } if until <= now) {
             self.life = Life::Spawning;
-            out.push(Action::Spawn { process: index, start: None });
+            out.push(Action::Spawn {
+                process: index,
+                start: None,
+            });
         }
         if self.gate.is_some_and(|deadline| deadline <= now) {
             self.give_up_waiting(index, out);
@@ -151,21 +189,33 @@ impl<'p> Slot<'p> {
                 (ProcessKind::Agent, Essential::Yes) => return true,
                 (ProcessKind::Agent, Essential::No) => {
                     self.failed_before = true;
-                    out.push(Action::Signal { target: Target::Group(self.pid), signal: SIGKILL });
+                    out.push(Action::Signal {
+                        target: Target::Group(self.pid),
+                        signal: SIGKILL,
+                    });
                 }
             }
         }
         let timeout = match self.spec.readiness {
-            Readiness::TcpLoopback { timeout_ms, .. } | Readiness::Exec { timeout_ms, .. } => u64::from(timeout_ms),
+            Readiness::TcpLoopback { timeout_ms, .. } | Readiness::Exec { timeout_ms, .. } => {
+                u64::from(timeout_ms)
+            }
             _ => return false,
         };
         match self.probe {
             Probe::Due { at, pause } if at <= now => {
-                self.probe = Probe::Busy { pid: 0, until: now + timeout, pause };
+                self.probe = Probe::Busy {
+                    pid: 0,
+                    until: now + timeout,
+                    pause,
+                };
                 out.push(Action::Probe { process: index });
             }
             Probe::Busy { pid, until, .. } if until <= now => {
-                out.push(Action::EndProbe { process: index, pid });
+                out.push(Action::EndProbe {
+                    process: index,
+                    pid,
+                });
                 self.probe_ended(now);
             }
             _ => {}
@@ -189,12 +239,18 @@ impl<'p> Slot<'p> {
     pub(super) fn status(&self) -> AgentStatus<'p> {
         let state = match self.life {
             Life::Waiting => AgentState::Waiting,
-            Life::Spawning | Life::Starting | Life::Ready if self.told_to_stop => AgentState::Stopping,
+            Life::Spawning | Life::Starting | Life::Ready if self.told_to_stop => {
+                AgentState::Stopping
+            }
             Life::Spawning | Life::Starting => AgentState::Starting,
             Life::Ready => AgentState::Ready,
             Life::BackingOff { .. } => AgentState::BackingOff,
             Life::Ended => AgentState::Ended,
         };
-        AgentStatus { name: self.spec.name, state, pid: self.pid }
+        AgentStatus {
+            name: self.spec.name,
+            state,
+            pid: self.pid,
+        }
     }
 }

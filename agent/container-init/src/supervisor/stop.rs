@@ -34,7 +34,11 @@ impl Stop {
     pub(super) fn due(&self) -> Option<Millis> {
         match self.killed {
             Some(give_up) => Some(give_up),
-            None => Some(self.app_deadline.unwrap_or(self.deadline).min(self.deadline)),
+            None => Some(
+                self.app_deadline
+                    .unwrap_or(self.deadline)
+                    .min(self.deadline),
+            ),
         }
     }
 
@@ -56,35 +60,55 @@ impl<'p> Supervisor<'p> {
             Phase::Ended => {}
             Phase::Arming | Phase::Armed | Phase::Running => {
                 let left = self.app + 1;
-                self.phase =
-                    Phase::Stopping(Stop { deadline, app_deadline, passed_on, left, swept: false, killed: None });
+                self.phase = Phase::Stopping(Stop {
+                    deadline,
+                    app_deadline,
+                    passed_on,
+                    left,
+                    swept: false,
+                    killed: None,
+                });
             }
         }
     }
 
     /// Takes the stop as far as it can go now.
     pub(super) fn wind_down(&mut self, now: Millis, out: &mut Actions<'p, '_>) {
-        let Phase::Stopping(mut stop) = self.phase else { return };
+        let Phase::Stopping(mut stop) = self.phase else {
+            return;
+        };
         self.cancel_waiting(out);
-        let spawning = self.slots.iter().flatten().any(|slot| slot.life == Life::Spawning);
+        let spawning = self
+            .slots
+            .iter()
+            .flatten()
+            .any(|slot| slot.life == Life::Spawning);
         self.next_in_turn(&mut stop, out);
         let alone = self.childless || self.scope == Scope::Subreaper;
         if stop.left == 0 && !alone && !stop.swept {
             stop.swept = true;
-            out.push(Action::Signal { target: Target::Everybody, signal: SIGTERM });
+            out.push(Action::Signal {
+                target: Target::Everybody,
+                signal: SIGTERM,
+            });
         }
         let gave_up = stop.killed.is_some_and(|give_up| give_up <= now);
         if (stop.left == 0 && alone && !spawning) || gave_up {
             self.phase = Phase::Ended;
             out.push(Action::Report(EventKind::Stopped));
-            out.push(Action::Exit { code: self.exit_code.unwrap_or(0) });
+            out.push(Action::Exit {
+                code: self.exit_code.unwrap_or(0),
+            });
             return;
         }
         if stop.app_deadline.is_some_and(|deadline| deadline <= now) {
             stop.app_deadline = None;
             let pid = self.app_pid();
             if pid != 0 {
-                out.push(Action::Signal { target: Target::Group(pid), signal: SIGKILL });
+                out.push(Action::Signal {
+                    target: Target::Group(pid),
+                    signal: SIGKILL,
+                });
             }
         }
         if stop.deadline <= now && stop.killed.is_none() {
@@ -114,8 +138,14 @@ impl<'p> Supervisor<'p> {
             }
             if slot.pid != 0 && !slot.told_to_stop {
                 slot.told_to_stop = true;
-                let signal = stop.passed_on.filter(|_| is_app).unwrap_or(slot.spec.stop_signal);
-                out.push(Action::Signal { target: Target::Process(slot.pid), signal });
+                let signal = stop
+                    .passed_on
+                    .filter(|_| is_app)
+                    .unwrap_or(slot.spec.stop_signal);
+                out.push(Action::Signal {
+                    target: Target::Process(slot.pid),
+                    signal,
+                });
             }
             return;
         }
@@ -123,10 +153,16 @@ impl<'p> Supervisor<'p> {
 
     fn kill_all(&self, out: &mut Actions<'p, '_>) {
         match self.scope {
-            Scope::Namespace => out.push(Action::Signal { target: Target::Everybody, signal: SIGKILL }),
+            Scope::Namespace => out.push(Action::Signal {
+                target: Target::Everybody,
+                signal: SIGKILL,
+            }),
             Scope::Subreaper => {
                 for slot in self.slots.iter().flatten().filter(|slot| slot.pid != 0) {
-                    out.push(Action::Signal { target: Target::Group(slot.pid), signal: SIGKILL });
+                    out.push(Action::Signal {
+                        target: Target::Group(slot.pid),
+                        signal: SIGKILL,
+                    });
                 }
             }
         }

@@ -11,7 +11,12 @@ use std::vec::Vec;
 const STOP_SIGNAL: u8 = 3;
 const GATE: Readiness<'static> = Readiness::Notify { timeout_ms: 500 };
 
-fn process(name: &'static str, kind: ProcessKind, essential: Essential, readiness: Readiness<'static>) -> Process<'static> {
+fn process(
+    name: &'static str,
+    kind: ProcessKind,
+    essential: Essential,
+    readiness: Readiness<'static>,
+) -> Process<'static> {
     Process {
         name,
         kind,
@@ -25,7 +30,10 @@ fn process(name: &'static str, kind: ProcessKind, essential: Essential, readines
         rlimits: Rlimits::new(&[]),
         readiness,
         essential,
-        restart: Restart { backoff_min_ms: 100, backoff_max_ms: 400 },
+        restart: Restart {
+            backoff_min_ms: 100,
+            backoff_max_ms: 400,
+        },
         stop_signal: STOP_SIGNAL,
         stdout: Output::Inherit,
         stderr: Output::Inherit,
@@ -98,7 +106,10 @@ impl<'p> World<'p> {
                     self.next_pid += 1;
                     self.alive.insert(self.next_pid, process);
                     self.spawned.push(process);
-                    follow_up.push(Input::Spawned { process, pid: self.next_pid });
+                    follow_up.push(Input::Spawned {
+                        process,
+                        pid: self.next_pid,
+                    });
                 }
                 Action::Probe { process } => {
                     self.probes.push(process);
@@ -118,7 +129,10 @@ impl<'p> World<'p> {
     }
 
     fn pid(&self, process: usize) -> u32 {
-        self.alive.iter().find(|(_, index)| **index == process).map_or(0, |(pid, _)| *pid)
+        self.alive
+            .iter()
+            .find(|(_, index)| **index == process)
+            .map_or(0, |(pid, _)| *pid)
     }
 
     /// The process ends; with the last one the kernel says that there are no children.
@@ -126,7 +140,11 @@ impl<'p> World<'p> {
         let pid = self.pid(process);
         assert_ne!(pid, 0, "process {process} runs");
         self.alive.remove(&pid);
-        self.feed(Input::Reaped { pid, status, oom: false });
+        self.feed(Input::Reaped {
+            pid,
+            status,
+            oom: false,
+        });
         if self.alive.is_empty() && self.exit.is_none() {
             self.feed(Input::Childless);
         }
@@ -134,21 +152,42 @@ impl<'p> World<'p> {
 
     /// Moves to when something is due, and says so.
     fn sleep(&mut self) {
-        self.now = self.supervisor.due().expect("something is due").max(self.now);
+        self.now = self
+            .supervisor
+            .due()
+            .expect("something is due")
+            .max(self.now);
         self.feed(Input::Tick);
     }
 
     fn start(&mut self, generation: u64) {
-        self.feed(Input::Asked(Request::Start(Start { generation, task_id: "t", traceparent: "", env: EnvList::new(&[]) })));
+        self.feed(Input::Asked(Request::Start(Start {
+            generation,
+            task_id: "t",
+            traceparent: "",
+            env: EnvList::new(&[]),
+        })));
     }
 
     fn state(&self, agent: usize) -> AgentState {
-        self.supervisor.status(&mut Default::default()).agents.iter().nth(agent).unwrap().state
+        self.supervisor
+            .status(&mut Default::default())
+            .agents
+            .iter()
+            .nth(agent)
+            .unwrap()
+            .state
     }
 }
 
 fn exited(name: &str, pid: u32, status: ExitStatus, generation: u64) -> EventKind<'_> {
-    EventKind::Exited { name, pid, status, oom: false, generation }
+    EventKind::Exited {
+        name,
+        pid,
+        status,
+        oom: false,
+        generation,
+    }
 }
 
 #[test]
@@ -161,7 +200,14 @@ fn agents_start_one_after_the_other_and_the_app_is_held() {
     world.start(8);
     assert_eq!(world.refusals, [Refusal::NotArmed]);
     world.feed(Input::Ready { process: 1 });
-    assert_eq!(world.reports, [EventKind::AgentReady { name: "a" }, EventKind::AgentReady { name: "b" }, EventKind::Armed]);
+    assert_eq!(
+        world.reports,
+        [
+            EventKind::AgentReady { name: "a" },
+            EventKind::AgentReady { name: "b" },
+            EventKind::Armed
+        ]
+    );
     assert_eq!(world.spawned, [0, 1], "the app is held");
     assert_eq!(world.supervisor.due(), None, "an armed container sleeps");
 }
@@ -177,13 +223,20 @@ fn a_start_lets_the_app_go_once() {
     world.start(10);
     assert_eq!(world.spawned, [0]);
     assert_eq!(world.answers, 1, "the repetition is answered by a status");
-    assert_eq!(world.refusals, [Refusal::StaleGeneration, Refusal::AlreadyStarted]);
+    assert_eq!(
+        world.refusals,
+        [Refusal::StaleGeneration, Refusal::AlreadyStarted]
+    );
     world.feed(Input::Ready { process: 0 });
     world.feed(Input::Ready { process: 0 });
     let generation = 9;
     assert_eq!(
         world.reports,
-        [EventKind::Armed, EventKind::AppStarted { generation, pid }, EventKind::AppReady { generation }]
+        [
+            EventKind::Armed,
+            EventKind::AppStarted { generation, pid },
+            EventKind::AppReady { generation }
+        ]
     );
 }
 
@@ -191,12 +244,21 @@ fn a_start_lets_the_app_go_once() {
 fn an_adopted_app_works_for_the_new_generation() {
     let plan = [app(Readiness::External)];
     let mut world = World::begin(&plan);
-    let adopt = |generation| Input::Asked(Request::Adopt(Adopt { generation, task_id: "", traceparent: "" }));
+    let adopt = |generation| {
+        Input::Asked(Request::Adopt(Adopt {
+            generation,
+            task_id: "",
+            traceparent: "",
+        }))
+    };
     world.feed(adopt(9));
     world.start(8);
     world.feed(adopt(7));
     world.feed(adopt(9));
-    assert_eq!(world.refusals, [Refusal::NotStarted, Refusal::StaleGeneration]);
+    assert_eq!(
+        world.refusals,
+        [Refusal::NotStarted, Refusal::StaleGeneration]
+    );
     assert_eq!((world.answers, world.supervisor.generation()), (1, 9));
 }
 
@@ -205,19 +267,33 @@ fn an_app_that_is_probed_from_outside_is_never_reported_ready() {
     let plan = [app(Readiness::External)];
     let mut world = World::begin(&plan);
     world.start(8);
-    assert!(!world.reports.contains(&EventKind::AppReady { generation: 8 }));
+    assert!(
+        !world
+            .reports
+            .contains(&EventKind::AppReady { generation: 8 })
+    );
     assert_eq!(world.supervisor.due(), None);
 }
 
 #[test]
 fn the_container_ends_with_the_apps_code_after_its_agents() {
-    let plan = [agent("a", Readiness::None), agent("b", Readiness::None), app(Readiness::None)];
+    let plan = [
+        agent("a", Readiness::None),
+        agent("b", Readiness::None),
+        app(Readiness::None),
+    ];
     let mut world = World::begin(&plan);
     world.start(8);
     world.end(2, ExitStatus::Signal(11));
-    assert_eq!(world.signals, [(Target::Process(world.pid(1)), STOP_SIGNAL)]);
+    assert_eq!(
+        world.signals,
+        [(Target::Process(world.pid(1)), STOP_SIGNAL)]
+    );
     world.end(1, ExitStatus::Code(0));
-    assert_eq!(world.signals[1..], [(Target::Process(world.pid(0)), STOP_SIGNAL)]);
+    assert_eq!(
+        world.signals[1..],
+        [(Target::Process(world.pid(0)), STOP_SIGNAL)]
+    );
     world.end(0, ExitStatus::Code(0));
     assert_eq!(world.exit, Some(139));
     assert_eq!(world.reports.last(), Some(&EventKind::Stopped));
@@ -228,9 +304,21 @@ fn a_command_that_cannot_be_executed_is_126_or_127() {
     let plan = [app(Readiness::None)];
     for code in [126, 127] {
         let mut supervisor = World::begin(&plan).supervisor;
-        let start = Start { generation: 8, task_id: "", traceparent: "", env: EnvList::new(&[]) };
+        let start = Start {
+            generation: 8,
+            task_id: "",
+            traceparent: "",
+            env: EnvList::new(&[]),
+        };
         supervisor.step(Input::Asked(Request::Start(start)), 1);
-        let actions = supervisor.step(Input::NotSpawned { process: 0, pid: 30, code }, 1);
+        let actions = supervisor.step(
+            Input::NotSpawned {
+                process: 0,
+                pid: 30,
+                code,
+            },
+            1,
+        );
         let report = Action::Report(exited("app", 30, ExitStatus::Code(code), 8));
         assert_eq!(actions.iter().next(), Some(report));
         let last = supervisor.step(Input::Childless, 1);
@@ -244,9 +332,16 @@ fn an_essential_agent_takes_the_container_with_it() {
     let mut world = World::begin(&plan);
     world.start(8);
     world.end(0, ExitStatus::Code(0));
-    assert_eq!(world.signals, [(Target::Process(world.pid(1)), STOP_SIGNAL)]);
+    assert_eq!(
+        world.signals,
+        [(Target::Process(world.pid(1)), STOP_SIGNAL)]
+    );
     world.end(1, ExitStatus::Code(0));
-    assert_eq!(world.exit, Some(1), "an essential agent that leaves is a failure even with code 0");
+    assert_eq!(
+        world.exit,
+        Some(1),
+        "an essential agent that leaves is a failure even with code 0"
+    );
 }
 
 #[test]
@@ -255,7 +350,10 @@ fn an_essential_agent_that_misses_its_gate_ends_the_container() {
     let mut world = World::begin(&plan);
     world.sleep();
     assert_eq!(world.now, 1500);
-    assert_eq!(world.signals, [(Target::Process(world.pid(0)), STOP_SIGNAL)]);
+    assert_eq!(
+        world.signals,
+        [(Target::Process(world.pid(0)), STOP_SIGNAL)]
+    );
     world.end(0, ExitStatus::Signal(STOP_SIGNAL));
     assert_eq!(world.exit, Some(1));
 }
@@ -273,11 +371,18 @@ fn an_optional_agent_comes_back_with_back_off_and_holds_nobody() {
         pauses.push(world.now - ended);
     }
     assert_eq!(pauses, [100, 200, 400, 400, 400]);
-    assert!(world.reports.contains(&EventKind::Armed), "the order went on without it");
+    assert!(
+        world.reports.contains(&EventKind::Armed),
+        "the order went on without it"
+    );
     world.feed(Input::Ready { process: 0 });
     world.now += 401;
     world.end(0, ExitStatus::Code(1));
-    assert_eq!(world.supervisor.due(), Some(world.now + 100), "a long run forgives");
+    assert_eq!(
+        world.supervisor.due(),
+        Some(world.now + 100),
+        "a long run forgives"
+    );
 }
 
 #[test]
@@ -295,24 +400,43 @@ fn an_optional_agent_that_misses_its_gate_is_killed_and_started_again() {
 
 #[test]
 fn probes_slow_down_from_one_millisecond_to_the_period() {
-    let probe = Readiness::TcpLoopback { port: 80, period_ms: 10, timeout_ms: 5, deadline_ms: 60 };
+    let probe = Readiness::TcpLoopback {
+        port: 80,
+        period_ms: 10,
+        timeout_ms: 5,
+        deadline_ms: 60,
+    };
     let plan = [agent("a", probe), app(Readiness::None)];
     let mut world = World::begin(&plan);
     let mut at = Vec::new();
     for _ in 0..7 {
         at.push(world.now - 1000);
-        world.feed(Input::Probed { process: 0, passed: false });
+        world.feed(Input::Probed {
+            process: 0,
+            passed: false,
+        });
         world.sleep();
     }
     assert_eq!(at, [0, 1, 3, 7, 15, 25, 35]);
-    world.feed(Input::Probed { process: 0, passed: true });
-    assert_eq!(world.reports, [EventKind::AgentReady { name: "a" }, EventKind::Armed]);
+    world.feed(Input::Probed {
+        process: 0,
+        passed: true,
+    });
+    assert_eq!(
+        world.reports,
+        [EventKind::AgentReady { name: "a" }, EventKind::Armed]
+    );
     assert_eq!(world.supervisor.due(), None);
 }
 
 #[test]
 fn a_probe_that_hangs_is_ended_and_counts_as_failed() {
-    let probe = Readiness::TcpLoopback { port: 80, period_ms: 10, timeout_ms: 5, deadline_ms: 60 };
+    let probe = Readiness::TcpLoopback {
+        port: 80,
+        period_ms: 10,
+        timeout_ms: 5,
+        deadline_ms: 60,
+    };
     let plan = [agent("a", probe), app(Readiness::None)];
     let mut world = World::begin(&plan);
     assert_eq!(world.supervisor.due(), Some(1005));
@@ -335,14 +459,28 @@ fn an_exec_probe_is_judged_by_its_exit_code() {
     let mut world = World::begin(&plan);
     world.sleep();
     assert_eq!(world.now, 1020, "not before the initial delay");
-    for status in [ExitStatus::Code(1), ExitStatus::Signal(9), ExitStatus::Code(0)] {
-        world.feed(Input::Probing { process: 0, pid: Some(77) });
-        world.feed(Input::Reaped { pid: 77, status, oom: false });
+    for status in [
+        ExitStatus::Code(1),
+        ExitStatus::Signal(9),
+        ExitStatus::Code(0),
+    ] {
+        world.feed(Input::Probing {
+            process: 0,
+            pid: Some(77),
+        });
+        world.feed(Input::Reaped {
+            pid: 77,
+            status,
+            oom: false,
+        });
         if status != ExitStatus::Code(0) {
             world.sleep();
         }
     }
-    assert_eq!(world.reports, [EventKind::AgentReady { name: "a" }, EventKind::Armed]);
+    assert_eq!(
+        world.reports,
+        [EventKind::AgentReady { name: "a" }, EventKind::Armed]
+    );
 }
 
 #[test]
@@ -354,13 +492,29 @@ fn an_app_that_ignores_its_signal_is_killed_before_its_agents_lose_their_turn() 
     world.feed(Input::Asked(Request::Stop { budget_ms: 1000 }));
     world.sleep();
     assert_eq!(world.now, 1900);
-    assert_eq!(world.signals, [(Target::Process(app), STOP_SIGNAL), (Target::Group(app), SIGKILL)]);
+    assert_eq!(
+        world.signals,
+        [
+            (Target::Process(app), STOP_SIGNAL),
+            (Target::Group(app), SIGKILL)
+        ]
+    );
     world.end(1, ExitStatus::Signal(SIGKILL));
-    assert_eq!(world.signals.last(), Some(&(Target::Process(world.pid(0)), STOP_SIGNAL)));
+    assert_eq!(
+        world.signals.last(),
+        Some(&(Target::Process(world.pid(0)), STOP_SIGNAL))
+    );
     world.sleep();
-    assert_eq!((world.now, world.signals.last()), (2000, Some(&(Target::Everybody, SIGKILL))));
+    assert_eq!(
+        (world.now, world.signals.last()),
+        (2000, Some(&(Target::Everybody, SIGKILL)))
+    );
     world.sleep();
-    assert_eq!((world.now, world.exit), (3000, Some(137)), "what cannot die does not hold us");
+    assert_eq!(
+        (world.now, world.exit),
+        (3000, Some(137)),
+        "what cannot die does not hold us"
+    );
 }
 
 #[test]
@@ -389,7 +543,11 @@ fn strangers_are_asked_to_end_after_the_plan() {
     world.end(0, ExitStatus::Code(4));
     assert_eq!(world.signals, [(Target::Everybody, SIGTERM)]);
     assert_eq!(world.exit, None, "PID 1 waits for them");
-    world.feed(Input::Reaped { pid: 999, status: ExitStatus::Code(0), oom: false });
+    world.feed(Input::Reaped {
+        pid: 999,
+        status: ExitStatus::Code(0),
+        oom: false,
+    });
     world.feed(Input::Childless);
     assert_eq!(world.exit, Some(4));
 }
@@ -404,9 +562,16 @@ fn signals_from_outside_go_to_the_app_and_term_also_stops() {
     for signal in [1, 10, SIGINT, 64] {
         world.feed(Input::Signalled(signal));
     }
-    assert_eq!(world.signals, [(app, 1), (app, 10), (app, SIGINT), (app, 64)]);
+    assert_eq!(
+        world.signals,
+        [(app, 1), (app, 10), (app, SIGINT), (app, 64)]
+    );
     world.feed(Input::Signalled(SIGTERM));
-    assert_eq!(world.signals[4..], [(app, SIGTERM)], "as it came, not the app's stop signal");
+    assert_eq!(
+        world.signals[4..],
+        [(app, SIGTERM)],
+        "as it came, not the app's stop signal"
+    );
     assert_eq!(world.supervisor.due(), Some(world.now + 10_000));
     world.feed(Input::Signalled(SIGTERM));
     assert_eq!(world.signals[5..], [(app, SIGTERM)]);
@@ -442,9 +607,22 @@ fn what_cannot_be_done_is_refused() {
     let plan = [app(Readiness::None)];
     let mut world = World::begin(&plan);
     world.feed(Input::Asked(Request::Signal { signal: 10 }));
-    world.feed(Input::Asked(Request::Restart { reuse: true, generation: 8 }));
-    world.feed(Input::Asked(Request::Restart { reuse: true, generation: 1 }));
-    assert_eq!(world.refusals, [Refusal::NotStarted, Refusal::Unsupported, Refusal::StaleGeneration]);
+    world.feed(Input::Asked(Request::Restart {
+        reuse: true,
+        generation: 8,
+    }));
+    world.feed(Input::Asked(Request::Restart {
+        reuse: true,
+        generation: 1,
+    }));
+    assert_eq!(
+        world.refusals,
+        [
+            Refusal::NotStarted,
+            Refusal::Unsupported,
+            Refusal::StaleGeneration
+        ]
+    );
 }
 
 proptest! {

@@ -1,0 +1,18 @@
+//! Links the program without start files, without libc and at a fixed address. Given here and
+//! not in `RUSTFLAGS`, so that only the program is linked that way.
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_FEATURE_PID1").is_some() {
+        for argument in [
+            "-nostartfiles",
+            "-nostdlib",
+            "-static",
+            "-no-pie",
+            "-Wl,--build-id=none",
+            "-Wl,-z,noexecstack",
+        ] {
+            println!("cargo::rustc-link-arg-bins={argument}");
+        }
+    }
+}

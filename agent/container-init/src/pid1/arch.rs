@@ -1,0 +1,205 @@
+//! What only assembly can say, for x86-64: entry, system call, the vfork-like clone, and the
+//! memory functions that the compiler calls and no libc is there to give.
+#![allow(unsafe_code)]
+
+use core::arch::{asm, naked_asm};
+use core::ffi::c_void;
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("container-init: this architecture has no entry, system call and clone yet");
+
+/// System call numbers of x86-64 (`arch/x86/entry/syscalls/syscall_64.tbl`).
+pub mod number {
+    pub const READ: usize = 0;
+    pub const WRITE: usize = 1;
+    pub const CLOSE: usize = 3;
+    pub const RT_SIGACTION: usize = 13;
+    pub const RT_SIGPROCMASK: usize = 14;
+    pub const PREAD64: usize = 17;
+    pub const PWRITE64: usize = 18;
+    pub const GETPID: usize = 39;
+    pub const SOCKET: usize = 41;
+    pub const CONNECT: usize = 42;
+    pub const SENDTO: usize = 44;
+    pub const RECVMSG: usize = 47;
+    pub const BIND: usize = 49;
+    pub const SETSOCKOPT: usize = 54;
+    pub const GETSOCKOPT: usize = 55;
+    pub const EXECVE: usize = 59;
+    pub const WAIT4: usize = 61;
+    pub const KILL: usize = 62;
+    pub const FCNTL: usize = 72;
+    pub const FDATASYNC: usize = 75;
+    pub const CHDIR: usize = 80;
+    pub const UMASK: usize = 95;
+    pub const SETSID: usize = 112;
+    pub const SETGROUPS: usize = 116;
+    pub const SETRESUID: usize = 117;
+    pub const SETRESGID: usize = 119;
+    pub const CAPGET: usize = 125;
+    pub const CAPSET: usize = 126;
+    pub const PRCTL: usize = 157;
+    pub const CLOCK_GETTIME: usize = 228;
+    pub const EXIT_GROUP: usize = 231;
+    pub const OPENAT: usize = 257;
+    pub const UNLINKAT: usize = 263;
+    pub const PPOLL: usize = 271;
+    pub const FALLOCATE: usize = 285;
+    pub const SIGNALFD4: usize = 289;
+    pub const DUP3: usize = 292;
+    pub const PIPE2: usize = 293;
+    pub const PRLIMIT64: usize = 302;
+    pub const STATX: usize = 332;
+    pub const CLOSE_RANGE: usize = 436;
+}
+
+/// Makes a system call; a result of -4095..=-1 is a negated errno.
+///
+/// # Safety
+/// The arguments must be what the call `number` wants: pointers valid for as much as the kernel
+/// reads or writes through them.
+pub unsafe fn syscall(number: usize, arguments: [usize; 6]) -> isize {
+    let [a, b, c, d, e, f] = arguments;
+    let result: isize;
+    // SAFETY: the kernel changes rax, rcx and r11 only, and memory as the caller vouched for.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") number.cast_signed() => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// Runs `child(argument)` in a new process that shares our memory, and returns its pid once it
+/// executed another program or ended: until then we are suspended (`CLONE_VM | CLONE_VFORK`).
+///
+/// # Safety
+/// `stack_top` must be the 16-byte aligned end of a stack that nobody else uses; `child` must
+/// touch only what `argument` gives it, and never return.
+#[unsafe(naked)]
+pub unsafe extern "C" fn vfork(
+    stack_top: *mut u8,
+    child: unsafe extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
+) -> isize {
+    naked_asm!(
+        // rdi stack, rsi child, rdx argument; clone(flags, stack, 0, 0, unused).
+        "mov r8, rsi",
+        "mov r9, rdx",
+        "mov rsi, rdi",
+        "mov edi, 0x4111", // CLONE_VFORK | CLONE_VM | SIGCHLD
+        "xor edx, edx",
+        "xor r10d, r10d",
+        "mov eax, 56",
+        "syscall",
+        "test rax, rax",
+        "jz 2f",
+        "ret",
+        "2:",
+        "xor ebp, ebp",
+        "mov rdi, r9",
+        "call r8",
+        "ud2",
+    )
+}
+
+/// Where the kernel begins: hands the initial stack (argc, argv) to [`crate::entry`].
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _start() -> ! {
+    naked_asm!("xor ebp, ebp", "mov rdi, rsp", "and rsp, -16", "call {entry}", "ud2", entry = sym crate::entry)
+}
+
+/// memcpy(3).
+///
+/// # Safety
+/// As in C: both valid for `count` bytes, not overlapping.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    // SAFETY: the caller's promise is what `rep movsb` needs; the direction flag is clear by ABI.
+    unsafe {
+        asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _, options(nostack, preserves_flags));
+    }
+    to
+}
+
+/// memmove(3).
+///
+/// # Safety
+/// As in C: both valid for `count` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    if to.addr().wrapping_sub(from.addr()) >= count {
+        // SAFETY: copying upwards reads every byte before it is overwritten.
+        return unsafe { memcpy(to, from, count) };
+    }
+    // SAFETY: `to` lies inside `from..from + count`, so copying downwards from the last byte is
+    // right; the direction flag is clear again afterwards as the ABI wants.
+    unsafe {
+        asm!(
+            "std", "rep movsb", "cld",
+            inout("rcx") count => _,
+            inout("rdi") to.wrapping_add(count).wrapping_sub(1) => _,
+            inout("rsi") from.wrapping_add(count).wrapping_sub(1) => _,
+            options(nostack),
+        );
+    }
+    to
+}
+
+/// memset(3).
+///
+/// # Safety
+/// As in C: valid for `count` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
+    // SAFETY: the caller's promise is what `rep stosb` needs.
+    unsafe {
+        asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") value as u8, options(nostack, preserves_flags));
+    }
+    to
+}
+
+/// memcmp(3).
+///
+/// # Safety
+/// As in C: both valid for `count` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
+    for at in 0..count {
+        // SAFETY: `at < count`, for which both are valid.
+        let (x, y) = unsafe { (a.add(at).read(), b.add(at).read()) };
+        if x != y {
+            return i32::from(x) - i32::from(y);
+        }
+    }
+    0
+}
+
+/// bcmp(3).
+///
+/// # Safety
+/// As in C: both valid for `count` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, count: usize) -> i32 {
+    // SAFETY: the same promise.
+    unsafe { memcmp(a, b, count) }
+}
+
+/// strlen(3), called by `CStr`.
+///
+/// # Safety
+/// As in C: a string that ends in NUL.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strlen(text: *const u8) -> usize {
+    let mut length = 0;
+    // SAFETY: no byte behind the NUL is read.
+    while unsafe { text.add(length).read_volatile() } != 0 {
+        length += 1;
+    }
+    length
+}

@@ -1,0 +1,234 @@
+//! Executing a process of the plan: everything is prepared here, the child only makes calls.
+
+use core::ffi::{CStr, c_char};
+
+use container_init::plan::{MAX_GROUPS, MAX_STRINGS, Output, Process, ProcessKind, Strings};
+use container_init::protocol::Start;
+
+use super::environment::{Environment, Room};
+use super::say::{Number, say};
+use super::sys::{self, Errno, Fd, Open, Pointers, Vfork};
+
+/// PATH of execvp(3) when there is none.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// PATH_MAX
+const PATH_SIZE: usize = 4096;
+
+/// Room for one execution, used again for the next.
+pub struct Buffers {
+    argv: [*const c_char; MAX_STRINGS + 1],
+    environment: Room,
+    path: [u8; PATH_SIZE],
+}
+
+impl Buffers {
+    pub const fn new() -> Self {
+        Self {
+            argv: [core::ptr::null(); MAX_STRINGS + 1],
+            environment: Room::new(),
+            path: [0; PATH_SIZE],
+        }
+    }
+}
+
+/// What differs between a process, its start and its probe.
+#[derive(Clone, Copy)]
+pub struct Order<'a> {
+    pub argv: Strings<'static>,
+    pub start: Option<Start<'a>>,
+    pub notify: Option<&'a CStr>,
+    /// This descriptor of ours as that number of the process.
+    pub newline: Option<(&'a Fd, u32)>,
+    pub purpose: Purpose,
+}
+
+/// Whether the process itself is executed or a look at it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Run,
+    Probe,
+}
+
+/// Why a process does not run.
+pub struct NotSpawned {
+    /// 0 when there was none.
+    pub pid: u32,
+    /// 127 when the command was not found, 126 for everything else.
+    pub code: u8,
+}
+
+/// Executes; returns the pid once the new program is in place.
+pub fn spawn(
+    process: &Process<'static>,
+    order: Order<'_>,
+    buffers: &mut Buffers,
+) -> Result<u32, NotSpawned> {
+    let not = |step: &[u8], errno: Errno, pid: u32| {
+        say(&[
+            process.name.as_bytes(),
+            b": ",
+            step,
+            b": errno ",
+            Number::new(errno.0).as_bytes(),
+        ]);
+        let code = if step == EXECUTE && errno == Errno::ENOENT {
+            127
+        } else {
+            126
+        };
+        NotSpawned { pid, code }
+    };
+    let too_big = || not(b"arguments and environment do not fit", Errno(7), 0);
+    let argv = Pointers::collect(&mut buffers.argv, order.argv.iter()).ok_or_else(too_big)?;
+    let environment = buffers
+        .environment
+        .build(process, order.start, order.notify)
+        .ok_or_else(too_big)?;
+    let mut child = Child {
+        process,
+        order,
+        argv,
+        environment,
+        path: &mut buffers.path,
+        failure: None,
+    };
+    let pid = sys::vfork(&mut child).map_err(|errno| not(b"cannot make a process", errno, 0))?;
+    match child.failure {
+        None => Ok(pid),
+        Some((step, errno)) => Err(not(step, errno, pid)),
+    }
+}
+
+const EXECUTE: &[u8] = b"cannot execute";
+
+struct Child<'a> {
+    process: &'a Process<'static>,
+    order: Order<'a>,
+    argv: Pointers<'a>,
+    environment: Environment<'a>,
+    path: &'a mut [u8; PATH_SIZE],
+    failure: Option<(&'static [u8], Errno)>,
+}
+
+impl Vfork for Child<'_> {
+    fn run(&mut self) {
+        self.failure = match self.prepare() {
+            Ok(()) => Some((EXECUTE, self.execute())),
+            Err(failure) => Some(failure),
+        };
+    }
+}
+
+impl Child<'_> {
+    /// In this order: limits before ids (raising needs root), the bounding set while SETPCAP is
+    /// there, groups before uid, the directory with the process's own rights.
+    fn prepare(&self) -> Result<(), (&'static [u8], Errno)> {
+        let process = self.process;
+        let step = |name: &'static [u8]| move |errno| (name, errno);
+        sys::setsid().map_err(step(b"cannot begin a session"))?;
+        self.streams().map_err(step(b"cannot set up its streams"))?;
+        if let Some((fd, number)) = self.order.newline {
+            sys::place(fd, number)
+                .map_err(step(b"cannot hand over its notification descriptor"))?;
+        }
+        for limit in process.rlimits.iter() {
+            sys::set_limit(limit).map_err(step(b"cannot set a resource limit"))?;
+        }
+        sys::drop_from_bounding_set(process.capabilities)
+            .map_err(step(b"cannot drop the bounding set"))?;
+        sys::clear_ambient().map_err(step(b"cannot clear ambient capabilities"))?;
+        let mut groups = [0; MAX_GROUPS];
+        let mut count = 0;
+        for (room, group) in groups.iter_mut().zip(process.groups.iter()) {
+            *room = group;
+            count += 1;
+        }
+        sys::set_groups(groups.get(..count).unwrap_or_default())
+            .map_err(step(b"cannot set groups"))?;
+        sys::set_gid(process.gid).map_err(step(b"cannot set gid"))?;
+        sys::set_uid(process.uid).map_err(step(b"cannot set uid"))?;
+        let kept = if process.uid == 0 {
+            process.capabilities
+        } else {
+            0
+        };
+        sys::limit_capabilities(kept).map_err(step(b"cannot limit capabilities"))?;
+        sys::chdir(process.cwd).map_err(step(b"cannot enter its working directory"))?;
+        sys::unblock_all();
+        Ok(())
+    }
+
+    fn streams(&self) -> sys::Result<()> {
+        let app = self.process.kind == ProcessKind::App && self.order.purpose == Purpose::Run;
+        if !app {
+            // Without a /dev/null it keeps ours: there is nothing better to give.
+            if let Ok(null) = sys::open(c"/dev/null", Open::Device) {
+                sys::place(&null, 0)?;
+                if self.order.purpose == Purpose::Probe {
+                    sys::place(&null, 1)?;
+                    sys::place(&null, 2)?;
+                }
+            }
+        }
+        if self.order.purpose == Purpose::Run {
+            log(self.process.stdout, 1)?;
+            log(self.process.stderr, 2)?;
+        }
+        Ok(())
+    }
+
+    /// Executes by path, or looks the name up as execvp(3) does.
+    fn execute(&mut self) -> Errno {
+        let Some(name) = self.order.argv.iter().next() else {
+            return Errno::EINVAL;
+        };
+        if name.to_bytes().contains(&b'/') {
+            return sys::execve(name, self.argv, self.environment.list);
+        }
+        let mut answer = Errno::ENOENT;
+        for directory in self
+            .environment
+            .path
+            .unwrap_or(DEFAULT_PATH)
+            .split(|byte| *byte == b':')
+        {
+            let directory = if directory.is_empty() {
+                b"."
+            } else {
+                directory
+            };
+            let Some(path) = join(self.path, directory, name) else {
+                continue;
+            };
+            match sys::execve(path, self.argv, self.environment.list) {
+                Errno::ENOENT | Errno::ENOTDIR => {}
+                Errno::EACCES => answer = Errno::EACCES,
+                errno => return errno,
+            }
+        }
+        answer
+    }
+}
+
+/// A log lies where the container can write: what is not a plain file of ours is not written to.
+fn log(output: Output<'_>, number: u32) -> sys::Result<()> {
+    let Output::File(path) = output else {
+        return Ok(());
+    };
+    let file = sys::open(path, Open::Append)?;
+    if !sys::facts(&file)?.is_own_regular {
+        return Err(Errno::EACCES);
+    }
+    sys::place(&file, number)
+}
+
+fn join<'b>(room: &'b mut [u8], directory: &[u8], name: &CStr) -> Option<&'b CStr> {
+    let mut length = 0;
+    for part in [directory, b"/", name.to_bytes_with_nul()] {
+        room.get_mut(length..)?
+            .get_mut(..part.len())?
+            .copy_from_slice(part);
+        length += part.len();
+    }
+    CStr::from_bytes_with_nul(room.get(..length)?).ok()
+}

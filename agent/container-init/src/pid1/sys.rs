@@ -1,0 +1,424 @@
+//! Typed system calls: the only place, with `arch`, where PID 1 is unsafe.
+//!
+//! Made directly and not through a crate, because the peer outside our pid namespace is pid 0,
+//! which the usual types for `SO_PEERCRED` and `SCM_CREDENTIALS` cannot hold, and because real-time
+//! signals, `kill(-1)` and signalfd are needed. Every wrapper is safe to call with any argument.
+#![allow(unsafe_code)]
+
+mod credentials;
+mod process;
+mod signal;
+mod socket;
+
+pub use credentials::{
+    clear_ambient, drop_from_bounding_set, limit_capabilities, set_gid, set_groups, set_uid,
+};
+pub use process::{
+    Pointers, Reaped, Vfork, adopt_orphans, execve, exit, getpid, hide_memory, set_limit, setsid,
+    vfork, wait_any,
+};
+pub use signal::{block_all, default_dispositions, kill, next_signal, signalfd, unblock_all};
+pub use socket::{
+    Sender, connect_loopback, connect_unix, connection_error, notify_socket, peer, receive_from,
+    send,
+};
+
+use core::ffi::CStr;
+
+use super::arch::{number, syscall};
+
+/// Why the kernel said no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Errno(pub i32);
+
+impl Errno {
+    pub const ENOENT: Self = Self(2);
+    pub const EINTR: Self = Self(4);
+    pub const EAGAIN: Self = Self(11);
+    pub const EACCES: Self = Self(13);
+    pub const ENOTDIR: Self = Self(20);
+    pub const EINVAL: Self = Self(22);
+    pub const ENAMETOOLONG: Self = Self(36);
+    pub const EINPROGRESS: Self = Self(115);
+}
+
+/// Result of a system call.
+pub type Result<T> = core::result::Result<T, Errno>;
+
+fn checked(result: isize) -> Result<usize> {
+    match usize::try_from(result) {
+        Ok(value) => Ok(value),
+        // -4095..=-1 fits.
+        Err(_) => Err(Errno(-(result as i32))),
+    }
+}
+
+/// A descriptor that is closed when it goes.
+#[derive(Debug)]
+pub struct Fd(i32);
+
+impl Fd {
+    fn new(raw: usize) -> Self {
+        // The kernel's descriptors fit.
+        Self(raw as i32)
+    }
+
+    /// Its number.
+    pub fn raw(&self) -> i32 {
+        self.0
+    }
+
+    /// Leaves it open for good.
+    pub fn leak(self) {
+        core::mem::forget(self);
+    }
+
+    fn argument(&self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl Drop for Fd {
+    fn drop(&mut self) {
+        // SAFETY: no pointer is passed, and the descriptor is ours.
+        unsafe { syscall(number::CLOSE, [self.argument(), 0, 0, 0, 0, 0]) };
+    }
+}
+
+/// Reads once.
+pub fn read(fd: &Fd, buf: &mut [u8]) -> Result<usize> {
+    // SAFETY: the kernel writes at most `len` bytes of `buf`.
+    checked(unsafe {
+        syscall(
+            number::READ,
+            [
+                fd.argument(),
+                buf.as_mut_ptr().addr_for_kernel(),
+                buf.len(),
+                0,
+                0,
+                0,
+            ],
+        )
+    })
+}
+
+/// Writes once to a descriptor by number, for the standard streams.
+pub fn write_raw(fd: i32, bytes: &[u8]) -> Result<usize> {
+    // SAFETY: the kernel reads at most `len` bytes of `bytes`.
+    checked(unsafe {
+        syscall(
+            number::WRITE,
+            [
+                fd as usize,
+                bytes.as_ptr().addr_for_kernel(),
+                bytes.len(),
+                0,
+                0,
+                0,
+            ],
+        )
+    })
+}
+
+/// pread(2).
+pub fn pread(fd: &Fd, buf: &mut [u8], offset: u64) -> Result<usize> {
+    // SAFETY: the kernel writes at most `len` bytes of `buf`.
+    checked(unsafe {
+        syscall(
+            number::PREAD64,
+            [
+                fd.argument(),
+                buf.as_mut_ptr().addr_for_kernel(),
+                buf.len(),
+                offset as usize,
+                0,
+                0,
+            ],
+        )
+    })
+}
+
+/// pwrite(2).
+pub fn pwrite(fd: &Fd, bytes: &[u8], offset: u64) -> Result<usize> {
+    // SAFETY: the kernel reads at most `len` bytes of `bytes`.
+    checked(unsafe {
+        syscall(
+            number::PWRITE64,
+            [
+                fd.argument(),
+                bytes.as_ptr().addr_for_kernel(),
+                bytes.len(),
+                offset as usize,
+                0,
+                0,
+            ],
+        )
+    })
+}
+
+/// fdatasync(2).
+pub fn fdatasync(fd: &Fd) -> Result<()> {
+    // SAFETY: no pointer is passed.
+    checked(unsafe { syscall(number::FDATASYNC, [fd.argument(), 0, 0, 0, 0, 0]) }).map(drop)
+}
+
+/// fallocate(2) from the beginning.
+pub fn fallocate(fd: &Fd, length: usize) -> Result<()> {
+    // SAFETY: no pointer is passed.
+    checked(unsafe { syscall(number::FALLOCATE, [fd.argument(), 0, 0, length, 0, 0]) }).map(drop)
+}
+
+/// What to do with a file that is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// Read it.
+    Read,
+    /// Read and write it; made when missing.
+    ReadWrite,
+    /// Append to it; made when missing.
+    Append,
+    /// Read and write, without making it.
+    Device,
+}
+
+/// Opens without following a last symbolic link, without waiting for a fifo's other end, and
+/// closed on exec.
+pub fn open(path: &CStr, how: Open) -> Result<Fd> {
+    const AT_FDCWD: usize = -100_isize as usize;
+    // O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY
+    const ALWAYS: usize = 0o2_000_000 | 0o400_000 | 0o4_000 | 0o400;
+    let flags = match how {
+        Open::Read => 0,
+        Open::ReadWrite => 0o2 | 0o100,
+        Open::Append => 0o1 | 0o100 | 0o2_000,
+        Open::Device => 0o2,
+    };
+    let path = path.as_ptr().addr_for_kernel();
+    // SAFETY: the path ends in NUL.
+    checked(unsafe {
+        syscall(
+            number::OPENAT,
+            [AT_FDCWD, path, ALWAYS | flags, 0o640, 0, 0],
+        )
+    })
+    .map(Fd::new)
+}
+
+/// What a descriptor refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileFacts {
+    /// A regular file with one name: not a fifo, a device or another's file by a hard link.
+    pub is_own_regular: bool,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// statx(2) of an open descriptor.
+pub fn facts(fd: &Fd) -> Result<FileFacts> {
+    const AT_EMPTY_PATH: usize = 0x1000;
+    const BASIC: usize = 0x7ff;
+    let mut buf = [0u64; 32];
+    let (path, room) = (
+        c"".as_ptr().addr_for_kernel(),
+        buf.as_mut_ptr().addr_for_kernel(),
+    );
+    // SAFETY: struct statx has 256 bytes, as `buf`; the path is empty and ends in NUL.
+    checked(unsafe {
+        syscall(
+            number::STATX,
+            [fd.argument(), path, AT_EMPTY_PATH, BASIC, room, 0],
+        )
+    })?;
+    // stx_nlink is the u32 at 16, stx_mode the u16 at 28, stx_size the u64 at 40 (statx(2)).
+    let (links, mode, size) = (buf[2] as u32, (buf[3] >> 32) as u16, buf[5]);
+    Ok(FileFacts {
+        is_own_regular: mode & 0o170_000 == 0o100_000 && links == 1,
+        size,
+    })
+}
+
+/// unlink(2); a missing file is not looked at.
+pub fn unlink(path: &CStr) {
+    const AT_FDCWD: usize = -100_isize as usize;
+    // SAFETY: the path ends in NUL.
+    unsafe {
+        syscall(
+            number::UNLINKAT,
+            [AT_FDCWD, path.as_ptr().addr_for_kernel(), 0, 0, 0, 0],
+        )
+    };
+}
+
+/// umask(2); returns the one before.
+pub fn umask(mask: usize) -> usize {
+    // SAFETY: no pointer is passed.
+    unsafe { syscall(number::UMASK, [mask, 0, 0, 0, 0, 0]) }.cast_unsigned()
+}
+
+/// chdir(2).
+pub fn chdir(path: &CStr) -> Result<()> {
+    // SAFETY: the path ends in NUL.
+    checked(unsafe {
+        syscall(
+            number::CHDIR,
+            [path.as_ptr().addr_for_kernel(), 0, 0, 0, 0, 0],
+        )
+    })
+    .map(drop)
+}
+
+/// A pipe, reading and writing end, neither waits, both closed on exec.
+pub fn pipe() -> Result<(Fd, Fd)> {
+    let mut ends = [0i32; 2];
+    // SAFETY: the kernel writes two ints. O_CLOEXEC | O_NONBLOCK.
+    checked(unsafe {
+        syscall(
+            number::PIPE2,
+            [ends.as_mut_ptr().addr_for_kernel(), 0o2_004_000, 0, 0, 0, 0],
+        )
+    })?;
+    Ok((Fd(ends[0]), Fd(ends[1])))
+}
+
+/// Makes `target` the same as `fd`, and keeps it open on exec.
+pub fn place(fd: &Fd, target: u32) -> Result<()> {
+    const F_SETFD: usize = 2;
+    let target = target as usize;
+    if fd.argument() == target {
+        // SAFETY: no pointer is passed.
+        return checked(unsafe { syscall(number::FCNTL, [target, F_SETFD, 0, 0, 0, 0]) }).map(drop);
+    }
+    // SAFETY: no pointer is passed; only what the caller named is replaced.
+    checked(unsafe { syscall(number::DUP3, [fd.argument(), target, 0, 0, 0, 0]) }).map(drop)
+}
+
+/// Closes everything from descriptor 3 on.
+pub fn close_inherited() {
+    // SAFETY: no pointer is passed; nothing of ours is open yet.
+    let result = unsafe { syscall(number::CLOSE_RANGE, [3, u32::MAX as usize, 0, 0, 0, 0]) };
+    if result < 0 {
+        // Before Linux 5.9. What a runtime leaks has low numbers.
+        for raw in 3..1024 {
+            drop(Fd(raw));
+        }
+    }
+}
+
+/// Makes sure that 0, 1 and 2 are open, so that nothing we open becomes somebody's output.
+pub fn occupy_standard_streams() {
+    // The root directory is there even when /dev is not; writing to it fails harmlessly.
+    while let Ok(fd) = open(c"/", Open::Read) {
+        if fd.raw() > 2 {
+            return;
+        }
+        fd.leak();
+    }
+}
+
+/// Milliseconds of the monotonic clock.
+pub fn now() -> u64 {
+    const CLOCK_MONOTONIC: usize = 1;
+    let mut time = [0u64; 2];
+    // SAFETY: struct timespec is two 64-bit words.
+    unsafe {
+        syscall(
+            number::CLOCK_GETTIME,
+            [
+                CLOCK_MONOTONIC,
+                time.as_mut_ptr().addr_for_kernel(),
+                0,
+                0,
+                0,
+                0,
+            ],
+        )
+    };
+    time[0].wrapping_mul(1000).wrapping_add(time[1] / 1_000_000)
+}
+
+/// struct pollfd.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Poll {
+    fd: i32,
+    events: i16,
+    revents: i16,
+}
+
+impl Poll {
+    const IN: i16 = 1;
+    const OUT: i16 = 4;
+
+    /// Waits for bytes to read.
+    pub fn readable(fd: &Fd) -> Self {
+        Self {
+            fd: fd.0,
+            events: Self::IN,
+            revents: 0,
+        }
+    }
+
+    /// Waits for room to write.
+    pub fn writable(fd: &Fd) -> Self {
+        Self {
+            fd: fd.0,
+            events: Self::OUT,
+            revents: 0,
+        }
+    }
+
+    /// Waits for either.
+    pub fn both(fd: &Fd) -> Self {
+        Self {
+            fd: fd.0,
+            events: Self::IN | Self::OUT,
+            revents: 0,
+        }
+    }
+
+    /// Whether anything happened, an error or a hang-up included.
+    pub fn happened(&self) -> bool {
+        self.revents != 0
+    }
+}
+
+/// Waits until one of `polls` happens or `timeout_ms` passed; `None` waits for ever.
+pub fn wait(polls: &mut [Poll], timeout_ms: Option<u64>) {
+    let time = timeout_ms.map(|ms| [ms / 1000, (ms % 1000) * 1_000_000]);
+    let time = time
+        .as_ref()
+        .map_or(0, |time| time.as_ptr().addr_for_kernel());
+    // SAFETY: `polls` is an array of struct pollfd of that length, the time a struct timespec or
+    // null; no signal mask is passed.
+    unsafe {
+        syscall(
+            number::PPOLL,
+            [
+                polls.as_mut_ptr().addr_for_kernel(),
+                polls.len(),
+                time,
+                0,
+                8,
+                0,
+            ],
+        )
+    };
+}
+
+/// A pointer as the kernel takes it. Exposed: the kernel writes through what it is given.
+trait ForKernel {
+    fn addr_for_kernel(self) -> usize;
+}
+
+impl<T> ForKernel for *const T {
+    fn addr_for_kernel(self) -> usize {
+        self.expose_provenance()
+    }
+}
+
+impl<T> ForKernel for *mut T {
+    fn addr_for_kernel(self) -> usize {
+        self.expose_provenance()
+    }
+}

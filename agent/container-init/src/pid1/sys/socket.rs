@@ -1,0 +1,221 @@
+//! Sockets: the agent's stream, notify datagrams with the sender's credentials, loopback probes.
+#![allow(unsafe_code)]
+
+use core::ffi::CStr;
+
+use super::{Errno, Fd, ForKernel as _, Result, checked, umask, unlink};
+use crate::pid1::arch::{number, syscall};
+
+const AF_UNIX: u16 = 1;
+const AF_INET: u16 = 2;
+const STREAM: usize = 1;
+const DATAGRAM: usize = 2;
+/// SOCK_CLOEXEC | SOCK_NONBLOCK
+const SOCKET_FLAGS: usize = 0o2_004_000;
+const SOL_SOCKET: usize = 1;
+
+fn socket(family: u16, kind: usize) -> Result<Fd> {
+    // SAFETY: no pointer is passed.
+    checked(unsafe {
+        syscall(
+            number::SOCKET,
+            [usize::from(family), kind | SOCKET_FLAGS, 0, 0, 0, 0],
+        )
+    })
+    .map(Fd::new)
+}
+
+/// struct sockaddr_un and its used length.
+fn unix_address(path: &CStr) -> Result<([u8; 110], usize)> {
+    let mut address = [0; 110];
+    let path = path.to_bytes_with_nul();
+    let (family, room) = address.split_at_mut(2);
+    family.copy_from_slice(&AF_UNIX.to_ne_bytes());
+    room.get_mut(..path.len())
+        .ok_or(Errno::ENAMETOOLONG)?
+        .copy_from_slice(path);
+    Ok((address, 2 + path.len()))
+}
+
+fn with_address(call: usize, fd: &Fd, address: &[u8]) -> Result<()> {
+    // SAFETY: the kernel reads `len` bytes of the address.
+    checked(unsafe {
+        syscall(
+            call,
+            [
+                fd.argument(),
+                address.as_ptr().addr_for_kernel(),
+                address.len(),
+                0,
+                0,
+                0,
+            ],
+        )
+    })
+    .map(drop)
+}
+
+/// A stream connected to the listener at `path`. A full backlog is `EAGAIN`.
+pub fn connect_unix(path: &CStr) -> Result<Fd> {
+    let (address, length) = unix_address(path)?;
+    let fd = socket(AF_UNIX, STREAM)?;
+    with_address(
+        number::CONNECT,
+        &fd,
+        address.get(..length).unwrap_or_default(),
+    )?;
+    Ok(fd)
+}
+
+/// A connection to 127.0.0.1, and whether it stands already.
+pub fn connect_loopback(port: u16) -> Result<(Fd, bool)> {
+    let fd = socket(AF_INET, STREAM)?;
+    let mut address = [0u8; 16];
+    let (family, rest) = address.split_at_mut(2);
+    family.copy_from_slice(&AF_INET.to_ne_bytes());
+    if let Some(room) = rest.first_chunk_mut() {
+        let [high, low] = port.to_be_bytes();
+        *room = [high, low, 127, 0, 0, 1];
+    }
+    match with_address(number::CONNECT, &fd, &address) {
+        Ok(()) => Ok((fd, true)),
+        Err(Errno::EINPROGRESS) => Ok((fd, false)),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A datagram socket at `path` that everybody may send to and that tells who sent.
+pub fn notify_socket(path: &CStr) -> Result<Fd> {
+    const SO_PASSCRED: usize = 16;
+    let (address, length) = unix_address(path)?;
+    let fd = socket(AF_UNIX, DATAGRAM)?;
+    let on = [1i32];
+    // SAFETY: the kernel reads one int.
+    checked(unsafe {
+        syscall(
+            number::SETSOCKOPT,
+            [
+                fd.argument(),
+                SOL_SOCKET,
+                SO_PASSCRED,
+                on.as_ptr().addr_for_kernel(),
+                4,
+                0,
+            ],
+        )
+    })?;
+    unlink(path);
+    let before = umask(0o111);
+    let bound = with_address(number::BIND, &fd, address.get(..length).unwrap_or_default());
+    umask(before);
+    bound.map(|()| fd)
+}
+
+/// `getsockopt` of three ints at most; returns what it wrote.
+fn option(fd: &Fd, name: usize, room: &mut [u32]) -> Result<()> {
+    let mut length = [u32::try_from(size_of_val(room)).unwrap_or(0)];
+    let (value, length) = (
+        room.as_mut_ptr().addr_for_kernel(),
+        length.as_mut_ptr().addr_for_kernel(),
+    );
+    // SAFETY: the kernel writes at most `length` bytes of `room`, and the length.
+    checked(unsafe {
+        syscall(
+            number::GETSOCKOPT,
+            [fd.argument(), SOL_SOCKET, name, value, length, 0],
+        )
+    })
+    .map(drop)
+}
+
+/// Pid and uid of the listener at the other end; pid 0 is outside our pid namespace.
+pub fn peer(fd: &Fd) -> Result<(u32, u32)> {
+    const SO_PEERCRED: usize = 17;
+    // Never 0 and 0 by an answer that did not come.
+    let mut credentials = [u32::MAX; 3];
+    option(fd, SO_PEERCRED, &mut credentials)?;
+    Ok((credentials[0], credentials[1]))
+}
+
+/// How a connection that was begun went.
+pub fn connection_error(fd: &Fd) -> Result<()> {
+    const SO_ERROR: usize = 4;
+    let mut error = [u32::MAX];
+    option(fd, SO_ERROR, &mut error)?;
+    if error[0] == 0 {
+        Ok(())
+    } else {
+        Err(Errno(error[0] as i32))
+    }
+}
+
+/// Sends what fits now, without a signal when nobody listens.
+pub fn send(fd: &Fd, bytes: &[u8]) -> Result<usize> {
+    // MSG_NOSIGNAL | MSG_DONTWAIT
+    const FLAGS: usize = 0x4040;
+    // SAFETY: the kernel reads at most `len` bytes; no address is passed.
+    checked(unsafe {
+        syscall(
+            number::SENDTO,
+            [
+                fd.argument(),
+                bytes.as_ptr().addr_for_kernel(),
+                bytes.len(),
+                FLAGS,
+                0,
+                0,
+            ],
+        )
+    })
+}
+
+/// Who sent a datagram, in our namespaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sender {
+    /// 0 outside our pid namespace.
+    pub pid: u32,
+    /// User id.
+    pub uid: u32,
+}
+
+/// One datagram, cut to `buf`, and its sender. Descriptors that came with it are closed by the
+/// kernel: the room for control messages holds the credentials and nothing else.
+pub fn receive_from(fd: &Fd, buf: &mut [u8]) -> Result<(usize, Option<Sender>)> {
+    // MSG_DONTWAIT | MSG_CMSG_CLOEXEC
+    const FLAGS: usize = 0x4000_0040;
+    // cmsghdr {u64 length, i32 level, i32 type} and ucred {pid, uid, gid}, padded to 32 bytes.
+    let mut control = [0u64; 4];
+    let mut part = [buf.as_mut_ptr().addr_for_kernel(), buf.len()];
+    // struct msghdr: name, namelen, iov, iovlen, control, controllen, flags.
+    let mut header = [
+        0,
+        0,
+        part.as_mut_ptr().addr_for_kernel(),
+        1,
+        control.as_mut_ptr().addr_for_kernel(),
+        32,
+        0,
+    ];
+    // SAFETY: every pointer in the header is to memory of the length beside it.
+    let received = checked(unsafe {
+        syscall(
+            number::RECVMSG,
+            [
+                fd.argument(),
+                header.as_mut_ptr().addr_for_kernel(),
+                FLAGS,
+                0,
+                0,
+                0,
+            ],
+        )
+    })?;
+    let [length, kind, pid_uid, _] = control;
+    // SOL_SOCKET (1) in the low half, SCM_CREDENTIALS (2) in the high half.
+    let is_credentials = length == 28 && kind == (2 << 32 | 1);
+    let sender = is_credentials.then_some(Sender {
+        pid: pid_uid as u32,
+        uid: (pid_uid >> 32) as u32,
+    });
+    Ok((received, sender))
+}

@@ -1,0 +1,334 @@
+//! A container without a runtime: the real program as pid 1 of a new pid namespace, and a test
+//! that plays the agent from outside of it.
+
+use std::ffi::CString;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use container_init::plan::{
+    Essential, Groups, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness, Restart, Rlimit, Rlimits, Strings,
+};
+use container_init::protocol::{EnvList, MAX_FRAME, Report, Request, Start, first_frame};
+use rustix::process::{Pid, Signal};
+
+/// Longer than anything here takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program: `NODEAGENT_CONTAINER_INIT`, or built once into `target/init`.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| match std::env::var_os("NODEAGENT_CONTAINER_INIT") {
+        Some(path) => path.into(),
+        None => build(),
+    })
+}
+
+fn build() -> PathBuf {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let (target_dir, triple) = (workspace.join("target/init"), "x86_64-unknown-linux-gnu");
+    let built = Command::new(env!("CARGO"))
+        .current_dir(&workspace)
+        .args(["build", "-p", "container-init", "--features", "pid1", "--profile", "init", "--target", triple])
+        .arg("--target-dir")
+        .arg(&target_dir)
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    target_dir.join(triple).join("init/container-init")
+}
+
+/// A process of the plan, with owned parts.
+#[derive(Clone)]
+pub struct Spec {
+    pub name: &'static str,
+    pub kind: ProcessKind,
+    pub argv: Vec<CString>,
+    pub env: Vec<CString>,
+    pub uid: u32,
+    pub groups: Vec<u32>,
+    pub capabilities: u64,
+    pub rlimits: Vec<Rlimit>,
+    pub readiness: Readiness<'static>,
+    pub essential: Essential,
+    pub restart: Restart,
+    pub stdout: Option<PathBuf>,
+}
+
+/// Every capability there is.
+pub const ALL_CAPABILITIES: u64 = u64::MAX;
+
+impl Spec {
+    fn new(name: &'static str, kind: ProcessKind, argv: &[&str]) -> Self {
+        Self {
+            name,
+            kind,
+            argv: argv.iter().map(|arg| CString::new(*arg).unwrap()).collect(),
+            env: vec![c"PATH=/usr/bin:/bin".into(), c"FROM_PLAN=plan".into()],
+            uid: 0,
+            groups: vec![],
+            capabilities: ALL_CAPABILITIES,
+            rlimits: vec![],
+            readiness: Readiness::None,
+            essential: Essential::Yes,
+            restart: Restart { backoff_min_ms: 10, backoff_max_ms: 100 },
+            stdout: None,
+        }
+    }
+
+    pub fn app(argv: &[&str]) -> Self {
+        Self::new("app", ProcessKind::App, argv)
+    }
+
+    pub fn agent(name: &'static str, argv: &[&str]) -> Self {
+        Self::new(name, ProcessKind::Agent, argv)
+    }
+
+    pub fn script(self, script: &str) -> Self {
+        let argv = ["/bin/busybox", "sh", "-c", script].map(|arg| CString::new(arg).unwrap());
+        Self { argv: argv.into(), ..self }
+    }
+
+    /// Runs the ignored test `name` of this very test program as the process.
+    pub fn workload(self, name: &str) -> Self {
+        let exe = std::env::current_exe().unwrap();
+        let argv = [exe.to_str().unwrap(), "--exact", name, "--ignored", "--nocapture", "--quiet"];
+        Self { argv: argv.map(|arg| CString::new(arg).unwrap()).into(), ..self }
+    }
+}
+
+/// A running container; killed when it goes.
+pub struct Container {
+    unshare: Child,
+    pub directory: tempfile::TempDir,
+    lines: Receiver<String>,
+    pub ctl: PathBuf,
+}
+
+/// What a plan says beside its processes.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    pub stop_grace_ms: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { stop_grace_ms: 10_000 }
+    }
+}
+
+impl Container {
+    /// Starts the container; the agent's socket is there before it.
+    pub fn run(specs: &[Spec]) -> (Self, UnixListener) {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(directory.path().join("gate.sock")).unwrap();
+        (Self::run_in(directory, specs, Settings::default()), listener)
+    }
+
+    /// Starts the container in a directory that may or may not have the agent's socket.
+    pub fn run_in(directory: tempfile::TempDir, specs: &[Spec], settings: Settings) -> Self {
+        let plan = directory.path().join("plan");
+        std::fs::write(&plan, encode(directory.path(), specs, settings)).unwrap();
+        Self::run_with_plan(directory, &plan)
+    }
+
+    pub fn run_with_plan(directory: tempfile::TempDir, plan: &Path) -> Self {
+        // The users of the tests' processes reach the notify sockets.
+        std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut unshare = Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "--"])
+            .arg(program())
+            .arg("--plan")
+            .arg(plan)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (sender, lines) = channel();
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(unshare.stdout.take().unwrap()), Box::new(unshare.stderr.take().unwrap())];
+        for stream in streams {
+            let sender = sender.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    if sender.send(line).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        let ctl = directory.path().join("gate.sock");
+        Self { unshare, directory, lines, ctl }
+    }
+
+    /// The next line that anything in the container wrote.
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line from the container")
+    }
+
+    /// Reads lines until this one.
+    pub fn wait_for_line(&self, wanted: &str) {
+        while self.line() != wanted {}
+    }
+
+    /// Nothing is written for so long.
+    pub fn assert_silent(&self, window: Duration) {
+        assert_eq!(self.lines.recv_timeout(window), Err(RecvTimeoutError::Timeout));
+    }
+
+    /// Waits for the end of pid 1 and returns its exit code.
+    pub fn exit_code(&mut self) -> i32 {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.unshare.try_wait().unwrap() {
+                return status.code().unwrap_or_else(|| panic!("killed by {:?}", status.signal()));
+            }
+            assert!(Instant::now() < deadline, "the container does not end");
+            thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        // --kill-child takes the namespace with it.
+        self.unshare.kill().ok();
+        self.unshare.wait().ok();
+    }
+}
+
+fn encode(directory: &Path, specs: &[Spec], settings: Settings) -> Vec<u8> {
+    let c = |path: PathBuf| CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
+    let (ctl, exits) = (c(directory.join("gate.sock")), c(directory.join("exits")));
+    let run_dir = c(directory.to_path_buf());
+    let argvs: Vec<Vec<_>> = specs.iter().map(|spec| spec.argv.iter().map(CString::as_c_str).collect()).collect();
+    let envs: Vec<Vec<_>> = specs.iter().map(|spec| spec.env.iter().map(CString::as_c_str).collect()).collect();
+    let logs: Vec<Option<CString>> = specs.iter().map(|spec| spec.stdout.clone().map(c)).collect();
+    let mut processes = Vec::new();
+    for (index, spec) in specs.iter().enumerate() {
+        processes.push(Process {
+            name: spec.name,
+            kind: spec.kind,
+            argv: Strings::new(&argvs[index]),
+            env: Strings::new(&envs[index]),
+            cwd: c"/",
+            uid: spec.uid,
+            gid: spec.uid,
+            groups: Groups::new(&spec.groups),
+            capabilities: spec.capabilities,
+            rlimits: Rlimits::new(&spec.rlimits),
+            readiness: spec.readiness,
+            essential: spec.essential,
+            restart: spec.restart,
+            stop_signal: 15,
+            stdout: logs[index].as_deref().map_or(Output::Inherit, Output::File),
+            stderr: Output::Inherit,
+        });
+    }
+    let plan = Plan {
+        container_id: "web-1.g7",
+        create_generation: 7,
+        ctl_socket: &ctl,
+        run_dir: &run_dir,
+        exits: &exits,
+        stop_grace_ms: settings.stop_grace_ms,
+        processes: Processes::new(&processes),
+    };
+    let mut file = vec![0; MAX_PLAN];
+    let length = plan.encode(&mut file).unwrap();
+    file.truncate(length);
+    file
+}
+
+/// The agent's end of one connection.
+pub struct Agent {
+    pub stream: UnixStream,
+    received: Vec<u8>,
+    /// Pid of container-init, outside.
+    pub pid: Pid,
+}
+
+/// A report in words, so that it outlives the buffer.
+pub type Said = String;
+
+impl Agent {
+    /// Waits for container-init to dial.
+    pub fn accept(listener: &UnixListener) -> Self {
+        let (stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let pid = rustix::net::sockopt::socket_peercred(&stream).unwrap().pid;
+        Self { stream, received: vec![], pid }
+    }
+
+    /// The next report, handed to `look`; `None` at the end of the stream.
+    pub fn next<R>(&mut self, look: impl FnOnce(Report<'_>) -> R) -> Option<R> {
+        loop {
+            if let Some(frame) = first_frame(&self.received).unwrap() {
+                let result = look(Report::decode(frame.body).unwrap());
+                let length = frame.length;
+                self.received.drain(..length);
+                return Some(result);
+            }
+            let mut chunk = [0; 4096];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return None,
+                Ok(length) => self.received.extend_from_slice(&chunk[..length]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("no report from container-init: {error}"),
+            }
+        }
+    }
+
+    /// The next report as Debug text without its sequence number.
+    pub fn said(&mut self) -> Option<Said> {
+        self.next(|report| match report {
+            Report::Event(event) => format!("{:?}", event.kind),
+            other => format!("{other:?}"),
+        })
+    }
+
+    /// Reads until a report that begins like this, and returns it.
+    pub fn wait_for(&mut self, beginning: &str) -> Said {
+        loop {
+            let said = self.said().unwrap_or_else(|| panic!("the stream ended before {beginning}"));
+            if said.starts_with(beginning) {
+                return said;
+            }
+        }
+    }
+
+    pub fn ask(&mut self, request: Request<'_>) {
+        let mut buf = vec![0; MAX_FRAME];
+        let length = request.encode(&mut buf).unwrap();
+        self.stream.write_all(&buf[..length]).unwrap();
+    }
+
+    pub fn start(&mut self, generation: u64) {
+        self.start_with(generation, &[]);
+    }
+
+    pub fn start_with(&mut self, generation: u64, env: &[(&str, &str)]) {
+        let (task_id, traceparent) = ("peak-7", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        self.ask(Request::Start(Start { generation, task_id, traceparent, env: EnvList::new(env) }));
+    }
+
+    pub fn kill(&self, signal: Signal) {
+        rustix::process::kill_process(self.pid, signal).unwrap();
+    }
+}
+
+/// Waits until it is true.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::park_timeout(Duration::from_millis(2));
+    }
+}
