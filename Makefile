@@ -7,7 +7,7 @@ CARGO_BUILD := $(CARGO) build --locked --quiet
 # container-init is the first process of every container: static, its own profile, and with an
 # explicit --target so that build scripts are not linked the way it is.
 INIT_TARGET := x86_64-unknown-linux-gnu
-INIT_BUILD := --package container-init --profile init --target $(INIT_TARGET)
+INIT_BUILD := --package container-init --features pid1 --profile init --target $(INIT_TARGET)
 INIT := $(CURDIR)/target/$(INIT_TARGET)/init/container-init
 
 # What the harness starts (tests/src/cli.rs).
