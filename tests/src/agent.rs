@@ -28,6 +28,7 @@ pub struct Agent {
     process: Option<Process>,
     cli: Cli,
     environment: Vec<(String, String)>,
+    program: Option<PathBuf>,
 }
 
 impl Agent {
@@ -71,6 +72,7 @@ container_init = "{init}"
             process: None,
             cli: Cli::new(ground.netns().clone(), socket.clone()),
             environment: Vec::new(),
+            program: None,
             directory,
             socket,
         })
@@ -81,9 +83,9 @@ container_init = "{init}"
         self.environment.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Takes all such variables away again.
-    pub fn unset_all(&mut self) {
-        self.environment.clear();
+    /// From the next start on the agent is this program; `None` is the real one.
+    pub fn run_as(&mut self, program: Option<PathBuf>) {
+        self.program = program;
     }
 
     /// Starts it and waits for `READY=1`; returns the time from just before fork to READY.
@@ -124,7 +126,11 @@ container_init = "{init}"
         notifications
             .set_read_timeout(Some(Duration::from_millis(100)))
             .context("set a deadline")?;
-        let mut command = Command::new(nodeagent()?);
+        let program = match &self.program {
+            Some(program) => program.clone(),
+            None => nodeagent()?,
+        };
+        let mut command = Command::new(program);
         command
             .arg("run")
             .arg("--config-dir")

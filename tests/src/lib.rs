@@ -15,6 +15,7 @@ pub mod agent;
 pub mod bench;
 pub mod cli;
 pub mod containerd;
+pub mod crash;
 pub mod ctr;
 pub mod documents;
 pub mod faults;

@@ -1,0 +1,98 @@
+//! Killing the agent at every effect boundary of an operation: enumerated, not sampled.
+//!
+//! A first, undisturbed run of the operation records its boundaries (`before start 1`,
+//! `after commit 2`, ...). Then the operation is run once for each of them with an agent that gets
+//! SIGKILL there, and the real agent is started after it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::host::TestHost;
+
+/// Environment variable that names the directory of the three files below.
+pub const DIRECTORY: &str = "NODEAGENT_TESTS_CRASH";
+/// Boundaries count while it exists.
+pub const MARK: &str = "mark";
+/// Boundaries that were passed, one a line.
+pub const RECORD: &str = "record";
+/// The boundary to crash at.
+pub const CRASH_AT: &str = "at";
+
+const DIES: Duration = Duration::from_secs(60);
+
+/// One operation whose boundaries are to be survived.
+pub struct Operation<'a> {
+    /// Brings the host into the state before the operation; the agent runs.
+    pub before: &'a dyn Fn(&TestHost) -> Result<()>,
+    /// The operation, numbered by run. Its answer is lost when the agent dies within.
+    pub run: &'a dyn Fn(&TestHost, usize) -> Result<()>,
+    /// The agent that was killed has been started again: repeats the operation of that number and
+    /// fails unless everything is as if it had never died.
+    pub after: &'a dyn Fn(&TestHost, usize) -> Result<()>,
+}
+
+/// Runs `operation` undisturbed and then once for each boundary that it passed; returns these.
+pub fn at_every_boundary(
+    host: &mut TestHost,
+    crash_agent: &Path,
+    operation: &Operation<'_>,
+) -> Result<Vec<String>> {
+    let files = host.ground.path("crash");
+    fs::create_dir(&files).with_context(|| format!("create {}", files.display()))?;
+    host.agent.set(DIRECTORY, &files.to_string_lossy());
+
+    let undisturbed = one(host, crash_agent, operation, &files, 0, None);
+    undisturbed.context("undisturbed")?;
+    let record = read(&files.join(RECORD))?;
+    let boundaries: Vec<String> = record.lines().map(str::to_owned).collect();
+    ensure!(!boundaries.is_empty(), "the operation passed no boundary");
+    for (number, boundary) in boundaries.iter().enumerate() {
+        one(host, crash_agent, operation, &files, number + 1, Some(boundary))
+            .with_context(|| format!("killed {boundary}"))
+            .with_context(|| host.agent.tail(40))?;
+    }
+    Ok(boundaries)
+}
+
+fn one(
+    host: &mut TestHost,
+    crash_agent: &Path,
+    operation: &Operation<'_>,
+    files: &Path,
+    number: usize,
+    boundary: Option<&str>,
+) -> Result<()> {
+    (operation.before)(host).context("before the operation")?;
+    restart(host, Some(crash_agent.to_owned()))?;
+    let at = files.join(CRASH_AT);
+    fs::write(&at, boundary.unwrap_or("")).with_context(|| format!("write {}", at.display()))?;
+    let mark = files.join(MARK);
+    fs::write(&mark, "").with_context(|| format!("write {}", mark.display()))?;
+
+    let answer = (operation.run)(host, number);
+    if boundary.is_some() {
+        // What the operation leaves to the background counts as well, and its boundaries are later.
+        let status = host.agent.wait_ended(DIES).context("no such boundary in this run")?;
+        ensure!(status.code().is_none(), "the agent ended by itself: {status}");
+    } else {
+        answer?;
+        (operation.after)(host, number).context("with the agent alive")?;
+    }
+    fs::remove_file(&mark).with_context(|| format!("remove {}", mark.display()))?;
+    restart(host, None)?;
+    (operation.after)(host, number)
+}
+
+/// Starts the agent (again): `program`, or the real one.
+fn restart(host: &mut TestHost, program: Option<PathBuf>) -> Result<()> {
+    host.agent.stop()?;
+    host.agent.run_as(program);
+    host.agent.start(&host.ground).map(drop)
+}
+
+fn read(file: &Path) -> Result<String> {
+    fs::read_to_string(file).with_context(|| format!("read {}", file.display()))
+}
