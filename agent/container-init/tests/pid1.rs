@@ -1,6 +1,8 @@
 //! The real program as pid 1 of a real pid namespace. Needs root (or CAP_SYS_ADMIN), unshare(1)
 //! and busybox.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod container;
 
 use std::io::{Read as _, Write as _};
