@@ -294,7 +294,9 @@ fn a_stop_goes_from_the_app_to_the_first_agent() {
     ];
     let (mut container, _listener, mut agent) = armed(&specs);
     agent.start(8);
-    container.wait_for_line("set app");
+    let mut set: Vec<String> = (0..3).map(|_| container.line()).collect();
+    set.sort();
+    assert_eq!(set, ["set a", "set app", "set b"]);
     agent.ask(Request::Stop { budget_ms: 10_000 });
     for name in ["app", "b", "a"] {
         container.wait_for_line(&format!("stopped {name}"));
