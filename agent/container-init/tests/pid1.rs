@@ -1,6 +1,8 @@
 //! The real program as pid 1 of a real pid namespace. Needs root (or CAP_SYS_ADMIN), unshare(1)
 //! and busybox.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod container;
 
 use std::io::{Read as _, Write as _};
@@ -292,7 +294,9 @@ fn a_stop_goes_from_the_app_to_the_first_agent() {
     ];
     let (mut container, _listener, mut agent) = armed(&specs);
     agent.start(8);
-    container.wait_for_line("set app");
+    let mut set: Vec<String> = (0..3).map(|_| container.line()).collect();
+    set.sort();
+    assert_eq!(set, ["set a", "set app", "set b"]);
     agent.ask(Request::Stop { budget_ms: 10_000 });
     for name in ["app", "b", "a"] {
         container.wait_for_line(&format!("stopped {name}"));

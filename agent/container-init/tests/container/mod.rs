@@ -139,6 +139,10 @@ impl Spec {
     }
 }
 
+/// What the runtime leaves to pid 1: the app's (one, for the tests) and DESIGN section 6's.
+const CAPABILITIES: &str =
+    "-all,+net_bind_service,+kill,+setuid,+setgid,+setpcap,+dac_override,+fowner";
+
 /// A running container; killed when it goes.
 pub struct Container {
     unshare: Child,
@@ -198,6 +202,13 @@ impl Container {
         .unwrap();
         let mut unshare = Command::new("unshare")
             .args(["--pid", "--fork", "--kill-child", "--"])
+            .args([
+                "setpriv",
+                "--no-new-privs",
+                "--bounding-set",
+                CAPABILITIES,
+                "--",
+            ])
             .arg(program())
             .arg("--plan")
             .arg(plan)
