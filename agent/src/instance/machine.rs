@@ -476,6 +476,7 @@ impl Instance {
                     self.serving = true;
                     self.generation = generation;
                     self.task = task;
+                    self.registered = true;
                     Ok(self.enter(Phase::Registering))
                 }
                 _ => Err(denied),
