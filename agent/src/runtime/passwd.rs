@@ -299,9 +299,14 @@ fn open(
     flags: OFlags,
     resolve: ResolveFlags,
 ) -> Result<OwnedFd, Errno> {
-    // Never waits for the other end of a pipe, never becomes a controlling terminal.
-    let flags = flags | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    rustix::fs::openat2(at, path, flags, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS)
+    let flags = flags | OFlags::CLOEXEC;
+    // Never waits for the other end of a pipe, never becomes a controlling terminal. (A path
+    // descriptor does neither, and openat2 refuses the flags for it.)
+    let calm = match flags.contains(OFlags::PATH) {
+        true => flags,
+        false => flags | OFlags::NONBLOCK | OFlags::NOCTTY,
+    };
+    rustix::fs::openat2(at, path, calm, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS)
 }
 
 fn kind(opened: &OwnedFd) -> Result<FileType, Errno> {
