@@ -141,6 +141,9 @@ fn an_image_is_pulled_once_and_then_needs_no_registry() {
         assert!(checked.contains("complete (3/3)") && checked.contains("true"), "{checked}");
         assert!(host.ctr(&["leases", "ls", "-q"]).is_empty(), "the pull's lease is released");
 
+        // containerd collects what nobody refers to; of the image, that is nothing.
+        let lease = containerd.lease("test", Duration::from_secs(60)).await.unwrap();
+        lease.release(Collect::Now).await.unwrap();
         host.stop_registry();
         assert_eq!(containerd.ensure_image(WEB, &host.images()).await.unwrap(), image);
         let by_digest = format!("127.0.0.1:5000/web@{}", image.digest);
@@ -166,6 +169,71 @@ fn those_who_want_one_image_at_once_share_one_pull() {
             let count = asked.iter().filter(|path| path.contains(needle)).count();
             assert_eq!(count, if needle == "/blobs/" { 3 } else { 1 }, "{asked:?}");
         }
+        host.assert_nothing_remains();
+        host
+    });
+}
+
+#[test]
+fn a_tag_that_moved_is_seen_when_it_is_resolved_anew() {
+    on_a_host(async |host| {
+        let built = image::build(&host.path("image"));
+        let (registry, reference) = scripted(&built).await;
+        let containerd = host.connect().await;
+        let images = host.images();
+        let before = containerd.ensure_image(&reference, &images).await.unwrap();
+        let mut moved = built.manifest.clone();
+        moved.push(b' ');
+        registry.manifest("web", "1", image::MANIFEST, &moved);
+        let digest = Digest::of(&moved);
+        assert_eq!(containerd.ensure_image(&reference, &images).await.unwrap(), before);
+        let resolved = containerd.resolve_image(&reference, &images).await.unwrap();
+        assert_eq!(resolved, format!("{}/web@{digest}", registry.address));
+        let after = containerd.ensure_image(&resolved, &images).await.unwrap();
+        assert_eq!((after.digest, after.chain_id), (digest.to_string(), before.chain_id));
+        drop(registry);
+        assert_eq!(containerd.resolve_image(&resolved, &images).await.unwrap(), resolved);
+        host.assert_nothing_remains();
+        host
+    });
+}
+
+#[test]
+fn on_a_kubernetes_host_images_are_managed_and_pinned() {
+    on_a_host(async |mut host| {
+        host.namespace = "k8s.io".to_owned();
+        host_with_image(&mut host).await;
+        let listed = host.ctr(&["images", "ls"]);
+        for label in ["io.cri-containerd.image=managed", "io.cri-containerd.pinned=pinned"] {
+            assert!(listed.contains(label), "{listed}");
+        }
+        host.assert_nothing_remains();
+        host
+    });
+}
+
+#[test]
+fn a_create_that_hangs_is_undone() {
+    on_a_host(async |mut host| {
+        let (containerd, image) = host_with_image(&mut host).await;
+        let (mut settings, mut runtime) = (host.settings(), host.runtime());
+        settings.timeout = Duration::from_millis(500);
+        runtime.binary = Some(host.hanging_runc());
+        let hanging = Containerd::connect(&settings, &runtime).await.unwrap();
+        let web = id("web-0.g1");
+        let spec = spec(&host, &web, &["/bin/sleep", "1000"]);
+        containerd.prepare_snapshot("web-0", &image).await.unwrap();
+        hanging.create_container(&web, &image, "web-0", &spec, labels(&web)).await.unwrap();
+        let error = hanging.create_task(&web).await.unwrap_err();
+        assert!(matches!(&error, RuntimeError::Abandoned { undone: true, .. }), "{error:?}");
+        assert!(error.is_retryable());
+        assert!(error.to_string().contains("what it left was removed"), "{error}");
+        until("the shim is gone", async || shims(&host.path("c.sock")).is_empty().then_some(())).await;
+        containerd.delete_container(&web).await.unwrap();
+        // The next generation, on the same rootfs, with a runtime that works.
+        create(&host, &containerd, &image, "web-0.g2", &["/bin/sleep", "1000"]).await;
+        containerd.start_task(&id("web-0.g2")).await.unwrap();
+        remove(&containerd, "web-0.g2").await;
         host.assert_nothing_remains();
         host
     });

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::error::{Answer, RuntimeError, Unanswered};
 use crate::config;
@@ -89,19 +89,31 @@ impl Connection {
         request
     }
 
+    /// A request in our namespace whose deadline containerd and its shim are told. A shim is not
+    /// told when we merely go away: it would go on with a create that nobody waits for.
+    pub(super) fn bounded_request<T>(&self, deadline: Deadline, message: T) -> Request<T> {
+        let mut request = self.request(message);
+        request.set_timeout(deadline.length);
+        request
+    }
+
     /// Awaits a call; what containerd says comes back as it is.
     pub(super) async fn answer<T>(
         &self,
         deadline: Deadline,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Answer> {
+        let overdue = Unanswered::Overdue { name: deadline.name, deadline: deadline.length };
         match tokio::time::timeout(deadline.length, call).await {
             Ok(Ok(value)) => Ok(value),
+            // The deadline of `bounded_request`, found by tonic or by containerd first.
+            Ok(Err(status))
+                if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) =>
+            {
+                Err(Answer::Unavailable(overdue))
+            }
             Ok(Err(status)) => Err(Answer::of(status)),
-            Err(_) => Err(Answer::Unavailable(Unanswered::Overdue {
-                name: deadline.name,
-                deadline: deadline.length,
-            })),
+            Err(_) => Err(Answer::Unavailable(overdue)),
         }
     }
 

@@ -22,7 +22,9 @@ pub enum RuntimeError {
         #[source]
         source: Unanswered,
     },
-    /// A create did not end in time. What it may have left was looked for and ended.
+    /// A create did not end in time. What it may have left was looked for and ended. The id is
+    /// spent: containerd 1.6 cleans up behind a dead shim when it comes to it, by path, and would
+    /// unmount the rootfs of a new task of that id. The next create has the next generation.
     #[error("containerd did not {operation} {object} in time; {}", if *.undone { "what it left was removed" } else { "something of it may remain" })]
     Abandoned {
         /// The verb.
@@ -133,9 +135,7 @@ impl Answer {
             Code::AlreadyExists => Self::Exists,
             Code::NotFound => Self::NotFound,
             Code::FailedPrecondition => Self::Precondition(status),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
-                Self::Unavailable(Unanswered::Connection(status))
-            }
+            Code::Unavailable => Self::Unavailable(Unanswered::Connection(status)),
             // tonic reports a transport that breaks in mid-call as `Unknown` with a cause; what
             // containerd itself calls unknown has none.
             Code::Unknown | Code::Internal if broke(&status) => {

@@ -76,6 +76,22 @@ impl Containerd {
         pull.await
     }
 
+    /// The reference by digest that a tag names in its registry now: what a new revision is made
+    /// from. A reference by digest is returned, normalised, without a call. The image is not pulled;
+    /// [`Self::ensure_image`] of the result pulls exactly that.
+    pub async fn resolve_image(
+        &self,
+        reference: &str,
+        images: &config::Images,
+    ) -> Result<String, RuntimeError> {
+        let resolved = async {
+            let parsed: Reference = reference.parse()?;
+            let digest = imagecache::resolve(&parsed, &pull_options(images)).await?;
+            Ok(parsed.with_digest(&digest).to_string())
+        };
+        resolved.await.map_err(|error| of_pull(reference, error))
+    }
+
     fn begin(&self, reference: Reference, images: config::Images) -> Pull {
         let containerd = self.clone();
         let name = reference.to_string();
@@ -183,14 +199,8 @@ impl Containerd {
         let store = ContainerdStore::new(lease);
         let apply_deadline = Deadline { name: "images.pull_timeout", length: images.pull_timeout };
         let unpacker = ContainerdUnpacker { lease, apply_deadline };
-        let options = PullOptions {
-            insecure_registries: images.insecure_registries.clone(),
-            auth_file: images.auth_file.clone(),
-            stall_timeout: images.stall_timeout,
-            deadline: images.pull_timeout,
-            parallel: PARALLEL,
-        };
-        let pulled = imagecache::pull(reference, &store, &unpacker, &options).await;
+        let pulled =
+            imagecache::pull(reference, &store, &unpacker, &pull_options(images)).await;
         pulled.map_err(|error| of_pull(&reference.to_string(), error))
     }
 
@@ -257,6 +267,16 @@ impl Containerd {
         });
         self.connection.call("update image", &name, client.update(request)).await?;
         Ok(())
+    }
+}
+
+fn pull_options(images: &config::Images) -> PullOptions {
+    PullOptions {
+        insecure_registries: images.insecure_registries.clone(),
+        auth_file: images.auth_file.clone(),
+        stall_timeout: images.stall_timeout,
+        deadline: images.pull_timeout,
+        parallel: PARALLEL,
     }
 }
 

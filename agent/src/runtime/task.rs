@@ -1,6 +1,6 @@
 //! Tasks: the processes of containers, through containerd and the shim.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
@@ -12,7 +12,6 @@ use containerd_client::types::v1::{Process, Status as ProcessStatus};
 use prost_types::{Any, Timestamp};
 
 use super::Containerd;
-use super::connection::Deadline;
 use super::error::{Answer, RuntimeError, Unanswered};
 use crate::config;
 use crate::instance::ContainerId;
@@ -66,13 +65,14 @@ impl Containerd {
         let Some(container) = self.container(&name).await? else {
             return Err(RuntimeError::NotFound { operation, object: format!("container {name}") });
         };
-        let request = self.connection.request(CreateTaskRequest {
+        let deadline = self.connection.slow();
+        let request = CreateTaskRequest {
             container_id: name.clone(),
             rootfs: self.mounts(&container.snapshot_key).await?,
             options: runc_options(&self.runtime),
             ..CreateTaskRequest::default()
-        });
-        let deadline = self.connection.slow();
+        };
+        let request = self.connection.bounded_request(deadline, request);
         match self.connection.answer(deadline, self.task_client().create(request)).await {
             Ok(response) => Ok(response.into_inner().pid),
             Err(Answer::Exists) => match self.task(&name).await? {
@@ -97,11 +97,9 @@ impl Containerd {
     /// Starts a created task. One that runs already is success.
     pub async fn start_task(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let name = id.to_string();
-        let request = self.connection.request(StartRequest {
-            container_id: name.clone(),
-            ..StartRequest::default()
-        });
         let deadline = self.connection.slow();
+        let request = StartRequest { container_id: name.clone(), ..StartRequest::default() };
+        let request = self.connection.bounded_request(deadline, request);
         match self.connection.answer(deadline, self.task_client().start(request)).await {
             Ok(_) => Ok(()),
             // The shim has no error of its own for "it runs already".
@@ -133,31 +131,25 @@ impl Containerd {
     /// was none. A shim that died on the way is waited for: containerd cleans up behind it.
     pub async fn delete_task(&self, id: &ContainerId) -> Result<Option<ExitStatus>, RuntimeError> {
         let name = id.to_string();
-        let deadline = self.connection.slow();
-        let delete = async {
-            loop {
-                match self.try_delete(&name).await {
-                    Ok(ended) => return Ok(ended),
-                    Err(said @ Answer::Unavailable(_)) => return Err(said),
-                    // `ttrpc: closed`, `cannot delete a running process`: things are on their way.
-                    Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        let end = Instant::now() + self.connection.slow().length;
+        loop {
+            match self.try_delete(&name).await {
+                Ok(ended) => return Ok(ended),
+                Err(said @ Answer::Unavailable(Unanswered::Connection(_))) => {
+                    return Err(said.into_error("delete task", &name));
                 }
+                Err(said) if Instant::now() >= end => {
+                    return Err(said.into_error("delete task", &name));
+                }
+                // `ttrpc: closed`, `cannot delete a running process`, a shim that is busy with a
+                // create: things are on their way.
+                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
             }
-        };
-        match tokio::time::timeout(deadline.length, delete).await {
-            Ok(Ok(ended)) => Ok(ended),
-            Ok(Err(said)) => Err(said.into_error("delete task", &name)),
-            // What it says last is the reason.
-            Err(_) => match self.try_delete(&name).await {
-                Ok(ended) => Ok(ended),
-                Err(said) => Err(said.into_error("delete task", &name)),
-            },
         }
     }
 
     async fn try_delete(&self, name: &str) -> Result<Option<ExitStatus>, Answer> {
-        let asked = self.get(name).await;
-        let Some(task) = asked? else {
+        let Some(task) = self.get(name).await? else {
             return Ok(None);
         };
         if !matches!(task.status, TaskStatus::Stopped { .. }) {
@@ -176,8 +168,9 @@ impl Containerd {
                 Err(said) => return Err(said),
             }
         }
-        let request = self.connection.request(DeleteTaskRequest { container_id: name.to_owned() });
         let deadline = self.connection.slow();
+        let request = DeleteTaskRequest { container_id: name.to_owned() };
+        let request = self.connection.bounded_request(deadline, request);
         let deleted = self.connection.answer(deadline, self.task_client().delete(request)).await;
         match deleted.map(|response| response.into_inner()) {
             Ok(ended) => Ok(Some(ExitStatus {
@@ -229,7 +222,7 @@ impl Containerd {
             signal,
             ..KillRequest::default()
         });
-        let deadline: Deadline = self.connection.plain();
+        let deadline = self.connection.plain();
         self.connection.answer(deadline, self.task_client().kill(request)).await.map(drop)
     }
 

@@ -108,6 +108,15 @@ impl Host {
         }
     }
 
+    /// An OCI runtime that never ends its `create`.
+    pub fn hanging_runc(&self) -> PathBuf {
+        let path = self.path("hanging-runc");
+        let script = "#!/bin/sh\nfor word; do [ \"$word\" = create ] && exec sleep 1000; done\nexec runc \"$@\"\n";
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        path
+    }
+
     pub async fn connect(&self) -> Containerd {
         Containerd::connect(&self.settings(), &self.runtime()).await.unwrap()
     }
