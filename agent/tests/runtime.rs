@@ -218,13 +218,21 @@ fn a_create_that_hangs_is_undone() {
         let (containerd, image) = host_with_image(&mut host).await;
         let (mut settings, mut runtime) = (host.settings(), host.runtime());
         settings.timeout = Duration::from_millis(500);
-        runtime.binary = Some(host.hanging_runc());
+        runtime.binary = Some(host.hanging_runc("web-0.g1"));
         let hanging = Containerd::connect(&settings, &runtime).await.unwrap();
         let web = id("web-0.g1");
         let spec = spec(&host, &web, &["/bin/sleep", "1000"]);
         containerd.prepare_snapshot("web-0", &image).await.unwrap();
         hanging.create_container(&web, &image, "web-0", &spec, labels(&web)).await.unwrap();
-        let error = hanging.create_task(&web).await.unwrap_err();
+        let (error, left) = tokio::join!(
+            hanging.create_task(&web),
+            until("the create hangs", async || {
+                Some(host.pids_of("web-0.g1")).filter(|pids| !pids.is_empty())
+            })
+        );
+        let error = error.unwrap_err();
+        assert_eq!(left.len(), 1);
+        assert_eq!(host.pids_of("web-0.g1"), [""; 0], "its cgroup is swept");
         assert!(matches!(&error, RuntimeError::Abandoned { undone: true, .. }), "{error:?}");
         assert!(error.is_retryable());
         assert!(error.to_string().contains("what it left was removed"), "{error}");

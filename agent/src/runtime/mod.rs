@@ -8,6 +8,7 @@
 //! executor's), freezing (behind containerd's back), and anything on the path of an armed or frozen
 //! activation.
 
+mod cgroup;
 mod connection;
 mod container;
 mod content;

@@ -4,14 +4,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest,
+    Container, CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest,
     WaitRequest,
 };
 use tonic::transport::Channel;
 use containerd_client::types::v1::{Process, Status as ProcessStatus};
 use prost_types::{Any, Timestamp};
 
-use super::Containerd;
+use super::{Containerd, cgroup};
 use super::error::{Answer, RuntimeError, Unanswered};
 use crate::config;
 use crate::instance::ContainerId;
@@ -80,17 +80,35 @@ impl Containerd {
                 None => Err(Answer::Exists.into_error(operation, &name)),
             },
             Err(Answer::Unavailable(source @ Unanswered::Overdue { .. })) => {
-                let undone = match self.delete_task(id).await {
-                    Ok(_) => true,
-                    Err(error) => {
-                        let error: &dyn std::error::Error = &error;
-                        tracing::error!(error, container = name, "a create that timed out could not be undone");
-                        false
-                    }
-                };
+                let undone = self.undo_create(id, &container).await;
                 Err(RuntimeError::Abandoned { operation, object: name, undone, source })
             }
             Err(said) => Err(said.into_error(operation, &name)),
+        }
+    }
+
+    /// Ends what a create may have left: task, shim, and processes that hang in the cgroup. Says
+    /// whether nothing remains.
+    async fn undo_create(&self, id: &ContainerId, container: &Container) -> bool {
+        let container_id = id.to_string();
+        let deleted = self.delete_task(id).await;
+        if let Err(error) = &deleted {
+            let error: &dyn std::error::Error = error;
+            tracing::error!(error, container_id, "a create that timed out could not be undone");
+        }
+        let Some(path) = own_cgroup(container, &self.runtime.cgroup_parent, &container_id) else {
+            return deleted.is_ok();
+        };
+        match cgroup::sweep(&path, self.connection.plain().length).await {
+            Ok(remaining) if remaining.is_empty() => deleted.is_ok(),
+            Ok(remaining) => {
+                tracing::error!(?remaining, container_id, "processes of a create that timed out remain");
+                false
+            }
+            Err(error) => {
+                tracing::error!(%error, container_id, "the cgroup of a create that timed out could not be swept");
+                false
+            }
         }
     }
 
@@ -229,6 +247,14 @@ impl Containerd {
     fn task_client(&self) -> TasksClient<Channel> {
         TasksClient::new(self.connection.channel())
     }
+}
+
+/// The container's cgroup as its spec says, when it is this container's own one below our parent.
+fn own_cgroup(container: &Container, parent: &str, id: &str) -> Option<String> {
+    let spec: serde_json::Value = serde_json::from_slice(&container.spec.as_ref()?.value).ok()?;
+    let path = spec.pointer("/linux/cgroupsPath")?.as_str()?;
+    let expected = format!("{}/{id}", parent.trim_end_matches('/'));
+    (path == expected).then_some(expected)
 }
 
 fn state(process: &Process) -> TaskState {

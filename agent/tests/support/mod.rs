@@ -108,13 +108,24 @@ impl Host {
         }
     }
 
-    /// An OCI runtime that never ends its `create`.
-    pub fn hanging_runc(&self) -> PathBuf {
+    /// An OCI runtime that never ends its `create`, and leaves a process in the cgroup of `id`.
+    pub fn hanging_runc(&self, id: &str) -> PathBuf {
         let path = self.path("hanging-runc");
-        let script = "#!/bin/sh\nfor word; do [ \"$word\" = create ] && exec sleep 1000; done\nexec runc \"$@\"\n";
+        let cgroup = format!("/sys/fs/cgroup/pids{}/{id}", self.cgroup_parent);
+        let script = format!(
+            "#!/bin/sh\nfor word; do [ \"$word\" = create ] || continue\n\
+             mkdir -p {cgroup}; sleep 1000 </dev/null >/dev/null 2>&1 & echo $! > {cgroup}/cgroup.procs\n\
+             exec sleep 1000\ndone\nexec runc \"$@\"\n"
+        );
         fs::write(&path, script).unwrap();
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         path
+    }
+
+    /// Pids in the cgroup of `id`.
+    pub fn pids_of(&self, id: &str) -> Vec<String> {
+        let procs = format!("/sys/fs/cgroup/pids{}/{id}/cgroup.procs", self.cgroup_parent);
+        fs::read_to_string(procs).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
     pub async fn connect(&self) -> Containerd {
