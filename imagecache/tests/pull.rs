@@ -1,5 +1,7 @@
 //! Pulling from a registry that does what it should, and from one that does not.
 
+#![allow(clippy::unwrap_used, reason = "a panic in a test is the report")]
+
 mod support;
 
 use std::time::Duration;
@@ -26,15 +28,18 @@ impl Scene {
     async fn new(layers: usize) -> Self {
         let registry = ScriptedRegistry::start().await;
         // Some are longer than one read of the socket.
-        let layers: Vec<Vec<u8>> =
-            (0..layers).map(|n| format!("layer {n} ").repeat(1 + n * 20_000).into_bytes()).collect();
+        let layers: Vec<Vec<u8>> = (0..layers)
+            .map(|n| format!("layer {n} ").repeat(1 + n * 20_000).into_bytes())
+            .collect();
         let config = json!({"architecture": architecture(), "os": "linux",
             "config": {"Entrypoint": ["/bin/httpd"], "Env": ["A=1"], "Cmd": null},
             "rootfs": {"type": "layers",
                 "diff_ids": layers.iter().map(|layer| Digest::of(layer).to_string()).collect::<Vec<_>>()}})
         .to_string();
-        let describe = |kind: &str, bytes: &[u8]| json!({"mediaType": kind,
-            "digest": Digest::of(bytes).as_str(), "size": bytes.len()});
+        let describe = |kind: &str, bytes: &[u8]| {
+            json!({"mediaType": kind,
+            "digest": Digest::of(bytes).as_str(), "size": bytes.len()})
+        };
         let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST,
             "config": describe("application/vnd.oci.image.config.v1+json", config.as_bytes()),
             "layers": layers.iter()
@@ -43,9 +48,17 @@ impl Scene {
         .to_string()
         .into_bytes();
         registry.manifest("web", "1", MANIFEST, &manifest);
-        registry.blob("web", &Digest::of(config.as_bytes()), Answer::Body("application/json", config.into_bytes()));
+        registry.blob(
+            "web",
+            &Digest::of(config.as_bytes()),
+            Answer::Body("application/json", config.into_bytes()),
+        );
         for layer in &layers {
-            registry.blob("web", &Digest::of(layer), Answer::Body("application/octet-stream", layer.clone()));
+            registry.blob(
+                "web",
+                &Digest::of(layer),
+                Answer::Body("application/octet-stream", layer.clone()),
+            );
         }
         let store = MemoryStore::default();
         Self {
@@ -67,7 +80,13 @@ impl Scene {
     }
 
     async fn pull(&self, rest: &str) -> Result<Image, PullError> {
-        pull(&self.reference(rest), &self.store, &self.unpacker, &self.options).await
+        pull(
+            &self.reference(rest),
+            &self.store,
+            &self.unpacker,
+            &self.options,
+        )
+        .await
     }
 
     fn spoil_layer(&self, layer: usize, spoil: impl Fn(Vec<u8>) -> Answer) -> Digest {
@@ -93,9 +112,16 @@ async fn an_image_is_fetched_verified_and_unpacked() {
     assert_eq!(image.manifest.digest, Digest::of(&scene.manifest));
     assert_eq!(image.target, image.manifest);
     assert_eq!(image.layers.len(), 5);
-    assert_eq!(image.run.entrypoint().as_deref(), Some(&["/bin/httpd".to_owned()][..]));
+    assert_eq!(
+        image.run.entrypoint().as_deref(),
+        Some(&["/bin/httpd".to_owned()][..])
+    );
     assert!(scene.unpacker.unpacked(&image.chain_id).await.unwrap());
-    assert_eq!(scene.store.digests().len(), 7, "manifest, config and five layers");
+    assert_eq!(
+        scene.store.digests().len(),
+        7,
+        "manifest, config and five layers"
+    );
     let local = imagecache::local(&image.reference, &image.target.digest, &scene.store).await;
     assert_eq!(local.unwrap(), Some(image));
 }
@@ -108,7 +134,9 @@ async fn an_index_is_followed_to_the_manifest_of_this_host() {
         {"mediaType": MANIFEST, "digest": digest.as_str(), "size": scene.manifest.len(),
          "platform": {"os": "linux", "architecture": architecture()}}]})
     .to_string();
-    scene.registry.manifest("web", "multi", INDEX, index.as_bytes());
+    scene
+        .registry
+        .manifest("web", "multi", INDEX, index.as_bytes());
     let image = scene.pull("web:multi").await.unwrap();
     assert_eq!(image.target.digest, Digest::of(index.as_bytes()));
     assert_eq!(image.manifest.digest, digest);
@@ -123,7 +151,10 @@ async fn layers_that_are_unpacked_are_not_fetched() {
     let before = scene.registry.asked().len();
     scene.pull("web:1").await.unwrap();
     let asked = scene.registry.asked().split_off(before);
-    assert!(asked.iter().all(|path| !path.contains("/blobs/")), "{asked:?}");
+    assert!(
+        asked.iter().all(|path| !path.contains("/blobs/")),
+        "{asked:?}"
+    );
 }
 
 #[tokio::test]
@@ -148,11 +179,18 @@ async fn a_blob_with_a_wrong_size_is_never_committed() {
     for (longer, name) in [(true, "longer"), (false, "shorter")] {
         let scene = Scene::new(1).await;
         let digest = scene.spoil_layer(0, |mut bytes| {
-            if longer { bytes.push(0) } else { bytes.truncate(3) }
+            if longer {
+                bytes.push(0)
+            } else {
+                bytes.truncate(3)
+            }
             Answer::Body("application/octet-stream", bytes)
         });
         let error = scene.pull("web:1").await.unwrap_err();
-        assert!(matches!(&error, PullError::WrongSize { .. }), "{name}: {error:?}");
+        assert!(
+            matches!(&error, PullError::WrongSize { .. }),
+            "{name}: {error:?}"
+        );
         assert!(!scene.store.digests().contains(&digest), "{name}");
     }
 }
@@ -162,7 +200,9 @@ async fn a_manifest_with_a_wrong_digest_is_refused() {
     let scene = Scene::new(1).await;
     let digest = Digest::of(b"another manifest");
     let path = format!("/v2/web/manifests/{digest}");
-    scene.registry.answer(&path, Answer::Body(MANIFEST, scene.manifest.clone()));
+    scene
+        .registry
+        .answer(&path, Answer::Body(MANIFEST, scene.manifest.clone()));
     let error = scene.pull(&format!("web@{digest}")).await.unwrap_err();
     assert!(
         matches!(&error, PullError::WrongDigest { expected, .. } if *expected == digest.as_str()),
@@ -177,12 +217,24 @@ async fn a_layer_that_is_not_what_the_config_says_is_not_unpacked() {
     let other = b"other".to_vec();
     let text = String::from_utf8(scene.manifest.clone()).unwrap();
     let manifest = text
-        .replace(Digest::of(&scene.layers[0]).as_str(), Digest::of(&other).as_str())
+        .replace(
+            Digest::of(&scene.layers[0]).as_str(),
+            Digest::of(&other).as_str(),
+        )
         .replace(&format!("\"size\":{}", scene.layers[0].len()), "\"size\":5");
-    scene.registry.manifest("web", "liar", MANIFEST, manifest.as_bytes());
-    scene.registry.blob("web", &Digest::of(&other), Answer::Body("application/octet-stream", other));
+    scene
+        .registry
+        .manifest("web", "liar", MANIFEST, manifest.as_bytes());
+    scene.registry.blob(
+        "web",
+        &Digest::of(&other),
+        Answer::Body("application/octet-stream", other),
+    );
     let error = scene.pull("web:liar").await.unwrap_err();
-    assert!(error.to_string().contains("the image's config says"), "{error:?}");
+    assert!(
+        error.to_string().contains("the image's config says"),
+        "{error:?}"
+    );
     assert_eq!(error.retry(), Retry::Never);
 }
 
@@ -249,7 +301,9 @@ async fn a_registry_that_stalls_is_given_up() {
 #[tokio::test]
 async fn a_pull_ends_at_its_deadline() {
     let mut scene = Scene::new(1).await;
-    scene.registry.answer("/v2/web/manifests/1", Answer::Silence);
+    scene
+        .registry
+        .answer("/v2/web/manifests/1", Answer::Silence);
     scene.options.stall_timeout = Duration::from_secs(60);
     scene.options.deadline = Duration::from_millis(300);
     let error = scene.pull("web:1").await.unwrap_err();
@@ -262,10 +316,19 @@ async fn a_pull_ends_at_its_deadline() {
 #[tokio::test]
 async fn a_registry_error_says_whether_it_may_pass() {
     let scene = Scene::new(1).await;
-    for (status, retry) in [(503, Retry::Later), (429, Retry::Later), (400, Retry::Never)] {
-        scene.registry.answer("/v2/web/manifests/1", Answer::Status(status, "scripted"));
+    for (status, retry) in [
+        (503, Retry::Later),
+        (429, Retry::Later),
+        (400, Retry::Never),
+    ] {
+        scene
+            .registry
+            .answer("/v2/web/manifests/1", Answer::Status(status, "scripted"));
         let error = scene.pull("web:1").await.unwrap_err();
-        assert!(matches!(&error, PullError::Registry { .. }), "{status}: {error:?}");
+        assert!(
+            matches!(&error, PullError::Registry { .. }),
+            "{status}: {error:?}"
+        );
         assert_eq!(error.retry(), retry, "{status}");
     }
 }
@@ -274,11 +337,40 @@ async fn a_registry_error_says_whether_it_may_pass() {
 async fn a_registry_that_wants_credentials_says_so() {
     let scene = Scene::new(1).await;
     let denied = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
-    scene.registry.answer("/v2/web/manifests/1", Answer::Status(401, denied));
+    scene
+        .registry
+        .answer("/v2/web/manifests/1", Answer::Status(401, denied));
     let error = scene.pull("web:1").await.unwrap_err();
     assert!(
         matches!(&error, PullError::Unauthorised { message, .. } if message.contains("wants credentials")),
         "{error:?}"
     );
     assert_eq!(error.retry(), Retry::Never);
+}
+
+#[tokio::test]
+async fn credentials_of_the_file_are_sent_to_their_registry() {
+    let mut scene = Scene::new(2).await;
+    // joe:s3:cret
+    scene.registry.guard("Basic am9lOnMzOmNyZXQ=");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.json");
+    scene.options.auth_file = Some(file.clone());
+    let auths = |auth: &str| json!({"auths": {scene.registry.address.clone(): {"auth": auth}}});
+    std::fs::write(&file, auths("am9lOnMzOmNyZXQ=").to_string()).unwrap();
+    scene.pull("web:1").await.unwrap();
+
+    // joe:wrong
+    std::fs::write(&file, auths("am9lOndyb25n").to_string()).unwrap();
+    let error = scene.pull("web:1").await.unwrap_err();
+    assert!(
+        matches!(&error, PullError::Unauthorised { message, .. } if message.contains("refuses our credentials")),
+        "{error:?}"
+    );
+    std::fs::remove_file(&file).unwrap();
+    let error = scene.pull("web:1").await.unwrap_err();
+    assert!(
+        matches!(&error, PullError::Credentials { path, .. } if *path == file),
+        "{error:?}"
+    );
 }

@@ -56,7 +56,9 @@ fn kill_all(cgroup: &Path) -> io::Result<()> {
     for pid in members(cgroup)? {
         // Held by descriptor and found a member once more: a pid that was given to somebody else
         // meanwhile is not killed.
-        let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        let Ok(held) = pidfd_open(pid, PidfdFlags::empty()) else {
+            continue;
+        };
         if members(cgroup)?.contains(&pid) {
             tracing::warn!(pid = pid.as_raw_nonzero().get(), cgroup = %cgroup.display(), "killing what a create left behind");
             match pidfd_send_signal(&held, Signal::KILL) {
@@ -70,9 +72,10 @@ fn kill_all(cgroup: &Path) -> io::Result<()> {
 
 fn members(cgroup: &Path) -> io::Result<Vec<Pid>> {
     match fs::read_to_string(cgroup.join("cgroup.procs")) {
-        Ok(listed) => {
-            Ok(listed.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)).collect())
-        }
+        Ok(listed) => Ok(listed
+            .lines()
+            .filter_map(|line| line.parse().ok().and_then(Pid::from_raw))
+            .collect()),
         // Removed at the same time; or a directory that is no cgroup, and has no members.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound) => Ok(Vec::new()),
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error()) => {

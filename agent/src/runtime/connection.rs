@@ -45,12 +45,12 @@ impl Connection {
             }
             _ => None,
         };
-        let endpoint = endpoint.ok_or_else(|| {
-            unusable("containerd.socket", &socket, "an absolute path in UTF-8")
-        })?;
-        let namespace = settings.namespace.parse().map_err(|_| {
-            unusable("containerd.namespace", &settings.namespace, "visible ASCII")
-        })?;
+        let endpoint = endpoint
+            .ok_or_else(|| unusable("containerd.socket", &socket, "an absolute path in UTF-8"))?;
+        let namespace = settings
+            .namespace
+            .parse()
+            .map_err(|_| unusable("containerd.namespace", &settings.namespace, "visible ASCII"))?;
         Ok(Self {
             channel: endpoint.connect_timeout(settings.timeout).connect_lazy(),
             namespace,
@@ -74,18 +74,26 @@ impl Connection {
 
     /// Deadline of a plain call.
     pub(super) fn plain(&self) -> Deadline {
-        Deadline { name: "containerd.timeout", length: self.timeout }
+        Deadline {
+            name: "containerd.timeout",
+            length: self.timeout,
+        }
     }
 
     /// Deadline of a call that starts or ends processes.
     pub(super) fn slow(&self) -> Deadline {
-        Deadline { name: "4 x containerd.timeout", length: self.timeout * SLOW_FACTOR }
+        Deadline {
+            name: "4 x containerd.timeout",
+            length: self.timeout * SLOW_FACTOR,
+        }
     }
 
     /// A request in our namespace.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", self.namespace.clone());
         request
     }
 
@@ -103,7 +111,10 @@ impl Connection {
         deadline: Deadline,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Answer> {
-        let overdue = Unanswered::Overdue { name: deadline.name, deadline: deadline.length };
+        let overdue = Unanswered::Overdue {
+            name: deadline.name,
+            deadline: deadline.length,
+        };
         match tokio::time::timeout(deadline.length, call).await {
             Ok(Ok(value)) => Ok(value),
             // The deadline of `bounded_request`, found by tonic or by containerd first.
@@ -125,6 +136,8 @@ impl Connection {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, RuntimeError> {
         let answer = self.answer(self.plain(), call).await;
-        answer.map(Response::into_inner).map_err(|said| said.into_error(operation, object))
+        answer
+            .map(Response::into_inner)
+            .map_err(|said| said.into_error(operation, object))
     }
 }

@@ -97,7 +97,11 @@ impl Containerd {
         let name = reference.to_string();
         let work = tokio::spawn(async move {
             let result = containerd.find_or_pull(&reference, &images).await;
-            let mut under_way = containerd.pulls.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut under_way = containerd
+                .pulls
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             under_way.remove(&reference.to_string());
             result
         });
@@ -106,7 +110,9 @@ impl Containerd {
             object: name,
             source: Unanswered::Ended(error.to_string()),
         };
-        async move { work.await.unwrap_or_else(|error| Err(ended(error))) }.boxed().shared()
+        async move { work.await.unwrap_or_else(|error| Err(ended(error))) }
+            .boxed()
+            .shared()
     }
 
     async fn find_or_pull(
@@ -123,10 +129,18 @@ impl Containerd {
         }
         let lease = self.lease("image", images.pull_timeout).await?;
         let result = self.make_present(reference, images, &lease).await;
-        let collect = if result.is_ok() { Collect::Later } else { Collect::Now };
+        let collect = if result.is_ok() {
+            Collect::Later
+        } else {
+            Collect::Now
+        };
         if let Err(error) = lease.release(collect).await {
             let (error, image): (&dyn std::error::Error, _) = (&error, reference.to_string());
-            tracing::warn!(error, image, "the lease of a pull stays until it ends by itself");
+            tracing::warn!(
+                error,
+                image,
+                "the lease of a pull stays until it ends by itself"
+            );
         }
         result.map(describe)
     }
@@ -152,16 +166,23 @@ impl Containerd {
 
     /// Digest of what the record of this name points to.
     async fn recorded(&self, name: &str) -> Result<Option<Digest>, RuntimeError> {
-        let request = self.connection.request(GetImageRequest { name: name.to_owned() });
+        let request = self.connection.request(GetImageRequest {
+            name: name.to_owned(),
+        });
         let mut client = ImagesClient::new(self.connection.channel());
-        let answer = self.connection.answer(self.connection.plain(), client.get(request)).await;
+        let answer = self
+            .connection
+            .answer(self.connection.plain(), client.get(request))
+            .await;
         let record = match answer {
             Ok(response) => response.into_inner().image,
             Err(Answer::NotFound) => None,
             Err(said) => return Err(said.into_error("look up image", name)),
         };
         // A record whose digest we cannot read is somebody else's; ours will replace it.
-        Ok(record.and_then(|record| record.target).and_then(|target| target.digest.parse().ok()))
+        Ok(record
+            .and_then(|record| record.target)
+            .and_then(|target| target.digest.parse().ok()))
     }
 
     /// The image, when all that is needed to run it is here; with a lease, it stays here.
@@ -197,10 +218,15 @@ impl Containerd {
         lease: &Lease,
     ) -> Result<imagecache::Image, RuntimeError> {
         let store = ContainerdStore::new(lease);
-        let apply_deadline = Deadline { name: "images.pull_timeout", length: images.pull_timeout };
-        let unpacker = ContainerdUnpacker { lease, apply_deadline };
-        let pulled =
-            imagecache::pull(reference, &store, &unpacker, &pull_options(images)).await;
+        let apply_deadline = Deadline {
+            name: "images.pull_timeout",
+            length: images.pull_timeout,
+        };
+        let unpacker = ContainerdUnpacker {
+            lease,
+            apply_deadline,
+        };
+        let pulled = imagecache::pull(reference, &store, &unpacker, &pull_options(images)).await;
         pulled.map_err(|error| of_pull(&reference.to_string(), error))
     }
 
@@ -208,14 +234,21 @@ impl Containerd {
     async fn keep(&self, lease: &Lease, image: &imagecache::Image) -> Result<(), RuntimeError> {
         let store = ContainerdStore::new(lease);
         let content = labels::GC_REF_CONTENT;
-        let snapshot = format!("{}.{}", labels::GC_REF_SNAPSHOT, self.connection.snapshotter());
+        let snapshot = format!(
+            "{}.{}",
+            labels::GC_REF_SNAPSHOT,
+            self.connection.snapshotter()
+        );
         let mut of_manifest =
             BTreeMap::from([(format!("{content}.config"), image.config.digest.to_string())]);
         for (position, layer) in image.layers.iter().enumerate() {
             of_manifest.insert(format!("{content}.l.{position}"), layer.digest.to_string());
         }
         let mut ties = vec![
-            (&image.config, BTreeMap::from([(snapshot, image.chain_id.to_string())])),
+            (
+                &image.config,
+                BTreeMap::from([(snapshot, image.chain_id.to_string())]),
+            ),
             (&image.manifest, of_manifest),
         ];
         if image.target != image.manifest {
@@ -232,9 +265,10 @@ impl Containerd {
     async fn record(&self, image: &imagecache::Image) -> Result<(), RuntimeError> {
         let name = image.reference.to_string();
         let labels: HashMap<String, String> = match self.connection.namespace() {
-            KUBERNETES => {
-                labels::CRI.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
-            }
+            KUBERNETES => labels::CRI
+                .iter()
+                .map(|(key, value)| ((*key).into(), (*value).into()))
+                .collect(),
             _ => HashMap::new(),
         };
         let mut paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
@@ -255,7 +289,11 @@ impl Containerd {
             image: Some(record.clone()),
             ..CreateImageRequest::default()
         });
-        match self.connection.answer(self.connection.plain(), client.create(request)).await {
+        match self
+            .connection
+            .answer(self.connection.plain(), client.create(request))
+            .await
+        {
             Ok(_) => return Ok(()),
             Err(Answer::Exists) => {}
             Err(said) => return Err(said.into_error("record image", &name)),
@@ -265,7 +303,9 @@ impl Containerd {
             update_mask: Some(FieldMask { paths }),
             ..UpdateImageRequest::default()
         });
-        self.connection.call("update image", &name, client.update(request)).await?;
+        self.connection
+            .call("update image", &name, client.update(request))
+            .await?;
         Ok(())
     }
 }

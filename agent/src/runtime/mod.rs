@@ -65,7 +65,9 @@ impl Containerd {
     /// containerd's version, for example `1.6.20~ds1`.
     pub async fn version(&self) -> Result<String, RuntimeError> {
         let mut client = VersionClient::new(self.connection.channel());
-        let answer = self.connection.call("ask for the version of", "containerd", client.version(()));
+        let answer =
+            self.connection
+                .call("ask for the version of", "containerd", client.version(()));
         Ok(answer.await?.version)
     }
 }

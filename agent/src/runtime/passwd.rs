@@ -2,8 +2,9 @@
 //!
 //! The layers are looked through from the top as overlayfs would show them (whiteouts, opaque
 //! directories, links into other layers), by `openat2(IN_ROOT, NO_MAGICLINKS)`: a link in an image
-//! never leads out of it, and nothing but a directory or a regular file is ever opened. What an instance wrote to its own rootfs is not looked
-//! at: the image decides who its users are, not whoever ran in it before.
+//! never leads out of it, and nothing but a directory or a regular file is ever opened. What an
+//! instance wrote to its own rootfs is not looked at: the image decides who its users are, not
+//! whoever ran in it before.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -77,10 +78,13 @@ pub fn resolve_user(
     let layers = layers(rootfs)?;
     let passwd = read(&layers, "etc/passwd")?;
     let number = user.parse::<u32>().ok();
-    let entry = passwd.lines().filter_map(PasswdEntry::read).find(|entry| match number {
-        Some(uid) => entry.uid == uid,
-        None => entry.name == user,
-    });
+    let entry = passwd
+        .lines()
+        .filter_map(PasswdEntry::read)
+        .find(|entry| match number {
+            Some(uid) => entry.uid == uid,
+            None => entry.name == user,
+        });
     let mut resolved = match (&entry, number) {
         (Some(entry), _) => ResolvedUser {
             uid: entry.uid,
@@ -88,18 +92,30 @@ pub fn resolve_user(
             additional_gids: Vec::new(),
             home: Some(entry.home.to_owned()).filter(|home| !home.is_empty()),
         },
-        (None, Some(uid)) => {
-            ResolvedUser { uid, gid: 0, additional_gids: Vec::new(), home: None }
+        (None, Some(uid)) => ResolvedUser {
+            uid,
+            gid: 0,
+            additional_gids: Vec::new(),
+            home: None,
+        },
+        (None, None) => {
+            return Err(UserError::UnknownUser {
+                name: user.to_owned(),
+            });
         }
-        (None, None) => return Err(UserError::UnknownUser { name: user.to_owned() }),
     };
     let numeric_group = group.and_then(|group| group.parse().ok());
     match (group, numeric_group, entry) {
         (Some(_), Some(gid), _) => resolved.gid = gid,
         (Some(name), None, _) => {
             let groups = read(&layers, "etc/group")?;
-            let found = groups.lines().filter_map(GroupEntry::read).find(|entry| entry.name == name);
-            let unknown = || UserError::UnknownGroup { name: name.to_owned() };
+            let found = groups
+                .lines()
+                .filter_map(GroupEntry::read)
+                .find(|entry| entry.name == name);
+            let unknown = || UserError::UnknownGroup {
+                name: name.to_owned(),
+            };
             resolved.gid = found.ok_or_else(unknown)?.gid;
         }
         (None, _, Some(entry)) => {
@@ -130,7 +146,12 @@ impl<'l> PasswdEntry<'l> {
         let name = fields.next().filter(|name| !name.is_empty())?;
         let uid = fields.nth(1)?.parse().ok()?;
         let gid = fields.next()?.parse().ok()?;
-        Some(Self { name, uid, gid, home: fields.nth(1).unwrap_or_default() })
+        Some(Self {
+            name,
+            uid,
+            gid,
+            home: fields.nth(1).unwrap_or_default(),
+        })
     }
 }
 
@@ -146,7 +167,11 @@ impl<'l> GroupEntry<'l> {
         let mut fields = line.trim().split(':');
         let name = fields.next().filter(|name| !name.is_empty())?;
         let gid = fields.nth(1)?.parse().ok()?;
-        Some(Self { name, gid, members: fields.next().unwrap_or_default() })
+        Some(Self {
+            name,
+            gid,
+            members: fields.next().unwrap_or_default(),
+        })
     }
 
     fn has(&self, user: &str) -> bool {
@@ -157,15 +182,26 @@ impl<'l> GroupEntry<'l> {
 /// Directories of the image's layers, the topmost first.
 fn layers(rootfs: &RootfsMounts) -> Result<Vec<PathBuf>, UserError> {
     let Some(mount) = rootfs.mounts.first() else {
-        return Err(UserError::Mounts { kind: "none".to_owned() });
+        return Err(UserError::Mounts {
+            kind: "none".to_owned(),
+        });
     };
     match mount.kind.as_str() {
         "overlay" => {
-            let lower = mount.options.iter().find_map(|option| option.strip_prefix("lowerdir="));
-            Ok(lower.into_iter().flat_map(|dirs| dirs.split(':')).map(PathBuf::from).collect())
+            let lower = mount
+                .options
+                .iter()
+                .find_map(|option| option.strip_prefix("lowerdir="));
+            Ok(lower
+                .into_iter()
+                .flat_map(|dirs| dirs.split(':'))
+                .map(PathBuf::from)
+                .collect())
         }
         "bind" => Ok(vec![PathBuf::from(&mount.source)]),
-        other => Err(UserError::Mounts { kind: other.to_owned() }),
+        other => Err(UserError::Mounts {
+            kind: other.to_owned(),
+        }),
     }
 }
 
@@ -261,7 +297,11 @@ fn link(root: &OwnedFd, sought: &Path) -> Result<Option<PathBuf>, Errno> {
 
 /// `target` seen from the directory `from`, `..` ending at the root, without its leading slash.
 fn within(from: &Path, target: &Path) -> PathBuf {
-    let mut way = if target.is_absolute() { PathBuf::new() } else { from.to_owned() };
+    let mut way = if target.is_absolute() {
+        PathBuf::new()
+    } else {
+        from.to_owned()
+    };
     for part in target.components() {
         match part {
             Component::Normal(name) => way.push(name),
@@ -312,7 +352,13 @@ fn reopen(located: &OwnedFd) -> Result<OwnedFd, Errno> {
 
 fn directory(at: impl AsFd, path: &Path, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat2(at, path, flags, Mode::empty(), resolve | ResolveFlags::NO_MAGICLINKS)
+    rustix::fs::openat2(
+        at,
+        path,
+        flags,
+        Mode::empty(),
+        resolve | ResolveFlags::NO_MAGICLINKS,
+    )
 }
 
 fn kind(located: &OwnedFd) -> Result<FileType, Errno> {
@@ -353,13 +399,19 @@ mod tests {
         }
 
         fn rootfs(&self) -> RootfsMounts {
-            let lower: Vec<String> =
-                self.1.iter().map(|name| self.at(name, "").display().to_string()).collect();
+            let lower: Vec<String> = self
+                .1
+                .iter()
+                .map(|name| self.at(name, "").display().to_string())
+                .collect();
             RootfsMounts {
                 mounts: vec![Mount {
                     kind: "overlay".to_owned(),
                     source: "overlay".to_owned(),
-                    options: vec!["index=off".to_owned(), format!("lowerdir={}", lower.join(":"))],
+                    options: vec![
+                        "index=off".to_owned(),
+                        format!("lowerdir={}", lower.join(":")),
+                    ],
                 }],
             }
         }
@@ -370,7 +422,10 @@ mod tests {
 
         fn has_no_web(&self, why: &str) {
             let resolved = self.resolve("web");
-            assert!(matches!(&resolved, Err(UserError::UnknownUser { .. })), "{why}: {resolved:?}");
+            assert!(
+                matches!(&resolved, Err(UserError::UnknownUser { .. })),
+                "{why}: {resolved:?}"
+            );
         }
     }
 
@@ -393,7 +448,9 @@ mod tests {
         let logs = with("logs").unwrap();
         assert_eq!((logs.gid, logs.additional_gids), (4, vec![]));
         assert_eq!(with("7").unwrap().gid, 7);
-        assert!(matches!(with("nogroup"), Err(UserError::UnknownGroup { name }) if name == "nogroup"));
+        assert!(
+            matches!(with("nogroup"), Err(UserError::UnknownGroup { name }) if name == "nogroup")
+        );
         let empty = Layers::new(&["none"]);
         empty.has_no_web("no passwd at all");
         assert_eq!(empty.resolve("5").unwrap().uid, 5, "a number needs no file");
@@ -405,20 +462,35 @@ mod tests {
         image.write("base", "etc/passwd", PASSWD);
         assert_eq!(image.resolve("web").unwrap().uid, 33, "shines through");
         let opaque = b"y";
-        rustix::fs::setxattr(image.at("top", "etc"), "trusted.overlay.opaque", opaque, XattrFlags::empty())
-            .unwrap();
+        rustix::fs::setxattr(
+            image.at("top", "etc"),
+            "trusted.overlay.opaque",
+            opaque,
+            XattrFlags::empty(),
+        )
+        .unwrap();
         image.has_no_web("an opaque directory");
         let whited = Layers::new(&["top", "base"]);
         whited.write("base", "etc/passwd", PASSWD);
-        rustix::fs::mknodat(CWD, whited.at("top", "etc/passwd"), FileType::CharacterDevice, Mode::empty(), 0)
-            .unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            whited.at("top", "etc/passwd"),
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        )
+        .unwrap();
         whited.has_no_web("a whiteout");
     }
 
     #[test]
     fn links_stay_inside_the_image() {
         // Absolute links are the image's, `..` ends at its root, and other layers are looked at.
-        for target in ["/usr/lib/passwd", "../usr/lib/passwd", "../../../../usr/lib/passwd"] {
+        for target in [
+            "/usr/lib/passwd",
+            "../usr/lib/passwd",
+            "../../../../usr/lib/passwd",
+        ] {
             let image = Layers::new(&["top", "base"]);
             symlink(target, image.at("top", "etc/passwd")).unwrap();
             image.write("base", "usr/lib/passwd", PASSWD);
@@ -431,7 +503,16 @@ mod tests {
         let circle = Layers::new(&["one"]);
         symlink("/etc/passwd", circle.at("one", "etc/passwd")).unwrap();
         let looped = circle.resolve("web");
-        assert!(matches!(&looped, Err(UserError::Unreadable { path: "etc/passwd", .. })), "{looped:?}");
+        assert!(
+            matches!(
+                &looped,
+                Err(UserError::Unreadable {
+                    path: "etc/passwd",
+                    ..
+                })
+            ),
+            "{looped:?}"
+        );
     }
 
     #[test]
@@ -440,7 +521,10 @@ mod tests {
         let path = image.at("one", "etc/passwd");
         rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
         let refused = image.resolve("web");
-        assert!(matches!(&refused, Err(UserError::Unreadable { .. })), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(UserError::Unreadable { .. })),
+            "{refused:?}"
+        );
         fs::remove_file(&path).unwrap();
         fs::write(&path, vec![b'x'; (LARGEST + 1) as usize]).unwrap();
         let refused = image.resolve("web");

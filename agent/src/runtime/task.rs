@@ -4,15 +4,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    Container, CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest,
-    WaitRequest,
+    Container, CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest,
+    StartRequest, WaitRequest,
 };
-use tonic::transport::Channel;
 use containerd_client::types::v1::{Process, Status as ProcessStatus};
 use prost_types::{Any, Timestamp};
+use tonic::transport::Channel;
 
-use super::{Containerd, cgroup};
 use super::error::{Answer, RuntimeError, Unanswered};
+use super::{Containerd, cgroup};
 use crate::config;
 use crate::instance::ContainerId;
 
@@ -63,7 +63,10 @@ impl Containerd {
         let operation = "create task";
         let name = id.to_string();
         let Some(container) = self.container(&name).await? else {
-            return Err(RuntimeError::NotFound { operation, object: format!("container {name}") });
+            return Err(RuntimeError::NotFound {
+                operation,
+                object: format!("container {name}"),
+            });
         };
         let deadline = self.connection.slow();
         let request = CreateTaskRequest {
@@ -73,7 +76,11 @@ impl Containerd {
             ..CreateTaskRequest::default()
         };
         let request = self.connection.bounded_request(deadline, request);
-        match self.connection.answer(deadline, self.task_client().create(request)).await {
+        match self
+            .connection
+            .answer(deadline, self.task_client().create(request))
+            .await
+        {
             Ok(response) => Ok(response.into_inner().pid),
             Err(Answer::Exists) => match self.task(&name).await? {
                 Some(task) => Ok(task.pid),
@@ -81,7 +88,12 @@ impl Containerd {
             },
             Err(Answer::Unavailable(source @ Unanswered::Overdue { .. })) => {
                 let undone = self.undo_create(id, &container).await;
-                Err(RuntimeError::Abandoned { operation, object: name, undone, source })
+                Err(RuntimeError::Abandoned {
+                    operation,
+                    object: name,
+                    undone,
+                    source,
+                })
             }
             Err(said) => Err(said.into_error(operation, &name)),
         }
@@ -94,7 +106,11 @@ impl Containerd {
         let deleted = self.delete_task(id).await;
         if let Err(error) = &deleted {
             let error: &dyn std::error::Error = error;
-            tracing::error!(error, container_id, "a create that timed out could not be undone");
+            tracing::error!(
+                error,
+                container_id,
+                "a create that timed out could not be undone"
+            );
         }
         let Some(path) = own_cgroup(container, &self.runtime.cgroup_parent, &container_id) else {
             return deleted.is_ok();
@@ -102,7 +118,11 @@ impl Containerd {
         match cgroup::sweep(&path, self.connection.plain().length).await {
             Ok(remaining) if remaining.is_empty() => deleted.is_ok(),
             Ok(remaining) => {
-                tracing::error!(?remaining, container_id, "processes of a create that timed out remain");
+                tracing::error!(
+                    ?remaining,
+                    container_id,
+                    "processes of a create that timed out remain"
+                );
                 false
             }
             Err(error) => {
@@ -116,14 +136,24 @@ impl Containerd {
     pub async fn start_task(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let name = id.to_string();
         let deadline = self.connection.slow();
-        let request = StartRequest { container_id: name.clone(), ..StartRequest::default() };
+        let request = StartRequest {
+            container_id: name.clone(),
+            ..StartRequest::default()
+        };
         let request = self.connection.bounded_request(deadline, request);
-        match self.connection.answer(deadline, self.task_client().start(request)).await {
+        match self
+            .connection
+            .answer(deadline, self.task_client().start(request))
+            .await
+        {
             Ok(_) => Ok(()),
             // The shim has no error of its own for "it runs already".
             Err(said @ (Answer::Precondition(_) | Answer::Other(_))) => {
                 match self.task(&name).await? {
-                    Some(TaskState { status: TaskStatus::Running, .. }) => Ok(()),
+                    Some(TaskState {
+                        status: TaskStatus::Running,
+                        ..
+                    }) => Ok(()),
                     _ => Err(said.into_error("start task", &name)),
                 }
             }
@@ -180,16 +210,24 @@ impl Containerd {
                 ..WaitRequest::default()
             });
             let deadline = self.connection.plain();
-            let waited = self.connection.answer(deadline, self.task_client().wait(request)).await;
+            let waited = self
+                .connection
+                .answer(deadline, self.task_client().wait(request))
+                .await;
             match waited {
                 Ok(_) | Err(Answer::NotFound) => {}
                 Err(said) => return Err(said),
             }
         }
         let deadline = self.connection.slow();
-        let request = DeleteTaskRequest { container_id: name.to_owned() };
+        let request = DeleteTaskRequest {
+            container_id: name.to_owned(),
+        };
         let request = self.connection.bounded_request(deadline, request);
-        let deleted = self.connection.answer(deadline, self.task_client().delete(request)).await;
+        let deleted = self
+            .connection
+            .answer(deadline, self.task_client().delete(request))
+            .await;
         match deleted.map(|response| response.into_inner()) {
             Ok(ended) => Ok(Some(ExitStatus {
                 code: ended.exit_status,
@@ -205,8 +243,14 @@ impl Containerd {
     pub(super) async fn tasks(&self) -> Result<Vec<(String, TaskState)>, RuntimeError> {
         let request = self.connection.request(ListTasksRequest::default());
         let deadline = self.connection.slow();
-        let listed = self.connection.answer(deadline, self.task_client().list(request)).await;
-        let tasks = listed.map_err(|said| said.into_error("list", "tasks"))?.into_inner().tasks;
+        let listed = self
+            .connection
+            .answer(deadline, self.task_client().list(request))
+            .await;
+        let tasks = listed
+            .map_err(|said| said.into_error("list", "tasks"))?
+            .into_inner()
+            .tasks;
         Ok(tasks
             .into_iter()
             .map(|process| {
@@ -218,7 +262,9 @@ impl Containerd {
     }
 
     async fn task(&self, name: &str) -> Result<Option<TaskState>, RuntimeError> {
-        self.get(name).await.map_err(|said| said.into_error("ask for task", name))
+        self.get(name)
+            .await
+            .map_err(|said| said.into_error("ask for task", name))
     }
 
     async fn get(&self, name: &str) -> Result<Option<TaskState>, Answer> {
@@ -227,7 +273,11 @@ impl Containerd {
             ..GetRequest::default()
         });
         let deadline = self.connection.plain();
-        match self.connection.answer(deadline, self.task_client().get(request)).await {
+        match self
+            .connection
+            .answer(deadline, self.task_client().get(request))
+            .await
+        {
             Ok(response) => Ok(response.into_inner().process.as_ref().map(state)),
             Err(Answer::NotFound) => Ok(None),
             Err(said) => Err(said),
@@ -241,7 +291,10 @@ impl Containerd {
             ..KillRequest::default()
         });
         let deadline = self.connection.plain();
-        self.connection.answer(deadline, self.task_client().kill(request)).await.map(drop)
+        self.connection
+            .answer(deadline, self.task_client().kill(request))
+            .await
+            .map(drop)
     }
 
     fn task_client(&self) -> TasksClient<Channel> {
@@ -265,7 +318,9 @@ fn state(process: &Process) -> TaskState {
             ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing => {
                 TaskStatus::Running
             }
-            ProcessStatus::Stopped => TaskStatus::Stopped { code: process.exit_status },
+            ProcessStatus::Stopped => TaskStatus::Stopped {
+                code: process.exit_status,
+            },
             ProcessStatus::Unknown => TaskStatus::Unknown,
         },
     }
@@ -273,7 +328,9 @@ fn state(process: &Process) -> TaskState {
 
 /// A timestamp of a shim; now, when it is absent or before 1970.
 pub(super) fn time(stamp: Option<Timestamp>) -> SystemTime {
-    stamp.and_then(|stamp| SystemTime::try_from(stamp).ok()).unwrap_or_else(SystemTime::now)
+    stamp
+        .and_then(|stamp| SystemTime::try_from(stamp).ok())
+        .unwrap_or_else(SystemTime::now)
 }
 
 /// Options of the runc shim, when one of them is not the default: `binary_name`, field 6 of
@@ -290,7 +347,10 @@ pub(super) fn runc_options(runtime: &config::Runtime) -> Option<Any> {
     }
     value.push(length as u8);
     value.extend_from_slice(binary.as_bytes());
-    Some(Any { type_url: "containerd.runc.v1.Options".to_owned(), value })
+    Some(Any {
+        type_url: "containerd.runc.v1.Options".to_owned(),
+        value,
+    })
 }
 
 #[cfg(test)]

@@ -22,7 +22,12 @@ pub const SOON: Duration = Duration::from_secs(20);
 /// Moves this thread, and all that it starts, into a network namespace of its own.
 pub fn enter_own_network() {
     let mut holder = Command::new("unshare")
-        .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 1000"])
+        .args([
+            "--net",
+            "sh",
+            "-c",
+            "ip link set lo up && echo up && exec sleep 1000",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -67,7 +72,10 @@ impl Host {
         enter_own_network();
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut host = Self {
-            directory: tempfile::Builder::new().prefix("nodeagent-rt").tempdir().unwrap(),
+            directory: tempfile::Builder::new()
+                .prefix("nodeagent-rt")
+                .tempdir()
+                .unwrap(),
             cgroup_parent: format!("/nodeagent-rt-{}-{count}", std::process::id()),
             namespace: format!("nodeagent-rt-{}-{count}", std::process::id()),
             containerd: None,
@@ -124,12 +132,21 @@ impl Host {
 
     /// Pids in the cgroup of `id`.
     pub fn pids_of(&self, id: &str) -> Vec<String> {
-        let procs = format!("/sys/fs/cgroup/pids{}/{id}/cgroup.procs", self.cgroup_parent);
-        fs::read_to_string(procs).unwrap_or_default().lines().map(str::to_owned).collect()
+        let procs = format!(
+            "/sys/fs/cgroup/pids{}/{id}/cgroup.procs",
+            self.cgroup_parent
+        );
+        fs::read_to_string(procs)
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     pub async fn connect(&self) -> Containerd {
-        Containerd::connect(&self.settings(), &self.runtime()).await.unwrap()
+        Containerd::connect(&self.settings(), &self.runtime())
+            .await
+            .unwrap()
     }
 
     pub fn start_containerd(&mut self) {
@@ -144,10 +161,16 @@ address = "{}"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{}"
 "#,
-            at("root"), at("state"), at("c.sock"), at("opt")
+            at("root"),
+            at("state"),
+            at("c.sock"),
+            at("opt")
         );
         fs::write(self.path("containerd.toml"), config).unwrap();
-        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("containerd.log"));
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.path("containerd.log"));
         let child = Command::new("containerd")
             .arg("-c")
             .arg(self.path("containerd.toml"))
@@ -159,7 +182,10 @@ path = "{}"
         let begin = Instant::now();
         while !self.ctr_raw(&["version"]).status.success() {
             let log = fs::read_to_string(self.path("containerd.log")).unwrap();
-            assert!(begin.elapsed() < SOON, "containerd does not come up:\n{log}");
+            assert!(
+                begin.elapsed() < SOON,
+                "containerd does not come up:\n{log}"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -224,7 +250,12 @@ path = "{}"
             ("snapshot", &["snapshots", "ls"], 1),
         ] {
             let listed = self.ctr(arguments);
-            found.extend(listed.lines().skip(titles).map(|line| format!("{what}: {line}")));
+            found.extend(
+                listed
+                    .lines()
+                    .skip(titles)
+                    .map(|line| format!("{what}: {line}")),
+            );
         }
         found
     }
@@ -255,7 +286,11 @@ impl Drop for Host {
             kill_process(pid, Signal::KILL).ok();
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        for mount in mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
+        for mount in mounts
+            .lines()
+            .rev()
+            .filter_map(|line| line.split(' ').nth(4))
+        {
             if Path::new(mount).starts_with(self.directory.path()) {
                 rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH).ok();
             }
@@ -264,7 +299,10 @@ impl Drop for Host {
         remove_cgroups(self.cgroup_parent.trim_start_matches('/'));
         if std::thread::panicking() {
             let log = fs::read_to_string(self.path("containerd.log")).unwrap_or_default();
-            let errors: Vec<&str> = log.lines().filter(|line| !line.contains("level=info")).collect();
+            let errors: Vec<&str> = log
+                .lines()
+                .filter(|line| !line.contains("level=info"))
+                .collect();
             eprintln!("containerd said:\n{}", errors.join("\n"));
         }
     }
@@ -275,7 +313,13 @@ pub fn shims(socket: &Path) -> Vec<Pid> {
     let needle = socket.display().to_string();
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw) else {
+        let Some(pid) = entry
+            .file_name()
+            .to_string_lossy()
+            .parse()
+            .ok()
+            .and_then(Pid::from_raw)
+        else {
             continue;
         };
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -288,7 +332,11 @@ pub fn shims(socket: &Path) -> Vec<Pid> {
 }
 
 fn remove_cgroups(name: &str) {
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+    for hierarchy in fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let parent = hierarchy.path().join(name);
         for child in fs::read_dir(&parent).into_iter().flatten().flatten() {
             drop(fs::remove_dir(child.path()));

@@ -21,6 +21,8 @@ pub enum Answer {
     Status(u16, &'static str),
     /// The connection is accepted and nothing is said.
     Silence,
+    /// The other answer for who sends this `Authorization`; a basic challenge for everybody else.
+    Guarded(&'static str, Box<Answer>),
 }
 
 type Script = Arc<Mutex<(BTreeMap<String, Answer>, Vec<String>)>>;
@@ -43,13 +45,21 @@ impl ScriptedRegistry {
                 tokio::spawn(serve(stream, Arc::clone(&served)));
             }
         });
-        let registry = Self { address, script, server };
+        let registry = Self {
+            address,
+            script,
+            server,
+        };
         registry.answer("/v2/", Answer::Body("application/json", b"{}".to_vec()));
         registry
     }
 
     pub fn answer(&self, path: &str, answer: Answer) {
-        self.script.lock().unwrap().0.insert(path.to_owned(), answer);
+        self.script
+            .lock()
+            .unwrap()
+            .0
+            .insert(path.to_owned(), answer);
     }
 
     pub fn manifest(&self, repository: &str, name: &str, media_type: &'static str, body: &[u8]) {
@@ -61,6 +71,13 @@ impl ScriptedRegistry {
 
     pub fn blob(&self, repository: &str, digest: &Digest, answer: Answer) {
         self.answer(&format!("/v2/{repository}/blobs/{digest}"), answer);
+    }
+
+    /// Wants this `Authorization` for everything that is in the script so far.
+    pub fn guard(&self, wanted: &'static str) {
+        for answer in self.script.lock().unwrap().0.values_mut() {
+            *answer = Answer::Guarded(wanted, Box::new(answer.clone()));
+        }
     }
 
     /// Paths asked for so far, in order.
@@ -92,7 +109,17 @@ async fn serve(mut stream: TcpStream, script: Script) {
         script.0.get(&path).cloned()
     };
     let missing = r#"{"errors":[{"code":"NOT_FOUND","message":"not in the script"}]}"#;
-    let answer = answer.unwrap_or(Answer::Status(404, missing));
+    let answer = match answer.unwrap_or(Answer::Status(404, missing)) {
+        Answer::Guarded(wanted, answer) => {
+            let line = format!("authorization: {wanted}\r\n").to_lowercase();
+            if head.to_lowercase().contains(&line) {
+                *answer
+            } else {
+                Answer::Status(401, "{}")
+            }
+        }
+        open => open,
+    };
     let send = async {
         let (status, kind, body, sent) = match &answer {
             Answer::Body(kind, body) => (200, *kind, body.as_slice(), body.len()),
@@ -102,10 +129,14 @@ async fn serve(mut stream: TcpStream, script: Script) {
             Answer::Status(status, body) => {
                 (*status, "application/json", body.as_bytes(), body.len())
             }
-            Answer::Silence => return std::future::pending().await,
+            Answer::Silence | Answer::Guarded(..) => return std::future::pending().await,
+        };
+        let challenge = match status {
+            401 => "www-authenticate: Basic realm=\"scripted\"\r\n",
+            _ => "",
         };
         let head = format!(
-            "HTTP/1.1 {status} Scripted\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+            "HTTP/1.1 {status} Scripted\r\n{challenge}content-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
             body.len()
         );
         stream.write_all(head.as_bytes()).await?;
