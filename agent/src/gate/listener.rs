@@ -11,12 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use container_init::protocol::{Report, Request};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::sys;
 use super::Shared;
 use super::entry::{Entry, Taken};
 use super::error::GateError;
@@ -240,7 +239,7 @@ async fn watch_end(entry: &Entry, shared: &Shared) {
     let Some(pidfd) = entry.init_pidfd() else {
         return;
     };
-    let pidfd = match AsyncFd::register_with_interest(pidfd, Interest::READABLE) {
+    let pidfd = match sys::watch_readable(pidfd) {
         Ok(pidfd) => pidfd,
         Err(error) => {
             tracing::warn!(container = %entry.container(), %error, "the end of a container-init cannot be watched");
