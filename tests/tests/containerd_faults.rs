@@ -10,20 +10,23 @@ use nodeagent_tests::{Image, Manifest, TestHost};
 
 #[test]
 fn an_agent_without_containerd_is_ready_and_goes_on_when_it_comes() -> Result<()> {
-    let mut host = TestHost::without_agent("[discovery.file]\npropagation_bound = \"100ms\"\n")?;
-    host.push(&Image::web()?, "web:1")?;
+    let mut host = TestHost::start()?;
+    host.warm_web(1)?;
+    host.agent.stop()?;
     host.containerd.stop()?;
     host.agent.start(&host.ground)?;
-    host.apply(&Manifest::web("web").armed(1))?;
+    // What waits at the gate needs no containerd.
+    let task = host.cli().activate("web", 1, "warm")?;
+    assert_eq!((task.state.as_str(), task.active), ("done", 1));
     let cli = host.cli().clone();
-    let waiting = thread::spawn(move || cli.activate("web", 1, "early"));
-    host.wait_for_pool("web", "the target", |pool| pool.target == 1)?;
+    let waiting = thread::spawn(move || cli.activate("web", 2, "cold"));
+    host.wait_for_pool("web", "the target", |pool| pool.target == 2)?;
 
     host.containerd.start_again(&host.ground)?;
     let task = waiting
         .join()
         .map_err(|_| anyhow::anyhow!("the caller panicked"))??;
-    assert_eq!((task.state.as_str(), task.active), ("done", 1));
+    assert_eq!((task.state.as_str(), task.active), ("done", 2));
     host.wait_for_armed("web", 1)?;
     host.remove_app("web")
 }

@@ -17,7 +17,7 @@ use super::node::{Entry, Node, Pools};
 use crate::app;
 use crate::config::Settings;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
-use crate::journal::{InstanceRow, Recovered, TaskRow};
+use crate::journal::{InstanceRow, Recovered};
 use crate::network::{Lease, LeaseState};
 use crate::pool::{Adopted, Effects, Event, Message, Observation, Pool, Shared, driver, read_clocks};
 use crate::runtime::{Observed, RuntimeError, TaskStatus};
@@ -245,10 +245,7 @@ fn revive<E: Effects>(
             (row.clone(), observation)
         };
         let instances = recovered.instances.iter().filter(of_app).map(observed).collect();
-        let tasks: Vec<TaskRow> = recovered.open_tasks.iter().filter(|task| task.app == name).cloned().collect();
-        for task in &tasks {
-            shared.index.resume(&name, &task.context.task_id, &task.hash);
-        }
+        let tasks = recovered.open_tasks.iter().filter(|task| task.app == name).cloned().collect();
         let adopted = Adopted {
             pool,
             revision: revision.clone(),

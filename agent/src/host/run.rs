@@ -158,6 +158,10 @@ pub async fn run_with<E: Effects>(settings: Settings, wrap: impl FnOnce(Executor
         observed,
         applying: tokio::sync::Mutex::default(),
     });
+    // Who repeats the id of an interrupted task waits for its end, from the first request on.
+    for task in &recovered.open_tasks {
+        shared.index.resume(&task.app, &task.context.task_id, &task.hash);
+    }
     let server = Server::bind(&settings.paths.api_socket, Limits::default())?;
     let serving = tokio::spawn(server.serve(node, shutdown.clone()));
     let known = recovered.instances.iter().filter(|row| row.released_ms.is_none()).count();

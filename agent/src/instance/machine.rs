@@ -13,7 +13,8 @@
 //! ```
 //! A phase that is not resting (`armed`, `active`, `failed`) *is* its effect: entering it means
 //! that the effect has to be performed, and `done` leaves it. Going down never fails: an effect
-//! that fails there, and a registration, is tried again until it succeeds.
+//! that fails there, and a registration, is tried again until it succeeds; on the way to the gate
+//! so is one whose failure says that waiting helps.
 //!
 //! What the operator reads is [`State`], the words of the design; what the machine needs is
 //! [`Phase`].
@@ -243,6 +244,17 @@ pub struct Failure {
     pub code: &'static str,
     /// A sentence with the object, the value and what is true now.
     pub detail: String,
+    /// Whether the same effect may succeed later although nobody changes anything here.
+    pub retry: Retry,
+}
+
+/// Whether waiting helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// What was asked is away (containerd, a disk that is full): the effect is tried again.
+    Later,
+    /// The instance has failed.
+    Never,
 }
 
 impl Failure {
@@ -251,6 +263,15 @@ impl Failure {
         Self {
             code,
             detail: detail.into(),
+            retry: Retry::Never,
+        }
+    }
+
+    /// The same failure, of something that is away for now.
+    pub fn passing(self) -> Self {
+        Self {
+            retry: Retry::Later,
+            ..self
         }
     }
 }
@@ -521,20 +542,19 @@ impl Instance {
         match self.phase {
             Phase::Armed | Phase::Active | Phase::Failed => None,
             // The app is well; discovery is not. It serves whoever knows it, and is not counted.
-            Phase::Registering => {
-                self.failure = Some(failure);
-                self.attempt += 1;
-                Some(Next::Again(EffectKind::Register))
-            }
-            phase if phase.going_down() => {
-                self.attempt += 1;
-                phase.effect().map(Next::Again)
-            }
+            phase if phase == Phase::Registering || phase.going_down() => self.again(failure),
+            phase if phase.on_the_way_to_armed() && failure.retry == Retry::Later => self.again(failure),
             _ => {
                 self.failure = Some(failure);
                 Some(self.enter(Phase::Failed))
             }
         }
+    }
+
+    fn again(&mut self, failure: Failure) -> Option<Next> {
+        self.failure = Some(failure);
+        self.attempt += 1;
+        self.phase.effect().map(Next::Again)
     }
 
     fn exited(&mut self, failure: Failure) -> Option<Next> {
@@ -565,7 +585,7 @@ impl Instance {
         self.phase = phase;
         self.attempt = 1;
         match phase {
-            Phase::Active => self.failure = None,
+            Phase::Active | Phase::Armed | Phase::Starting => self.failure = None,
             Phase::Failed => self.serving = false,
             _ => {}
         }

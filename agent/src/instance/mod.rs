@@ -12,5 +12,5 @@ pub mod spec;
 
 pub use identity::{AppName, ContainerId, InstanceName, InvalidName};
 pub use image_config::ImageConfig;
-pub use machine::{EffectKind, Failure, Instance, Phase, State, Urgency, Warmth};
+pub use machine::{EffectKind, Failure, Instance, Phase, Retry, State, Urgency, Warmth};
 pub use revision::Revision;

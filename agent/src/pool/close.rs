@@ -134,10 +134,12 @@ impl Pool {
     }
 
     fn shortfall(&self, task: &OpenTask) -> String {
-        let cause = task.failed.values().next_back().map_or_else(
-            || format!("the deadline passed with {} instances under way", self.under_way()),
-            |(_, failure)| failure.detail.clone(),
-        );
+        let present = task.picked.iter().filter_map(|ordinal| self.slots.get(ordinal)?.instance.failure.as_ref());
+        let cause = present.chain(task.failed.values().map(|(_, failure)| failure)).next();
+        let cause = match cause {
+            Some(failure) => failure.detail.clone(),
+            None => format!("the deadline passed with {} instances under way", self.under_way()),
+        };
         format!(
             "{} of {} active: {cause}; the target stays {} and the pool goes on",
             self.active(),
