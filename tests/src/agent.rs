@@ -106,7 +106,7 @@ container_init = "{init}"
                         Look::NotYet(format!("it said {said:?}"))
                     })
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
                     Ok(Look::NotYet("silence".to_owned()))
                 }
                 Err(error) => Err(error).context("receive a notification"),

@@ -493,7 +493,7 @@ impl Instance {
                 _ => Err(denied),
             },
             Event::Reinstate { generation, task } => match self.phase {
-                Phase::Deregistering | Phase::Draining if self.urgency == Urgency::Drain && self.failure.is_none() => {
+                Phase::Deregistering | Phase::Draining if self.urgency == Urgency::Drain => {
                     self.serving = true;
                     self.generation = generation;
                     self.task = task;

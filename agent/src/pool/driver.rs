@@ -247,6 +247,11 @@ impl<E: Effects> Driver<E> {
                 .unwrap_or_else(|_| Err(panicked(effect.kind.as_str())));
             drop(permit);
             drop(over);
+            if let (Err(failure), false) = (&result, cancel.is_cancelled()) {
+                let instance = &effect.instance;
+                tracing::warn!(instance = %format_args!("{}-{ordinal}", instance.revision.app.name), generation = instance.generation,
+                    effect = effect.kind.as_str(), attempt = instance.attempt, code = failure.code, error = failure.detail, "failed");
+            }
             let event = Event::Effect {
                 ordinal,
                 id: effect.id,

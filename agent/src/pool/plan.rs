@@ -187,7 +187,6 @@ impl Pool {
             let instance = &slot.instance;
             matches!(instance.phase, Phase::Deregistering | Phase::Draining)
                 && instance.urgency == Urgency::Drain
-                && instance.failure.is_none()
         };
         let mut chosen: Vec<Change> = Vec::new();
         let generation = |ordinal: &u32| self.generations.get(ordinal).copied().unwrap_or(0) + 1;
