@@ -8,7 +8,7 @@ use crate::app::{NetworkMode, User};
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
 use crate::instance::plan::ProcessIds;
-use crate::runtime::resolve_user;
+use crate::runtime::{RuntimeError, resolve_user};
 
 impl Executor {
     pub(super) async fn create(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
@@ -58,7 +58,14 @@ impl Executor {
             ("nodeagent/revision".to_owned(), revision.id.clone()),
             ("nodeagent/create-generation".to_owned(), id.create_generation.to_string()),
         ]);
-        self.runtime.create_container(id, &image, &key, &spec, labels).await?;
+        let created = self.runtime.create_container(id, &image, &key, &spec, labels.clone()).await;
+        if let Err(RuntimeError::Conflict { .. }) = created {
+            // A record that an older agent began, and that never ran.
+            self.runtime.delete_container(id).await?;
+            self.runtime.create_container(id, &image, &key, &spec, labels).await?;
+        } else {
+            created?;
+        }
         self.runtime.create_task(id).await?;
         Ok(())
     }

@@ -50,7 +50,7 @@ impl Containerd {
             object: name.clone(),
             why,
         };
-        let spec = serde_json::to_vec(spec)
+        let spec = canonical(spec)
             .map_err(|error| conflict(format!("its spec cannot be written: {error}")))?;
         let container = Container {
             id: name.clone(),
@@ -155,4 +155,15 @@ impl Containerd {
             Err(said) => Err(said.into_error("look up container", name)),
         }
     }
+}
+
+/// One spelling for one spec: the sets of capabilities come in any order.
+fn canonical(spec: &oci_spec::runtime::Spec) -> serde_json::Result<Vec<u8>> {
+    let mut value = serde_json::to_value(spec)?;
+    if let Some(sets) = value.pointer_mut("/process/capabilities").and_then(|c| c.as_object_mut()) {
+        for set in sets.values_mut().filter_map(|set| set.as_array_mut()) {
+            set.sort_by_key(ToString::to_string);
+        }
+    }
+    serde_json::to_vec(&value)
 }
