@@ -4,12 +4,16 @@
 //! the agent have to see each other's mounts.
 
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// The host's own address: what its packets to instances come from.
+pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
 /// A network namespace bound to a file; it lives until the file is unmounted (see
 /// [`teardown`](crate::teardown)).
@@ -19,13 +23,14 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a namespace whose loopback is up, and binds it to `file`.
+    /// Makes a namespace with [`HOST`] on its loopback, which is up, and binds it to `file`.
     pub fn create(file: &Path) -> Result<Self> {
         File::create(file).with_context(|| format!("create {}", file.display()))?;
+        let setup = format!("ip link set lo up && ip address add {HOST}/32 dev lo");
         // unshare(1) binds the namespace to the file before it runs the command inside.
         let made = Command::new("unshare")
             .arg(format!("--net={}", file.display()))
-            .args(["--", "ip", "link", "set", "lo", "up"])
+            .args(["--", "sh", "-c", &setup])
             .output()
             .context("run unshare(1)")?;
         ensure!(
