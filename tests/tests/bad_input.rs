@@ -13,7 +13,7 @@ use serde_json::json;
 #[test]
 fn an_unknown_configuration_key_stops_the_start_and_is_named_with_its_place() -> Result<()> {
     let mut host = TestHost::without_agent("[containerd]\nsokcet = \"/nowhere\"\n")?;
-    let _notifications = host.agent.launch(&host.ground)?;
+    host.agent.launch(&host.ground)?;
     let status = host.agent.wait_ended(Duration::from_secs(10))?;
     ensure!(!status.success(), "the agent ran with an unknown key");
     let said = host.agent.tail(20);
