@@ -1,4 +1,6 @@
 //! What a manifest means and what is said about a bad one.
+// A panic is the report of a test; clippy knows that only of functions marked as tests.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -253,6 +255,20 @@ fn the_revision_stays_with_spelling_and_pool_targets() {
         assert_eq!(revision(&target, "sha256:0"), before, "{to}");
         assert_ne!(manifest_hash(&target), hash, "{to}");
     }
+}
+
+#[test]
+fn a_flood_of_mistakes_is_answered_with_the_first_fifty() {
+    let labels: String = (0..8_000).map(|n| format!("    l{n}: '-'\n")).collect();
+    let text = format!(
+        "apiVersion: nodeagent/v1\nkind: App\nmetadata:\n  name: web\n  labels:\n{labels}spec: {{image: w, ports: [{{containerPort: 1}}]}}\n"
+    );
+    let refused = parse(&text).unwrap_err();
+    assert_eq!(refused.findings.len(), 51);
+    assert_eq!(
+        refused.findings[50].to_string(),
+        "there may be more mistakes; the first 50 are listed"
+    );
 }
 
 proptest! {

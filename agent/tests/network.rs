@@ -17,6 +17,7 @@ use futures_util::future::join_all;
 use nodeagent::config;
 use nodeagent::instance::InstanceName;
 use nodeagent::network::{NetnsFile, Network, NetworkError};
+use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
@@ -369,6 +370,7 @@ fn a_slot_that_is_wrong_is_put_right() {
         assert_reachable(&slot.netns, address(7));
         let routed: Vec<_> = host.routes().await.into_iter().map(|(_, to)| to).collect();
         assert_eq!(routed, [address(7)]);
+        assert_eq!(host.neighbours().await, 1);
 
         // Without its namespace, whose veth lives on because somebody holds it open.
         let held = File::open(&slot.netns).unwrap();
@@ -442,6 +444,39 @@ fn halves_of_slots_are_seen_and_can_be_removed() {
 }
 
 #[test]
+fn a_veth_that_was_cut_off_before_it_was_signed_is_recognised() {
+    on_a_host(|host| async move {
+        /// `IFLA_IFALIAS` of linux/if_link.h; an empty one removes the alias.
+        const ALIAS: u16 = 20;
+        let network = host.network();
+        let slot = network.ensure_slot(&web(0), address(0)).await.unwrap();
+        let index = host.index_of(&slot.host_link).await;
+        let unsigned = LinkUnspec::new_with_index(index)
+            .append_extra_attribute(LinkAttribute::Other(DefaultNla::new(ALIAS, Vec::new())))
+            .build();
+        let unsign = || host.netlink.link().set(unsigned.clone()).execute();
+        let signed = |links: Vec<LinkMessage>| {
+            let is_alias = |a: &LinkAttribute| matches!(a, LinkAttribute::IfAlias(_));
+            links
+                .iter()
+                .any(|link| link.attributes.iter().any(is_alias))
+        };
+        unsign().await.unwrap();
+        assert!(!signed(host.links().await));
+        assert_eq!(
+            network.slots().await.unwrap()[0].address(),
+            Some(address(0))
+        );
+        network.ensure_slot(&web(0), address(0)).await.unwrap();
+        assert!(signed(host.links().await));
+        assert_eq!(host.index_of(&slot.host_link).await, index);
+        unsign().await.unwrap();
+        network.remove_slot(&web(0)).await.unwrap();
+        host.assert_nothing_is_left().await;
+    });
+}
+
+#[test]
 fn an_address_is_not_taken_from_its_holder() {
     on_a_host(|host| async move {
         let network = host.network();
@@ -463,6 +498,17 @@ fn an_address_is_not_taken_from_its_holder() {
             "nothing is left of web-1"
         );
         assert_reachable(&holder.netns, address(0));
+
+        // Nor by a slot that works with another one, which it keeps.
+        let mover = network.ensure_slot(&web(1), address(1)).await.unwrap();
+        let refused = network.ensure_slot(&web(1), address(0)).await.unwrap_err();
+        assert!(
+            matches!(refused, NetworkError::AddressTaken { .. }),
+            "{refused:?}"
+        );
+        assert_reachable(&holder.netns, address(0));
+        assert_reachable(&mover.netns, address(1));
+        network.remove_slot(&web(1)).await.unwrap();
         network.remove_slot(&web(0)).await.unwrap();
         host.assert_nothing_is_left().await;
     });

@@ -12,8 +12,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// The host's own address: what its packets to instances come from.
-pub const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+/// The host's own address: what its packets to instances come from (TEST-NET-1 of RFC 5737).
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// A network namespace bound to a file; it lives until the file is unmounted (see
 /// [`teardown`](crate::teardown)).

@@ -86,7 +86,7 @@ impl<'p> Supervisor<'p> {
             generation: plan.create_generation,
             started: false,
             exit_code: None,
-            childless: false,
+            childless: true,
         }
     }
 
@@ -100,6 +100,7 @@ impl<'p> Supervisor<'p> {
                 self.ended(process, pid, ExitStatus::Code(code), false, now, &mut out)
             }
             Input::Probing { process, pid } => {
+                self.childless &= pid.is_none();
                 if let Some(slot) = self.slot(process) {
                     slot.probing(pid);
                 }

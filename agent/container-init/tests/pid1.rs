@@ -1,6 +1,8 @@
 //! The real program as pid 1 of a real pid namespace. Needs root (or CAP_SYS_ADMIN), unshare(1)
 //! and busybox.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 mod container;
 
 use std::io::{Read as _, Write as _};
@@ -34,7 +36,8 @@ fn armed(specs: &[Spec]) -> (Container, UnixListener, Agent) {
 
 #[test]
 fn the_gate_holds_the_app_until_start_and_start_gives_it_its_context() {
-    let print = "echo $$ $NODEAGENT_TASK_ID $TRACEPARENT $EXTRA $FROM_PLAN; exec busybox sleep 1000";
+    let print =
+        "echo $$ $NODEAGENT_TASK_ID $TRACEPARENT $EXTRA $FROM_PLAN; exec busybox sleep 1000";
     let (container, listener) = Container::run(&[app().script(print)]);
     let mut agent = Agent::accept(&listener);
     assert_eq!(
@@ -43,36 +46,66 @@ fn the_gate_holds_the_app_until_start_and_start_gives_it_its_context() {
     );
     assert_eq!(agent.said().unwrap(), "Armed");
     container.assert_silent(Duration::from_millis(200));
-    agent.start_with(8, &[("EXTRA", "extra"), ("FROM_PLAN", "replaced"), ("NODEAGENT_TASK_ID", "forged")]);
-    assert_eq!(agent.said().unwrap(), "AppStarted { generation: 8, pid: 2 }");
+    agent.start_with(
+        8,
+        &[
+            ("EXTRA", "extra"),
+            ("FROM_PLAN", "replaced"),
+            ("NODEAGENT_TASK_ID", "forged"),
+        ],
+    );
+    assert_eq!(
+        agent.said().unwrap(),
+        "AppStarted { generation: 8, pid: 2 }"
+    );
     assert_eq!(agent.said().unwrap(), "AppReady { generation: 8 }");
-    assert_eq!(container.line(), "2 peak-7 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 extra replaced");
+    assert_eq!(
+        container.line(),
+        "2 peak-7 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 extra replaced"
+    );
 }
 
 #[test]
 fn a_repeated_start_has_no_second_effect_and_an_older_one_is_refused() {
-    let (container, _listener, mut agent) = armed(&[app().script("echo started; exec busybox sleep 1000")]);
+    let (container, _listener, mut agent) =
+        armed(&[app().script("echo started; exec busybox sleep 1000")]);
     agent.start(9);
     agent.start(9);
     agent.start(8);
     agent.start(10);
     agent.wait_for("AppReady");
     let status = agent.said().unwrap();
-    assert!(status.starts_with("Status(Status { generation: 9, started: true, app_ready: true, armed: true"), "{status}");
-    assert_eq!(agent.said().unwrap(), "Refused { request: Some(Start), code: StaleGeneration }");
-    assert_eq!(agent.said().unwrap(), "Refused { request: Some(Start), code: AlreadyStarted }");
+    assert!(
+        status.starts_with(
+            "Status(Status { generation: 9, started: true, app_ready: true, armed: true"
+        ),
+        "{status}"
+    );
+    assert_eq!(
+        agent.said().unwrap(),
+        "Refused { request: Some(Start), code: StaleGeneration }"
+    );
+    assert_eq!(
+        agent.said().unwrap(),
+        "Refused { request: Some(Start), code: AlreadyStarted }"
+    );
     assert_eq!(container.line(), "started");
     container.assert_silent(Duration::from_millis(100));
 }
 
 #[test]
 fn agents_start_in_order_each_behind_the_gate_of_the_one_before() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let directory = tempfile::tempdir().unwrap();
     let flag = directory.path().join("flag");
     let check: &'static str = format!("test -e {}", flag.display()).leak();
     let check = std::ffi::CString::new(check).unwrap().into_boxed_c_str();
-    let argv: &'static [&'static std::ffi::CStr] = vec![c"busybox", c"sh", c"-c", Box::leak(check) as &_].leak();
+    let argv: &'static [&'static std::ffi::CStr] =
+        vec![c"busybox", c"sh", c"-c", Box::leak(check) as &_].leak();
     let exec = Readiness::Exec {
         argv: Strings::new(argv),
         initial_delay_ms: 0,
@@ -81,7 +114,10 @@ fn agents_start_in_order_each_behind_the_gate_of_the_one_before() {
         failure_threshold: 1000,
     };
     let newline = Spec {
-        readiness: Readiness::NewlineFd { fd: 7, timeout_ms: 20_000 },
+        readiness: Readiness::NewlineFd {
+            fd: 7,
+            timeout_ms: 20_000,
+        },
         ..agent("newline").script("echo begun newline; echo >&7; exec busybox sleep 1000")
     };
     let notify = Spec {
@@ -90,17 +126,34 @@ fn agents_start_in_order_each_behind_the_gate_of_the_one_before() {
         ..agent("notify").workload("workload_that_notifies")
     };
     let tcp = Spec {
-        readiness: Readiness::TcpLoopback { port, period_ms: 50, timeout_ms: 1000, deadline_ms: 20_000 },
-        ..agent("tcp").script(&format!("echo begun tcp; exec busybox httpd -f -p 127.0.0.1:{port} -h /bin"))
+        readiness: Readiness::TcpLoopback {
+            port,
+            period_ms: 50,
+            timeout_ms: 1000,
+            deadline_ms: 20_000,
+        },
+        ..agent("tcp").script(&format!(
+            "echo begun tcp; exec busybox httpd -f -p 127.0.0.1:{port} -h /bin"
+        ))
     };
-    let script = format!("echo begun exec; >{}; exec busybox sleep 1000", flag.display());
-    let exec = Spec { readiness: exec, ..agent("exec").script(&script) };
+    let script = format!(
+        "echo begun exec; >{}; exec busybox sleep 1000",
+        flag.display()
+    );
+    let exec = Spec {
+        readiness: exec,
+        ..agent("exec").script(&script)
+    };
     let last = agent("none").script("echo begun none; exec busybox sleep 1000");
-    let (container, listener) = Container::run(&[newline, notify, tcp, exec, last, app().script(FOREVER)]);
+    let (container, listener) =
+        Container::run(&[newline, notify, tcp, exec, last, app().script(FOREVER)]);
     let mut agent = Agent::accept(&listener);
     agent.said().unwrap();
     for name in ["newline", "notify", "tcp", "exec", "none"] {
-        assert_eq!(agent.said().unwrap(), format!("AgentReady {{ name: {name:?} }}"));
+        assert_eq!(
+            agent.said().unwrap(),
+            format!("AgentReady {{ name: {name:?} }}")
+        );
     }
     assert_eq!(agent.said().unwrap(), "Armed");
     for name in ["newline", "notify", "tcp", "exec", "none"] {
@@ -124,16 +177,26 @@ fn workload_that_notifies() {
 
 #[test]
 fn an_app_that_notifies_is_reported_ready_only_then() {
-    let notifies = Spec { readiness: Readiness::Notify { timeout_ms: 20_000 }, ..app().workload("workload_that_notifies") };
+    let notifies = Spec {
+        readiness: Readiness::Notify { timeout_ms: 20_000 },
+        ..app().workload("workload_that_notifies")
+    };
     let (_container, _listener, mut agent) = armed(&[notifies]);
     agent.start(8);
-    assert_eq!(agent.said().unwrap(), "AppStarted { generation: 8, pid: 2 }");
+    assert_eq!(
+        agent.said().unwrap(),
+        "AppStarted { generation: 8, pid: 2 }"
+    );
     assert_eq!(agent.said().unwrap(), "AppReady { generation: 8 }");
 }
 
 #[test]
 fn readiness_claimed_by_another_user_is_not_believed() {
-    let liar = Spec { uid: 1234, readiness: Readiness::External, ..app().workload("workload_that_lies") };
+    let liar = Spec {
+        uid: 1234,
+        readiness: Readiness::External,
+        ..app().workload("workload_that_lies")
+    };
     let victim = Spec {
         readiness: Readiness::Notify { timeout_ms: 300 },
         essential: Essential::No,
@@ -193,7 +256,9 @@ fn a_thousand_orphans_are_reaped() {
     let (container, _listener, mut agent) = armed(&[app().script(script)]);
     agent.start(8);
     container.wait_for_line("made");
-    until("one child is left", || children(agent.pid.as_raw_pid()) == 1);
+    until("one child is left", || {
+        children(agent.pid.as_raw_pid()) == 1
+    });
     agent.ask(Request::Status);
     agent.wait_for("Status(Status { generation: 8, started: true");
 }
@@ -202,8 +267,12 @@ fn a_thousand_orphans_are_reaped() {
 fn children(parent: i32) -> usize {
     let mut count = 0;
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
-        let Some((_, rest)) = stat.rsplit_once(')') else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        let Some((_, rest)) = stat.rsplit_once(')') else {
+            continue;
+        };
         if rest.split_whitespace().nth(1) == Some(&parent.to_string()) {
             count += 1;
         }
@@ -213,15 +282,29 @@ fn children(parent: i32) -> usize {
 
 #[test]
 fn a_stop_goes_from_the_app_to_the_first_agent() {
-    let polite = |name: &str| format!("trap 'echo stopped {name}; exit 0' TERM; echo set {name}; busybox sleep 1000 & wait");
-    let specs = [agent("a").script(&polite("a")), agent("b").script(&polite("b")), app().script(&polite("app"))];
+    let polite = |name: &str| {
+        format!(
+            "trap 'echo stopped {name}; exit 0' TERM; echo set {name}; busybox sleep 1000 & wait"
+        )
+    };
+    let specs = [
+        agent("a").script(&polite("a")),
+        agent("b").script(&polite("b")),
+        app().script(&polite("app")),
+    ];
     let (mut container, _listener, mut agent) = armed(&specs);
     agent.start(8);
-    container.wait_for_line("set app");
+    let mut set: Vec<String> = (0..3).map(|_| container.line()).collect();
+    set.sort();
+    assert_eq!(set, ["set a", "set app", "set b"]);
     agent.ask(Request::Stop { budget_ms: 10_000 });
     for name in ["app", "b", "a"] {
         container.wait_for_line(&format!("stopped {name}"));
-        assert!(agent.wait_for("Exited").starts_with(&format!("Exited {{ name: {name:?}")));
+        assert!(
+            agent
+                .wait_for("Exited")
+                .starts_with(&format!("Exited {{ name: {name:?}"))
+        );
     }
     assert_eq!(agent.said().unwrap(), "Stopped");
     assert_eq!(agent.said(), None);
@@ -238,8 +321,14 @@ fn an_app_that_ignores_term_is_killed_when_the_budget_ends() {
     agent.ask(Request::Stop { budget_ms: 400 });
     let exited = agent.wait_for("Exited");
     let took = asked.elapsed();
-    assert!(exited.contains("Signal(9)") && exited.contains("oom: false"), "{exited}");
-    assert!(took >= Duration::from_millis(400) && took < Duration::from_secs(3), "{took:?}");
+    assert!(
+        exited.contains("Signal(9)") && exited.contains("oom: false"),
+        "{exited}"
+    );
+    assert!(
+        took >= Duration::from_millis(400) && took < Duration::from_secs(3),
+        "{took:?}"
+    );
     assert_eq!(container.exit_code(), 137);
 }
 
@@ -269,25 +358,49 @@ fn the_containers_exit_code_is_the_apps() {
     for code in [0, 1, 2, 42, 125, 126, 127, 128, 200, 255] {
         let (mut container, _listener, mut agent) = armed(&[app().script(&format!("exit {code}"))]);
         agent.start(8);
-        assert!(agent.wait_for("Exited").contains(&format!("status: Code({code}), oom: false, generation: 8")));
+        assert!(
+            agent
+                .wait_for("Exited")
+                .contains(&format!("status: Code({code}), oom: false, generation: 8"))
+        );
         assert_eq!(agent.said().unwrap(), "Stopped");
         assert_eq!(container.exit_code(), code);
     }
-    for signal in [1, 3, 9, 11, 15, 34, 64] {
-        let (mut container, _listener, mut agent) = armed(&[app().script(&format!("kill -{signal} $$"))]);
+    for signal in [1, 6, 9, 11, 15, 34, 64] {
+        let (mut container, _listener, mut agent) =
+            armed(&[app().script(&format!("kill -{signal} $$"))]);
         agent.start(8);
-        assert!(agent.wait_for("Exited").contains(&format!("status: Signal({signal})")), "{signal}");
+        assert!(
+            agent
+                .wait_for("Exited")
+                .contains(&format!("status: Signal({signal})")),
+            "{signal}"
+        );
         assert_eq!(container.exit_code(), 128 + signal);
     }
 }
 
 #[test]
 fn a_command_that_is_not_there_is_127_and_one_that_cannot_run_is_126() {
-    for (command, code) in [("/no/such/command", 127), ("no-such-command", 127), ("/etc/passwd", 126), ("/bin", 126)] {
+    for (command, code) in [
+        ("/no/such/command", 127),
+        ("no-such-command", 127),
+        ("/etc/passwd", 126),
+        ("/bin", 126),
+    ] {
         let (mut container, _listener, mut agent) = armed(&[Spec::app(&[command])]);
         agent.start(8);
-        assert!(agent.wait_for("Exited").contains(&format!("status: Code({code})")), "{command}");
-        assert!(container.line().starts_with("container-init: app: cannot execute: errno "));
+        assert!(
+            agent
+                .wait_for("Exited")
+                .contains(&format!("status: Code({code})")),
+            "{command}"
+        );
+        assert!(
+            container
+                .line()
+                .starts_with("container-init: app: cannot execute: errno ")
+        );
         assert_eq!(container.exit_code(), code, "{command}");
     }
 }
@@ -295,22 +408,40 @@ fn a_command_that_is_not_there_is_127_and_one_that_cannot_run_is_126() {
 #[test]
 fn an_essential_agent_takes_the_container_with_it_and_an_optional_one_comes_back() {
     let directory = tempfile::tempdir().unwrap();
-    let once = format!("echo up; test -e {0}/x && exec busybox sleep 1000; >{0}/x; exit 9", directory.path().display());
-    let optional = Spec { essential: Essential::No, ..agent("optional").script(&once) };
-    let essential = agent("essential").script("trap 'exit 5' USR1; echo set; busybox sleep 1000 & wait");
+    let once = format!(
+        "echo up; test -e {0}/x && exec busybox sleep 1000; >{0}/x; exit 9",
+        directory.path().display()
+    );
+    let optional = Spec {
+        essential: Essential::No,
+        ..agent("optional").script(&once)
+    };
+    let essential =
+        agent("essential").script("trap 'exit 5' USR1; echo set; busybox sleep 1000 & wait");
     let (mut container, listener) = Container::run(&[optional, essential, app().script(FOREVER)]);
     let mut agent = Agent::accept(&listener);
     agent.wait_for("AgentReady { name: \"optional\" }");
-    assert!(agent.wait_for("Exited").contains("name: \"optional\", pid: 2, status: Code(9)"));
+    assert!(
+        agent
+            .wait_for("Exited")
+            .contains("name: \"optional\", pid: 2, status: Code(9)")
+    );
     agent.wait_for("AgentReady { name: \"optional\" }");
     agent.start(8);
     container.wait_for_line("set");
     agent.ask(Request::Status);
     let status = agent.wait_for("Status");
-    let pid = status.split("name: \"essential\", state: Ready, pid: ").nth(1).unwrap();
+    let pid = status
+        .split("name: \"essential\", state: Ready, pid: ")
+        .nth(1)
+        .unwrap();
     let pid: u32 = pid.split(' ').next().unwrap().parse().unwrap();
     let outside = outside_pid(agent.pid.as_raw_pid(), pid);
-    rustix::process::kill_process(rustix::process::Pid::from_raw(outside).unwrap(), Signal::USR1).unwrap();
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(outside).unwrap(),
+        Signal::USR1,
+    )
+    .unwrap();
     assert!(agent.wait_for("Exited").contains("name: \"essential\""));
     assert_eq!(container.exit_code(), 5);
 }
@@ -318,7 +449,9 @@ fn an_essential_agent_takes_the_container_with_it_and_an_optional_one_comes_back
 /// Pid outside of the child of `init` that is `inside` in its namespace (`NSpid`, proc_pid_status(5)).
 fn outside_pid(init: i32, inside: u32) -> i32 {
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else { continue };
+        let Ok(status) = std::fs::read_to_string(entry.path().join("status")) else {
+            continue;
+        };
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
         let is_child = field("PPid:").is_some_and(|pid| pid.trim() == init.to_string());
         let pids: Vec<&str> = field("NSpid:").unwrap_or("").split_whitespace().collect();
@@ -339,7 +472,19 @@ fn events_are_sent_again_on_every_connection_until_acked() {
     let numbered = |agent: &mut Agent, count: usize| -> Vec<u64> {
         let hello = agent.next(|report| matches!(report, Report::Hello(hello) if hello.started && hello.generation == 8));
         assert_eq!(hello, Some(true));
-        (0..count).map(|_| agent.next(|report| if let Report::Event(event) = report { event.seq } else { 0 }).unwrap()).collect()
+        (0..count)
+            .map(|_| {
+                agent
+                    .next(|report| {
+                        if let Report::Event(event) = report {
+                            event.seq
+                        } else {
+                            0
+                        }
+                    })
+                    .unwrap()
+            })
+            .collect()
     };
     let mut agent = Agent::accept(&listener);
     assert_eq!(numbered(&mut agent, 3), [1, 2, 3]);
@@ -355,22 +500,39 @@ fn events_are_sent_again_on_every_connection_until_acked() {
     assert_eq!(numbered(&mut agent, 1), [3]);
     agent.ask(Request::Ack { seq: 3 });
     agent.ask(Request::Stop { budget_ms: 5000 });
-    assert_eq!(agent.next(|report| if let Report::Event(event) = report { event.seq } else { 0 }), Some(4));
+    assert_eq!(
+        agent.next(|report| if let Report::Event(event) = report {
+            event.seq
+        } else {
+            0
+        }),
+        Some(4)
+    );
 }
 
 #[test]
 fn an_exit_while_the_agent_is_away_is_in_the_ring() {
     let directory = tempfile::tempdir().unwrap();
     let failing = agent("failing").script("exit 9");
-    let mut container = Container::run_in(directory, &[failing, app().script(FOREVER)], Settings::default());
+    let mut container = Container::run_in(
+        directory,
+        &[failing, app().script(FOREVER)],
+        Settings::default(),
+    );
     assert_eq!(container.exit_code(), 9);
     let file = std::fs::read(container.directory.path().join("exits")).unwrap();
     assert_eq!(file.len(), exits::FILE_SIZE);
     let records: Vec<exits::ExitRecord> = exits::records(&file).collect();
     assert_eq!(records.len(), 1);
     let record = records[0];
-    assert_eq!((record.name.as_str(), record.status, record.pid), ("failing", ExitStatus::Code(9), 2));
-    assert_eq!((record.create_generation, record.generation, record.oom), (7, 7, false));
+    assert_eq!(
+        (record.name.as_str(), record.status, record.pid),
+        ("failing", ExitStatus::Code(9), 2)
+    );
+    assert_eq!(
+        (record.create_generation, record.generation, record.oom),
+        (7, 7, false)
+    );
 }
 
 #[test]
@@ -378,7 +540,9 @@ fn a_listener_inside_the_container_is_not_obeyed() {
     let directory = tempfile::tempdir().unwrap();
     let mut imposter = agent("imposter").workload("workload_that_plays_the_agent");
     let ctl = directory.path().join("gate.sock");
-    imposter.env.push(std::ffi::CString::new(format!("CTL={}", ctl.display())).unwrap());
+    imposter
+        .env
+        .push(std::ffi::CString::new(format!("CTL={}", ctl.display())).unwrap());
     let specs = [imposter, app().script("echo app; exec busybox sleep 1000")];
     let container = Container::run_in(directory, &specs, Settings::default());
     for _ in 0..3 {
@@ -388,7 +552,10 @@ fn a_listener_inside_the_container_is_not_obeyed() {
     std::fs::remove_file(&ctl).unwrap();
     let listener = UnixListener::bind(&ctl).unwrap();
     let mut agent = Agent::accept(&listener);
-    assert_eq!(agent.next(|report| matches!(report, Report::Hello(hello) if !hello.started)), Some(true));
+    assert_eq!(
+        agent.next(|report| matches!(report, Report::Hello(hello) if !hello.started)),
+        Some(true)
+    );
     agent.wait_for("Armed");
     agent.start(8);
     agent.wait_for("AppReady");
@@ -399,7 +566,12 @@ fn a_listener_inside_the_container_is_not_obeyed() {
 fn workload_that_plays_the_agent() {
     let listener = UnixListener::bind(std::env::var_os("CTL").unwrap()).unwrap();
     let mut frame = vec![0; MAX_FRAME];
-    let start = Start { generation: 99, task_id: "", traceparent: "", env: EnvList::new(&[]) };
+    let start = Start {
+        generation: 99,
+        task_id: "",
+        traceparent: "",
+        env: EnvList::new(&[]),
+    };
     let length = Request::Start(start).encode(&mut frame).unwrap();
     loop {
         let (mut stream, _) = listener.accept().unwrap();
@@ -407,20 +579,37 @@ fn workload_that_plays_the_agent() {
         stream.write_all(&frame[..length]).ok();
         let mut heard = vec![];
         stream.read_to_end(&mut heard).ok();
-        println!("\n{}", if heard.is_empty() { "turned away" } else { "listened to" });
+        println!(
+            "\n{}",
+            if heard.is_empty() {
+                "turned away"
+            } else {
+                "listened to"
+            }
+        );
     }
 }
 
 #[test]
 fn frames_that_are_not_frames_are_refused_and_change_nothing() {
-    let (container, listener, mut agent) = armed(&[app().script("echo app; exec busybox sleep 1000")]);
+    let (container, listener, mut agent) =
+        armed(&[app().script("echo app; exec busybox sleep 1000")]);
     agent.stream.write_all(&[2, 0, 0, 0, 99, 0]).unwrap();
-    assert_eq!(agent.said().unwrap(), "Refused { request: None, code: Malformed }");
+    assert_eq!(
+        agent.said().unwrap(),
+        "Refused { request: None, code: Malformed }"
+    );
     agent.stream.write_all(&[3, 0, 0, 0, 1, 8, 0]).unwrap();
-    assert_eq!(agent.said().unwrap(), "Refused { request: Some(Start), code: Malformed }");
+    assert_eq!(
+        agent.said().unwrap(),
+        "Refused { request: Some(Start), code: Malformed }"
+    );
     // A length without end: the stream is given up, and a new one comes.
     agent.stream.write_all(&[255; 8]).unwrap();
-    assert_eq!(agent.said().unwrap(), "Refused { request: None, code: Malformed }");
+    assert_eq!(
+        agent.said().unwrap(),
+        "Refused { request: None, code: Malformed }"
+    );
     assert_eq!(agent.said(), None);
     let mut agent = Agent::accept(&listener);
     agent.wait_for("Armed");
@@ -431,7 +620,12 @@ fn frames_that_are_not_frames_are_refused_and_change_nothing() {
     for byte in &frame[..length] {
         agent.stream.write_all(&[*byte]).unwrap();
     }
-    assert!(agent.said().unwrap().starts_with("Status(Status { generation: 7, started: false"));
+    assert!(
+        agent
+            .said()
+            .unwrap()
+            .starts_with("Status(Status { generation: 7, started: false")
+    );
 }
 
 #[test]
@@ -441,7 +635,11 @@ fn the_app_gets_its_user_its_limits_and_nothing_of_ours() {
     user.uid = 1234;
     user.groups = vec![1234, 4321];
     user.capabilities = 1 << 10;
-    user.rlimits = vec![Rlimit { resource: 7, soft: 77, hard: 88 }];
+    user.rlimits = vec![Rlimit {
+        resource: 7,
+        soft: 77,
+        hard: 88,
+    }];
     let (container, _listener, mut agent) = armed(&[user]);
     agent.start(8);
     let zero = "0000000000000000";
@@ -479,7 +677,11 @@ fn root_in_the_container_has_the_plans_capabilities_and_no_others() {
 #[test]
 fn output_goes_to_its_log_and_never_through_a_link() {
     let directory = tempfile::tempdir().unwrap();
-    let (log, link, target) = (directory.path().join("log"), directory.path().join("link"), directory.path().join("target"));
+    let (log, link, target) = (
+        directory.path().join("log"),
+        directory.path().join("link"),
+        directory.path().join("target"),
+    );
     std::os::unix::fs::symlink(&target, &link).unwrap();
     let mut logged = app().script("echo to the log");
     logged.stdout = Some(log.clone());
@@ -487,19 +689,26 @@ fn output_goes_to_its_log_and_never_through_a_link() {
     agent.start(8);
     assert_eq!(container.exit_code(), 0);
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "to the log\n");
-    assert_eq!(std::fs::metadata(&log).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(
+        std::fs::metadata(&log).unwrap().permissions().mode() & 0o777,
+        0o640
+    );
 
     logged.stdout = Some(link);
     let (mut container, _listener, mut agent) = armed(&[logged]);
     agent.start(8);
-    assert_eq!(container.line(), "container-init: app: cannot set up its streams: errno 40");
+    assert_eq!(
+        container.line(),
+        "container-init: app: cannot set up its streams: errno 40"
+    );
     assert_eq!(container.exit_code(), 126);
     assert!(!target.exists());
 }
 
 #[test]
 fn term_from_outside_stops_within_the_plans_grace() {
-    let (mut container, _listener, agent) = armed(&[agent("a").script(FOREVER), app().script(FOREVER)]);
+    let (mut container, _listener, agent) =
+        armed(&[agent("a").script(FOREVER), app().script(FOREVER)]);
     agent.kill(Signal::TERM);
     assert_eq!(container.exit_code(), 143);
 
@@ -519,45 +728,115 @@ fn term_from_outside_stops_within_the_plans_grace() {
 fn a_plan_that_cannot_be_read_is_125_and_named() {
     for (content, said) in [
         (&b""[..], "plan magic is cut off"),
-        (b"#!/bin/sh\nexit 0\n", "plan magic has a value that is not allowed"),
-        (b"\x7fnaplan\n\x09\0\0\0\0\0\0\0", "plan version has a value that is not allowed"),
+        (
+            b"#!/bin/sh\nexit 0\n",
+            "plan magic has a value that is not allowed",
+        ),
+        (
+            b"\x7fnaplan\n\x09\0\0\0\0\0\0\0",
+            "plan version has a value that is not allowed",
+        ),
     ] {
         let directory = tempfile::tempdir().unwrap();
         let plan = directory.path().join("plan");
         std::fs::write(&plan, content).unwrap();
         let mut container = Container::run_with_plan(directory, &plan);
-        assert_eq!(container.line(), format!("container-init: plan {}: {said}", plan.display()));
+        assert_eq!(
+            container.line(),
+            format!("container-init: plan {}: {said}", plan.display())
+        );
         assert_eq!(container.exit_code(), 125);
     }
     let directory = tempfile::tempdir().unwrap();
     let plan = directory.path().join("missing");
     let mut container = Container::run_with_plan(directory, &plan);
-    assert_eq!(container.line(), format!("container-init: plan {}: cannot be read: errno 2", plan.display()));
+    assert_eq!(
+        container.line(),
+        format!(
+            "container-init: plan {}: cannot be read: errno 2",
+            plan.display()
+        )
+    );
     assert_eq!(container.exit_code(), 125);
 }
 
 #[test]
 fn an_idle_container_never_wakes_up() {
-    let (container, _listener, mut agent) = armed(&[agent("a").script(FOREVER), app().script(FOREVER)]);
+    let (container, _listener, mut agent) =
+        armed(&[agent("a").script(FOREVER), app().script(FOREVER)]);
     agent.start(8);
     agent.wait_for("AppReady");
     let wakeups = || {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid.as_raw_pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", agent.pid.as_raw_pid())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("voluntary_ctxt_switches"))
+            .unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
     };
     // It may still be on its way to sleep.
     let mut before = 0;
-    until("it sleeps", || std::mem::replace(&mut before, wakeups()) == before && before > 0);
+    until("it sleeps", || {
+        std::mem::replace(&mut before, wakeups()) == before && before > 0
+    });
     container.assert_silent(Duration::from_millis(1500));
     assert_eq!(wakeups() - before, 0);
+}
+
+#[test]
+fn a_stop_of_a_held_app_is_over_at_once_and_no_failure() {
+    let (mut container, _listener, mut agent) = armed(&[app().script(FOREVER)]);
+    let asked = Instant::now();
+    agent.ask(Request::Stop { budget_ms: 60_000 });
+    assert_eq!(agent.said().unwrap(), "Stopped");
+    assert_eq!(container.exit_code(), 0);
+    assert!(asked.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_closed_standard_error_is_not_the_apps_business() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join("gate.sock")).unwrap();
+    let optional = Spec {
+        essential: Essential::No,
+        ..Spec::agent("broken", &["/no/such/command"])
+    };
+    let mut container = Container::run_in(
+        directory,
+        &[optional, app().script(FOREVER)],
+        Settings::default(),
+    );
+    let mut agent = Agent::accept(&listener);
+    agent.wait_for("Armed");
+    agent.start(8);
+    agent.wait_for("AppReady");
+    container.close_output();
+    // Each try says on standard error that the command is not there.
+    for _ in 0..5 {
+        assert!(agent.wait_for("Exited").contains("name: \"broken\""));
+    }
+    agent.ask(Request::Status);
+    let status = agent.wait_for("Status");
+    assert!(
+        status.contains("app_pid: ") && !status.contains("app_pid: 0,"),
+        "{status}"
+    );
 }
 
 #[test]
 fn a_stop_without_an_agent_to_hear_it_still_ends_in_time() {
     let directory = tempfile::tempdir().unwrap();
     let essential = agent("a").script("echo set; exec busybox sleep 1000");
-    let mut container = Container::run_in(directory, &[essential, app().script(FOREVER)], Settings::default());
+    let mut container = Container::run_in(
+        directory,
+        &[essential, app().script(FOREVER)],
+        Settings::default(),
+    );
     container.wait_for_line("set");
     let listener = UnixListener::bind(&container.ctl).unwrap();
     let agent = Agent::accept(&listener);

@@ -188,3 +188,32 @@ impl<'de> Deserialize<'de> for Scalar {
         deserializer.deserialize_any(Either)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::names::{documented_fields, field_names};
+    use std::collections::BTreeSet;
+
+    /// What agents share with the app is documented once.
+    fn documented_as(field: &str) -> String {
+        for shared in ["spec.agents[].readiness", "spec.agents[].env"] {
+            if field.starts_with(shared) {
+                return shared.to_owned();
+            }
+        }
+        field.trim_end_matches("[]").to_owned()
+    }
+
+    #[test]
+    fn every_field_is_documented_and_every_documented_field_exists() {
+        let page = include_str!("../../../docs/operations/manifest.md");
+        let mut fields: BTreeSet<String> = field_names::<Manifest>()
+            .iter()
+            .map(|field| documented_as(field))
+            .collect();
+        // Not a leaf, but its absence has a meaning.
+        fields.insert("spec.readiness".to_owned());
+        assert_eq!(documented_fields(page), fields);
+    }
+}

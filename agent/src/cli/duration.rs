@@ -50,6 +50,15 @@ pub(super) fn millis(ms: f64) -> String {
     format!("{ms:.2}")
 }
 
+/// `12.40 ms`, from a second on `2.60 s`.
+pub(super) fn took(ms: f64) -> String {
+    if ms < 1000.0 {
+        format!("{} ms", millis(ms))
+    } else {
+        format!("{:.2} s", ms / 1000.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +77,14 @@ mod tests {
         for (text, ms) in cases {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
         }
+    }
+
+    #[test]
+    fn a_second_is_said_in_seconds() {
+        assert_eq!(
+            (took(12.404), took(2600.0)),
+            ("12.40 ms".to_owned(), "2.60 s".to_owned())
+        );
     }
 
     #[test]

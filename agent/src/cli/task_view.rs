@@ -1,6 +1,6 @@
 //! A task in words and columns.
 
-use super::duration::millis;
+use super::duration;
 use super::report::line;
 use super::table::{Align, Table, plain};
 use crate::api::v1::{Current, Task, TaskInstance, TaskState};
@@ -8,10 +8,10 @@ use crate::api::v1::{Current, Task, TaskInstance, TaskState};
 /// The task for people.
 pub(super) fn render(task: &Task) -> String {
     let mut text = String::new();
-    let took = millis(task.elapsed_ms);
+    let took = duration::took(task.elapsed_ms);
     let outcome = match task.state {
-        TaskState::Running => format!("running for {took} ms"),
-        state => format!("{state} in {took} ms"),
+        TaskState::Running => format!("running for {took}"),
+        state => format!("{state} in {took}"),
     };
     let (app, verb) = (&task.app, task.verb);
     line(

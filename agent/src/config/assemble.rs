@@ -151,21 +151,23 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
         None => default.to_vec(),
         Some(texts) => pools(&texts, gateway, check),
     };
+    let bound = discovery
+        .file
+        .as_ref()
+        .map_or(Duration::ZERO, |file| file.propagation_bound);
     let quarantine = check.duration(
         "network.quarantine",
-        given.quarantine.clone(),
-        2 * MINUTE,
+        given.quarantine,
+        bound.max(2 * MINUTE),
         up_to(DAY),
     );
-    if let Some(file) = &discovery.file
-        && quarantine < file.propagation_bound
-    {
+    if quarantine < bound {
         check.0.wrong(
             "network.quarantine",
             shown(&duration::spell(quarantine)),
             format!(
                 "at least discovery.file.propagation_bound, {}: until then clients may still use a freed address",
-                duration::spell(file.propagation_bound)
+                duration::spell(bound)
             ),
         );
     }

@@ -99,3 +99,20 @@ pub(super) struct Tasks {
 pub(super) struct Refill {
     pub(super) concurrency: Option<u32>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::names::{documented_fields, field_names};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_key_is_documented_and_every_documented_key_exists() {
+        let page = include_str!("../../../docs/operations/configuration.md");
+        let keys: BTreeSet<String> = field_names::<Fragment>()
+            .into_iter()
+            .map(|key| key.trim_end_matches("[]").to_owned())
+            .collect();
+        assert_eq!(documented_fields(page), keys);
+    }
+}

@@ -84,7 +84,8 @@ pub struct Network {
     pub link_group: u32,
     /// MTU of the veths, default 1500.
     pub mtu: u32,
-    /// How long a freed address is kept from other instances, default 120 s.
+    /// How long a freed address is kept from other instances; default 120 s or the longest
+    /// propagation bound, whichever is longer, and never below the latter.
     pub quarantine: Duration,
 }
 

@@ -65,6 +65,9 @@ impl fmt::Display for Finding {
     }
 }
 
+/// After so many findings the rest is cut off: nobody reads on.
+pub(super) const MAX_FINDINGS: usize = 50;
+
 /// Collects findings and knows on which line each field of the document stands.
 pub(crate) struct Findings {
     places: BTreeMap<String, Place>,
@@ -107,7 +110,7 @@ impl Findings {
                 || below(&finding.field, &known.field)
                 || below(&known.field, &finding.field)
         };
-        if self.list.iter().any(follows) {
+        if self.list.len() >= MAX_FINDINGS || self.list.iter().any(follows) {
             return;
         }
         let placed = match self.place_of(&finding.field) {
@@ -131,8 +134,13 @@ impl Findings {
 
     /// The findings in the order of the document.
     pub(crate) fn finish(mut self) -> Vec<Finding> {
+        let full = self.list.len() >= MAX_FINDINGS;
         self.list
             .sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        if full {
+            let sentence = "there may be more mistakes; the first 50 are listed";
+            self.list.push(Finding::new("", None, sentence));
+        }
         self.list
     }
 }

@@ -21,6 +21,14 @@ pub(crate) fn field_names<T: DeserializeOwned>() -> BTreeSet<String> {
     names.into_inner()
 }
 
+/// The fields that a page documents: the first cell of each table row, when it is code.
+pub(crate) fn documented_fields(page: &str) -> BTreeSet<String> {
+    page.lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(field, _)| field.to_owned())
+        .collect()
+}
+
 #[derive(Clone)]
 struct Names<'a> {
     path: String,

@@ -4,6 +4,7 @@
 //! passed over; and the tree is read again, until it reads without a fault. Shapes therefore have
 //! only optional fields: what is missing is for validation to say.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::value::StrDeserializer;
@@ -13,12 +14,10 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
+use super::finding::MAX_FINDINGS;
 use super::node::{join_index, join_key};
 use super::suggest::{one_of, unknown_field};
 use super::{Entry, Finding, Node, Value};
-
-/// After so many findings the rest is cut off: nobody reads on.
-const MAX_FINDINGS: usize = 50;
 
 /// Reads `root` as a `T`. The shape lacks what has a finding; it is `None` when the root itself
 /// is at fault or the findings were too many.
@@ -34,10 +33,8 @@ pub(crate) fn read<T: DeserializeOwned>(root: &Node) -> (Option<T>, Vec<Finding>
         let Some(node) = tree.descend(&route) else {
             break;
         };
-        findings.push(
-            Finding::new(fault.field, fault.value, fault.allowed)
-                .at(&fault.place.unwrap_or_else(|| node.place.clone())),
-        );
+        let place = fault.place.unwrap_or_else(|| Box::new(node.place.clone()));
+        findings.push(Finding::new(fault.field, fault.value, fault.allowed).at(&place));
         if route.is_empty() {
             break;
         }
@@ -51,7 +48,8 @@ pub(crate) fn read<T: DeserializeOwned>(root: &Node) -> (Option<T>, Vec<Finding>
 struct Fault {
     route: Option<Vec<usize>>,
     field: String,
-    place: Option<super::Place>,
+    /// Of the key, where the key is at fault. Boxed, because errors are moved about a lot.
+    place: Option<Box<super::Place>>,
     value: Option<String>,
     allowed: String,
 }
@@ -139,12 +137,13 @@ impl<'a> Reader<'a> {
 
     /// Keys must be different, and among `known` when that is given.
     fn check_keys(&self, entries: &'a [Entry], known: Option<&[&str]>) -> Result<(), Fault> {
+        let mut seen = HashMap::new();
         for (step, entry) in entries.iter().enumerate() {
             if matches!(entry.node.value, Value::Faulty) {
                 continue;
             }
             let refuse = |allowed: String| Fault {
-                place: Some(entry.place.clone()),
+                place: Some(Box::new(entry.place.clone())),
                 value: None,
                 ..self
                     .child(step, join_key(&self.field, &entry.key), &entry.node)
@@ -155,11 +154,8 @@ impl<'a> Reader<'a> {
             {
                 return Err(refuse(unknown_field(&entry.key, known)));
             }
-            if let Some(first) = entries[..step].iter().find(|other| other.key == entry.key) {
-                return Err(refuse(format!(
-                    "written twice, first on line {}",
-                    first.place.line
-                )));
+            if let Some(first) = seen.insert(entry.key.as_str(), entry.place.line) {
+                return Err(refuse(format!("written twice, first on line {first}")));
             }
         }
         Ok(())

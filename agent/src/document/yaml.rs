@@ -38,6 +38,8 @@ pub(crate) fn from_yaml(text: &str) -> Result<Node, Finding> {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         // `value: no` is a text, as Kubernetes' readers of YAML 1.2 have it.
         strict_booleans: true,
+        // A tag such as `!secret` would be dropped without a word.
+        reject_unsupported_tags: true,
         with_snippet: false,
     };
     let root: Spanned<Raw> =
@@ -230,6 +232,29 @@ mod tests {
     fn json_is_yaml() {
         let json = from_yaml("{\"a\": [1, \"x\"], \"b\": null}").unwrap();
         assert!(json.places().contains_key("a[1]"));
+    }
+
+    #[test]
+    fn a_merged_key_may_be_overridden_and_is_not_twice_there() {
+        let root = from_yaml("base: &b {x: 1, y: 2}\nover:\n  <<: *b\n  x: 3\n").unwrap();
+        let Value::Table(entries) = root.value else {
+            panic!("a table was written")
+        };
+        let Value::Table(over) = &entries[1].node.value else {
+            panic!("a table was written")
+        };
+        let mut keys: Vec<&str> = over.iter().map(|entry| entry.key.as_str()).collect();
+        keys.sort_unstable();
+        assert_eq!(keys, ["x", "y"]);
+    }
+
+    #[test]
+    fn a_tag_of_somebody_else_is_refused() {
+        let finding = from_yaml("a: !secret x\n").unwrap_err();
+        assert!(
+            finding.allowed.starts_with("cannot be read as YAML"),
+            "{finding}"
+        );
     }
 
     #[test]

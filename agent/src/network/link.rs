@@ -313,6 +313,21 @@ pub(super) fn remove_host_route(link: u32, address: Ipv4Addr) -> Request {
     request("remove a route of before", message, 0)
 }
 
+/// Removes the host's neighbour entry for `address` on `link`.
+pub(super) fn remove_neighbour(link: u32, address: Ipv4Addr) -> Request {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = link;
+    message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(
+        address,
+    ))];
+    request(
+        "remove a neighbour of before",
+        RouteNetlinkMessage::DelNeighbour(message),
+        0,
+    )
+}
+
 /// Deletes a link, and with it a veth's other end, its routes and its neighbours.
 pub(super) fn delete_link(link: u32) -> Request {
     let message = RouteNetlinkMessage::DelLink(link_message(link, Vec::new()));

@@ -26,6 +26,10 @@ const NETLINK_DEADLINE: Duration = Duration::from_secs(10);
 /// One datagram of answers: the kernel fills at most 32 KiB of a dump at a time.
 const RECEIVE_BYTES: usize = 64 * 1024;
 
+/// Requests of one datagram. Their acknowledgements wait in the socket's receive buffer until the
+/// last request is done; the default buffer overflows (ENOBUFS) from some 250 on.
+const DATAGRAM_REQUESTS: usize = 64;
+
 /// A dump that changed under the reader is read again this many times.
 const DUMP_ATTEMPTS: u32 = 5;
 
@@ -112,9 +116,24 @@ impl Netlink {
         })
     }
 
-    /// Sends all requests in one datagram and waits for every acknowledgement. The kernel goes on
-    /// after a request that it refused; the first refusal is the error.
+    /// Sends all requests, as few datagrams as possible, and waits for every acknowledgement. The
+    /// kernel goes on after a request that it refused; the first refusal is the error.
     pub(super) fn apply(&mut self, requests: Vec<Request>) -> Result<(), Failed> {
+        let mut requests = requests.into_iter();
+        let mut outcome = Ok(());
+        loop {
+            let datagram: Vec<Request> = requests.by_ref().take(DATAGRAM_REQUESTS).collect();
+            if datagram.is_empty() {
+                return outcome;
+            }
+            match self.apply_datagram(datagram) {
+                Err(failed) if failed.error.errno().is_none() => return Err(failed),
+                answered => outcome = outcome.and(answered),
+            }
+        }
+    }
+
+    fn apply_datagram(&mut self, requests: Vec<Request>) -> Result<(), Failed> {
         let names: Vec<_> = requests.iter().map(|request| request.what).collect();
         let at_once = |error| Failed {
             what: names.first().copied().unwrap_or("nothing"),
@@ -297,4 +316,57 @@ fn said(detail: &Option<String>) -> String {
         .as_ref()
         .map(|text| format!(" ({text})"))
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::thread;
+
+    use crate::network::link;
+
+    /// In a namespace of its own; needs root.
+    fn in_own_namespace(test: impl FnOnce(Netlink) + Send + 'static) {
+        thread::spawn(|| {
+            crate::sys::unshare_network().expect("this test needs root");
+            test(Netlink::open().unwrap());
+        })
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+
+    #[test]
+    fn a_thousand_requests_at_once_are_all_answered() {
+        in_own_namespace(|mut netlink| {
+            let requests = (0..1000).map(|_| link::move_to_group(1, 7));
+            netlink.apply(requests.collect()).unwrap();
+        });
+    }
+
+    #[test]
+    fn the_first_refusal_is_told_and_the_requests_after_it_are_made() {
+        in_own_namespace(|mut netlink| {
+            let requests = vec![link::delete_link(4711), link::move_to_group(1, 7)];
+            let failed = netlink.apply(requests).unwrap_err();
+            assert_eq!(failed.what, "delete the link");
+            assert_eq!(failed.error.errno(), Some(Errno::NODEV));
+            let lo = link::links(netlink.get(link::get_link("lo")).unwrap());
+            assert_eq!(lo[0].group, 7);
+        });
+    }
+
+    #[test]
+    fn the_kernels_own_sentence_is_part_of_the_refusal() {
+        in_own_namespace(|mut netlink| {
+            let route = link::add_host_route(1, std::net::Ipv4Addr::new(10, 0, 0, 1));
+            // lo is down in a new namespace.
+            let failed = netlink.apply(vec![route]).unwrap_err();
+            let NetlinkError::Refused { detail, .. } = &failed.error else {
+                panic!("{failed:?}")
+            };
+            assert!(detail.is_some(), "{failed:?}");
+            assert!(failed.error.to_string().starts_with("the kernel refused ("));
+        });
+    }
 }

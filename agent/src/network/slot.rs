@@ -129,6 +129,13 @@ impl Slots {
         inside: &mut Inside,
     ) -> Result<(), NetworkError> {
         let (host, eth0) = self.ensure_pair(instance, names, inside)?;
+        apply(
+            &mut self.host,
+            &names.host_link,
+            link::configure_host(host.index, names, &self.shape, address),
+        )?;
+        // Before anything inside changes: an address that somebody else has ends it here.
+        self.ensure_host_route(instance, &host, address)?;
         if inside.age == Age::Old {
             self.remove_what_was_before(&host, &eth0, address, inside)?;
         }
@@ -136,13 +143,7 @@ impl Slots {
             &mut inside.netlink,
             &names.host_link,
             link::configure_inside(eth0.index, names, &self.shape, address),
-        )?;
-        apply(
-            &mut self.host,
-            &names.host_link,
-            link::configure_host(host.index, names, &self.shape, address),
-        )?;
-        self.ensure_host_route(instance, &host, address)
+        )
     }
 
     /// Both ends of the veth; a pair that is not whole is made anew.
@@ -191,6 +192,7 @@ impl Slots {
         find(&mut self.host, &names.host_link)?.ok_or_else(|| vanished(names))
     }
 
+    /// Addresses that the slot had before. The one inside goes last: it is what a repetition finds.
     fn remove_what_was_before(
         &mut self,
         host: &Link,
@@ -203,30 +205,26 @@ impl Slots {
             "list the addresses inside",
             link::list_addresses(),
         )?;
-        let stale: Vec<Ipv4Addr> = link::addresses(present)
-            .into_iter()
-            .filter(|(index, other)| *index == eth0.index && *other != address)
-            .map(|(_, other)| other)
-            .collect();
-        if stale.is_empty() {
-            return Ok(());
+        for (index, other) in link::addresses(present) {
+            if index == eth0.index && other != address {
+                take_away(
+                    &mut self.host,
+                    host,
+                    link::remove_host_route(host.index, other),
+                )?;
+                take_away(
+                    &mut self.host,
+                    host,
+                    link::remove_neighbour(host.index, other),
+                )?;
+                take_away(
+                    &mut inside.netlink,
+                    host,
+                    link::remove_address(eth0.index, other),
+                )?;
+            }
         }
-        let inner = stale
-            .iter()
-            .map(|other| link::remove_address(eth0.index, *other))
-            .collect();
-        apply(&mut inside.netlink, &host.name, inner)?;
-        let routes = list(
-            &mut self.host,
-            "list the host's routes",
-            link::list_routes(),
-        )?;
-        let outer = link::host_routes(routes)
-            .into_iter()
-            .filter(|(index, other)| *index == host.index && *other != address)
-            .map(|(index, other)| link::remove_host_route(index, other))
-            .collect();
-        apply(&mut self.host, &host.name, outer)
+        Ok(())
     }
 
     fn ensure_host_route(
@@ -440,6 +438,22 @@ fn delete(netlink: &mut Netlink, link: &Link) -> Result<(), NetworkError> {
     match netlink.apply(vec![link::delete_link(link.index)]) {
         Err(failed) if failed.error.errno() == Some(Errno::NODEV) => Ok(()),
         other => other.map_err(|failed| refused(&link.name, failed)),
+    }
+}
+
+/// Removes something that may be gone already: ESRCH for routes, ENOENT for neighbours,
+/// EADDRNOTAVAIL for addresses.
+fn take_away(netlink: &mut Netlink, object: &Link, request: Request) -> Result<(), NetworkError> {
+    match netlink.apply(vec![request]) {
+        Err(failed)
+            if matches!(
+                failed.error.errno(),
+                Some(Errno::SRCH | Errno::NOENT | Errno::ADDRNOTAVAIL)
+            ) =>
+        {
+            Ok(())
+        }
+        other => other.map_err(|failed| refused(&object.name, failed)),
     }
 }
 

@@ -3,8 +3,8 @@
 //! Slots are made and observed by one thread, in order, and removed by another, because a removal
 //! waits for grace periods of the kernel (20 ms and more) and a start must not wait behind it.
 //! Removals that queue up while one is under way are done together. Calls for one instance never
-//! overlap, whichever thread they go to. A caller that goes away changes nothing: what was asked
-//! for takes place.
+//! overlap, whichever thread they go to. What was handed to a thread takes place, even if its caller
+//! has gone.
 
 use std::collections::HashMap;
 use std::io;
@@ -215,9 +215,10 @@ fn remove(mut slots: Slots, jobs: &mpsc::Receiver<Removal>) {
     }
 }
 
-/// Answers; a caller that went away is not told.
+/// Answers. An error that nobody waits for any more is said here.
 fn answer_to<T>(answer: Answer<T>, result: Result<T, NetworkError>) {
-    if answer.send(result).is_err() {
-        tracing::debug!("a slot operation ended after its caller had gone");
+    if let Err(Err(error)) = answer.send(result) {
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::warn!(%error, cause, "a slot operation failed after its caller had gone");
     }
 }

@@ -3,15 +3,17 @@
 
 mod cgroup;
 mod peer;
+mod real;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use cgroup::Cgroups;
 use container_init::protocol::{self, Agents, EventKind, ExitStatus, Refusal, Report, RequestKind};
-use nodeagent::gate::{Exit, Gate, GateError, Notice, NoticeKind, Start, Status};
+use nodeagent::gate::{Exit, Gate, GateError, Notice, NoticeKind, Start, Status, recorded_exits};
 use nodeagent::instance::ContainerId;
 use peer::{Depth, PATIENCE, Peer};
+use real::RealInit;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, timeout};
 
@@ -486,5 +488,71 @@ async fn waits_and_commands_say_why_they_cannot() {
             GateError::Forgotten { .. } | GateError::NotExpected { .. }
         ),
         "{ended:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_container_init_is_armed_started_survives_the_agent_and_stops() {
+    let mut host = Host::new();
+    let container = id("web-0.g7");
+    host.gate.expect(&container);
+    let directory = tempfile::tempdir().unwrap();
+    let answer = directory.path().join("answer");
+    let script = format!(
+        "trap 'exit 3' TERM; echo \"$NODEAGENT_TASK_ID $LANE\" > {}; while :; do sleep 1000 & wait; done",
+        answer.display()
+    );
+    let join = host.cgroups.join_files("web-0.g7");
+    let app = ["/bin/sh", "-c", script.as_str()];
+    let init = RealInit::start("web-0.g7", &host.socket(), directory.path(), &join, &app);
+
+    let armed = host
+        .wait("armed", |status| status.connected && status.armed)
+        .await;
+    assert_eq!(
+        (armed.started, armed.agents_ready),
+        (false, vec!["agent".to_owned()])
+    );
+    assert!(!answer.exists(), "the app is held at the gate");
+    host.gate.start(&container, start(8)).await.unwrap();
+    let ready = host
+        .wait("ready", |status| status.ready && status.generation == 8)
+        .await;
+    assert!(ready.app_pid.is_some());
+
+    let stale = start(7);
+    host.gate.start(&container, stale).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let refused = host
+        .gate
+        .wait(&container, "the refusal", deadline, |_| false)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the init of container web-0.g7 refused start: its generation is older than the one init works for"
+    );
+
+    host.restart();
+    host.gate.expect(&container);
+    let again = host.wait("connected", |status| status.connected).await;
+    assert_eq!(
+        (again.started, again.ready, again.generation),
+        (true, true, 8)
+    );
+    assert_eq!(again.app_pid, ready.app_pid, "the app did not notice");
+    host.gate
+        .stop(&container, Duration::from_secs(10))
+        .await
+        .unwrap();
+    let stopped = host.wait("stopped", |status| status.stopped).await;
+    let exit = stopped.app_exit.unwrap();
+    assert_eq!((exit.status, exit.generation), (ExitStatus::Code(3), 8));
+    assert_eq!(init.ended(), Some(3));
+    assert_eq!(std::fs::read_to_string(answer).unwrap(), "peak-7 blue\n");
+    let recorded = recorded_exits(directory.path(), &container).unwrap();
+    assert!(
+        recorded.iter().any(|recorded| recorded.exit == exit),
+        "{recorded:?}"
     );
 }

@@ -309,9 +309,11 @@ pub fn close_inherited() {
 pub fn occupy_standard_streams() {
     // The root directory is there even when /dev is not; writing to it fails harmlessly.
     while let Ok(fd) = open(c"/", Open::Read) {
-        if fd.raw() > 2 {
+        let Ok(number @ 0..=2) = u32::try_from(fd.raw()) else {
             return;
-        }
+        };
+        // Kept open on exec, so that it is occupied for the processes too.
+        place(&fd, number).ok();
         fd.leak();
     }
 }

@@ -1,5 +1,7 @@
 //! The loop: waits, turns what happened into inputs, performs the actions that come back.
 
+use core::ffi::CStr;
+
 use container_init::exits::{ExitRecord, ShortName};
 use container_init::link::Outbox;
 use container_init::plan::{MAX_PROCESSES, Plan, Process, Readiness};
@@ -15,13 +17,17 @@ use super::notify::{Newline, Notify, Said, newline};
 use super::ring::Ring;
 use super::say::{Number, say};
 use super::spawn::{self, Order, Purpose};
-use super::sys::{self, Fd, Poll, Reaped};
+use super::sys::{self, Errno, Fd, Poll, Reaped};
 
 const SIGCHLD: u8 = 17;
 const SIGKILL: u8 = 9;
 /// Raised by terminal reads and writes of a background group; theirs, not the app's.
 const SIGTTIN: u8 = 21;
 const SIGTTOU: u8 = 22;
+
+/// How many children, signals and datagrams of one kind are taken in one turn, so that a flood of
+/// one cannot keep the others waiting.
+const AT_ONCE: usize = 256;
 
 /// Room for the loop.
 pub struct Buffers {
@@ -48,6 +54,37 @@ struct Ears {
     tcp: Option<Fd>,
 }
 
+impl Ears {
+    /// Makes what the process will say through; for a descriptor, our end to hand over. A process
+    /// that cannot be given its way runs, and its gate tells that readiness never came.
+    fn prepare(&mut self, process: &Process<'_>, run_dir: &CStr) -> Option<(Fd, u32)> {
+        let failed = |errno: Errno| {
+            say(&[
+                process.name.as_bytes(),
+                b": no way to say ready: errno ",
+                Number::new(errno.0).as_bytes(),
+            ]);
+        };
+        match process.readiness {
+            Readiness::Notify { .. } if self.notify.is_none() => {
+                self.notify = Notify::make(run_dir, process).map_err(failed).ok();
+                None
+            }
+            Readiness::Notify { .. } => {
+                // What the one before said does not count for the next.
+                while self.notify.as_ref().and_then(Notify::receive).is_some() {}
+                None
+            }
+            Readiness::NewlineFd { fd, .. } => {
+                let (reading, writing) = sys::pipe().map_err(failed).ok()?;
+                self.newline = Some(reading);
+                Some((writing, fd))
+            }
+            _ => None,
+        }
+    }
+}
+
 struct Pid1<'b> {
     plan: Plan<'static>,
     supervisor: Supervisor<'static>,
@@ -56,6 +93,8 @@ struct Pid1<'b> {
     ring: Ring,
     oom_kills: OomKills,
     ears: [Ears; MAX_PROCESSES],
+    /// There may be more to reap.
+    reaping: bool,
     spawn: &'b mut spawn::Buffers,
 }
 
@@ -69,6 +108,7 @@ pub fn turn(plan: Plan<'static>, scope: Scope, signals: Fd, buffers: &'static mu
         ring: Ring::open(plan.exits),
         oom_kills: OomKills::open(),
         ears: Default::default(),
+        reaping: false,
         spawn: &mut buffers.spawn,
     };
     let mut inbound = Inbound {
@@ -86,6 +126,7 @@ pub fn turn(plan: Plan<'static>, scope: Scope, signals: Fd, buffers: &'static mu
         pid1.sleep(&signals);
         pid1.listen();
         pid1.signals(&signals);
+        pid1.reap();
         inbound.serve(&mut pid1);
         if pid1.supervisor.due().is_some_and(|due| due <= sys::now()) {
             pid1.feed(Input::Tick);
@@ -164,7 +205,13 @@ impl Pid1<'_> {
             Action::Signal {
                 target,
                 signal: number,
-            } => signal(target, number),
+            } => {
+                if number == SIGKILL {
+                    // An older kill for memory must not be taken for the cause of this one.
+                    self.oom_kills.rose();
+                }
+                signal(target, number);
+            }
             Action::Report(kind) => self.report(kind),
             Action::Answer => self.answer(),
             Action::Refuse { request, code } => self.refuse(Some(request), code),
@@ -183,29 +230,7 @@ impl Pid1<'_> {
     fn spawn(&mut self, index: usize, start: Option<Start<'_>>) -> Option<Input<'static>> {
         let process = self.process(index)?;
         let ears = self.ears.get_mut(index)?;
-        let mut newline = None;
-        match process.readiness {
-            Readiness::Notify { .. } if ears.notify.is_none() => {
-                match Notify::make(self.plan.run_dir, &process) {
-                    Ok(notify) => ears.notify = Some(notify),
-                    Err(errno) => {
-                        // It runs, and its gate tells that readiness never came.
-                        say(&[
-                            process.name.as_bytes(),
-                            b": no notify socket: errno ",
-                            Number::new(errno.0).as_bytes(),
-                        ]);
-                    }
-                }
-            }
-            Readiness::NewlineFd { fd, .. } => {
-                if let Ok((reading, writing)) = sys::pipe() {
-                    ears.newline = Some(reading);
-                    newline = Some((writing, fd));
-                }
-            }
-            _ => {}
-        }
+        let newline = ears.prepare(&process, self.plan.run_dir);
         let order = Order {
             argv: process.argv,
             start,
@@ -363,7 +388,10 @@ impl Pid1<'_> {
             .into_iter()
             .flatten()
             .min();
-        let timeout = due.map(|due| due.saturating_sub(sys::now()));
+        let timeout = match due {
+            _ if self.reaping => Some(0),
+            due => due.map(|due| due.saturating_sub(sys::now())),
+        };
         sys::wait(polls.get_mut(..count).unwrap_or_default(), timeout);
     }
 
@@ -371,12 +399,11 @@ impl Pid1<'_> {
     /// ready and left was ready.
     fn listen(&mut self) {
         for process in 0..MAX_PROCESSES {
-            while let Some(said) = self
-                .ears
-                .get(process)
-                .and_then(|ears| ears.notify.as_ref())
-                .and_then(Notify::receive)
-            {
+            for _ in 0..AT_ONCE {
+                let notify = self.ears.get(process).and_then(|ears| ears.notify.as_ref());
+                let Some(said) = notify.and_then(Notify::receive) else {
+                    break;
+                };
                 if said == Said::Ready {
                     self.feed(Input::Ready { process });
                 }
@@ -402,9 +429,12 @@ impl Pid1<'_> {
     }
 
     fn signals(&mut self, signals: &Fd) {
-        while let Some(number) = sys::next_signal(signals) {
+        for _ in 0..AT_ONCE {
+            let Some(number) = sys::next_signal(signals) else {
+                return;
+            };
             match number {
-                SIGCHLD => self.reap(),
+                SIGCHLD => self.reaping = true,
                 SIGTTIN | SIGTTOU => {}
                 number => self.feed(Input::Signalled(number)),
             }
@@ -412,16 +442,19 @@ impl Pid1<'_> {
     }
 
     fn reap(&mut self) {
-        loop {
+        for _ in 0..AT_ONCE {
+            if !self.reaping {
+                return;
+            }
             match sys::wait_any() {
                 Reaped::Child(pid, status) => {
                     let oom = status == ExitStatus::Signal(SIGKILL) && self.oom_kills.rose();
                     self.feed(Input::Reaped { pid, status, oom });
                 }
-                Reaped::NoneEnded => return,
+                Reaped::NoneEnded => self.reaping = false,
                 Reaped::Childless => {
+                    self.reaping = false;
                     self.feed(Input::Childless);
-                    return;
                 }
             }
         }

@@ -1,15 +1,16 @@
 //! Lists inside a plan: given as slices when it is written, borrowed bytes when it is read.
 
 use core::ffi::CStr;
+use core::fmt;
 
 use super::process::{Process, Rlimit};
 use crate::wire::{Malformed, Reader, Writer};
 
 /// A list of items of one kind, in order.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct List<'a, T>(Source<'a, T>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 enum Source<'a, T> {
     Given(&'a [T]),
     /// Count, then items; checked when it was decoded.
@@ -72,6 +73,12 @@ impl<'a, T: Item<'a> + 'a> List<'a, T> {
         }
         items.end(what)?;
         Ok(Self(Source::Encoded(count, bytes)))
+    }
+}
+
+impl<'a, T: Item<'a> + fmt::Debug + 'a> fmt::Debug for List<'a, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 

@@ -1,5 +1,7 @@
 //! What init says: hello, status, refusals, and numbered events that are sent again until acked.
 
+use core::fmt;
+
 use super::request::RequestKind;
 use super::{MAX_FRAME_BODY, VERSION};
 use crate::wire::{Malformed, Reader, TooLarge, Writer};
@@ -379,10 +381,10 @@ impl<'a> EventKind<'a> {
 }
 
 /// The agents of a status, built from a slice or borrowed from a frame.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Agents<'a>(Source<'a>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 enum Source<'a> {
     Given(&'a [AgentStatus<'a>]),
     /// Count, then agents; checked when it was decoded.
@@ -427,6 +429,12 @@ impl<'a> Agents<'a> {
         }
         check.end("agents")?;
         Ok(Self(Source::Encoded(count, bytes)))
+    }
+}
+
+impl fmt::Debug for Agents<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
     }
 }
 

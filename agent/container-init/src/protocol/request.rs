@@ -1,5 +1,7 @@
 //! What the agent asks of init. Commands are idempotent by generation.
 
+use core::fmt;
+
 use super::{MAX_ENV_OVERLAY, MAX_FRAME_BODY};
 use crate::wire::{Malformed, Reader, TooLarge, Writer};
 
@@ -184,10 +186,10 @@ impl<'a> Request<'a> {
 }
 
 /// Keys and values for the app's environment, built from a slice or borrowed from a frame.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct EnvList<'a>(Source<'a>);
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 enum Source<'a> {
     Given(&'a [(&'a str, &'a str)]),
     /// Count, then pairs; checked when it was decoded.
@@ -234,6 +236,15 @@ impl<'a> EnvList<'a> {
         }
         check.end("env")?;
         Ok(Self(Source::Encoded(count, bytes)))
+    }
+}
+
+/// Keys only: values may be secrets.
+impl fmt::Debug for EnvList<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.iter().map(|(key, _)| key))
+            .finish()
     }
 }
 

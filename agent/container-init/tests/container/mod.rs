@@ -13,7 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use container_init::plan::{
-    Essential, Groups, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness, Restart, Rlimit, Rlimits, Strings,
+    Essential, Groups, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness, Restart,
+    Rlimit, Rlimits, Strings,
 };
 use container_init::protocol::{EnvList, MAX_FRAME, Report, Request, Start, first_frame};
 use rustix::process::{Pid, Signal};
@@ -31,16 +32,33 @@ pub fn program() -> &'static Path {
 }
 
 fn build() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap();
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap();
     let (target_dir, triple) = (workspace.join("target/init"), "x86_64-unknown-linux-gnu");
     let built = Command::new(env!("CARGO"))
         .current_dir(&workspace)
-        .args(["build", "-p", "container-init", "--features", "pid1", "--profile", "init", "--target", triple])
+        .args([
+            "build",
+            "-p",
+            "container-init",
+            "--features",
+            "pid1",
+            "--profile",
+            "init",
+            "--target",
+            triple,
+        ])
         .arg("--target-dir")
         .arg(&target_dir)
         .output()
         .unwrap();
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
     target_dir.join(triple).join("init/container-init")
 }
 
@@ -61,6 +79,9 @@ pub struct Spec {
     pub stdout: Option<PathBuf>,
 }
 
+/// Stands for a copy of this test program, at a place that every user can reach.
+const WORKLOAD: &str = "a copy of this test program";
+
 /// Every capability there is.
 pub const ALL_CAPABILITIES: u64 = u64::MAX;
 
@@ -77,7 +98,10 @@ impl Spec {
             rlimits: vec![],
             readiness: Readiness::None,
             essential: Essential::Yes,
-            restart: Restart { backoff_min_ms: 10, backoff_max_ms: 100 },
+            restart: Restart {
+                backoff_min_ms: 10,
+                backoff_max_ms: 100,
+            },
             stdout: None,
         }
     }
@@ -92,16 +116,32 @@ impl Spec {
 
     pub fn script(self, script: &str) -> Self {
         let argv = ["/bin/busybox", "sh", "-c", script].map(|arg| CString::new(arg).unwrap());
-        Self { argv: argv.into(), ..self }
+        Self {
+            argv: argv.into(),
+            ..self
+        }
     }
 
     /// Runs the ignored test `name` of this very test program as the process.
     pub fn workload(self, name: &str) -> Self {
-        let exe = std::env::current_exe().unwrap();
-        let argv = [exe.to_str().unwrap(), "--exact", name, "--ignored", "--nocapture", "--quiet"];
-        Self { argv: argv.map(|arg| CString::new(arg).unwrap()).into(), ..self }
+        let argv = [
+            WORKLOAD,
+            "--exact",
+            name,
+            "--ignored",
+            "--nocapture",
+            "--quiet",
+        ];
+        Self {
+            argv: argv.map(|arg| CString::new(arg).unwrap()).into(),
+            ..self
+        }
     }
 }
+
+/// What the runtime leaves to pid 1: the app's (one, for the tests) and DESIGN section 6's.
+const CAPABILITIES: &str =
+    "-all,+net_bind_service,+kill,+setuid,+setgid,+setpcap,+dac_override,+fowner";
 
 /// A running container; killed when it goes.
 pub struct Container {
@@ -119,7 +159,9 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { stop_grace_ms: 10_000 }
+        Self {
+            stop_grace_ms: 10_000,
+        }
     }
 }
 
@@ -128,21 +170,45 @@ impl Container {
     pub fn run(specs: &[Spec]) -> (Self, UnixListener) {
         let directory = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(directory.path().join("gate.sock")).unwrap();
-        (Self::run_in(directory, specs, Settings::default()), listener)
+        (
+            Self::run_in(directory, specs, Settings::default()),
+            listener,
+        )
     }
 
     /// Starts the container in a directory that may or may not have the agent's socket.
     pub fn run_in(directory: tempfile::TempDir, specs: &[Spec], settings: Settings) -> Self {
         let plan = directory.path().join("plan");
+        let workload = CString::new(directory.path().join("workload").to_str().unwrap()).unwrap();
+        let mut specs = specs.to_vec();
+        for program in specs.iter_mut().filter_map(|spec| spec.argv.first_mut()) {
+            if program.to_bytes() == WORKLOAD.as_bytes() {
+                std::fs::copy(std::env::current_exe().unwrap(), workload.to_str().unwrap())
+                    .unwrap();
+                program.clone_from(&workload);
+            }
+        }
+        let specs = &specs[..];
         std::fs::write(&plan, encode(directory.path(), specs, settings)).unwrap();
         Self::run_with_plan(directory, &plan)
     }
 
     pub fn run_with_plan(directory: tempfile::TempDir, plan: &Path) -> Self {
         // The users of the tests' processes reach the notify sockets.
-        std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(
+            directory.path(),
+            std::os::unix::fs::PermissionsExt::from_mode(0o755),
+        )
+        .unwrap();
         let mut unshare = Command::new("unshare")
             .args(["--pid", "--fork", "--kill-child", "--"])
+            .args([
+                "setpriv",
+                "--no-new-privs",
+                "--bounding-set",
+                CAPABILITIES,
+                "--",
+            ])
             .arg(program())
             .arg("--plan")
             .arg(plan)
@@ -152,8 +218,10 @@ impl Container {
             .spawn()
             .unwrap();
         let (sender, lines) = channel();
-        let streams: [Box<dyn Read + Send>; 2] =
-            [Box::new(unshare.stdout.take().unwrap()), Box::new(unshare.stderr.take().unwrap())];
+        let streams: [Box<dyn Read + Send>; 2] = [
+            Box::new(unshare.stdout.take().unwrap()),
+            Box::new(unshare.stderr.take().unwrap()),
+        ];
         for stream in streams {
             let sender = sender.clone();
             thread::spawn(move || {
@@ -165,12 +233,19 @@ impl Container {
             });
         }
         let ctl = directory.path().join("gate.sock");
-        Self { unshare, directory, lines, ctl }
+        Self {
+            unshare,
+            directory,
+            lines,
+            ctl,
+        }
     }
 
     /// The next line that anything in the container wrote.
     pub fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("a line from the container")
+        self.lines
+            .recv_timeout(PATIENCE)
+            .expect("a line from the container")
     }
 
     /// Reads lines until this one.
@@ -180,7 +255,15 @@ impl Container {
 
     /// Nothing is written for so long.
     pub fn assert_silent(&self, window: Duration) {
-        assert_eq!(self.lines.recv_timeout(window), Err(RecvTimeoutError::Timeout));
+        assert_eq!(
+            self.lines.recv_timeout(window),
+            Err(RecvTimeoutError::Timeout)
+        );
+    }
+
+    /// Nobody reads what the container writes any more: the readers leave with their next line.
+    pub fn close_output(&mut self) {
+        self.lines = channel().1;
     }
 
     /// Waits for the end of pid 1 and returns its exit code.
@@ -188,7 +271,9 @@ impl Container {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.unshare.try_wait().unwrap() {
-                return status.code().unwrap_or_else(|| panic!("killed by {:?}", status.signal()));
+                return status
+                    .code()
+                    .unwrap_or_else(|| panic!("killed by {:?}", status.signal()));
             }
             assert!(Instant::now() < deadline, "the container does not end");
             thread::park_timeout(Duration::from_millis(2));
@@ -208,9 +293,18 @@ fn encode(directory: &Path, specs: &[Spec], settings: Settings) -> Vec<u8> {
     let c = |path: PathBuf| CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
     let (ctl, exits) = (c(directory.join("gate.sock")), c(directory.join("exits")));
     let run_dir = c(directory.to_path_buf());
-    let argvs: Vec<Vec<_>> = specs.iter().map(|spec| spec.argv.iter().map(CString::as_c_str).collect()).collect();
-    let envs: Vec<Vec<_>> = specs.iter().map(|spec| spec.env.iter().map(CString::as_c_str).collect()).collect();
-    let logs: Vec<Option<CString>> = specs.iter().map(|spec| spec.stdout.clone().map(c)).collect();
+    let argvs: Vec<Vec<_>> = specs
+        .iter()
+        .map(|spec| spec.argv.iter().map(CString::as_c_str).collect())
+        .collect();
+    let envs: Vec<Vec<_>> = specs
+        .iter()
+        .map(|spec| spec.env.iter().map(CString::as_c_str).collect())
+        .collect();
+    let logs: Vec<Option<CString>> = specs
+        .iter()
+        .map(|spec| spec.stdout.clone().map(c))
+        .collect();
     let mut processes = Vec::new();
     for (index, spec) in specs.iter().enumerate() {
         processes.push(Process {
@@ -264,7 +358,11 @@ impl Agent {
         let (stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let pid = rustix::net::sockopt::socket_peercred(&stream).unwrap().pid;
-        Self { stream, received: vec![], pid }
+        Self {
+            stream,
+            received: vec![],
+            pid,
+        }
     }
 
     /// The next report, handed to `look`; `None` at the end of the stream.
@@ -297,7 +395,9 @@ impl Agent {
     /// Reads until a report that begins like this, and returns it.
     pub fn wait_for(&mut self, beginning: &str) -> Said {
         loop {
-            let said = self.said().unwrap_or_else(|| panic!("the stream ended before {beginning}"));
+            let said = self
+                .said()
+                .unwrap_or_else(|| panic!("the stream ended before {beginning}"));
             if said.starts_with(beginning) {
                 return said;
             }
@@ -315,8 +415,16 @@ impl Agent {
     }
 
     pub fn start_with(&mut self, generation: u64, env: &[(&str, &str)]) {
-        let (task_id, traceparent) = ("peak-7", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
-        self.ask(Request::Start(Start { generation, task_id, traceparent, env: EnvList::new(env) }));
+        let (task_id, traceparent) = (
+            "peak-7",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        );
+        self.ask(Request::Start(Start {
+            generation,
+            task_id,
+            traceparent,
+            env: EnvList::new(env),
+        }));
     }
 
     pub fn kill(&self, signal: Signal) {

@@ -157,3 +157,69 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::*;
+
+    fn pair() -> (DuplexStream, Timed<DuplexStream>, Arc<Exchange>) {
+        let (client, server) = duplex(64);
+        let exchange = Arc::new(Exchange::default());
+        let timed = Timed::new(server, Arc::clone(&exchange), Duration::from_secs(10));
+        (client, timed, exchange)
+    }
+
+    fn noted(exchange: &Exchange) -> Option<Instant> {
+        exchange.state().first_byte
+    }
+
+    #[tokio::test]
+    async fn the_first_byte_of_a_request_is_noted_and_later_ones_are_not() {
+        let (mut client, mut server, exchange) = pair();
+        client.write_all(b"P").await.unwrap();
+        assert_eq!(noted(&exchange), None);
+        server.read_u8().await.unwrap();
+        let first = noted(&exchange).unwrap();
+        client.write_all(b"OST").await.unwrap();
+        server.read_exact(&mut [0; 3]).await.unwrap();
+        // A flush before there is an answer (100 Continue) ends nothing.
+        server.flush().await.unwrap();
+        assert_eq!(exchange.first_byte(), first);
+
+        exchange.answer_is_ready();
+        server.write_all(b"ok").await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(noted(&exchange), None);
+        client.write_all(b"P").await.unwrap();
+        server.read_u8().await.unwrap();
+        assert!(noted(&exchange).unwrap() > first);
+    }
+
+    #[tokio::test]
+    async fn the_answer_is_told_once_when_it_is_gone() {
+        let (_client, mut server, exchange) = pair();
+        let told = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&told);
+        exchange.when_answered(move |_| *count.lock().unwrap() += 1);
+        server.flush().await.unwrap();
+        assert_eq!(*told.lock().unwrap(), 0);
+        exchange.answer_is_ready();
+        server.flush().await.unwrap();
+        server.flush().await.unwrap();
+        assert_eq!(*told.lock().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_nobody_reads_ends_at_the_deadline() {
+        let (_client, mut server, _) = pair();
+        server.write_stall = Duration::from_millis(1);
+        let error = server.write_all(&[0; 65]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(
+            error.to_string(),
+            "write deadline: the client takes no byte of its answer"
+        );
+    }
+}

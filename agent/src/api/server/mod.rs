@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
@@ -165,7 +166,7 @@ async fn connection<R>(
         async move {
             let response = match answer {
                 Ok(answer) => answer.await?,
-                Err(problem) => problem.into_response(),
+                Err(problem) => last_answer(problem),
             };
             exchange.answer_is_ready();
             Ok::<_, Infallible>(response)
@@ -200,6 +201,14 @@ fn caller(stream: &UnixStream) -> Caller {
             Caller::Refused { uid: None }
         }
     }
+}
+
+/// The connection has nothing more to say after it.
+fn last_answer(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
 }
 
 fn forbidden(uid: Option<u32>) -> Problem {

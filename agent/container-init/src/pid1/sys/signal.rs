@@ -1,7 +1,7 @@
 //! Signals: blocked once, read from a descriptor, sent by number so that real-time ones pass.
 #![allow(unsafe_code)]
 
-use super::{Errno, Fd, ForKernel as _, Result, checked, read};
+use super::{Errno, Fd, ForKernel as _, Result, checked, getpid, read};
 use crate::pid1::arch::{number, syscall};
 
 const SIG_SETMASK: usize = 2;
@@ -76,13 +76,20 @@ pub fn signalfd() -> Result<Fd> {
     .map(Fd::new)
 }
 
-/// The next pending signal.
+/// The next pending signal that somebody else sent or raised. Writing to a closed pipe raises
+/// SIGPIPE in our own name; it is not meant for the app.
 pub fn next_signal(fd: &Fd) -> Option<u8> {
-    // struct signalfd_siginfo has 128 bytes and begins with the number as u32.
+    // struct signalfd_siginfo has 128 bytes: the number is the u32 at 0, the sender that at 12.
     let mut info = [0u8; 128];
-    match read(fd, &mut info) {
-        Ok(128) => info.first().copied(),
-        _ => None,
+    loop {
+        match read(fd, &mut info) {
+            Ok(128) => {}
+            _ => return None,
+        }
+        let sender = info.get(12..16).unwrap_or_default();
+        if sender != getpid().to_ne_bytes() {
+            return info.first().copied();
+        }
     }
 }
 
