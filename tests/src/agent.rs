@@ -101,7 +101,10 @@ container_init = "{init}"
             }
             let mut datagram = [0; 4096];
             let notifications = self.notifications.as_ref();
-            match notifications.map(|socket| socket.recv(&mut datagram)).transpose() {
+            match notifications
+                .map(|socket| socket.recv(&mut datagram))
+                .transpose()
+            {
                 Ok(length) => {
                     let length = length.unwrap_or(0);
                     let said = String::from_utf8_lossy(&datagram[..length]);

@@ -50,9 +50,16 @@ pub fn at_every_boundary(
     let boundaries: Vec<String> = record.lines().map(str::to_owned).collect();
     ensure!(!boundaries.is_empty(), "the operation passed no boundary");
     for (number, boundary) in boundaries.iter().enumerate() {
-        one(host, crash_agent, operation, &files, number + 1, Some(boundary))
-            .with_context(|| format!("killed {boundary}"))
-            .with_context(|| host.agent.tail(40))?;
+        one(
+            host,
+            crash_agent,
+            operation,
+            &files,
+            number + 1,
+            Some(boundary),
+        )
+        .with_context(|| format!("killed {boundary}"))
+        .with_context(|| host.agent.tail(40))?;
     }
     Ok(boundaries)
 }
@@ -75,8 +82,14 @@ fn one(
     let answer = (operation.run)(host, number);
     if boundary.is_some() {
         // What the operation leaves to the background counts as well, and its boundaries are later.
-        let status = host.agent.wait_ended(DIES).context("no such boundary in this run")?;
-        ensure!(status.code().is_none(), "the agent ended by itself: {status}");
+        let status = host
+            .agent
+            .wait_ended(DIES)
+            .context("no such boundary in this run")?;
+        ensure!(
+            status.code().is_none(),
+            "the agent ended by itself: {status}"
+        );
     } else {
         answer?;
         (operation.after)(host, number).context("with the agent alive")?;

@@ -152,7 +152,11 @@ fn opposite_targets_at_once_leave_the_one_that_came_last() -> Result<()> {
         })?;
         ensure!([0, 3].contains(&pool.target), "{pool:?}");
         let found = host.discovered()?;
-        ensure!(found.len() == pool.active as usize, "round {round}: {found:?}\n{pool:?}\n{up}\n{down}\n{}", host.agent.tail(50));
+        ensure!(
+            found.len() == pool.active as usize,
+            "round {round}: {found:?}\n{pool:?}\n{up}\n{down}\n{}",
+            host.agent.tail(50)
+        );
     }
     host.remove_app("web")
 }

@@ -476,6 +476,8 @@ impl Instance {
                     self.serving = true;
                     self.generation = generation;
                     self.task = task;
+                    // Draining, it had been deregistered.
+                    self.registered = true;
                     Ok(self.enter(Phase::Registering))
                 }
                 _ => Err(denied),
