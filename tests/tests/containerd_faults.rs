@@ -95,12 +95,13 @@ fn a_containerd_that_is_killed_in_the_middle_of_a_task_costs_time_and_nothing_el
     let cold = cold
         .join()
         .map_err(|_| anyhow::anyhow!("the caller panicked"))??;
-    assert!(
-        [0, 8].contains(&cold.code),
-        "neither done nor partial: {cold}"
+    ensure!(
+        [0, 1, 8].contains(&cold.code),
+        "neither done, failed nor partial: {cold}"
     );
     let task: Task = cold.document(cold.code)?;
     assert_eq!(task.target, 8);
+    // Whatever the task could say in time, the target stays and the pool gets there.
     host.wait_for_pool("web", "8 active", |pool| pool.active == 8)?;
     assert_eq!(host.containers()?.len(), 8);
     assert_eq!(host.discovered()?.len(), 8);
