@@ -6,6 +6,8 @@ use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// `SO_PEERPIDFD` of asm-generic/socket.h, since Linux 6.5.
 const SO_PEERPIDFD: libc::c_int = 77;
@@ -32,6 +34,16 @@ pub(crate) fn peer_pidfd(socket: impl AsFd) -> io::Result<OwnedFd> {
     // SAFETY: the call succeeded, so `fd` is a descriptor that the kernel installed for us and
     // that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Waits on a descriptor through the runtime, for example until a pidfd's process has ended.
+///
+/// # Panics
+/// Outside of a tokio runtime with I/O.
+pub(crate) fn watch_readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is owned, and moves into the `AsyncFd`: it is open, always the same,
+    // and closed only after the `AsyncFd` has deregistered it.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// Moves the calling thread, and only it, into a new network namespace (unshare(2)).

@@ -24,15 +24,22 @@ pub(crate) fn for_registry(file: Option<&Path>, registry: &str) -> Result<Regist
     };
     let text = std::fs::read(path).map_err(|error| refuse(error.to_string()))?;
     // The parser's message could quote a secret; line and column cannot.
-    let config: Value = serde_json::from_slice(&text)
-        .map_err(|error| refuse(format!("not JSON at line {}, column {}", error.line(), error.column())))?;
+    let config: Value = serde_json::from_slice(&text).map_err(|error| {
+        refuse(format!(
+            "not JSON at line {}, column {}",
+            error.line(),
+            error.column()
+        ))
+    })?;
     let names = match registry {
         "docker.io" => vec![DOCKER_HUB, "docker.io", "index.docker.io"],
         other => vec![other],
     };
     let entry = names.into_iter().find_map(|name| {
         let auths = config.get("auths")?;
-        auths.get(name).or_else(|| auths.get(format!("https://{name}")))
+        auths
+            .get(name)
+            .or_else(|| auths.get(format!("https://{name}")))
     });
     match entry {
         None => Ok(RegistryAuth::Anonymous),
@@ -41,7 +48,12 @@ pub(crate) fn for_registry(file: Option<&Path>, registry: &str) -> Result<Regist
 }
 
 fn read(entry: &Value) -> Result<RegistryAuth, &'static str> {
-    let text = |name: &str| entry.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let text = |name: &str| {
+        entry
+            .get(name)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+    };
     if let Some(token) = text("registrytoken") {
         return Ok(RegistryAuth::Bearer(token.to_owned()));
     }
@@ -51,7 +63,9 @@ fn read(entry: &Value) -> Result<RegistryAuth, &'static str> {
     let Some(encoded) = text("auth") else {
         return Err("it has none of `auth`, `username` with `password`, `registrytoken`");
     };
-    let decoded = STANDARD.decode(encoded.trim()).map_err(|_| "`auth` is not base64")?;
+    let decoded = STANDARD
+        .decode(encoded.trim())
+        .map_err(|_| "`auth` is not base64")?;
     let decoded = String::from_utf8(decoded).map_err(|_| "`auth` is not UTF-8")?;
     match decoded.split_once(':') {
         Some((user, password)) => Ok(RegistryAuth::Basic(user.to_owned(), password.to_owned())),
@@ -80,19 +94,28 @@ mod tests {
         assert_eq!(ask(plain, "r.lan").unwrap(), basic);
         let hub = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "am9lOnMzOmNyZXQ="}}}"#;
         assert_eq!(ask(hub, "docker.io").unwrap(), basic);
-        assert_eq!(for_registry(None, "docker.io").unwrap(), RegistryAuth::Anonymous);
+        assert_eq!(
+            for_registry(None, "docker.io").unwrap(),
+            RegistryAuth::Anonymous
+        );
     }
 
     #[test]
     fn a_broken_file_is_refused_without_quoting_it() {
         for (text, why) in [
             (r#"{"auths": {"r": {"auth": "s3cret!"}}}"#, "not base64"),
-            (r#"{"auths": {"r": {"auth": "czNjcmV0"}}}"#, "not user:password"),
+            (
+                r#"{"auths": {"r": {"auth": "czNjcmV0"}}}"#,
+                "not user:password",
+            ),
             (r#"{"auths": {"r": {}}}"#, "none of"),
             ("s3cret", "line 1"),
         ] {
             let refused = ask(text, "r").unwrap_err().to_string();
-            assert!(refused.contains(why) && !refused.contains("s3cret"), "{refused}");
+            assert!(
+                refused.contains(why) && !refused.contains("s3cret"),
+                "{refused}"
+            );
         }
     }
 }

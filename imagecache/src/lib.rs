@@ -22,7 +22,7 @@ mod unpack;
 
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};
 pub use error::{PullError, Retry};
-pub use pull::{Image, PullOptions, local, pull};
+pub use pull::{Image, PullOptions, local, pull, resolve};
 pub use reference::{InvalidReference, Reference};
 pub use store::{Begun, BlobWriter, ContentStore, StoreError};
 pub use unpack::{Layer, UnpackError, Unpacker};

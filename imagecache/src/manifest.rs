@@ -67,7 +67,10 @@ pub(crate) fn media_type(object: &str, bytes: &[u8]) -> Result<String, PullError
     let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(object, error))?;
     // A document that is both could mean one image to us and another to whoever signed it
     // (CVE-2021-41190).
-    let shape = match (value.get("manifests").is_some(), value.get("layers").is_some()) {
+    let shape = match (
+        value.get("manifests").is_some(),
+        value.get("layers").is_some(),
+    ) {
         (true, false) => OCI_INDEX,
         (false, true) => OCI_MANIFEST,
         (true, true) => {
@@ -78,7 +81,10 @@ pub(crate) fn media_type(object: &str, bytes: &[u8]) -> Result<String, PullError
         }
         (false, false) => return Err(malformed(object, "it has neither `manifests` nor `layers`")),
     };
-    let claimed = value.get("mediaType").and_then(Value::as_str).unwrap_or(shape);
+    let claimed = value
+        .get("mediaType")
+        .and_then(Value::as_str)
+        .unwrap_or(shape);
     let agrees = match claimed {
         OCI_INDEX | DOCKER_INDEX => shape == OCI_INDEX,
         OCI_MANIFEST | DOCKER_MANIFEST => shape == OCI_MANIFEST,
@@ -93,7 +99,10 @@ pub(crate) fn media_type(object: &str, bytes: &[u8]) -> Result<String, PullError
     if agrees {
         Ok(claimed.to_owned())
     } else {
-        Err(malformed(object, format!("it claims to be {claimed} and does not look like it")))
+        Err(malformed(
+            object,
+            format!("it claims to be {claimed} and does not look like it"),
+        ))
     }
 }
 
@@ -109,7 +118,11 @@ pub(crate) fn document(reference: &str, object: &str, bytes: &[u8]) -> Result<Do
     }
 }
 
-fn for_this_host(reference: &str, object: &str, index: &ImageIndex) -> Result<Descriptor, PullError> {
+fn for_this_host(
+    reference: &str,
+    object: &str,
+    index: &ImageIndex,
+) -> Result<Descriptor, PullError> {
     let wanted = host_architecture();
     let fits = |entry: &&oci_spec::image::Descriptor| {
         entry.platform().as_ref().is_some_and(|platform| {
@@ -128,7 +141,11 @@ fn for_this_host(reference: &str, object: &str, index: &ImageIndex) -> Result<De
             Err(PullError::UnsupportedPlatform {
                 reference: reference.to_owned(),
                 wanted: format!("linux/{wanted}"),
-                offered: if offered.is_empty() { "no platform".to_owned() } else { offered.join(", ") },
+                offered: if offered.is_empty() {
+                    "no platform".to_owned()
+                } else {
+                    offered.join(", ")
+                },
             })
         }
     }
@@ -146,7 +163,13 @@ fn manifest(object: &str, bytes: &[u8]) -> Result<Manifest, PullError> {
         });
     }
     if config.size > CONFIG_LIMIT {
-        return Err(malformed(object, format!("its config has {} bytes, {CONFIG_LIMIT} are allowed", config.size)));
+        return Err(malformed(
+            object,
+            format!(
+                "its config has {} bytes, {CONFIG_LIMIT} are allowed",
+                config.size
+            ),
+        ));
     }
     let mut layers = Vec::with_capacity(parsed.layers().len());
     for layer in parsed.layers() {
@@ -161,7 +184,10 @@ fn manifest(object: &str, bytes: &[u8]) -> Result<Manifest, PullError> {
         layers.push(layer);
     }
     if layers.is_empty() {
-        return Err(malformed(object, "it has no layers, so there is nothing to run"));
+        return Err(malformed(
+            object,
+            "it has no layers, so there is nothing to run",
+        ));
     }
     Ok(Manifest { config, layers })
 }
@@ -192,7 +218,10 @@ pub(crate) fn settings(
     if diff_ids.len() != layers {
         return Err(malformed(
             object,
-            format!("it names {} diff ids, the manifest {layers} layers", diff_ids.len()),
+            format!(
+                "it names {} diff ids, the manifest {layers} layers",
+                diff_ids.len()
+            ),
         ));
     }
     Ok(ImageSettings {
@@ -204,7 +233,11 @@ pub(crate) fn settings(
 fn descriptor(object: &str, from: &oci_spec::image::Descriptor) -> Result<Descriptor, PullError> {
     Ok(Descriptor {
         media_type: from.media_type().to_string(),
-        digest: from.digest().to_string().parse().map_err(|error| malformed(object, error))?,
+        digest: from
+            .digest()
+            .to_string()
+            .parse()
+            .map_err(|error| malformed(object, error))?,
         size: from.size(),
     })
 }
@@ -242,7 +275,9 @@ mod tests {
         let here = host_architecture().to_string();
         let index = json!({"schemaVersion": 2, "manifests":
             [entry("windows", &here, "w"), entry("linux", "s390x", "s"), entry("linux", &here, "l")]});
-        let Document::Index(chosen) = read(&index).unwrap() else { panic!("no index") };
+        let Document::Index(chosen) = read(&index).unwrap() else {
+            panic!("no index")
+        };
         assert_eq!(chosen.digest, Digest::of(b"l"));
     }
 
@@ -274,12 +309,16 @@ mod tests {
             "{refused}"
         );
         let old = json!({"schemaVersion": 1, "fsLayers": []});
-        assert!(matches!(read(&old), Err(PullError::UnsupportedMediaType { media_type, .. })
-            if media_type.contains("manifest.v1")));
+        assert!(
+            matches!(read(&old), Err(PullError::UnsupportedMediaType { media_type, .. })
+            if media_type.contains("manifest.v1"))
+        );
         let mut chart = image_manifest(LAYERS[0]);
         chart["config"]["mediaType"] = json!("application/vnd.cncf.helm.config.v1+json");
-        assert!(matches!(read(&chart), Err(PullError::UnsupportedMediaType { object, .. })
-            if object.starts_with("config")));
+        assert!(
+            matches!(read(&chart), Err(PullError::UnsupportedMediaType { object, .. })
+            if object.starts_with("config"))
+        );
     }
 
     #[test]
@@ -288,7 +327,11 @@ mod tests {
         both["manifests"] = json!([]);
         let mut liar = image_manifest(LAYERS[0]);
         liar["mediaType"] = json!(OCI_INDEX);
-        for (bad, why) in [(both, "both"), (liar, "does not look like"), (json!({}), "neither")] {
+        for (bad, why) in [
+            (both, "both"),
+            (liar, "does not look like"),
+            (json!({}), "neither"),
+        ] {
             let refused = read(&bad).unwrap_err();
             assert!(
                 matches!(&refused, PullError::Malformed { why: said, .. } if said.contains(why)),
@@ -307,11 +350,21 @@ mod tests {
         let here = host_architecture().to_string();
         let diff_id = Digest::of(b"d");
         let read = |text: String| settings("r/web:1", "config c", text.as_bytes(), 1);
-        assert_eq!(read(config(&here, &[diff_id.as_str()])).unwrap().diff_ids, [diff_id]);
-        assert!(matches!(read(config(&here, &[])), Err(PullError::Malformed { why, .. })
-            if why.contains("0 diff ids")));
-        assert!(matches!(read(config("s390x", &["x"])), Err(PullError::UnsupportedPlatform { .. })));
-        assert!(matches!(read(config(&here, &["x"])), Err(PullError::Malformed { why, .. })
-            if why.contains("not a digest")));
+        assert_eq!(
+            read(config(&here, &[diff_id.as_str()])).unwrap().diff_ids,
+            [diff_id]
+        );
+        assert!(
+            matches!(read(config(&here, &[])), Err(PullError::Malformed { why, .. })
+            if why.contains("0 diff ids"))
+        );
+        assert!(matches!(
+            read(config("s390x", &["x"])),
+            Err(PullError::UnsupportedPlatform { .. })
+        ));
+        assert!(
+            matches!(read(config(&here, &["x"])), Err(PullError::Malformed { why, .. })
+            if why.contains("not a digest"))
+        );
     }
 }

@@ -52,7 +52,11 @@ impl ContentStore for MemoryStore {
         let blob = found(&blobs, digest)?;
         let size = blob.bytes.len() as u64;
         if size > limit {
-            return Err(StoreError::TooLarge { digest: digest.clone(), size, limit });
+            return Err(StoreError::TooLarge {
+                digest: digest.clone(),
+                size,
+                limit,
+            });
         }
         Ok(blob.bytes.clone())
     }
@@ -67,7 +71,9 @@ impl ContentStore for MemoryStore {
                 blob.labels.extend(labels);
                 Ok(())
             }
-            None => Err(StoreError::NotFound { digest: digest.clone() }),
+            None => Err(StoreError::NotFound {
+                digest: digest.clone(),
+            }),
         }
     }
 
@@ -96,7 +102,10 @@ impl BlobWriter for MemoryWriter {
             return Err(StoreError::Mismatch { digest });
         }
         let bytes = Bytes::from(self.bytes);
-        lock(&self.store.blobs).entry(digest).or_insert(Blob { bytes, labels: BTreeMap::new() });
+        lock(&self.store.blobs).entry(digest).or_insert(Blob {
+            bytes,
+            labels: BTreeMap::new(),
+        });
         Ok(())
     }
 
@@ -114,7 +123,10 @@ pub struct MemoryUnpacker {
 impl MemoryUnpacker {
     /// Unpacks what `store` holds.
     pub fn new(store: &MemoryStore) -> Self {
-        Self { store: store.clone(), chains: Arc::default() }
+        Self {
+            store: store.clone(),
+            chains: Arc::default(),
+        }
     }
 }
 
@@ -132,7 +144,11 @@ impl Unpacker for MemoryUnpacker {
         let blob = self.store.read(&layer.blob.digest, u64::MAX).await;
         let blob = blob.map_err(|_| failed("its blob is not committed"))?;
         let mut chains = lock(&self.chains);
-        if layer.parent.as_ref().is_some_and(|parent| !chains.contains(parent)) {
+        if layer
+            .parent
+            .as_ref()
+            .is_some_and(|parent| !chains.contains(parent))
+        {
             return Err(failed("its parent is not unpacked"));
         }
         let got = Digest::of(&blob);
@@ -149,7 +165,9 @@ impl Unpacker for MemoryUnpacker {
 }
 
 fn found<'b>(blobs: &'b BTreeMap<Digest, Blob>, digest: &Digest) -> Result<&'b Blob, StoreError> {
-    blobs.get(digest).ok_or_else(|| StoreError::NotFound { digest: digest.clone() })
+    blobs.get(digest).ok_or_else(|| StoreError::NotFound {
+        digest: digest.clone(),
+    })
 }
 
 fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -13,7 +13,9 @@ use tokio::sync::oneshot;
 use crate::error::{PullError, named};
 use crate::manifest::{self, CONFIG_LIMIT, Document, MANIFEST_LIMIT, Manifest};
 use crate::registry::Registry;
-use crate::{ContentStore, Descriptor, Digest, Layer, Reference, StoreError, Unpacker, chain_ids, fetch};
+use crate::{
+    ContentStore, Descriptor, Digest, Layer, Reference, StoreError, Unpacker, chain_ids, fetch,
+};
 
 /// How to pull.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,13 +80,34 @@ pub async fn pull<S: ContentStore, U: Unpacker>(
         layers(&image, &registry, store, unpacker, options).await?;
         Ok(image)
     };
-    match tokio::time::timeout(options.deadline, whole).await {
+    within(reference, options, whole).await
+}
+
+async fn within<T>(
+    reference: &Reference,
+    options: &PullOptions,
+    work: impl Future<Output = Result<T, PullError>>,
+) -> Result<T, PullError> {
+    match tokio::time::timeout(options.deadline, work).await {
         Ok(result) => result,
         Err(_) => Err(PullError::TooSlow {
             reference: reference.to_string(),
             deadline: options.deadline,
         }),
     }
+}
+
+/// What the reference names in its registry now: the digest of an index or manifest. Costs no
+/// network when the reference has a digest. Keeps nothing.
+pub async fn resolve(reference: &Reference, options: &PullOptions) -> Result<Digest, PullError> {
+    if let Some(digest) = reference.digest() {
+        return Ok(digest.clone());
+    }
+    let look = async {
+        let registry = Registry::open(reference, options).await?;
+        Ok(Digest::of(&registry.manifest(reference).await?))
+    };
+    within(reference, options, look).await
 }
 
 /// The image whose index or manifest is `target`, from the store alone; none when one of its
@@ -149,7 +172,9 @@ async fn documents<S: ContentStore>(
     let (manifest, parsed) = match manifest::document(&name, &object, &bytes)? {
         Document::Manifest(parsed) => (target.clone(), parsed),
         Document::Index(chosen) => {
-            let bytes = registry.manifest(&reference.with_digest(&chosen.digest)).await?;
+            let bytes = registry
+                .manifest(&reference.with_digest(&chosen.digest))
+                .await?;
             let parsed = image_manifest(&name, &chosen, &bytes)?;
             fetch::keep(store, &chosen, bytes).await?;
             (chosen, parsed)
@@ -225,7 +250,9 @@ async fn layers<S: ContentStore, U: Unpacker>(
             fetched.send(()).or(Ok(()))
         }));
     }
-    let fetches = stream::iter(fetches).buffer_unordered(options.parallel).try_collect::<()>();
+    let fetches = stream::iter(fetches)
+        .buffer_unordered(options.parallel)
+        .try_collect::<()>();
     let unpacks = async {
         for (layer, arrival) in missing.iter().zip(arrivals) {
             if arrival.await.is_err() {

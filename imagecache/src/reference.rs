@@ -65,7 +65,9 @@ impl Reference {
         let registry = self.registry();
         let host = registry.rsplit_once(':').map_or(registry, |(host, _)| host);
         host == "localhost"
-            || host.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+            || host
+                .parse::<Ipv4Addr>()
+                .is_ok_and(|address| address.is_loopback())
             || insecure.iter().any(|listed| listed == registry)
     }
 
@@ -91,8 +93,9 @@ impl FromStr for Reference {
         if value.len() > LONGEST {
             return Err(refuse(format!("more than {LONGEST} bytes")));
         }
-        let parsed: oci_client::Reference =
-            value.parse().map_err(|error: oci_client::ParseError| refuse(error.to_string()))?;
+        let parsed: oci_client::Reference = value
+            .parse()
+            .map_err(|error: oci_client::ParseError| refuse(error.to_string()))?;
         let digest = match parsed.digest() {
             None => None,
             Some(digest) => Some(digest.parse().map_err(|_| {
@@ -158,10 +161,20 @@ mod tests {
     #[test]
     fn only_loopback_and_listed_registries_are_plain_http() {
         let listed = ["registry.lan:5000".to_owned()];
-        for plain in ["127.0.0.1:5000/web", "127.9.9.9/web", "localhost:5000/web", "registry.lan:5000/web"] {
+        for plain in [
+            "127.0.0.1:5000/web",
+            "127.9.9.9/web",
+            "localhost:5000/web",
+            "registry.lan:5000/web",
+        ] {
             assert!(read(plain).is_plain_http(&listed), "{plain}");
         }
-        for secure in ["web", "registry.lan/web", "127.evil.example/web", "10.0.0.1:5000/web"] {
+        for secure in [
+            "web",
+            "registry.lan/web",
+            "127.evil.example/web",
+            "10.0.0.1:5000/web",
+        ] {
             assert!(!read(secure).is_plain_http(&listed), "{secure}");
         }
     }

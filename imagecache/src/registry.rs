@@ -29,7 +29,10 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Makes the client and, where the registry wants a token, fetches it.
-    pub(crate) async fn open(reference: &Reference, options: &PullOptions) -> Result<Self, PullError> {
+    pub(crate) async fn open(
+        reference: &Reference,
+        options: &PullOptions,
+    ) -> Result<Self, PullError> {
         provide_tls();
         let auth = credentials::for_registry(options.auth_file.as_deref(), reference.registry())?;
         let protocol = if reference.is_plain_http(&options.insecure_registries) {
@@ -53,7 +56,10 @@ impl Registry {
             auth,
             stall: options.stall_timeout,
         };
-        let login = registry.client.auth(reference.as_oci(), &registry.auth, RegistryOperation::Pull);
+        let login =
+            registry
+                .client
+                .auth(reference.as_oci(), &registry.auth, RegistryOperation::Pull);
         registry.answer("authorisation", login).await?;
         Ok(registry)
     }
@@ -64,7 +70,9 @@ impl Registry {
             (Some(digest), _) => named("manifest", digest),
             (None, tag) => format!("manifest {}", tag.unwrap_or("latest")),
         };
-        let pull = self.client.pull_manifest_raw(reference.as_oci(), &self.auth, ACCEPTED);
+        let pull = self
+            .client
+            .pull_manifest_raw(reference.as_oci(), &self.auth, ACCEPTED);
         let (bytes, _) = self.answer(&object, pull).await?;
         if bytes.len() as u64 > MANIFEST_LIMIT {
             return Err(PullError::Malformed {
@@ -74,15 +82,23 @@ impl Registry {
         }
         let got = Digest::of(&bytes);
         match reference.digest() {
-            Some(expected) if *expected != got => Err(self.wrong_digest(&object, expected.as_str(), got.as_str())),
+            Some(expected) if *expected != got => {
+                Err(self.wrong_digest(&object, expected.as_str(), got.as_str()))
+            }
             _ => Ok(bytes),
         }
     }
 
     /// The bytes of a blob as they come. Not verified here: that is [`crate::fetch`]'s.
-    pub(crate) async fn blob(&self, object: &str, blob: &Descriptor) -> Result<BlobStream<'_>, PullError> {
+    pub(crate) async fn blob(
+        &self,
+        object: &str,
+        blob: &Descriptor,
+    ) -> Result<BlobStream<'_>, PullError> {
         // Only the digest is handed over: `urls` of a descriptor would send us to other hosts.
-        let open = self.client.pull_blob_stream(self.reference.as_oci(), blob.digest.as_str());
+        let open = self
+            .client
+            .pull_blob_stream(self.reference.as_oci(), blob.digest.as_str());
         let opened = self.answer(object, open).await?;
         Ok(BlobStream {
             registry: self,
@@ -113,7 +129,11 @@ impl Registry {
         }
     }
 
-    fn unreachable(&self, object: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> PullError {
+    fn unreachable(
+        &self,
+        object: &str,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> PullError {
         PullError::Unreachable {
             registry: self.name().to_owned(),
             object: object.to_owned(),
@@ -145,9 +165,10 @@ impl Registry {
         match error {
             OciDistributionError::RequestError(source) => self.unreachable(object, source),
             OciDistributionError::IoError(source) => self.unreachable(object, source),
-            OciDistributionError::DigestError(DigestError::VerificationError { expected, actual }) => {
-                self.wrong_digest(object, &expected, &actual)
-            }
+            OciDistributionError::DigestError(DigestError::VerificationError {
+                expected,
+                actual,
+            }) => self.wrong_digest(object, &expected, &actual),
             OciDistributionError::AuthenticationFailure(message) => PullError::Unauthorised {
                 registry: registry(),
                 repository: repository(),
@@ -164,7 +185,9 @@ impl Registry {
             },
             OciDistributionError::ImageManifestNotFoundError(_) => self.missing(object),
             OciDistributionError::ServerError { code: 404, .. } => self.missing(object),
-            OciDistributionError::ServerError { code: 403, message, .. } => PullError::Unauthorised {
+            OciDistributionError::ServerError {
+                code: 403, message, ..
+            } => PullError::Unauthorised {
                 registry: registry(),
                 repository: repository(),
                 message,
@@ -182,11 +205,13 @@ impl Registry {
                         | OciErrorCode::ManifestBlobUnknown
                         | OciErrorCode::NotFound,
                     ) => self.missing(object),
-                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => PullError::Unauthorised {
-                        registry: registry(),
-                        repository: repository(),
-                        message: envelope.to_string(),
-                    },
+                    Some(OciErrorCode::Unauthorized | OciErrorCode::Denied) => {
+                        PullError::Unauthorised {
+                            registry: registry(),
+                            repository: repository(),
+                            message: envelope.to_string(),
+                        }
+                    }
                     Some(OciErrorCode::Toomanyrequests) => failed(Retry::Later, error),
                     _ => failed(Retry::Never, error),
                 }
@@ -242,7 +267,10 @@ impl BlobStream<'_> {
 fn provide_tls() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        if rustls::crypto::ring::default_provider().install_default().is_err() {
+        if rustls::crypto::ring::default_provider()
+            .install_default()
+            .is_err()
+        {
             tracing::debug!("another TLS provider is installed already and will be used");
         }
     });

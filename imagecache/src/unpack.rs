@@ -65,7 +65,8 @@ pub struct Layer {
 /// Unpacks layers. Everything is idempotent by chain id.
 pub trait Unpacker: Send + Sync {
     /// Whether the chain is unpacked; if so, it stays at least until the end of this pull.
-    fn unpacked(&self, chain_id: &Digest) -> impl Future<Output = Result<bool, UnpackError>> + Send;
+    fn unpacked(&self, chain_id: &Digest)
+    -> impl Future<Output = Result<bool, UnpackError>> + Send;
 
     /// Unpacks one layer on top of its parent, which is unpacked. A result that is there already
     /// is success. Checks the diff id; what was begun is removed on failure.

@@ -4,6 +4,7 @@
 //! dropped. The lock is held for memory operations and one system call at most, never over an
 //! await.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use container_init::protocol::Report;
@@ -141,6 +142,27 @@ impl Entry {
             .send_if_modified(|status| std::mem::take(&mut status.connected));
         if was_connected && !link.forgotten {
             self.notify(NoticeKind::Disconnected, notices);
+        }
+    }
+
+    /// The pidfd of the init that dialled last; `None` before the first, or without a descriptor.
+    pub(super) fn init_pidfd(&self) -> Option<OwnedFd> {
+        self.link().init.as_ref()?.pidfd()
+    }
+
+    /// The process of the init is gone, and with it everything in its pid namespace.
+    pub(super) fn init_ended(&self, notices: &mpsc::UnboundedSender<Notice>) {
+        let link = self.link();
+        if link.session.is_some() || link.forgotten {
+            return;
+        }
+        let is_news = self.status.send_if_modified(|status| {
+            status.app_pid = None;
+            status.ready = false;
+            !std::mem::replace(&mut status.stopped, true)
+        });
+        if is_news {
+            self.notify(NoticeKind::Stopped, notices);
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::sys;
 use super::Shared;
 use super::entry::{Entry, Taken};
 use super::error::GateError;
@@ -222,7 +223,32 @@ async fn serve(introduced: Introduced, shared: &Shared) {
     let ended = session.run(inbox, &entry, shared).await;
     entry.detach(&session, &shared.notices);
     if let Err(why) = ended {
+        // An init that ends with its container resets the connection: no news to anybody.
         let why = &why as &dyn std::error::Error;
-        tracing::warn!(container = %entry.container(), error = why, "the session of a container-init ended");
+        tracing::debug!(container = %entry.container(), error = why, "the session of a container-init ended");
+    }
+    shared
+        .closing
+        .run_until_cancelled(watch_end(&entry, shared))
+        .await;
+}
+
+/// Until the init that left dials again, is forgotten, or ends: then its pid namespace, and so the
+/// whole container, has ended, whatever containerd can say about it now.
+async fn watch_end(entry: &Entry, shared: &Shared) {
+    let Some(pidfd) = entry.init_pidfd() else {
+        return;
+    };
+    let pidfd = match sys::watch_readable(pidfd) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            tracing::warn!(container = %entry.container(), %error, "the end of a container-init cannot be watched");
+            return;
+        }
+    };
+    let mut status = entry.subscribe();
+    tokio::select! {
+        _ = status.wait_for(|status| status.connected) => {}
+        _ = pidfd.readable() => entry.init_ended(&shared.notices),
     }
 }

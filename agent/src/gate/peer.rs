@@ -130,6 +130,11 @@ impl Peer {
         }
     }
 
+    /// Another descriptor of the process, readable once it has ended; `None` when there are no more.
+    pub(super) fn pidfd(&self) -> Option<OwnedFd> {
+        self.pidfd.try_clone().ok()
+    }
+
     /// Whether the process still runs (a zombie does not).
     pub(super) fn is_alive(&self) -> bool {
         let mut watched = [PollFd::new(&self.pidfd, PollFlags::IN)];

@@ -7,7 +7,7 @@ use crate::api::v1::{
 };
 use crate::config::Settings;
 use crate::instance::{Failure, State};
-use crate::journal::StoredTask;
+use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask};
 use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
 use crate::task::{self, EndState, InstanceResult};
 
@@ -25,10 +25,9 @@ pub(super) enum Replayed {
 /// A task, ended or under way.
 pub(super) fn task(stored: &StoredTask, snapshot: Option<&Snapshot>, replayed: Replayed) -> Task {
     let row = &stored.row;
-    let port = snapshot.and_then(|s| s.instances.iter().find_map(|i| i.port));
     let outcome = stored.ended.as_ref().map(|(_, outcome)| outcome);
     let instances = match (outcome, snapshot) {
-        (Some(outcome), _) => outcome.instances.iter().map(|i| result(row.app.as_str(), i, port)).collect(),
+        (Some(outcome), _) => outcome.instances.iter().map(|i| result(row.app.as_str(), i)).collect(),
         (None, Some(snapshot)) => under_way(snapshot, &row.context.task_id),
         (None, None) => Vec::new(),
     };
@@ -69,14 +68,14 @@ fn under_way(snapshot: &Snapshot, task: &task::TaskId) -> Vec<TaskInstance> {
     snapshot.instances.iter().filter(mine).map(document).collect()
 }
 
-fn result(app: &str, instance: &InstanceResult, port: Option<u16>) -> TaskInstance {
+fn result(app: &str, instance: &InstanceResult) -> TaskInstance {
     TaskInstance {
         name: format!("{app}-{}", instance.ordinal),
         state: instance_state(&instance.state),
         from: started_from(instance.from.as_deref()),
         generation: instance.generation,
         address: instance.address.map(|a| a.to_string()),
-        port,
+        port: instance.port,
         error: instance.error.as_ref().map(|(code, detail)| InstanceError {
             code: code.clone(),
             detail: detail.clone(),
@@ -146,6 +145,37 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
         },
         alarm: snapshot.alarm.clone(),
         instances: snapshot.instances.iter().map(instance).collect(),
+    }
+}
+
+/// A pool as the journal left it: nobody has looked at its instances yet.
+pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
+    let live = recovered.instances.iter().filter(|row| row.instance.app == pool.app && row.released_ms.is_none());
+    let instance = |row: &InstanceRow| Instance {
+        name: row.instance.to_string(),
+        state: InstanceState::Unverified,
+        generation: row.generation,
+        create_generation: Some(row.create_generation),
+        revision: row.revision.clone(),
+        address: row.address.map(|a| a.to_string()),
+        task_id: row.task.as_ref().map(|task| task.task_id.to_string()),
+        since: Timestamp::now(),
+        error: None,
+    };
+    Pool {
+        app: pool.app.to_string(),
+        revision: pool.revision.clone(),
+        target: pool.target,
+        target_seq: pool.seq,
+        active: 0,
+        starting: 0,
+        armed: 0,
+        arming: 0,
+        draining: 0,
+        failed: 0,
+        warm: WarmTargets { armed: 0 },
+        alarm: None,
+        instances: live.map(instance).collect(),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::app::{self, App, manifest_hash};
 use crate::instance::{Failure, Revision};
 use crate::journal::Write;
 use crate::pool::{Effects, Message, Pool, driver, read_clocks};
-use crate::runtime::RuntimeError;
+use crate::runtime::{Image, RuntimeError};
 
 impl<E: Effects> Node<E> {
     pub(super) async fn apply_manifest(&self, manifest: &str) -> Result<ApplyResult, Problem> {
@@ -26,8 +26,7 @@ impl<E: Effects> Node<E> {
             return Err(invalid(findings));
         }
         self.observation().await?;
-        let image = self.runtime.ensure_image(&app.image, &self.settings.images).await;
-        let image = image.map_err(|e| unusable_image(&app, &e))?;
+        let image = self.image(&app.image).await.map_err(|e| unusable_image(&app, &e))?;
         let revision = Arc::new(Revision {
             id: app::revision(&app, &image.digest).to_string(),
             app,
@@ -56,6 +55,28 @@ impl<E: Effects> Node<E> {
             revision: revision.id.clone(),
             detail,
         })
+    }
+
+    /// What the reference means now. A registry that does not answer does not stand in the way of
+    /// an image that is here.
+    async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
+        let images = &self.settings.images;
+        match self.runtime.resolve_image(reference, images).await {
+            Ok(resolved) => self.runtime.ensure_image(&resolved, images).await,
+            Err(error) => {
+                let known = self.pools.all().into_iter().find(|entry| entry.revision.app.image == reference);
+                let Some(known) = known.filter(|_| error.is_retryable()) else {
+                    return Err(error);
+                };
+                tracing::warn!(
+                    reference,
+                    error = chain(&error),
+                    digest = known.revision.image.digest,
+                    "the registry does not answer; the image that is here is used"
+                );
+                self.runtime.ensure_image(&known.revision.image.reference, images).await
+            }
+        }
     }
 
     async fn revise(&self, entry: &Entry, revision: &Arc<Revision>) -> Result<(), Problem> {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::failure;
 use crate::app::Readiness;
 use crate::config::Settings;
-use crate::discovery::{Discovery, RegistrationRecord};
+use crate::discovery::{Discovery, Outcome, RegistrationRecord};
 use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
 use crate::instance::spec::HostFacts;
 use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, probe};
@@ -142,7 +142,11 @@ impl Executor {
         }
         let record = [self.record(&id.instance, instance)];
         for backend in &self.discovery {
-            backend.register(&record).await.map_err(|e| failure("discovery", &e))?;
+            let outcomes = backend.register(&record).await.map_err(|e| failure("discovery", &e))?;
+            if outcomes.iter().any(|outcome| *outcome != Outcome::Applied) {
+                let detail = format!("{} does not take generation {} of {}: {outcomes:?}", backend.name(), instance.generation, id.instance);
+                return Err(Failure::new("fenced", detail));
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use tokio::sync::{Mutex, watch};
 
 use super::answers;
 use super::failure::chain;
-use crate::api::v1::{AppDocument, AppList, ApplyResult, Problem, ProblemCode, Status, Task, TaskList, TaskRequest, Trail, Verb};
+use crate::api::v1::{AppDocument, AppList, ApplyResult, Pool, Problem, ProblemCode, Status, Task, TaskList, TaskRequest, Trail, Verb};
 use crate::api::{Deletion, Host, Received};
 use crate::config::Settings;
 use crate::instance::{AppName, Revision};
@@ -76,6 +76,8 @@ pub struct Node<E> {
     pub(super) shared: Arc<Shared<E>>,
     /// The longest that clients of any backend may go on using what was removed.
     pub(super) propagation_bound: Duration,
+    /// The pools as the journal left them, shown until reality was observed.
+    pub(super) unverified: Vec<Pool>,
     /// True once reality was observed and every pool has its driver.
     pub(super) observed: watch::Receiver<bool>,
     /// One application or deletion at a time; images are pulled before it.
@@ -175,8 +177,12 @@ impl<E: Effects> Host for Node<E> {
     async fn status(&self) -> Result<Status, Problem> {
         let version = tokio::time::timeout(VERSION_DEADLINE, self.runtime.version()).await;
         let version = version.ok().and_then(Result::ok);
-        let pools = self.pools.all().iter().map(|entry| answers::pool(&entry.handle.snapshot.borrow())).collect();
-        Ok(answers::status(&self.settings, &self.identity, *self.observed.borrow(), version, pools))
+        let observed = *self.observed.borrow();
+        let pools = match observed {
+            true => self.pools.all().iter().map(|entry| answers::pool(&entry.handle.snapshot.borrow())).collect(),
+            false => self.unverified.clone(),
+        };
+        Ok(answers::status(&self.settings, &self.identity, observed, version, pools))
     }
 
     fn ready(&self) -> Result<(), Problem> {

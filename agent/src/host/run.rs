@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::adopt;
+use super::answers;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::route;
@@ -153,6 +154,7 @@ pub async fn run_with<E: Effects>(settings: Settings, wrap: impl FnOnce(Executor
         pools: pools.clone(),
         shared: shared.clone(),
         propagation_bound: executor.discovery.iter().map(|b| b.propagation_bound()).max().unwrap_or_default(),
+        unverified: recovered.pools.iter().map(|pool| answers::unverified(&recovered, pool)).collect(),
         observed,
         applying: tokio::sync::Mutex::default(),
     });

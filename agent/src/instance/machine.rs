@@ -476,7 +476,6 @@ impl Instance {
                     self.serving = true;
                     self.generation = generation;
                     self.task = task;
-                    // Draining, it had been deregistered.
                     self.registered = true;
                     Ok(self.enter(Phase::Registering))
                 }

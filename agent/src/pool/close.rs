@@ -165,6 +165,7 @@ impl Pool {
             from: instance.and_then(|i| i.from).map(|warmth| warmth.as_str().to_owned()),
             generation: instance.map(|i| i.generation).or_else(|| self.generations.get(&ordinal).copied()).unwrap_or(0),
             address: instance.and_then(|i| i.address),
+            port: instance.map(|i| &i.revision.app.registration).filter(|r| r.enabled).map(|r| r.port),
             error: error.map(|failure| (failure.code.to_owned(), failure.detail.clone())),
         }
     }

@@ -274,6 +274,10 @@ fn a_draining_instance_is_reinstated_with_a_new_generation() {
     assert_eq!(world.end(&id), EndState::Done);
     assert_eq!(world.pool.slots[&0].instance.generation, before + 1);
     assert!(world.registered.contains(&0));
+    world.performed.clear();
+    world.ask("down-again", Verb::Deactivate, 0);
+    world.settle();
+    assert_eq!(world.performed[0], (0, EffectKind::Deregister), "and it is deregistered again");
 }
 
 #[test]

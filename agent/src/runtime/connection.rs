@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::error::{Answer, RuntimeError, Unanswered};
 use crate::config;
@@ -45,12 +45,12 @@ impl Connection {
             }
             _ => None,
         };
-        let endpoint = endpoint.ok_or_else(|| {
-            unusable("containerd.socket", &socket, "an absolute path in UTF-8")
-        })?;
-        let namespace = settings.namespace.parse().map_err(|_| {
-            unusable("containerd.namespace", &settings.namespace, "visible ASCII")
-        })?;
+        let endpoint = endpoint
+            .ok_or_else(|| unusable("containerd.socket", &socket, "an absolute path in UTF-8"))?;
+        let namespace = settings
+            .namespace
+            .parse()
+            .map_err(|_| unusable("containerd.namespace", &settings.namespace, "visible ASCII"))?;
         Ok(Self {
             channel: endpoint.connect_timeout(settings.timeout).connect_lazy(),
             namespace,
@@ -74,18 +74,34 @@ impl Connection {
 
     /// Deadline of a plain call.
     pub(super) fn plain(&self) -> Deadline {
-        Deadline { name: "containerd.timeout", length: self.timeout }
+        Deadline {
+            name: "containerd.timeout",
+            length: self.timeout,
+        }
     }
 
     /// Deadline of a call that starts or ends processes.
     pub(super) fn slow(&self) -> Deadline {
-        Deadline { name: "4 x containerd.timeout", length: self.timeout * SLOW_FACTOR }
+        Deadline {
+            name: "4 x containerd.timeout",
+            length: self.timeout * SLOW_FACTOR,
+        }
     }
 
     /// A request in our namespace.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request.metadata_mut().insert("containerd-namespace", self.namespace.clone());
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", self.namespace.clone());
+        request
+    }
+
+    /// A request in our namespace whose deadline containerd and its shim are told. A shim is not
+    /// told when we merely go away: it would go on with a create that nobody waits for.
+    pub(super) fn bounded_request<T>(&self, deadline: Deadline, message: T) -> Request<T> {
+        let mut request = self.request(message);
+        request.set_timeout(deadline.length);
         request
     }
 
@@ -95,13 +111,20 @@ impl Connection {
         deadline: Deadline,
         call: impl Future<Output = Result<T, Status>>,
     ) -> Result<T, Answer> {
+        let overdue = Unanswered::Overdue {
+            name: deadline.name,
+            deadline: deadline.length,
+        };
         match tokio::time::timeout(deadline.length, call).await {
             Ok(Ok(value)) => Ok(value),
+            // The deadline of `bounded_request`, found by tonic or by containerd first.
+            Ok(Err(status))
+                if matches!(status.code(), Code::DeadlineExceeded | Code::Cancelled) =>
+            {
+                Err(Answer::Unavailable(overdue))
+            }
             Ok(Err(status)) => Err(Answer::of(status)),
-            Err(_) => Err(Answer::Unavailable(Unanswered::Overdue {
-                name: deadline.name,
-                deadline: deadline.length,
-            })),
+            Err(_) => Err(Answer::Unavailable(overdue)),
         }
     }
 
@@ -113,6 +136,8 @@ impl Connection {
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, RuntimeError> {
         let answer = self.answer(self.plain(), call).await;
-        answer.map(Response::into_inner).map_err(|said| said.into_error(operation, object))
+        answer
+            .map(Response::into_inner)
+            .map_err(|said| said.into_error(operation, object))
     }
 }

@@ -45,7 +45,11 @@ impl Containerd {
     ) -> Result<(), RuntimeError> {
         let operation = "create container";
         let name = id.to_string();
-        let conflict = |why: String| RuntimeError::Conflict { operation, object: name.clone(), why };
+        let conflict = |why: String| RuntimeError::Conflict {
+            operation,
+            object: name.clone(),
+            why,
+        };
         let spec = serde_json::to_vec(spec)
             .map_err(|error| conflict(format!("its spec cannot be written: {error}")))?;
         let container = Container {
@@ -56,16 +60,23 @@ impl Containerd {
                 name: self.runtime.shim.clone(),
                 options: task::runc_options(&self.runtime),
             }),
-            spec: Some(Any { type_url: SPEC.to_owned(), value: spec }),
+            spec: Some(Any {
+                type_url: SPEC.to_owned(),
+                value: spec,
+            }),
             snapshotter: self.connection.snapshotter(),
             snapshot_key: snapshot_key.to_owned(),
             ..Container::default()
         };
-        let request = self
-            .connection
-            .request(CreateContainerRequest { container: Some(container.clone()) });
+        let request = self.connection.request(CreateContainerRequest {
+            container: Some(container.clone()),
+        });
         let mut client = ContainersClient::new(self.connection.channel());
-        match self.connection.answer(self.connection.plain(), client.create(request)).await {
+        match self
+            .connection
+            .answer(self.connection.plain(), client.create(request))
+            .await
+        {
             Ok(_) => return Ok(()),
             Err(Answer::Exists) => {}
             Err(said) => return Err(said.into_error(operation, &name)),
@@ -91,9 +102,15 @@ impl Containerd {
         // containerd would delete the record of a running task, and leave the task to nobody.
         self.delete_task(id).await?;
         let name = id.to_string();
-        let request = self.connection.request(DeleteContainerRequest { id: name.clone() });
+        let request = self
+            .connection
+            .request(DeleteContainerRequest { id: name.clone() });
         let mut client = ContainersClient::new(self.connection.channel());
-        match self.connection.answer(self.connection.plain(), client.delete(request)).await {
+        match self
+            .connection
+            .answer(self.connection.plain(), client.delete(request))
+            .await
+        {
             Ok(_) | Err(Answer::NotFound) => Ok(()),
             Err(said) => Err(said.into_error("delete container", &name)),
         }
@@ -105,7 +122,10 @@ impl Containerd {
             filters: vec![format!("labels.{:?}", labels::INSTANCE)],
         });
         let mut client = ContainersClient::new(self.connection.channel());
-        let listed = self.connection.answer(self.connection.slow(), client.list(request)).await;
+        let listed = self
+            .connection
+            .answer(self.connection.slow(), client.list(request))
+            .await;
         let containers = listed
             .map_err(|said| said.into_error("list", "containers"))?
             .into_inner()
@@ -121,9 +141,15 @@ impl Containerd {
     }
 
     pub(super) async fn container(&self, name: &str) -> Result<Option<Container>, RuntimeError> {
-        let request = self.connection.request(GetContainerRequest { id: name.to_owned() });
+        let request = self.connection.request(GetContainerRequest {
+            id: name.to_owned(),
+        });
         let mut client = ContainersClient::new(self.connection.channel());
-        match self.connection.answer(self.connection.plain(), client.get(request)).await {
+        match self
+            .connection
+            .answer(self.connection.plain(), client.get(request))
+            .await
+        {
             Ok(response) => Ok(response.into_inner().container),
             Err(Answer::NotFound) => Ok(None),
             Err(said) => Err(said.into_error("look up container", name)),

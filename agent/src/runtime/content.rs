@@ -11,12 +11,12 @@ use containerd_client::services::v1::{
     AbortRequest, Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction,
     WriteContentRequest, WriteContentResponse,
 };
-use tonic::transport::Channel;
-use tonic::{Request, Response, Status, Streaming};
 use futures_util::stream;
 use imagecache::{Begun, BlobWriter, ContentStore, Descriptor, Digest, StoreError};
 use prost_types::FieldMask;
 use tokio::sync::mpsc;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::connection::Connection;
 use super::error::{Answer, RuntimeError};
@@ -34,12 +34,18 @@ pub struct ContainerdStore<'l> {
 impl<'l> ContainerdStore<'l> {
     /// The content store for writing; what is begun or found present stays until `lease` ends.
     pub fn new(lease: &'l Lease) -> Self {
-        Self { connection: lease.connection(), lease: Some(lease) }
+        Self {
+            connection: lease.connection(),
+            lease: Some(lease),
+        }
     }
 
     /// The content store for reading what something else protects.
     pub(super) fn unleased(connection: &'l Connection) -> Self {
-        Self { connection, lease: None }
+        Self {
+            connection,
+            lease: None,
+        }
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -54,14 +60,19 @@ impl<'l> ContainerdStore<'l> {
     }
 
     async fn info(&self, digest: &Digest) -> Result<Info, StoreError> {
-        let request = self.request(InfoRequest { digest: digest.to_string() });
+        let request = self.request(InfoRequest {
+            digest: digest.to_string(),
+        });
         let mut client = self.client();
-        let answer = self.connection.answer(self.connection.plain(), client.info(request)).await;
+        let answer = self
+            .connection
+            .answer(self.connection.plain(), client.info(request))
+            .await;
         match answer.map(|response| response.into_inner().info) {
             Ok(Some(info)) => Ok(info),
-            Ok(None) | Err(Answer::NotFound) => {
-                Err(StoreError::NotFound { digest: digest.clone() })
-            }
+            Ok(None) | Err(Answer::NotFound) => Err(StoreError::NotFound {
+                digest: digest.clone(),
+            }),
             Err(said) => Err(store_error(said, "ask for blob", digest)),
         }
     }
@@ -94,17 +105,19 @@ impl ContentStore for ContainerdStore<'_> {
         let mut client = self.client();
         let begin = async {
             // The channel has room for one, and nothing was sent yet.
-            requests.try_send(first).map_err(|_| Status::internal("the request was not sent"))?;
+            requests
+                .try_send(first)
+                .map_err(|_| Status::internal("the request was not sent"))?;
             let mut responses = client.write(self.request(outgoing)).await?.into_inner();
             let status = next(&mut responses).await?;
             Ok((responses, status))
         };
-        let (responses, status) =
-            match self.connection.answer(self.connection.plain(), begin).await {
-                Ok(begun) => begun,
-                Err(Answer::Exists) => return Ok(Begun::Present),
-                Err(said) => return Err(store_error(said, "begin blob", &blob.digest)),
-            };
+        let (responses, status) = match self.connection.answer(self.connection.plain(), begin).await
+        {
+            Ok(begun) => begun,
+            Err(Answer::Exists) => return Ok(Begun::Present),
+            Err(said) => return Err(store_error(said, "begin blob", &blob.digest)),
+        };
         open.stream = Some((requests, responses));
         open.offset = status.offset;
         if status.offset == 0 {
@@ -119,7 +132,11 @@ impl ContentStore for ContainerdStore<'_> {
     async fn read(&self, digest: &Digest, limit: u64) -> Result<Bytes, StoreError> {
         let size = u64::try_from(self.info(digest).await?.size).unwrap_or(0);
         if size > limit {
-            return Err(StoreError::TooLarge { digest: digest.clone(), size, limit });
+            return Err(StoreError::TooLarge {
+                digest: digest.clone(),
+                size,
+                limit,
+            });
         }
         let request = self.request(ReadContentRequest {
             digest: digest.to_string(),
@@ -137,7 +154,9 @@ impl ContentStore for ContainerdStore<'_> {
         };
         match self.connection.answer(self.connection.plain(), read).await {
             Ok(bytes) => Ok(bytes),
-            Err(Answer::NotFound) => Err(StoreError::NotFound { digest: digest.clone() }),
+            Err(Answer::NotFound) => Err(StoreError::NotFound {
+                digest: digest.clone(),
+            }),
             Err(said) => Err(store_error(said, "read blob", digest)),
         }
     }
@@ -161,9 +180,15 @@ impl ContentStore for ContainerdStore<'_> {
             }),
         });
         let mut client = self.client();
-        match self.connection.answer(self.connection.plain(), client.update(request)).await {
+        match self
+            .connection
+            .answer(self.connection.plain(), client.update(request))
+            .await
+        {
             Ok(_) => Ok(()),
-            Err(Answer::NotFound) => Err(StoreError::NotFound { digest: digest.clone() }),
+            Err(Answer::NotFound) => Err(StoreError::NotFound {
+                digest: digest.clone(),
+            }),
             Err(said) => Err(store_error(said, "label blob", digest)),
         }
     }
@@ -173,7 +198,10 @@ impl ContentStore for ContainerdStore<'_> {
     }
 }
 
-type WriteStream = (mpsc::Sender<WriteContentRequest>, Streaming<WriteContentResponse>);
+type WriteStream = (
+    mpsc::Sender<WriteContentRequest>,
+    Streaming<WriteContentResponse>,
+);
 
 /// Writes one blob into containerd. Dropped without commit, the ingest is aborted behind us.
 pub struct ContentWriter {
@@ -202,14 +230,19 @@ impl ContentWriter {
     async fn send(&mut self, action: WriteAction, data: Vec<u8>) -> Result<(), Answer> {
         let message = self.message(action, data);
         let Some((requests, responses)) = &mut self.stream else {
-            return Err(Answer::Other(Status::internal("the blob was ended already")));
+            return Err(Answer::Other(Status::internal(
+                "the blob was ended already",
+            )));
         };
         let exchange = async {
             // A closed channel means that the call ended; how is in the response.
             drop(requests.send(message).await);
             next(responses).await
         };
-        let response = self.connection.answer(self.connection.plain(), exchange).await?;
+        let response = self
+            .connection
+            .answer(self.connection.plain(), exchange)
+            .await?;
         self.offset = response.offset;
         Ok(())
     }
@@ -280,9 +313,14 @@ impl Drop for ContentWriter {
 }
 
 async fn abort(connection: &Connection, ingest: &str) {
-    let request = connection.request(AbortRequest { r#ref: ingest.to_owned() });
+    let request = connection.request(AbortRequest {
+        r#ref: ingest.to_owned(),
+    });
     let mut client = ContentClient::new(connection.channel());
-    match connection.answer(connection.plain(), client.abort(request)).await {
+    match connection
+        .answer(connection.plain(), client.abort(request))
+        .await
+    {
         Ok(Response { .. }) | Err(Answer::NotFound) => {}
         Err(said) => {
             let error: &dyn std::error::Error = &said.into_error("abort blob", ingest);
@@ -296,18 +334,32 @@ async fn next(
 ) -> Result<WriteContentResponse, Status> {
     match responses.message().await? {
         Some(response) => Ok(response),
-        None => Err(Status::unavailable("containerd ended the write without an answer")),
+        None => Err(Status::unavailable(
+            "containerd ended the write without an answer",
+        )),
     }
 }
 
 fn store_error(said: Answer, operation: &'static str, digest: &Digest) -> StoreError {
     match said.into_error(operation, digest.as_str()) {
-        RuntimeError::Unavailable { operation, object, source } => {
-            StoreError::Unavailable { operation, object, source: Box::new(source) }
-        }
-        RuntimeError::Failed { operation, object, source } => {
-            StoreError::Failed { operation, object, source: Box::new(source) }
-        }
+        RuntimeError::Unavailable {
+            operation,
+            object,
+            source,
+        } => StoreError::Unavailable {
+            operation,
+            object,
+            source: Box::new(source),
+        },
+        RuntimeError::Failed {
+            operation,
+            object,
+            source,
+        } => StoreError::Failed {
+            operation,
+            object,
+            source: Box::new(source),
+        },
         other => StoreError::Failed {
             operation,
             object: digest.to_string(),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tonic::{Code, Status};
 use imagecache::{PullError, Retry, StoreError, UnpackError};
+use tonic::{Code, Status};
 
 /// Why a verb failed: `operation` and `object` read as a sentence, for example `create task` of
 /// `web-1.g7`.
@@ -22,7 +22,9 @@ pub enum RuntimeError {
         #[source]
         source: Unanswered,
     },
-    /// A create did not end in time. What it may have left was looked for and ended.
+    /// A create did not end in time. What it may have left was looked for and ended. The id is
+    /// spent: containerd 1.6 cleans up behind a dead shim when it comes to it, by path, and would
+    /// unmount the rootfs of a new task of that id. The next create has the next generation.
     #[error("containerd did not {operation} {object} in time; {}", if *.undone { "what it left was removed" } else { "something of it may remain" })]
     Abandoned {
         /// The verb.
@@ -133,9 +135,7 @@ impl Answer {
             Code::AlreadyExists => Self::Exists,
             Code::NotFound => Self::NotFound,
             Code::FailedPrecondition => Self::Precondition(status),
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
-                Self::Unavailable(Unanswered::Connection(status))
-            }
+            Code::Unavailable => Self::Unavailable(Unanswered::Connection(status)),
             // tonic reports a transport that breaks in mid-call as `Unknown` with a cause; what
             // containerd itself calls unknown has none.
             Code::Unknown | Code::Internal if broke(&status) => {
@@ -148,16 +148,22 @@ impl Answer {
     pub(super) fn into_error(self, operation: &'static str, object: &str) -> RuntimeError {
         let object = object.to_owned();
         match self {
-            Self::Unavailable(source) => RuntimeError::Unavailable { operation, object, source },
+            Self::Unavailable(source) => RuntimeError::Unavailable {
+                operation,
+                object,
+                source,
+            },
             Self::NotFound => RuntimeError::NotFound { operation, object },
             Self::Exists => RuntimeError::Conflict {
                 operation,
                 object,
                 why: "it exists already".to_owned(),
             },
-            Self::Precondition(source) | Self::Other(source) => {
-                RuntimeError::Failed { operation, object, source }
-            }
+            Self::Precondition(source) | Self::Other(source) => RuntimeError::Failed {
+                operation,
+                object,
+                source,
+            },
         }
     }
 }
@@ -170,19 +176,27 @@ fn broke(status: &Status) -> bool {
 /// A failed pull is containerd's unavailability when it was containerd that did not answer.
 pub(super) fn of_pull(reference: &str, error: PullError) -> RuntimeError {
     match error {
-        PullError::Store(StoreError::Unavailable { operation, object, source })
-        | PullError::Unpack(UnpackError::Unavailable { operation, object, source }) => {
-            match source.downcast::<Unanswered>() {
-                Ok(unanswered) => {
-                    RuntimeError::Unavailable { operation, object, source: *unanswered }
-                }
-                Err(source) => RuntimeError::Unavailable {
-                    operation,
-                    object,
-                    source: Unanswered::Ended(source.to_string()),
-                },
-            }
-        }
+        PullError::Store(StoreError::Unavailable {
+            operation,
+            object,
+            source,
+        })
+        | PullError::Unpack(UnpackError::Unavailable {
+            operation,
+            object,
+            source,
+        }) => match source.downcast::<Unanswered>() {
+            Ok(unanswered) => RuntimeError::Unavailable {
+                operation,
+                object,
+                source: *unanswered,
+            },
+            Err(source) => RuntimeError::Unavailable {
+                operation,
+                object,
+                source: Unanswered::Ended(source.to_string()),
+            },
+        },
         other => RuntimeError::Image {
             reference: reference.to_owned(),
             source: Arc::new(other),

@@ -15,10 +15,10 @@ use std::time::{Duration, SystemTime};
 use containerd_client::events::{TaskExit as TaskExitEvent, TaskStart as TaskStartEvent};
 use containerd_client::services::v1::events_client::EventsClient;
 use containerd_client::services::v1::{PublishRequest, SubscribeRequest};
-use tonic::Streaming;
 use containerd_client::types::Envelope;
 use prost_types::Any;
 use tokio::sync::mpsc;
+use tonic::Streaming;
 
 use super::Containerd;
 use super::connection::Deadline;
@@ -93,7 +93,9 @@ impl Follower {
                     pause = first;
                     match self.follow(stream).await {
                         Err(Unwanted) => return,
-                        Ok(reason) => tracing::warn!(reason, "containerd's events ended, subscribing again"),
+                        Ok(reason) => {
+                            tracing::warn!(reason, "containerd's events ended, subscribing again")
+                        }
                     }
                 }
                 Err(error) => {
@@ -134,7 +136,10 @@ impl Follower {
         loop {
             let marker = PublishRequest {
                 topic: MARKER.to_owned(),
-                event: Some(Any { type_url: "google.protobuf.Empty".to_owned(), value: Vec::new() }),
+                event: Some(Any {
+                    type_url: "google.protobuf.Empty".to_owned(),
+                    value: Vec::new(),
+                }),
             };
             let mut client = EventsClient::new(connection.channel());
             if let Err(status) = client.publish(connection.request(marker)).await {
@@ -154,7 +159,9 @@ impl Follower {
         for (id, task) in listed {
             lost.remove(&id);
             match task.status {
-                TaskStatus::Stopped { code } => self.tell(id, Some(code), SystemTime::now()).await?,
+                TaskStatus::Stopped { code } => {
+                    self.tell(id, Some(code), SystemTime::now()).await?
+                }
                 _ => self.remember(id),
             }
         }
@@ -171,7 +178,9 @@ impl Follower {
     }
 
     async fn event(&mut self, envelope: Envelope) -> Result<(), Unwanted> {
-        let Some(mut event) = envelope.event else { return Ok(()) };
+        let Some(mut event) = envelope.event else {
+            return Ok(());
+        };
         // containerd writes type urls without the slash that protobuf wants.
         event.type_url.insert(0, '/');
         match envelope.topic.as_str() {
@@ -185,7 +194,8 @@ impl Follower {
                 // Other ids are processes that were executed beside the first one.
                 Ok(exit) if exit.id == exit.container_id => {
                     self.alive.remove(&exit.id);
-                    self.tell(exit.id, Some(exit.exit_status), time(exit.exited_at)).await
+                    self.tell(exit.id, Some(exit.exit_status), time(exit.exited_at))
+                        .await
                 }
                 Ok(_) => Ok(()),
                 Err(error) => {
@@ -207,7 +217,10 @@ impl Follower {
         if !is_ours(&id) {
             return Ok(());
         }
-        self.exits.send(TaskExit { id, code, at }).await.map_err(|_| Unwanted)
+        self.exits
+            .send(TaskExit { id, code, at })
+            .await
+            .map_err(|_| Unwanted)
     }
 }
 

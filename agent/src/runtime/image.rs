@@ -77,12 +77,32 @@ impl Containerd {
         pull.await
     }
 
+    /// The reference by digest that a tag names in its registry now: what a new revision is made
+    /// from. A reference by digest is returned, normalised, without a call. The image is not pulled;
+    /// [`Self::ensure_image`] of the result pulls exactly that.
+    pub async fn resolve_image(
+        &self,
+        reference: &str,
+        images: &config::Images,
+    ) -> Result<String, RuntimeError> {
+        let resolved = async {
+            let parsed: Reference = reference.parse()?;
+            let digest = imagecache::resolve(&parsed, &pull_options(images)).await?;
+            Ok(parsed.with_digest(&digest).to_string())
+        };
+        resolved.await.map_err(|error| of_pull(reference, error))
+    }
+
     fn begin(&self, reference: Reference, images: config::Images) -> Pull {
         let containerd = self.clone();
         let name = reference.to_string();
         let work = tokio::spawn(async move {
             let result = containerd.find_or_pull(&reference, &images).await;
-            let mut under_way = containerd.pulls.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut under_way = containerd
+                .pulls
+                .0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             under_way.remove(&reference.to_string());
             result
         });
@@ -91,7 +111,9 @@ impl Containerd {
             object: name,
             source: Unanswered::Ended(error.to_string()),
         };
-        async move { work.await.unwrap_or_else(|error| Err(ended(error))) }.boxed().shared()
+        async move { work.await.unwrap_or_else(|error| Err(ended(error))) }
+            .boxed()
+            .shared()
     }
 
     async fn find_or_pull(
@@ -108,10 +130,18 @@ impl Containerd {
         }
         let lease = self.lease("image", images.pull_timeout).await?;
         let result = self.make_present(reference, images, &lease).await;
-        let collect = if result.is_ok() { Collect::Later } else { Collect::Now };
+        let collect = if result.is_ok() {
+            Collect::Later
+        } else {
+            Collect::Now
+        };
         if let Err(error) = lease.release(collect).await {
             let (error, image): (&dyn std::error::Error, _) = (&error, reference.to_string());
-            tracing::warn!(error, image, "the lease of a pull stays until it ends by itself");
+            tracing::warn!(
+                error,
+                image,
+                "the lease of a pull stays until it ends by itself"
+            );
         }
         result.map(describe)
     }
@@ -137,16 +167,23 @@ impl Containerd {
 
     /// Digest of what the record of this name points to.
     async fn recorded(&self, name: &str) -> Result<Option<Digest>, RuntimeError> {
-        let request = self.connection.request(GetImageRequest { name: name.to_owned() });
+        let request = self.connection.request(GetImageRequest {
+            name: name.to_owned(),
+        });
         let mut client = ImagesClient::new(self.connection.channel());
-        let answer = self.connection.answer(self.connection.plain(), client.get(request)).await;
+        let answer = self
+            .connection
+            .answer(self.connection.plain(), client.get(request))
+            .await;
         let record = match answer {
             Ok(response) => response.into_inner().image,
             Err(Answer::NotFound) => None,
             Err(said) => return Err(said.into_error("look up image", name)),
         };
         // A record whose digest we cannot read is somebody else's; ours will replace it.
-        Ok(record.and_then(|record| record.target).and_then(|target| target.digest.parse().ok()))
+        Ok(record
+            .and_then(|record| record.target)
+            .and_then(|target| target.digest.parse().ok()))
     }
 
     /// The image, when all that is needed to run it is here; with a lease, it stays here.
@@ -182,16 +219,15 @@ impl Containerd {
         lease: &Lease,
     ) -> Result<imagecache::Image, RuntimeError> {
         let store = ContainerdStore::new(lease);
-        let apply_deadline = Deadline { name: "images.pull_timeout", length: images.pull_timeout };
-        let unpacker = ContainerdUnpacker { lease, apply_deadline };
-        let options = PullOptions {
-            insecure_registries: images.insecure_registries.clone(),
-            auth_file: images.auth_file.clone(),
-            stall_timeout: images.stall_timeout,
-            deadline: images.pull_timeout,
-            parallel: PARALLEL,
+        let apply_deadline = Deadline {
+            name: "images.pull_timeout",
+            length: images.pull_timeout,
         };
-        let pulled = imagecache::pull(reference, &store, &unpacker, &options).await;
+        let unpacker = ContainerdUnpacker {
+            lease,
+            apply_deadline,
+        };
+        let pulled = imagecache::pull(reference, &store, &unpacker, &pull_options(images)).await;
         pulled.map_err(|error| of_pull(&reference.to_string(), error))
     }
 
@@ -199,14 +235,21 @@ impl Containerd {
     async fn keep(&self, lease: &Lease, image: &imagecache::Image) -> Result<(), RuntimeError> {
         let store = ContainerdStore::new(lease);
         let content = labels::GC_REF_CONTENT;
-        let snapshot = format!("{}.{}", labels::GC_REF_SNAPSHOT, self.connection.snapshotter());
+        let snapshot = format!(
+            "{}.{}",
+            labels::GC_REF_SNAPSHOT,
+            self.connection.snapshotter()
+        );
         let mut of_manifest =
             BTreeMap::from([(format!("{content}.config"), image.config.digest.to_string())]);
         for (position, layer) in image.layers.iter().enumerate() {
             of_manifest.insert(format!("{content}.l.{position}"), layer.digest.to_string());
         }
         let mut ties = vec![
-            (&image.config, BTreeMap::from([(snapshot, image.chain_id.to_string())])),
+            (
+                &image.config,
+                BTreeMap::from([(snapshot, image.chain_id.to_string())]),
+            ),
             (&image.manifest, of_manifest),
         ];
         if image.target != image.manifest {
@@ -223,9 +266,10 @@ impl Containerd {
     async fn record(&self, image: &imagecache::Image) -> Result<(), RuntimeError> {
         let name = image.reference.to_string();
         let labels: HashMap<String, String> = match self.connection.namespace() {
-            KUBERNETES => {
-                labels::CRI.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
-            }
+            KUBERNETES => labels::CRI
+                .iter()
+                .map(|(key, value)| ((*key).into(), (*value).into()))
+                .collect(),
             _ => HashMap::new(),
         };
         let mut paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
@@ -246,7 +290,11 @@ impl Containerd {
             image: Some(record.clone()),
             ..CreateImageRequest::default()
         });
-        match self.connection.answer(self.connection.plain(), client.create(request)).await {
+        match self
+            .connection
+            .answer(self.connection.plain(), client.create(request))
+            .await
+        {
             Ok(_) => return Ok(()),
             Err(Answer::Exists) => {}
             Err(said) => return Err(said.into_error("record image", &name)),
@@ -256,8 +304,20 @@ impl Containerd {
             update_mask: Some(FieldMask { paths }),
             ..UpdateImageRequest::default()
         });
-        self.connection.call("update image", &name, client.update(request)).await?;
+        self.connection
+            .call("update image", &name, client.update(request))
+            .await?;
         Ok(())
+    }
+}
+
+fn pull_options(images: &config::Images) -> PullOptions {
+    PullOptions {
+        insecure_registries: images.insecure_registries.clone(),
+        auth_file: images.auth_file.clone(),
+        stall_timeout: images.stall_timeout,
+        deadline: images.pull_timeout,
+        parallel: PARALLEL,
     }
 }
 

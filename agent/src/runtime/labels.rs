@@ -40,5 +40,8 @@ pub(super) fn rfc3339(time: std::time::SystemTime) -> String {
 }
 
 pub(super) fn map<const N: usize>(pairs: [(&str, String); N]) -> HashMap<String, String> {
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    pairs
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
 }

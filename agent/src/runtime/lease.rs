@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use containerd_client::services::v1::leases_client::LeasesClient;
-use containerd_client::services::v1::{
-    AddResourceRequest, CreateRequest, DeleteRequest, Resource,
-};
+use containerd_client::services::v1::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 
@@ -53,8 +51,14 @@ impl Containerd {
             ]),
         });
         let mut client = LeasesClient::new(connection.channel());
-        connection.call("take lease", &id, client.create(request)).await?;
-        Ok(Lease { connection, id, header })
+        connection
+            .call("take lease", &id, client.create(request))
+            .await?;
+        Ok(Lease {
+            connection,
+            id,
+            header,
+        })
     }
 }
 
@@ -72,7 +76,11 @@ impl Lease {
         });
         let mut client = LeasesClient::new(self.connection.channel());
         let deadline = self.connection.slow();
-        match self.connection.answer(deadline, client.delete(request)).await {
+        match self
+            .connection
+            .answer(deadline, client.delete(request))
+            .await
+        {
             Ok(_) | Err(Answer::NotFound) => Ok(()),
             Err(said) => Err(said.into_error("release lease", &self.id)),
         }
@@ -85,7 +93,9 @@ impl Lease {
     /// A request whose results belong to the lease.
     pub(super) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = self.connection.request(message);
-        request.metadata_mut().insert("containerd-lease", self.header.clone());
+        request
+            .metadata_mut()
+            .insert("containerd-lease", self.header.clone());
         request
     }
 
@@ -93,10 +103,15 @@ impl Lease {
     pub(super) async fn cover(&self, kind: &str, id: &str) -> Result<(), RuntimeError> {
         let request = self.connection.request(AddResourceRequest {
             id: self.id.clone(),
-            resource: Some(Resource { id: id.to_owned(), r#type: kind.to_owned() }),
+            resource: Some(Resource {
+                id: id.to_owned(),
+                r#type: kind.to_owned(),
+            }),
         });
         let mut client = LeasesClient::new(self.connection.channel());
-        self.connection.call("cover by lease", id, client.add_resource(request)).await?;
+        self.connection
+            .call("cover by lease", id, client.add_resource(request))
+            .await?;
         Ok(())
     }
 }
@@ -108,5 +123,8 @@ pub(super) fn unique(purpose: &str) -> String {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
-    format!("nodeagent-{purpose}-{now:x}-{:x}-{count:x}", std::process::id())
+    format!(
+        "nodeagent-{purpose}-{now:x}-{:x}-{count:x}",
+        std::process::id()
+    )
 }

@@ -8,6 +8,7 @@
 //! executor's), freezing (behind containerd's back), and anything on the path of an armed or frozen
 //! activation.
 
+mod cgroup;
 mod connection;
 mod container;
 mod content;
@@ -64,7 +65,9 @@ impl Containerd {
     /// containerd's version, for example `1.6.20~ds1`.
     pub async fn version(&self) -> Result<String, RuntimeError> {
         let mut client = VersionClient::new(self.connection.channel());
-        let answer = self.connection.call("ask for the version of", "containerd", client.version(()));
+        let answer =
+            self.connection
+                .call("ask for the version of", "containerd", client.version(()));
         Ok(answer.await?.version)
     }
 }

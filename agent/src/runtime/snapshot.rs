@@ -54,8 +54,10 @@ impl Containerd {
             ]),
         });
         let mut client = SnapshotsClient::new(self.connection.channel());
-        let prepared =
-            self.connection.answer(self.connection.slow(), client.prepare(request)).await;
+        let prepared = self
+            .connection
+            .answer(self.connection.slow(), client.prepare(request))
+            .await;
         match prepared {
             Ok(response) => return Ok(rootfs(response.into_inner().mounts)),
             Err(Answer::Exists) => {}
@@ -71,12 +73,13 @@ impl Containerd {
             why,
         };
         match self.connection.snapshot(key).await? {
-            Some(info) if info.kind() != Kind::Active => {
-                Err(conflict("a snapshot of that name exists and is not writable".to_owned()))
-            }
-            Some(info) if info.parent != image.chain_id => {
-                Err(conflict(format!("it exists on {}, not on {}", info.parent, image.chain_id)))
-            }
+            Some(info) if info.kind() != Kind::Active => Err(conflict(
+                "a snapshot of that name exists and is not writable".to_owned(),
+            )),
+            Some(info) if info.parent != image.chain_id => Err(conflict(format!(
+                "it exists on {}, not on {}",
+                info.parent, image.chain_id
+            ))),
             Some(_) => self.rootfs_mounts(key).await,
             None => Err(conflict("it was removed at the same time".to_owned())),
         }
@@ -93,7 +96,9 @@ impl Containerd {
             key: key.to_owned(),
         });
         let mut client = SnapshotsClient::new(self.connection.channel());
-        let answer = self.connection.call("ask for mounts of", key, client.mounts(request));
+        let answer = self
+            .connection
+            .call("ask for mounts of", key, client.mounts(request));
         Ok(answer.await?.mounts)
     }
 
@@ -104,7 +109,11 @@ impl Containerd {
             key: key.to_owned(),
         });
         let mut client = SnapshotsClient::new(self.connection.channel());
-        match self.connection.answer(self.connection.slow(), client.remove(request)).await {
+        match self
+            .connection
+            .answer(self.connection.slow(), client.remove(request))
+            .await
+        {
             Ok(_) | Err(Answer::NotFound) => Ok(()),
             Err(said) => Err(said.into_error("remove snapshot", key)),
         }

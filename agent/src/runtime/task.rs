@@ -1,19 +1,18 @@
 //! Tasks: the processes of containers, through containerd and the shim.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::{
-    CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest, StartRequest,
-    WaitRequest,
+    Container, CreateTaskRequest, DeleteTaskRequest, GetRequest, KillRequest, ListTasksRequest,
+    StartRequest, WaitRequest,
 };
-use tonic::transport::Channel;
 use containerd_client::types::v1::{Process, Status as ProcessStatus};
 use prost_types::{Any, Timestamp};
+use tonic::transport::Channel;
 
-use super::Containerd;
-use super::connection::Deadline;
 use super::error::{Answer, RuntimeError, Unanswered};
+use super::{Containerd, cgroup};
 use crate::config;
 use crate::instance::ContainerId;
 
@@ -64,50 +63,97 @@ impl Containerd {
         let operation = "create task";
         let name = id.to_string();
         let Some(container) = self.container(&name).await? else {
-            return Err(RuntimeError::NotFound { operation, object: format!("container {name}") });
+            return Err(RuntimeError::NotFound {
+                operation,
+                object: format!("container {name}"),
+            });
         };
-        let request = self.connection.request(CreateTaskRequest {
+        let deadline = self.connection.slow();
+        let request = CreateTaskRequest {
             container_id: name.clone(),
             rootfs: self.mounts(&container.snapshot_key).await?,
             options: runc_options(&self.runtime),
             ..CreateTaskRequest::default()
-        });
-        let deadline = self.connection.slow();
-        match self.connection.answer(deadline, self.task_client().create(request)).await {
+        };
+        let request = self.connection.bounded_request(deadline, request);
+        match self
+            .connection
+            .answer(deadline, self.task_client().create(request))
+            .await
+        {
             Ok(response) => Ok(response.into_inner().pid),
             Err(Answer::Exists) => match self.task(&name).await? {
                 Some(task) => Ok(task.pid),
                 None => Err(Answer::Exists.into_error(operation, &name)),
             },
             Err(Answer::Unavailable(source @ Unanswered::Overdue { .. })) => {
-                let undone = match self.delete_task(id).await {
-                    Ok(_) => true,
-                    Err(error) => {
-                        let error: &dyn std::error::Error = &error;
-                        tracing::error!(error, container = name, "a create that timed out could not be undone");
-                        false
-                    }
-                };
-                Err(RuntimeError::Abandoned { operation, object: name, undone, source })
+                let undone = self.undo_create(id, &container).await;
+                Err(RuntimeError::Abandoned {
+                    operation,
+                    object: name,
+                    undone,
+                    source,
+                })
             }
             Err(said) => Err(said.into_error(operation, &name)),
+        }
+    }
+
+    /// Ends what a create may have left: task, shim, and processes that hang in the cgroup. Says
+    /// whether nothing remains.
+    async fn undo_create(&self, id: &ContainerId, container: &Container) -> bool {
+        let container_id = id.to_string();
+        let deleted = self.delete_task(id).await;
+        if let Err(error) = &deleted {
+            let error: &dyn std::error::Error = error;
+            tracing::error!(
+                error,
+                container_id,
+                "a create that timed out could not be undone"
+            );
+        }
+        let Some(path) = own_cgroup(container, &self.runtime.cgroup_parent, &container_id) else {
+            return deleted.is_ok();
+        };
+        match cgroup::sweep(&path, self.connection.plain().length).await {
+            Ok(remaining) if remaining.is_empty() => deleted.is_ok(),
+            Ok(remaining) => {
+                tracing::error!(
+                    ?remaining,
+                    container_id,
+                    "processes of a create that timed out remain"
+                );
+                false
+            }
+            Err(error) => {
+                tracing::error!(%error, container_id, "the cgroup of a create that timed out could not be swept");
+                false
+            }
         }
     }
 
     /// Starts a created task. One that runs already is success.
     pub async fn start_task(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         let name = id.to_string();
-        let request = self.connection.request(StartRequest {
+        let deadline = self.connection.slow();
+        let request = StartRequest {
             container_id: name.clone(),
             ..StartRequest::default()
-        });
-        let deadline = self.connection.slow();
-        match self.connection.answer(deadline, self.task_client().start(request)).await {
+        };
+        let request = self.connection.bounded_request(deadline, request);
+        match self
+            .connection
+            .answer(deadline, self.task_client().start(request))
+            .await
+        {
             Ok(_) => Ok(()),
             // The shim has no error of its own for "it runs already".
             Err(said @ (Answer::Precondition(_) | Answer::Other(_))) => {
                 match self.task(&name).await? {
-                    Some(TaskState { status: TaskStatus::Running, .. }) => Ok(()),
+                    Some(TaskState {
+                        status: TaskStatus::Running,
+                        ..
+                    }) => Ok(()),
                     _ => Err(said.into_error("start task", &name)),
                 }
             }
@@ -133,31 +179,25 @@ impl Containerd {
     /// was none. A shim that died on the way is waited for: containerd cleans up behind it.
     pub async fn delete_task(&self, id: &ContainerId) -> Result<Option<ExitStatus>, RuntimeError> {
         let name = id.to_string();
-        let deadline = self.connection.slow();
-        let delete = async {
-            loop {
-                match self.try_delete(&name).await {
-                    Ok(ended) => return Ok(ended),
-                    Err(said @ Answer::Unavailable(_)) => return Err(said),
-                    // `ttrpc: closed`, `cannot delete a running process`: things are on their way.
-                    Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        let end = Instant::now() + self.connection.slow().length;
+        loop {
+            match self.try_delete(&name).await {
+                Ok(ended) => return Ok(ended),
+                Err(said @ Answer::Unavailable(Unanswered::Connection(_))) => {
+                    return Err(said.into_error("delete task", &name));
                 }
+                Err(said) if Instant::now() >= end => {
+                    return Err(said.into_error("delete task", &name));
+                }
+                // `ttrpc: closed`, `cannot delete a running process`, a shim that is busy with a
+                // create: things are on their way.
+                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
             }
-        };
-        match tokio::time::timeout(deadline.length, delete).await {
-            Ok(Ok(ended)) => Ok(ended),
-            Ok(Err(said)) => Err(said.into_error("delete task", &name)),
-            // What it says last is the reason.
-            Err(_) => match self.try_delete(&name).await {
-                Ok(ended) => Ok(ended),
-                Err(said) => Err(said.into_error("delete task", &name)),
-            },
         }
     }
 
     async fn try_delete(&self, name: &str) -> Result<Option<ExitStatus>, Answer> {
-        let asked = self.get(name).await;
-        let Some(task) = asked? else {
+        let Some(task) = self.get(name).await? else {
             return Ok(None);
         };
         if !matches!(task.status, TaskStatus::Stopped { .. }) {
@@ -170,15 +210,24 @@ impl Containerd {
                 ..WaitRequest::default()
             });
             let deadline = self.connection.plain();
-            let waited = self.connection.answer(deadline, self.task_client().wait(request)).await;
+            let waited = self
+                .connection
+                .answer(deadline, self.task_client().wait(request))
+                .await;
             match waited {
                 Ok(_) | Err(Answer::NotFound) => {}
                 Err(said) => return Err(said),
             }
         }
-        let request = self.connection.request(DeleteTaskRequest { container_id: name.to_owned() });
         let deadline = self.connection.slow();
-        let deleted = self.connection.answer(deadline, self.task_client().delete(request)).await;
+        let request = DeleteTaskRequest {
+            container_id: name.to_owned(),
+        };
+        let request = self.connection.bounded_request(deadline, request);
+        let deleted = self
+            .connection
+            .answer(deadline, self.task_client().delete(request))
+            .await;
         match deleted.map(|response| response.into_inner()) {
             Ok(ended) => Ok(Some(ExitStatus {
                 code: ended.exit_status,
@@ -194,8 +243,14 @@ impl Containerd {
     pub(super) async fn tasks(&self) -> Result<Vec<(String, TaskState)>, RuntimeError> {
         let request = self.connection.request(ListTasksRequest::default());
         let deadline = self.connection.slow();
-        let listed = self.connection.answer(deadline, self.task_client().list(request)).await;
-        let tasks = listed.map_err(|said| said.into_error("list", "tasks"))?.into_inner().tasks;
+        let listed = self
+            .connection
+            .answer(deadline, self.task_client().list(request))
+            .await;
+        let tasks = listed
+            .map_err(|said| said.into_error("list", "tasks"))?
+            .into_inner()
+            .tasks;
         Ok(tasks
             .into_iter()
             .map(|process| {
@@ -207,7 +262,9 @@ impl Containerd {
     }
 
     async fn task(&self, name: &str) -> Result<Option<TaskState>, RuntimeError> {
-        self.get(name).await.map_err(|said| said.into_error("ask for task", name))
+        self.get(name)
+            .await
+            .map_err(|said| said.into_error("ask for task", name))
     }
 
     async fn get(&self, name: &str) -> Result<Option<TaskState>, Answer> {
@@ -216,7 +273,11 @@ impl Containerd {
             ..GetRequest::default()
         });
         let deadline = self.connection.plain();
-        match self.connection.answer(deadline, self.task_client().get(request)).await {
+        match self
+            .connection
+            .answer(deadline, self.task_client().get(request))
+            .await
+        {
             Ok(response) => Ok(response.into_inner().process.as_ref().map(state)),
             Err(Answer::NotFound) => Ok(None),
             Err(said) => Err(said),
@@ -229,13 +290,24 @@ impl Containerd {
             signal,
             ..KillRequest::default()
         });
-        let deadline: Deadline = self.connection.plain();
-        self.connection.answer(deadline, self.task_client().kill(request)).await.map(drop)
+        let deadline = self.connection.plain();
+        self.connection
+            .answer(deadline, self.task_client().kill(request))
+            .await
+            .map(drop)
     }
 
     fn task_client(&self) -> TasksClient<Channel> {
         TasksClient::new(self.connection.channel())
     }
+}
+
+/// The container's cgroup as its spec says, when it is this container's own one below our parent.
+fn own_cgroup(container: &Container, parent: &str, id: &str) -> Option<String> {
+    let spec: serde_json::Value = serde_json::from_slice(&container.spec.as_ref()?.value).ok()?;
+    let path = spec.pointer("/linux/cgroupsPath")?.as_str()?;
+    let expected = format!("{}/{id}", parent.trim_end_matches('/'));
+    (path == expected).then_some(expected)
 }
 
 fn state(process: &Process) -> TaskState {
@@ -246,7 +318,9 @@ fn state(process: &Process) -> TaskState {
             ProcessStatus::Running | ProcessStatus::Paused | ProcessStatus::Pausing => {
                 TaskStatus::Running
             }
-            ProcessStatus::Stopped => TaskStatus::Stopped { code: process.exit_status },
+            ProcessStatus::Stopped => TaskStatus::Stopped {
+                code: process.exit_status,
+            },
             ProcessStatus::Unknown => TaskStatus::Unknown,
         },
     }
@@ -254,7 +328,9 @@ fn state(process: &Process) -> TaskState {
 
 /// A timestamp of a shim; now, when it is absent or before 1970.
 pub(super) fn time(stamp: Option<Timestamp>) -> SystemTime {
-    stamp.and_then(|stamp| SystemTime::try_from(stamp).ok()).unwrap_or_else(SystemTime::now)
+    stamp
+        .and_then(|stamp| SystemTime::try_from(stamp).ok())
+        .unwrap_or_else(SystemTime::now)
 }
 
 /// Options of the runc shim, when one of them is not the default: `binary_name`, field 6 of
@@ -271,7 +347,10 @@ pub(super) fn runc_options(runtime: &config::Runtime) -> Option<Any> {
     }
     value.push(length as u8);
     value.extend_from_slice(binary.as_bytes());
-    Some(Any { type_url: "containerd.runc.v1.Options".to_owned(), value })
+    Some(Any {
+        type_url: "containerd.runc.v1.Options".to_owned(),
+        value,
+    })
 }
 
 #[cfg(test)]

@@ -10,9 +10,9 @@ use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClien
 use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
 };
-use tonic::transport::Channel;
 use containerd_client::types::{Descriptor, Mount};
 use imagecache::{Digest, Layer, UnpackError, Unpacker};
+use tonic::transport::Channel;
 
 use super::connection::{Connection, Deadline};
 use super::error::{Answer, RuntimeError};
@@ -47,12 +47,17 @@ impl ContainerdUnpacker<'_> {
             ..ApplyRequest::default()
         });
         let mut diff = DiffClient::new(self.connection().channel());
-        let applied = self.connection().answer(self.apply_deadline, diff.apply(request)).await;
+        let applied = self
+            .connection()
+            .answer(self.apply_deadline, diff.apply(request))
+            .await;
         let applied = applied
             .map_err(|said| unpack_error(said, "apply layer", &layer.blob.digest))?
             .into_inner()
             .applied;
-        let got = applied.map(|descriptor| descriptor.digest).unwrap_or_default();
+        let got = applied
+            .map(|descriptor| descriptor.digest)
+            .unwrap_or_default();
         if got != layer.diff_id.as_str() {
             return Err(UnpackError::DiffId {
                 layer: layer.blob.digest.clone(),
@@ -68,7 +73,11 @@ impl ContainerdUnpacker<'_> {
         });
         let mut snapshots = self.snapshots();
         // Commit measures the tree: as long as its files are many, too.
-        match self.connection().answer(self.apply_deadline, snapshots.commit(request)).await {
+        match self
+            .connection()
+            .answer(self.apply_deadline, snapshots.commit(request))
+            .await
+        {
             Ok(_) => Ok(()),
             Err(Answer::Exists) => {
                 self.remove(key).await;
@@ -84,7 +93,11 @@ impl ContainerdUnpacker<'_> {
             key: key.to_owned(),
         });
         let mut snapshots = self.snapshots();
-        match self.connection().answer(self.connection().slow(), snapshots.remove(request)).await {
+        match self
+            .connection()
+            .answer(self.connection().slow(), snapshots.remove(request))
+            .await
+        {
             Ok(_) | Err(Answer::NotFound) => {}
             Err(said) => {
                 let error: &dyn std::error::Error = &said.into_error("remove snapshot", key);
@@ -99,7 +112,10 @@ impl Unpacker for ContainerdUnpacker<'_> {
         let snapshotter = self.connection().snapshotter();
         // First under the lease, then asked for: what is found there stays there.
         let kind = format!("snapshots/{snapshotter}");
-        self.lease.cover(&kind, chain_id.as_str()).await.map_err(of_runtime)?;
+        self.lease
+            .cover(&kind, chain_id.as_str())
+            .await
+            .map_err(of_runtime)?;
         let found = self.connection().snapshot(chain_id.as_str()).await;
         found.map(|info| info.is_some()).map_err(of_runtime)
     }
@@ -109,12 +125,18 @@ impl Unpacker for ContainerdUnpacker<'_> {
         let request = self.lease.request(PrepareSnapshotRequest {
             snapshotter: self.connection().snapshotter(),
             key: key.clone(),
-            parent: layer.parent.as_ref().map(Digest::to_string).unwrap_or_default(),
+            parent: layer
+                .parent
+                .as_ref()
+                .map(Digest::to_string)
+                .unwrap_or_default(),
             labels: labels::map([(labels::SNAPSHOT_REF, layer.chain_id.to_string())]),
         });
         let mut snapshots = self.snapshots();
-        let prepared =
-            self.connection().answer(self.connection().plain(), snapshots.prepare(request)).await;
+        let prepared = self
+            .connection()
+            .answer(self.connection().plain(), snapshots.prepare(request))
+            .await;
         let mounts = match prepared {
             Ok(response) => response.into_inner().mounts,
             Err(Answer::Exists) => return Ok(()),
@@ -134,12 +156,24 @@ fn unpack_error(said: Answer, operation: &'static str, digest: &Digest) -> Unpac
 
 fn of_runtime(error: RuntimeError) -> UnpackError {
     match error {
-        RuntimeError::Unavailable { operation, object, source } => {
-            UnpackError::Unavailable { operation, object, source: Box::new(source) }
-        }
-        RuntimeError::Failed { operation, object, source } => {
-            UnpackError::Failed { operation, object, source: Box::new(source) }
-        }
+        RuntimeError::Unavailable {
+            operation,
+            object,
+            source,
+        } => UnpackError::Unavailable {
+            operation,
+            object,
+            source: Box::new(source),
+        },
+        RuntimeError::Failed {
+            operation,
+            object,
+            source,
+        } => UnpackError::Failed {
+            operation,
+            object,
+            source: Box::new(source),
+        },
         other => UnpackError::Failed {
             operation: "unpack",
             object: "a layer".to_owned(),

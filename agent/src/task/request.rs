@@ -168,6 +168,8 @@ pub struct InstanceResult {
     pub generation: u64,
     /// Its address, absent in the host's network.
     pub address: Option<Ipv4Addr>,
+    /// Registered port, when the app is registered.
+    pub port: Option<u16>,
     /// Why it is not what was asked for: stable code and sentence.
     pub error: Option<(String, String)>,
 }

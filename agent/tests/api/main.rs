@@ -1,5 +1,10 @@
 //! The API and the command line in front of an in-memory host.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a panic in a test's own functions is the report too"
+)]
+
 mod cli;
 mod server;
 mod twin;
