@@ -29,6 +29,8 @@ pub struct Agent {
     cli: Cli,
     environment: Vec<(String, String)>,
     program: Option<PathBuf>,
+    // Bound as long as the agent may say something.
+    notifications: Option<UnixDatagram>,
 }
 
 impl Agent {
@@ -73,6 +75,7 @@ container_init = "{init}"
             cli: Cli::new(ground.netns().clone(), socket.clone()),
             environment: Vec::new(),
             program: None,
+            notifications: None,
             directory,
             socket,
         })
@@ -91,14 +94,19 @@ container_init = "{init}"
     /// Starts it and waits for `READY=1`; returns the time from just before fork to READY.
     pub fn start(&mut self, ground: &Ground) -> Result<Duration> {
         let start = Instant::now();
-        let notifications = self.launch(ground)?;
+        self.launch(ground)?;
         until("the agent's READY=1", STARTS, || {
             if let Some(status) = self.ended()? {
                 bail!("the agent ended ({status}):\n{}", self.tail(40));
             }
             let mut datagram = [0; 4096];
-            match notifications.recv(&mut datagram) {
+            let notifications = self.notifications.as_ref();
+            match notifications
+                .map(|socket| socket.recv(&mut datagram))
+                .transpose()
+            {
                 Ok(length) => {
+                    let length = length.unwrap_or(0);
                     let said = String::from_utf8_lossy(&datagram[..length]);
                     Ok(if said.lines().any(|line| line == "READY=1") {
                         Look::Seen(())
@@ -115,8 +123,8 @@ container_init = "{init}"
         Ok(start.elapsed())
     }
 
-    /// Starts it and does not wait. Its notifications arrive at the socket returned.
-    pub fn launch(&mut self, ground: &Ground) -> Result<UnixDatagram> {
+    /// Starts it and does not wait.
+    pub fn launch(&mut self, ground: &Ground) -> Result<()> {
         ensure!(self.process.is_none(), "the agent runs already");
         let notify = ground.path("notify.sock");
         let _ = fs::remove_file(&notify);
@@ -138,7 +146,8 @@ container_init = "{init}"
             .env("NOTIFY_SOCKET", &notify)
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::start(ground, "agent", command)?);
-        Ok(notifications)
+        self.notifications = Some(notifications);
+        Ok(())
     }
 
     /// Pid of the running agent.

@@ -18,7 +18,10 @@ pub const PORT: u16 = 5001;
 /// Longest silence that the proxy keeps up, so that no thread outlives its test for long.
 const LONGEST_STALL: Duration = Duration::from_secs(60);
 
-/// What happens to answers for blobs. Everything else passes unchanged.
+/// Smaller blobs are configs, and pass.
+const SMALLEST_LAYER: usize = 16 << 10;
+
+/// What happens to answers for layers. Everything else passes unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
@@ -29,7 +32,7 @@ pub enum Fault {
     CutOff,
     /// In the middle of the body nothing more comes, and the connection stays.
     Stall,
-    /// 500 instead of the blob.
+    /// 500 instead of the layer.
     ServerError,
 }
 
@@ -38,7 +41,7 @@ pub enum Fault {
 pub struct FaultyRegistry {
     netns: Netns,
     fault: Arc<Mutex<Fault>>,
-    blobs: Arc<AtomicUsize>,
+    layers: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
@@ -48,12 +51,12 @@ impl FaultyRegistry {
         let proxy = Self {
             netns: ground.netns().clone(),
             fault: Arc::new(Mutex::new(Fault::None)),
-            blobs: Arc::new(AtomicUsize::new(0)),
+            layers: Arc::new(AtomicUsize::new(0)),
             stop: Arc::new(AtomicBool::new(false)),
         };
-        let (fault, blobs, stop) = (
+        let (fault, layers, stop) = (
             Arc::clone(&proxy.fault),
-            Arc::clone(&proxy.blobs),
+            Arc::clone(&proxy.layers),
             Arc::clone(&proxy.stop),
         );
         proxy.netns.run(|| {
@@ -64,9 +67,9 @@ impl FaultyRegistry {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let (fault, blobs) = (Arc::clone(&fault), Arc::clone(&blobs));
+                    let (fault, layers) = (Arc::clone(&fault), Arc::clone(&layers));
                     // A client that gives up is part of every fault.
-                    std::thread::spawn(move || drop(serve(client, &fault, &blobs)));
+                    std::thread::spawn(move || drop(serve(client, &fault, &layers)));
                 }
             });
             Ok(())
@@ -89,9 +92,9 @@ impl FaultyRegistry {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    /// Requests for blobs so far.
-    pub fn blobs_asked_for(&self) -> usize {
-        self.blobs.load(Ordering::Relaxed)
+    /// Layers that were asked for so far.
+    pub fn layers_asked_for(&self) -> usize {
+        self.layers.load(Ordering::Relaxed)
     }
 }
 
@@ -105,21 +108,9 @@ impl Drop for FaultyRegistry {
 }
 
 /// One request, one answer, and the connection is closed.
-fn serve(mut client: TcpStream, fault: &Mutex<Fault>, blobs: &AtomicUsize) -> std::io::Result<()> {
+fn serve(mut client: TcpStream, fault: &Mutex<Fault>, layers: &AtomicUsize) -> std::io::Result<()> {
     client.set_read_timeout(Some(LONGEST_STALL))?;
     let head = read_head(&mut client)?;
-    let blob = head.starts_with("GET ") && head.contains("/blobs/");
-    let fault = if blob {
-        blobs.fetch_add(1, Ordering::Relaxed);
-        *fault.lock().unwrap_or_else(PoisonError::into_inner)
-    } else {
-        Fault::None
-    };
-    if fault == Fault::ServerError {
-        let answer =
-            "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-        return client.write_all(answer.as_bytes());
-    }
     let mut upstream = TcpStream::connect(Registry::address())?;
     upstream.set_read_timeout(Some(LONGEST_STALL))?;
     upstream.write_all(with_connection_close(&head).as_bytes())?;
@@ -127,9 +118,19 @@ fn serve(mut client: TcpStream, fault: &Mutex<Fault>, blobs: &AtomicUsize) -> st
     upstream.read_to_end(&mut answer)?;
     let body = answer.windows(4).position(|four| four == b"\r\n\r\n");
     let body = body.map_or(answer.len(), |end| end + 4);
+    let blob = head.starts_with("GET ") && head.contains("/blobs/");
+    let fault = if blob && answer.len() - body >= SMALLEST_LAYER {
+        layers.fetch_add(1, Ordering::Relaxed);
+        *fault.lock().unwrap_or_else(PoisonError::into_inner)
+    } else {
+        Fault::None
+    };
     let middle = body + (answer.len() - body) / 2;
     match fault {
-        Fault::None | Fault::ServerError => client.write_all(&answer),
+        Fault::None => client.write_all(&answer),
+        Fault::ServerError => client.write_all(
+            b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        ),
         Fault::WrongByte => {
             if let Some(byte) = answer.get_mut(middle) {
                 *byte ^= 1;

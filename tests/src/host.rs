@@ -112,11 +112,12 @@ impl TestHost {
         wanted: impl Fn(&Pool) -> bool,
     ) -> Result<Pool> {
         let waited = until(&format!("{what} in the pool of {app}"), SETTLES, || {
-            let pool = self.cli().pool(app)?;
-            Ok(if wanted(&pool) {
-                Look::Seen(pool)
-            } else {
-                Look::NotYet(format!("{pool:?}"))
+            let status = self.cli().status()?;
+            // Until an agent that was started has observed its host, it has no pools to show.
+            let pool = status.pools.iter().find(|pool| pool.app == app);
+            Ok(match pool {
+                Some(pool) if wanted(pool) => Look::Seen(pool.clone()),
+                _ => Look::NotYet(format!("{status:?}")),
             })
         });
         waited.with_context(|| self.agent.tail(30))

@@ -4,7 +4,7 @@
 //! the agent have to see each other's mounts.
 
 use std::fs::File;
-use std::io::{Seek, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,8 +12,8 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// The host's own address (TEST-NET-1 of RFC 5737).
-const HOST_ADDRESS: &str = "192.0.2.1";
+/// The host's own address: what its packets to instances come from (TEST-NET-1 of RFC 5737).
+pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// A network namespace bound to a file; it lives until the file is unmounted (see
 /// [`teardown`](crate::teardown)).
@@ -23,15 +23,14 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// Makes a namespace whose loopback is up, and binds it to `file`. Like any host it has an
-    /// address that is not loopback: what it sends to instances has a source.
+    /// Makes a namespace with [`HOST`] on its loopback, which is up, and binds it to `file`.
     pub fn create(file: &Path) -> Result<Self> {
         File::create(file).with_context(|| format!("create {}", file.display()))?;
+        let setup = format!("ip link set lo up && ip address add {HOST}/32 dev lo");
         // unshare(1) binds the namespace to the file before it runs the command inside.
         let made = Command::new("unshare")
             .arg(format!("--net={}", file.display()))
-            .args(["--", "ip", "-batch", "-"])
-            .stdin(batch(&format!("link set lo up\naddress add {HOST_ADDRESS}/32 dev lo\n"))?)
+            .args(["--", "sh", "-c", &setup])
             .output()
             .context("run unshare(1)")?;
         ensure!(
@@ -69,12 +68,4 @@ impl Netns {
             }
         })
     }
-}
-
-/// Lines for `ip -batch -`.
-fn batch(lines: &str) -> Result<File> {
-    let mut file = tempfile::tempfile().context("make a temporary file")?;
-    file.write_all(lines.as_bytes()).context("write a batch for ip")?;
-    file.rewind().context("rewind a batch for ip")?;
-    Ok(file)
 }

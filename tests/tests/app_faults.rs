@@ -63,7 +63,7 @@ fn an_app_that_never_becomes_ready_is_given_up_at_its_deadline_and_never_registe
     host.wait_for_armed("web", 1)?;
     let instance = failing(&host, "t")?;
     let error = instance.error.context("no error")?;
-    assert!(error.code.contains("readiness"), "{error:?}");
+    assert_eq!(error.code, "not_ready", "{error:?}");
     assert_eq!(host.discovered()?, Vec::<String>::new());
     host.remove_app("web")
 }

@@ -13,7 +13,7 @@ use serde_json::json;
 #[test]
 fn an_unknown_configuration_key_stops_the_start_and_is_named_with_its_place() -> Result<()> {
     let mut host = TestHost::without_agent("[containerd]\nsokcet = \"/nowhere\"\n")?;
-    let _notifications = host.agent.launch(&host.ground)?;
+    host.agent.launch(&host.ground)?;
     let status = host.agent.wait_ended(Duration::from_secs(10))?;
     ensure!(!status.success(), "the agent ran with an unknown key");
     let said = host.agent.tail(20);
@@ -112,7 +112,8 @@ fn a_second_manifest_of_one_name_is_a_new_revision_of_one_app() -> Result<()> {
         first.revision,
         "the same manifest again"
     );
-    host.apply(&Manifest::web("web").with("drainSeconds", 2.into()))?;
+    let colour = json!([{ "name": "COLOUR", "value": "green" }]);
+    host.apply(&Manifest::web("web").with("env", colour))?;
     let status = host.cli().status()?;
     assert_eq!(status.pools.len(), 1);
     assert_ne!(status.pools[0].revision, first.revision);
@@ -265,7 +266,7 @@ fn an_exhausted_address_pool_is_said_and_the_rest_goes_on() -> Result<()> {
 
 #[test]
 fn a_full_disk_under_the_journal_refuses_tasks_and_loses_none() -> Result<()> {
-    let mut host = TestHost::without_agent("")?;
+    let mut host = TestHost::without_agent("[discovery.file]\npropagation_bound = \"100ms\"\n")?;
     let small = host.small_disk("small", 24 << 20)?;
     let state = format!("[paths]\nstate = \"{}\"\n", small.display());
     fs::write(

@@ -185,7 +185,7 @@ fn each_fault_of_the_registry_fails_a_pull_and_none_of_them_stays() -> Result<()
     }
     proxy.set(Fault::None);
     ctr.pull(&FaultyRegistry::reference("servererror:1"))?;
-    ensure!(proxy.blobs_asked_for() >= 4, "the pulls went elsewhere");
+    ensure!(proxy.layers_asked_for() >= 4, "the pulls went elsewhere");
     Ok(())
 }
 

@@ -151,7 +151,12 @@ fn opposite_targets_at_once_leave_the_one_that_came_last() -> Result<()> {
             pool.active == pool.target && pool.starting + pool.draining == 0
         })?;
         ensure!([0, 3].contains(&pool.target), "{pool:?}");
-        assert_eq!(host.discovered()?.len(), pool.active as usize);
+        let found = host.discovered()?;
+        ensure!(
+            found.len() == pool.active as usize,
+            "round {round}: {found:?}\n{pool:?}\n{up}\n{down}\n{}",
+            host.agent.tail(50)
+        );
     }
     host.remove_app("web")
 }
