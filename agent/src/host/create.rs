@@ -1,6 +1,9 @@
 //! From a revision to a created task: plan, directories, snapshot, spec, container.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::executor::{Executor, blocking};
 use super::failure::failure;
@@ -8,7 +11,12 @@ use crate::app::{NetworkMode, User};
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
 use crate::instance::plan::ProcessIds;
-use crate::runtime::{RuntimeError, resolve_user};
+use crate::runtime::{RuntimeError, TaskStatus, resolve_user};
+
+/// How long a create of a killed agent may still be under way in containerd.
+const CREATE_IN_FLIGHT: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Executor {
     pub(super) async fn create(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
@@ -66,7 +74,26 @@ impl Executor {
         } else {
             created?;
         }
-        self.runtime.create_task(id).await?;
-        Ok(())
+        match self.runtime.create_task(id).await {
+            Ok(_) => Ok(()),
+            Err(error @ RuntimeError::Failed { .. }) => self.created_meanwhile(id, error).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// containerd goes on with a create whose caller was killed, and refuses ours meanwhile: the
+    /// task that appears is the one that was asked for.
+    async fn created_meanwhile(&self, id: &ContainerId, error: RuntimeError) -> Result<(), Failure> {
+        let name = id.to_string();
+        let deadline = Instant::now() + CREATE_IN_FLIGHT;
+        while Instant::now() < deadline {
+            let containers = self.runtime.list().await?;
+            let task = containers.into_iter().find(|c| c.id == name).and_then(|c| c.task);
+            match task.map(|task| task.status) {
+                Some(TaskStatus::Created | TaskStatus::Running) => return Ok(()),
+                _ => tokio::time::sleep(LOOK_AGAIN).await,
+            }
+        }
+        Err(error.into())
     }
 }

@@ -113,7 +113,13 @@ impl Pool {
     }
 
     fn outcome(&self, task: &OpenTask, state: EndState, now: Now) -> Outcome {
-        let instances: Vec<InstanceResult> = task.picked.iter().map(|&ordinal| self.result(task, ordinal)).collect();
+        // Who has what it asked for need not read of those that failed and were replaced.
+        let replaced = |ordinal: &u32| {
+            let active = self.slots.get(ordinal).is_some_and(|slot| slot.instance.phase == Phase::Active);
+            state == EndState::Done && task.failed.contains_key(ordinal) && !active
+        };
+        let told = task.picked.iter().filter(|ordinal| !replaced(ordinal));
+        let instances: Vec<InstanceResult> = told.map(|&ordinal| self.result(task, ordinal)).collect();
         let detail = match state {
             EndState::Done => None,
             EndState::Superseded => Some(format!(
