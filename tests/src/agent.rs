@@ -114,7 +114,9 @@ container_init = "{init}"
                         Look::NotYet(format!("it said {said:?}"))
                     })
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) =>
+                {
                     Ok(Look::NotYet("silence".to_owned()))
                 }
                 Err(error) => Err(error).context("receive a notification"),

@@ -50,9 +50,16 @@ pub fn at_every_boundary(
     let boundaries: Vec<String> = record.lines().map(str::to_owned).collect();
     ensure!(!boundaries.is_empty(), "the operation passed no boundary");
     for (number, boundary) in boundaries.iter().enumerate() {
-        one(host, crash_agent, operation, &files, number + 1, Some(boundary))
-            .with_context(|| format!("killed {boundary}"))
-            .with_context(|| host.agent.tail(40))?;
+        one(
+            host,
+            crash_agent,
+            operation,
+            &files,
+            number + 1,
+            Some(boundary),
+        )
+        .with_context(|| format!("killed {boundary}"))
+        .with_context(|| host.agent.tail(40))?;
     }
     Ok(boundaries)
 }
@@ -77,7 +84,10 @@ fn one(
         // What the operation leaves to the background counts as well, and its boundaries are later.
         // Background commits share or do not share one: a run that has fewer is killed at its end.
         match host.agent.wait_ended(DIES) {
-            Ok(status) => ensure!(status.code().is_none(), "the agent ended by itself: {status}"),
+            Ok(status) => ensure!(
+                status.code().is_none(),
+                "the agent ended by itself: {status}"
+            ),
             Err(_) => host.agent.kill()?,
         }
     } else {

@@ -184,7 +184,8 @@ impl TestHost {
 
     /// Takes `app` out of service and deletes it, beside others that stay.
     pub fn remove_app_only(&self, app: &str) -> Result<()> {
-        self.cli().deactivate(app, 0, &format!("remove-{app}"))?;
+        // An id of its own each time: an app may come and go more than once.
+        self.cli().json(&["deactivate", app, "--to", "0"])?.ok()?;
         self.cli().json(&["app", "delete", app])?.ok().map(drop)
     }
 

@@ -64,7 +64,7 @@ pub fn request(
         stream
             .set_write_timeout(Some(PATIENCE))
             .context("set a deadline")?;
-        exchange(&mut stream, &head, body)
+        parse(&exchange(&mut stream, &head, body)?)
     };
     netns
         .run(whole)
@@ -72,6 +72,7 @@ pub fn request(
 }
 
 /// Sends one request to a unix socket, which belongs to no network; `patience` bounds each wait.
+/// Returns the time from the first byte sent to the last one received, too.
 pub fn request_unix(
     socket: &Path,
     method: &str,
@@ -91,7 +92,8 @@ pub fn request_unix(
             .context("set a deadline")?;
         let start = Instant::now();
         let answer = exchange(&mut stream, &head, body)?;
-        Ok((answer, start.elapsed()))
+        let took = start.elapsed();
+        Ok((parse(&answer)?, took))
     };
     timed().with_context(|| format!("{method} {target} at {}", socket.display()))
 }
@@ -105,13 +107,13 @@ fn head(method: &str, target: &str, host: &str, headers: &[(&str, &str)], length
     head
 }
 
-fn exchange(stream: &mut (impl Read + Write), head: &str, body: &[u8]) -> Result<Response> {
+fn exchange(stream: &mut (impl Read + Write), head: &str, body: &[u8]) -> Result<Vec<u8>> {
     let mut request = head.as_bytes().to_vec();
     request.extend_from_slice(body);
     stream.write_all(&request).context("send the request")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("read the answer")?;
-    parse(&answer)
+    Ok(answer)
 }
 
 fn parse(answer: &[u8]) -> Result<Response> {

@@ -1,5 +1,7 @@
 //! Processes of a test host: started inside its network, recorded, ended by pid.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -142,4 +144,41 @@ pub fn start_time(pid: u32) -> Option<u64> {
     // Field 2 is the name in parentheses and may contain anything.
     let after_name = &stat[stat.rfind(')')? + 1..];
     after_name.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// What the threads of a process have used so far; a thread that ends takes its share away.
+#[derive(Debug, Clone, Default)]
+pub struct Usage(BTreeMap<OsString, (u64, u64)>);
+
+impl Usage {
+    /// Of the threads that live now.
+    pub fn of(pid: u32) -> Result<Self> {
+        let threads = format!("/proc/{pid}/task");
+        let entries = fs::read_dir(&threads).with_context(|| format!("read {threads}"))?;
+        let used = entries.flatten().filter_map(|thread| {
+            // First field: nanoseconds on a processor (kernel: Documentation/scheduler/sched-stats).
+            let ran = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            let ran = ran.split(' ').next()?.parse().ok()?;
+            // Voluntary and other context switches (proc_pid_status(5)).
+            let status = fs::read_to_string(thread.path().join("status")).ok()?;
+            let switches = status
+                .lines()
+                .filter(|line| line.contains("voluntary_ctxt_switches"))
+                .filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok())
+                .sum();
+            Some((thread.file_name(), (ran, switches)))
+        });
+        Ok(Self(used.collect()))
+    }
+
+    /// Processor time and context switches since `before`, of the threads that live now.
+    pub fn since(&self, before: &Self) -> (Duration, u64) {
+        let mut sum = (0, 0);
+        for (thread, now) in &self.0 {
+            let then = before.0.get(thread).copied().unwrap_or_default();
+            sum.0 += now.0.saturating_sub(then.0);
+            sum.1 += now.1.saturating_sub(then.1);
+        }
+        (Duration::from_nanos(sum.0), sum.1)
+    }
 }

@@ -36,7 +36,10 @@ fn an_agent_without_containerd_is_ready_says_so_and_goes_on_when_it_comes() -> R
     let early = early
         .join()
         .map_err(|_| anyhow::anyhow!("the caller panicked"))??;
-    ensure!(early.code == 0, "containerd was waited for in vain: {early}");
+    ensure!(
+        early.code == 0,
+        "containerd was waited for in vain: {early}"
+    );
     let pool = host.wait_for_pool("web", "one active", |pool| pool.active == 1)?;
     assert_eq!(pool.target, 1);
     host.remove_app("web")

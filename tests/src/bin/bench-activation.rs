@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::bench::{Machine, Report, Row, Samples, Target};
 use nodeagent_tests::ctr::Ctr;
+use nodeagent_tests::process::Usage;
 use nodeagent_tests::{Image, Manifest, TestHost};
 
 const PEER: &str = "ctr run -d";
@@ -64,11 +65,15 @@ fn one_by_one(host: &TestHost, ctr: &mut Ctr, reference: &str) -> Result<Vec<Row
     const APP: &str = "armed";
     host.apply(&Manifest::notify(APP).armed(WARM))?;
     let (mut ours, mut peer, mut unexplained) = (Vec::new(), Vec::new(), Vec::new());
+    let mut cpu = Vec::new();
+    let pid = host.agent.pid().context("the agent does not run")?;
     for batch in 0..BATCHES {
         for to in 1..=BATCH {
             host.wait_for_armed(APP, WARM)?;
             let task = format!("armed-{batch}-{to}");
+            let before = Usage::of(pid)?;
             let (done, took) = host.cli().post("activate", APP, to, &task)?;
+            cpu.push(Usage::of(pid)?.since(&before).0.as_secs_f64() * 1e3);
             ensure!(done.state == "done", "{task} is {}", done.state);
             ensure!(
                 done.instances
@@ -104,7 +109,13 @@ fn one_by_one(host: &TestHost, ctr: &mut Ctr, reference: &str) -> Result<Vec<Row
         &unexplained.into_iter().collect(),
     )
     .wanted(&[Target::P99AtMost(5.0)]);
-    Ok(vec![armed, trail])
+    let cpu = Row::new(
+        "armed, CPU of the agent",
+        "the same requests, all threads of the agent, up to the answer",
+        "ms",
+        &cpu.into_iter().collect(),
+    );
+    Ok(vec![armed, trail, cpu])
 }
 
 /// How much of the answer's time the trail's steps do not explain, in percent.

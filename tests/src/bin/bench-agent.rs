@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::bench::{Machine, Report, Row, Samples, Target};
-use nodeagent_tests::process::Process;
+use nodeagent_tests::process::{Process, Usage};
 use nodeagent_tests::wait::{Look, until};
 use nodeagent_tests::{Image, Manifest, TestHost};
 
@@ -93,9 +93,16 @@ fn idle(host: &TestHost, size: u32) -> Result<Vec<Row>> {
     let pid = host.agent.pid().context("the agent does not run")?;
     // What the start itself left to do (observing, probing) is not idleness.
     sleep(Duration::from_secs(3));
-    let before = switches(pid)?;
-    sleep(WATCHED);
-    let per_second = (switches(pid)? - before) as f64 / WATCHED.as_secs_f64();
+    // Every wake-up ends in a context switch. Second by second, for threads that end.
+    let mut switches = 0;
+    let mut before = Usage::of(pid)?;
+    for _ in 0..WATCHED.as_secs() {
+        sleep(Duration::from_secs(1));
+        let now = Usage::of(pid)?;
+        switches += now.since(&before).1;
+        before = now;
+    }
+    let per_second = switches as f64 / WATCHED.as_secs_f64();
     let memory = pss_mib(pid)?;
     let fsyncs = fsyncs(host, pid)?;
     let state = format!("{size} instances, no requests, {} s", WATCHED.as_secs());
@@ -123,24 +130,6 @@ fn idle(host: &TestHost, size: u32) -> Result<Vec<Row>> {
         )
         .wanted(&[Target::MaxAtMost(0.0)]),
     ])
-}
-
-/// Context switches of all threads so far (proc_pid_status(5)): every wake-up ends in one.
-fn switches(pid: u32) -> Result<u64> {
-    let mut sum = 0;
-    let threads = format!("/proc/{pid}/task");
-    for thread in fs::read_dir(&threads)
-        .with_context(|| format!("read {threads}"))?
-        .flatten()
-    {
-        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        sum += status
-            .lines()
-            .filter(|line| line.contains("voluntary_ctxt_switches"))
-            .filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok())
-            .sum::<u64>();
-    }
-    Ok(sum)
 }
 
 /// Proportional set size (proc_pid_smaps(5)).
