@@ -1,5 +1,8 @@
 //! The few system calls that no safe crate offers; the only `unsafe` of this crate.
-#![allow(unsafe_code, reason = "one sys.rs per crate; each block has its SAFETY sentence")]
+#![allow(
+    unsafe_code,
+    reason = "one sys.rs per crate; each block has its SAFETY sentence"
+)]
 
 use std::io;
 use std::mem::size_of;

@@ -15,13 +15,13 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::sys;
 use super::Shared;
 use super::entry::{Entry, Taken};
 use super::error::GateError;
 use super::pace::Complaints;
 use super::peer::{self, Peer, TurnedAway};
 use super::session::{Inbox, Read, Session};
+use crate::sys;
 
 /// Name of the socket in its directory; what containers dial ends in it.
 const SOCKET: &str = "gate.sock";

@@ -19,7 +19,9 @@ use crate::config::Settings;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Recovered};
 use crate::network::{Lease, LeaseState};
-use crate::pool::{Adopted, Effects, Event, Message, Observation, Pool, Shared, driver, read_clocks};
+use crate::pool::{
+    Adopted, Effects, Event, Message, Observation, Pool, Shared, driver, read_clocks,
+};
 use crate::runtime::{Observed, RuntimeError, TaskStatus};
 
 /// How long containerd may take to answer before the pools go on without it.
@@ -40,7 +42,11 @@ pub(super) async fn adopt<E: Effects>(
     settings: &Settings,
     recovered: Recovered,
 ) {
-    let live: Vec<&InstanceRow> = recovered.instances.iter().filter(|row| row.released_ms.is_none()).collect();
+    let live: Vec<&InstanceRow> = recovered
+        .instances
+        .iter()
+        .filter(|row| row.released_ms.is_none())
+        .collect();
     let seen = containers(executor).await;
     let observations = observe(executor, &live, seen.as_ref()).await;
     if let Some(seen) = &seen {
@@ -54,7 +60,12 @@ pub(super) async fn adopt<E: Effects>(
         .collect();
     revive(shared, pools, settings, recovered, &observations);
     if !unheard.is_empty() {
-        shared.tracker.spawn(hear_later(executor.clone(), pools.clone(), shared.shutdown.clone(), unheard));
+        shared.tracker.spawn(hear_later(
+            executor.clone(),
+            pools.clone(),
+            shared.shutdown.clone(),
+            unheard,
+        ));
     }
 }
 
@@ -67,16 +78,23 @@ async fn containers(executor: &Executor) -> Seen {
     loop {
         match tokio::time::timeout_at(deadline, executor.runtime.list()).await {
             Ok(Ok(list)) => return Some(list.into_iter().map(|c| (c.id.clone(), c)).collect()),
-            Ok(Err(error @ RuntimeError::Unavailable { .. })) if Instant::now() + ASK_AGAIN < deadline => {
+            Ok(Err(error @ RuntimeError::Unavailable { .. }))
+                if Instant::now() + ASK_AGAIN < deadline =>
+            {
                 tracing::debug!(error = chain(&error), "containerd does not answer yet");
                 tokio::time::sleep(ASK_AGAIN).await;
             }
             Ok(Err(error)) => {
-                tracing::warn!(error = chain(&error), "containerd cannot be asked; pools go on with what container-init says");
+                tracing::warn!(
+                    error = chain(&error),
+                    "containerd cannot be asked; pools go on with what container-init says"
+                );
                 return None;
             }
             Err(_) => {
-                tracing::warn!("containerd does not answer; pools go on with what container-init says");
+                tracing::warn!(
+                    "containerd does not answer; pools go on with what container-init says"
+                );
                 return None;
             }
         }
@@ -84,7 +102,9 @@ async fn containers(executor: &Executor) -> Seen {
 }
 
 fn running(seen: Option<&HashMap<String, Observed>>, id: &ContainerId) -> Option<bool> {
-    let task = seen?.get(&id.to_string()).and_then(|container| container.task.as_ref());
+    let task = seen?
+        .get(&id.to_string())
+        .and_then(|container| container.task.as_ref());
     Some(task.is_some_and(|task| matches!(task.status, TaskStatus::Running | TaskStatus::Unknown)))
 }
 
@@ -98,8 +118,16 @@ async fn observe(
         let id = container_of(row);
         let runs = running(seen, &id);
         // What is not running does not dial; who never came to the gate is not waited for.
-        let patience = if runs == Some(false) { Instant::now() } else { deadline };
-        let observation = match executor.gate.wait(&id, "coming back to the gate", patience, |s| s.connected).await {
+        let patience = if runs == Some(false) {
+            Instant::now()
+        } else {
+            deadline
+        };
+        let observation = match executor
+            .gate
+            .wait(&id, "coming back to the gate", patience, |s| s.connected)
+            .await
+        {
             Ok(status) => Observation::Connected {
                 generation: status.generation,
                 armed: status.armed,
@@ -119,9 +147,15 @@ async fn observe(
 
 /// Removes what is ours by name or label and belongs to no instance of the journal.
 async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String, Observed>) {
-    let known: BTreeSet<String> = live.iter().map(|row| container_of(row).to_string()).collect();
+    let known: BTreeSet<String> = live
+        .iter()
+        .map(|row| container_of(row).to_string())
+        .collect();
     let instances: BTreeSet<&InstanceName> = live.iter().map(|row| &row.instance).collect();
-    let stray = seen.keys().filter(|id| !known.contains(*id)).filter_map(|id| id.parse::<ContainerId>().ok());
+    let stray = seen
+        .keys()
+        .filter(|id| !known.contains(*id))
+        .filter_map(|id| id.parse::<ContainerId>().ok());
     for id in stray {
         tracing::warn!(container = %id, "removing a container that belongs to no instance");
         said("container", executor.runtime.delete_container(&id).await);
@@ -132,22 +166,39 @@ async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String
         }
     }
     if let Some(directories) = told("directories", executor.directories.existing()) {
-        for id in directories.iter().filter(|id| !known.contains(&id.to_string())) {
+        for id in directories
+            .iter()
+            .filter(|id| !known.contains(&id.to_string()))
+        {
             said("directory", executor.directories.remove(id));
         }
     }
     if let Some(slots) = told("network slots", executor.network.slots().await) {
-        for slot in slots.iter().filter(|slot| !instances.contains(&slot.instance)) {
+        for slot in slots
+            .iter()
+            .filter(|slot| !instances.contains(&slot.instance))
+        {
             tracing::warn!(instance = %slot.instance, "removing a network slot that belongs to no instance");
-            said("network slot", executor.network.remove_slot(&slot.instance).await);
+            said(
+                "network slot",
+                executor.network.remove_slot(&slot.instance).await,
+            );
         }
     }
     for backend in &executor.discovery {
         if let Some(records) = told("registrations", backend.registered().await) {
-            let stray = records.iter().filter(|record| !instances.contains(&record.instance));
-            let stray: Vec<_> = stray.map(|record| (record.instance.clone(), record.generation)).collect();
+            let stray = records
+                .iter()
+                .filter(|record| !instances.contains(&record.instance));
+            let stray: Vec<_> = stray
+                .map(|record| (record.instance.clone(), record.generation))
+                .collect();
             if !stray.is_empty() {
-                tracing::warn!(backend = backend.name(), count = stray.len(), "deregistering what belongs to no instance");
+                tracing::warn!(
+                    backend = backend.name(),
+                    count = stray.len(),
+                    "deregistering what belongs to no instance"
+                );
                 said("registration", backend.deregister(&stray).await);
             }
         }
@@ -158,7 +209,11 @@ fn told<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> 
     match result {
         Ok(value) => Some(value),
         Err(error) => {
-            tracing::warn!(what, error = chain(&error), "cannot be listed; nothing of it is removed");
+            tracing::warn!(
+                what,
+                error = chain(&error),
+                "cannot be listed; nothing of it is removed"
+            );
             None
         }
     }
@@ -166,12 +221,20 @@ fn told<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> 
 
 fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
     if let Err(error) = result {
-        tracing::warn!(what, error = chain(&error), "cannot be removed; the next start tries again");
+        tracing::warn!(
+            what,
+            error = chain(&error),
+            "cannot be removed; the next start tries again"
+        );
     }
 }
 
 fn restore_leases<E>(shared: &Shared<E>, instances: &[InstanceRow]) {
-    let held: BTreeSet<_> = instances.iter().filter(|row| row.released_ms.is_none()).filter_map(|row| row.address).collect();
+    let held: BTreeSet<_> = instances
+        .iter()
+        .filter(|row| row.released_ms.is_none())
+        .filter_map(|row| row.address)
+        .collect();
     let lease = |row: &InstanceRow| {
         let address = row.address?;
         let state = match row.released_ms {
@@ -193,7 +256,9 @@ fn restore_leases<E>(shared: &Shared<E>, instances: &[InstanceRow]) {
             LeaseState::Held => leases.push(lease),
             // Of two former holders the later one keeps its claim.
             LeaseState::Released { at_ms } => {
-                let newest = released.entry(lease.address).or_insert((at_ms, lease.clone()));
+                let newest = released
+                    .entry(lease.address)
+                    .or_insert((at_ms, lease.clone()));
                 if at_ms > newest.0 {
                     *newest = (at_ms, lease);
                 }
@@ -201,9 +266,15 @@ fn restore_leases<E>(shared: &Shared<E>, instances: &[InstanceRow]) {
         }
     }
     leases.extend(released.into_values().map(|(_, lease)| lease));
-    let mut ledger = shared.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut ledger = shared
+        .ledger
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Err(conflict) = ledger.restore(leases) {
-        tracing::error!(error = chain(&conflict), "the journal's addresses contradict each other");
+        tracing::error!(
+            error = chain(&conflict),
+            "the journal's addresses contradict each other"
+        );
     }
 }
 
@@ -224,7 +295,10 @@ fn revive<E: Effects>(
                     manifest: row.manifest,
                     image: row.image,
                 };
-                revisions.entry(row.app).or_default().insert(row.id, Arc::new(revision));
+                revisions
+                    .entry(row.app)
+                    .or_default()
+                    .insert(row.id, Arc::new(revision));
             }
             Err(refused) => {
                 tracing::error!(app = %row.app, revision = row.id, %refused, "a manifest of the journal is refused by this nodeagent");
@@ -241,11 +315,24 @@ fn revive<E: Effects>(
         let applied_ms = pool.applied_ms;
         let of_app = |row: &&InstanceRow| row.instance.app == name;
         let observed = |row: &InstanceRow| {
-            let observation = observations.get(&container_of(row)).copied().unwrap_or(Observation::Absent);
+            let observation = observations
+                .get(&container_of(row))
+                .copied()
+                .unwrap_or(Observation::Absent);
             (row.clone(), observation)
         };
-        let instances = recovered.instances.iter().filter(of_app).map(observed).collect();
-        let tasks = recovered.open_tasks.iter().filter(|task| task.app == name).cloned().collect();
+        let instances = recovered
+            .instances
+            .iter()
+            .filter(of_app)
+            .map(observed)
+            .collect();
+        let tasks = recovered
+            .open_tasks
+            .iter()
+            .filter(|task| task.app == name)
+            .cloned()
+            .collect();
         let adopted = Adopted {
             pool,
             revision: revision.clone(),
@@ -255,7 +342,10 @@ fn revive<E: Effects>(
         };
         let limits = Node::<E>::limits(settings);
         let (pool, actions) = {
-            let mut ledger = shared.ledger.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut ledger = shared
+                .ledger
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             Pool::adopt(adopted, limits, read_clocks(), &mut ledger)
         };
         let handle = driver::spawn(pool, actions, shared.clone());
@@ -268,10 +358,20 @@ fn revive<E: Effects>(
 }
 
 /// Containerd is asked until it answers; what it does not know has ended.
-async fn hear_later(executor: Executor, pools: Arc<Pools>, shutdown: tokio_util::sync::CancellationToken, unheard: Vec<ContainerId>) {
+async fn hear_later(
+    executor: Executor,
+    pools: Arc<Pools>,
+    shutdown: tokio_util::sync::CancellationToken,
+    unheard: Vec<ContainerId>,
+) {
     let seen = loop {
         match executor.runtime.list().await {
-            Ok(list) => break list.into_iter().map(|c| (c.id.clone(), c)).collect::<HashMap<_, _>>(),
+            Ok(list) => {
+                break list
+                    .into_iter()
+                    .map(|c| (c.id.clone(), c))
+                    .collect::<HashMap<_, _>>();
+            }
             Err(error) => tracing::debug!(error = chain(&error), "containerd does not answer yet"),
         }
         let pause = tokio::time::sleep(ASK_AGAIN * 5);
@@ -285,7 +385,10 @@ async fn hear_later(executor: Executor, pools: Arc<Pools>, shutdown: tokio_util:
             let event = Event::Exited {
                 ordinal: id.instance.ordinal,
                 create_generation: id.create_generation,
-                failure: Failure::new("gone", format!("{id} was not there any more when containerd came back")),
+                failure: Failure::new(
+                    "gone",
+                    format!("{id} was not there any more when containerd came back"),
+                ),
             };
             // A pool that has ended has no instances.
             let _ = handle.messages.send(Message::Happened(event));

@@ -1,9 +1,9 @@
 //! What the machines and the journal know, as documents of the API.
 
 use crate::api::v1::{
-    AppDocument, AppSummary, ContainerdStatus, Current, Finding, HostStatus, Instance, InstanceError, InstanceState, Pool,
-    Problem, ProblemCode, Reachability, StartedFrom, Status, Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp,
-    Trail, Verb, WarmTargets,
+    AppDocument, AppSummary, ContainerdStatus, Current, Finding, HostStatus, Instance,
+    InstanceError, InstanceState, Pool, Problem, ProblemCode, Reachability, StartedFrom, Status,
+    Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
 };
 use crate::config::Settings;
 use crate::instance::{Failure, State};
@@ -27,7 +27,11 @@ pub(super) fn task(stored: &StoredTask, snapshot: Option<&Snapshot>, replayed: R
     let row = &stored.row;
     let outcome = stored.ended.as_ref().map(|(_, outcome)| outcome);
     let instances = match (outcome, snapshot) {
-        (Some(outcome), _) => outcome.instances.iter().map(|i| result(row.app.as_str(), i)).collect(),
+        (Some(outcome), _) => outcome
+            .instances
+            .iter()
+            .map(|i| result(row.app.as_str(), i))
+            .collect(),
         (None, Some(snapshot)) => under_way(snapshot, &row.context.task_id),
         (None, None) => Vec::new(),
     };
@@ -47,7 +51,12 @@ pub(super) fn task(stored: &StoredTask, snapshot: Option<&Snapshot>, replayed: R
         finished_at: stored.ended.as_ref().map(|(at, _)| timestamp(*at)),
         elapsed_ms: match outcome {
             Some(outcome) => millis(outcome.elapsed_us),
-            None => millis(read_clocks().wall_ms.saturating_sub(row.created_ms).saturating_mul(1000)),
+            None => millis(
+                read_clocks()
+                    .wall_ms
+                    .saturating_sub(row.created_ms)
+                    .saturating_mul(1000),
+            ),
         },
         detail: outcome.and_then(|o| o.detail.clone()),
         current: snapshot.filter(|_| replayed == Replayed::Yes).map(current),
@@ -65,7 +74,12 @@ fn under_way(snapshot: &Snapshot, task: &task::TaskId) -> Vec<TaskInstance> {
         port: i.port,
         error: i.failure.as_ref().map(instance_error),
     };
-    snapshot.instances.iter().filter(mine).map(document).collect()
+    snapshot
+        .instances
+        .iter()
+        .filter(mine)
+        .map(document)
+        .collect()
 }
 
 fn result(app: &str, instance: &InstanceResult) -> TaskInstance {
@@ -108,7 +122,10 @@ pub(super) fn trail(stored: &StoredTask, trail: &task::Trail) -> Trail {
         app: row.app.to_string(),
         verb: verb(row.verb),
         traceparent: Some(row.context.traceparent.clone()),
-        state: stored.ended.as_ref().map_or(TaskState::Running, |(_, o)| end_state(o.state)),
+        state: stored
+            .ended
+            .as_ref()
+            .map_or(TaskState::Running, |(_, o)| end_state(o.state)),
         started_at: timestamp(row.created_ms),
         answer_ms: trail.answer_us.map(millis),
         steps,
@@ -150,7 +167,10 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
 
 /// A pool as the journal left it: nobody has looked at its instances yet.
 pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
-    let live = recovered.instances.iter().filter(|row| row.instance.app == pool.app && row.released_ms.is_none());
+    let live = recovered
+        .instances
+        .iter()
+        .filter(|row| row.instance.app == pool.app && row.released_ms.is_none());
     let instance = |row: &InstanceRow| Instance {
         name: row.instance.to_string(),
         state: InstanceState::Unverified,
@@ -186,7 +206,9 @@ fn current(snapshot: &Snapshot) -> Current {
         active: count(snapshot, State::Active),
         starting: count(snapshot, State::Starting) + count(snapshot, State::Ready),
         armed: count(snapshot, State::Armed),
-        draining: count(snapshot, State::Draining) + count(snapshot, State::Stopping) + count(snapshot, State::Stopped),
+        draining: count(snapshot, State::Draining)
+            + count(snapshot, State::Stopping)
+            + count(snapshot, State::Stopped),
         failed: count(snapshot, State::Failed),
     }
 }
@@ -196,7 +218,13 @@ fn count(snapshot: &Snapshot, state: State) -> u32 {
 }
 
 /// The host.
-pub(super) fn status(settings: &Settings, identity: &Identity, ready: bool, containerd: Option<String>, pools: Vec<Pool>) -> Status {
+pub(super) fn status(
+    settings: &Settings,
+    identity: &Identity,
+    ready: bool,
+    containerd: Option<String>,
+    pools: Vec<Pool>,
+) -> Status {
     Status {
         host: HostStatus {
             id: settings.host.id.clone(),
@@ -207,7 +235,11 @@ pub(super) fn status(settings: &Settings, identity: &Identity, ready: bool, cont
             ready,
             started_at: timestamp(identity.started_ms),
             containerd: ContainerdStatus {
-                reachable: if containerd.is_some() { Reachability::Yes } else { Reachability::No },
+                reachable: if containerd.is_some() {
+                    Reachability::Yes
+                } else {
+                    Reachability::No
+                },
                 version: containerd,
             },
         },
@@ -324,12 +356,18 @@ fn started_from(word: Option<&str>) -> StartedFrom {
 }
 
 fn timestamp(unix_ms: u64) -> Timestamp {
-    i64::try_from(unix_ms).ok().and_then(Timestamp::from_unix_millis).unwrap_or_else(Timestamp::now)
+    i64::try_from(unix_ms)
+        .ok()
+        .and_then(Timestamp::from_unix_millis)
+        .unwrap_or_else(Timestamp::now)
 }
 
 /// Microseconds as milliseconds.
 fn millis(micros: u64) -> f64 {
-    #[allow(clippy::cast_precision_loss, reason = "a trail of 285 years still has every microsecond")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "a trail of 285 years still has every microsecond"
+    )]
     let micros = micros as f64;
     micros / 1000.0
 }

@@ -26,7 +26,10 @@ impl<E: Effects> Node<E> {
             return Err(invalid(findings));
         }
         self.observation().await?;
-        let image = self.image(&app.image).await.map_err(|e| unusable_image(&app, &e))?;
+        let image = self
+            .image(&app.image)
+            .await
+            .map_err(|e| unusable_image(&app, &e))?;
         let revision = Arc::new(Revision {
             id: app::revision(&app, &image.digest).to_string(),
             app,
@@ -46,7 +49,10 @@ impl<E: Effects> Node<E> {
             None => {
                 self.found(&revision).await?;
                 let armed = revision.app.warm.armed;
-                (ApplyOutcome::Created, (armed > 0).then(|| format!("{armed} instances are being armed")))
+                (
+                    ApplyOutcome::Created,
+                    (armed > 0).then(|| format!("{armed} instances are being armed")),
+                )
             }
         };
         Ok(ApplyResult {
@@ -64,7 +70,11 @@ impl<E: Effects> Node<E> {
         match self.runtime.resolve_image(reference, images).await {
             Ok(resolved) => self.runtime.ensure_image(&resolved, images).await,
             Err(error) => {
-                let known = self.pools.all().into_iter().find(|entry| entry.revision.app.image == reference);
+                let known = self
+                    .pools
+                    .all()
+                    .into_iter()
+                    .find(|entry| entry.revision.app.image == reference);
                 let Some(known) = known.filter(|_| error.is_retryable()) else {
                     return Err(error);
                 };
@@ -74,15 +84,24 @@ impl<E: Effects> Node<E> {
                     digest = known.revision.image.digest,
                     "the registry does not answer; the image that is here is used"
                 );
-                self.runtime.ensure_image(&known.revision.image.reference, images).await
+                self.runtime
+                    .ensure_image(&known.revision.image.reference, images)
+                    .await
             }
         }
     }
 
     async fn revise(&self, entry: &Entry, revision: &Arc<Revision>) -> Result<(), Problem> {
         let (reply, answer) = oneshot::channel();
-        entry.handle.messages.send(Message::Revise(revision.clone(), reply)).map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?.map_err(|refusal| answers::refused(&refusal))?;
+        entry
+            .handle
+            .messages
+            .send(Message::Revise(revision.clone(), reply))
+            .map_err(|_| stopping())?;
+        answer
+            .await
+            .map_err(|_| stopping())?
+            .map_err(|refusal| answers::refused(&refusal))?;
         self.pools.put(Entry {
             handle: entry.handle.clone(),
             revision: revision.clone(),
@@ -93,11 +112,19 @@ impl<E: Effects> Node<E> {
 
     async fn found(&self, revision: &Arc<Revision>) -> Result<(), Problem> {
         let applied_ms = read_clocks().wall_ms;
-        let written = self.shared.effects.commit(vec![Write::Revision(revision.clone(), applied_ms)]).await;
+        let written = self
+            .shared
+            .effects
+            .commit(vec![Write::Revision(revision.clone(), applied_ms)])
+            .await;
         written.map_err(|failure| answers::unwritten(&failure))?;
         // Instances of a former app of this name left their generations behind.
-        let left = self.journal.left_behind(&revision.app.name).map_err(|e| answers::unwritten(&Failure::from(e)))?;
-        let pool = Pool::new(revision.clone(), Self::limits(&self.settings)).with_left_behind(&left);
+        let left = self
+            .journal
+            .left_behind(&revision.app.name)
+            .map_err(|e| answers::unwritten(&Failure::from(e)))?;
+        let pool =
+            Pool::new(revision.clone(), Self::limits(&self.settings)).with_left_behind(&left);
         let handle = driver::spawn(pool, Vec::new(), self.shared.clone());
         self.pools.put(Entry {
             handle,
@@ -107,14 +134,25 @@ impl<E: Effects> Node<E> {
         Ok(())
     }
 
-    pub(super) async fn delete(&self, name: &str, deletion: Deletion) -> Result<ApplyResult, Problem> {
+    pub(super) async fn delete(
+        &self,
+        name: &str,
+        deletion: Deletion,
+    ) -> Result<ApplyResult, Problem> {
         let name = app_name(name)?;
         let entry = self.entry(&name).await?;
         let _turn = self.applying.lock().await;
         let (reply, answer) = oneshot::channel();
         let force = deletion == Deletion::Forced;
-        entry.handle.messages.send(Message::Delete { force, reply }).map_err(|_| stopping())?;
-        answer.await.map_err(|_| stopping())?.map_err(|refusal| answers::refused(&refusal))?;
+        entry
+            .handle
+            .messages
+            .send(Message::Delete { force, reply })
+            .map_err(|_| stopping())?;
+        answer
+            .await
+            .map_err(|_| stopping())?
+            .map_err(|refusal| answers::refused(&refusal))?;
         self.pools.remove(&name);
         Ok(ApplyResult {
             name: name.to_string(),
@@ -144,10 +182,17 @@ fn unusable_image(app: &App, error: &RuntimeError) -> Problem {
         RuntimeError::Image { .. } if error.is_retryable() => ProblemCode::Unavailable,
         _ => ProblemCode::InvalidManifest,
     };
-    let detail = format!("the image of app {} is not to be had, nothing was changed: {}", app.name, chain(error));
+    let detail = format!(
+        "the image of app {} is not to be had, nothing was changed: {}",
+        app.name,
+        chain(error)
+    );
     let problem = Problem::new(code, detail);
     if code == ProblemCode::InvalidManifest {
-        let allowed = format!("an image that the registry has: {}", failure("image", error).detail);
+        let allowed = format!(
+            "an image that the registry has: {}",
+            failure("image", error).detail
+        );
         problem.with_findings([Finding::new("spec.image", app.image.clone(), allowed)])
     } else {
         problem

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::executor::{Executor, blocking};
 use super::failure::failure;
 use crate::app::{NetworkMode, User};
+use crate::instance::plan::ProcessIds;
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
-use crate::instance::plan::ProcessIds;
 use crate::runtime::{RuntimeError, TaskStatus, resolve_user};
 
 /// How long a create of a killed agent may still be under way in containerd.
@@ -19,7 +19,11 @@ const CREATE_IN_FLIGHT: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Executor {
-    pub(super) async fn create(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
+    pub(super) async fn create(
+        &self,
+        id: &ContainerId,
+        instance: &Instance,
+    ) -> Result<(), Failure> {
         let revision = &instance.revision;
         let image = revision.image.clone();
         let key = id.to_string();
@@ -44,7 +48,13 @@ impl Executor {
         let made = blocking(move || directories.prepare(&container, &plan)).await??;
         let netns = match revision.app.network {
             NetworkMode::Host => None,
-            NetworkMode::Routed => Some(self.settings.paths.runtime.join("netns").join(id.instance.to_string())),
+            NetworkMode::Routed => Some(
+                self.settings
+                    .paths
+                    .runtime
+                    .join("netns")
+                    .join(id.instance.to_string()),
+            ),
         };
         let hostname = id.instance.to_string();
         let spec = spec::build(&SpecInput {
@@ -64,13 +74,21 @@ impl Executor {
             ("nodeagent/app".to_owned(), id.instance.app.to_string()),
             ("nodeagent/instance".to_owned(), hostname.clone()),
             ("nodeagent/revision".to_owned(), revision.id.clone()),
-            ("nodeagent/create-generation".to_owned(), id.create_generation.to_string()),
+            (
+                "nodeagent/create-generation".to_owned(),
+                id.create_generation.to_string(),
+            ),
         ]);
-        let created = self.runtime.create_container(id, &image, &key, &spec, labels.clone()).await;
+        let created = self
+            .runtime
+            .create_container(id, &image, &key, &spec, labels.clone())
+            .await;
         if let Err(RuntimeError::Conflict { .. }) = created {
             // A record that an older agent began, and that never ran.
             self.runtime.delete_container(id).await?;
-            self.runtime.create_container(id, &image, &key, &spec, labels).await?;
+            self.runtime
+                .create_container(id, &image, &key, &spec, labels)
+                .await?;
         } else {
             created?;
         }
@@ -83,12 +101,19 @@ impl Executor {
 
     /// containerd goes on with a create whose caller was killed, and refuses ours meanwhile: the
     /// task that appears is the one that was asked for.
-    async fn created_meanwhile(&self, id: &ContainerId, error: RuntimeError) -> Result<(), Failure> {
+    async fn created_meanwhile(
+        &self,
+        id: &ContainerId,
+        error: RuntimeError,
+    ) -> Result<(), Failure> {
         let name = id.to_string();
         let deadline = Instant::now() + CREATE_IN_FLIGHT;
         while Instant::now() < deadline {
             let containers = self.runtime.list().await?;
-            let task = containers.into_iter().find(|c| c.id == name).and_then(|c| c.task);
+            let task = containers
+                .into_iter()
+                .find(|c| c.id == name)
+                .and_then(|c| c.task);
             match task.map(|task| task.status) {
                 Some(TaskStatus::Created | TaskStatus::Running) => return Ok(()),
                 _ => tokio::time::sleep(LOOK_AGAIN).await,

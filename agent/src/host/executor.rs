@@ -78,11 +78,24 @@ impl Executor {
         Ok(())
     }
 
-    async fn arm(&self, id: &ContainerId, instance: &Instance, cancel: &CancellationToken) -> Result<(), Failure> {
+    async fn arm(
+        &self,
+        id: &ContainerId,
+        instance: &Instance,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
         self.runtime.start_task(id).await?;
-        let agents: Duration = instance.revision.app.agents.iter().map(|agent| agent.readiness.deadline()).sum();
+        let agents: Duration = instance
+            .revision
+            .app
+            .agents
+            .iter()
+            .map(|agent| agent.readiness.deadline())
+            .sum();
         let deadline = Instant::now() + agents + ARM_MARGIN;
-        let wait = self.gate.wait(id, "reaching the gate", deadline, |s| s.armed || ended(s));
+        let wait = self
+            .gate
+            .wait(id, "reaching the gate", deadline, |s| s.armed || ended(s));
         let status = until_cancelled(cancel, async { Ok(wait.await?) }).await?;
         alive(&status)
     }
@@ -102,14 +115,19 @@ impl Executor {
         match self.gate.start(id, start.clone()).await {
             Err(GateError::NotConnected { .. }) => {
                 let deadline = Instant::now() + DIAL_DEADLINE;
-                self.gate.wait(id, "coming to the gate", deadline, |s| s.connected).await?;
+                self.gate
+                    .wait(id, "coming to the gate", deadline, |s| s.connected)
+                    .await?;
                 self.gate.start(id, start).await?;
             }
             other => other?,
         }
         let deadline = Instant::now() + START_DEADLINE;
         let started = |s: &Status| (s.started && s.generation >= generation) || ended(s);
-        let status = self.gate.wait(id, "starting the app", deadline, started).await?;
+        let status = self
+            .gate
+            .wait(id, "starting the app", deadline, started)
+            .await?;
         alive(&status)
     }
 
@@ -120,7 +138,9 @@ impl Executor {
             Readiness::None => Ok(()),
             Readiness::Notify { .. } | Readiness::Exec { .. } => {
                 // container-init bounds an exec probe itself; its verdict comes as the app's state.
-                let wait = self.gate.wait(id, "becoming ready", deadline, |s| s.ready || ended(s));
+                let wait = self
+                    .gate
+                    .wait(id, "becoming ready", deadline, |s| s.ready || ended(s));
                 alive(&wait.await?)
             }
             Readiness::Tcp { .. } | Readiness::Http { .. } => {
@@ -137,14 +157,26 @@ impl Executor {
     }
 
     async fn register(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
-        if self.gate.status(id).is_some_and(|s| s.connected && s.generation < instance.generation) {
+        if self
+            .gate
+            .status(id)
+            .is_some_and(|s| s.connected && s.generation < instance.generation)
+        {
             self.adopt(id, instance).await?;
         }
         let record = [self.record(&id.instance, instance)];
         for backend in &self.discovery {
-            let outcomes = backend.register(&record).await.map_err(|e| failure("discovery", &e))?;
+            let outcomes = backend
+                .register(&record)
+                .await
+                .map_err(|e| failure("discovery", &e))?;
             if outcomes.iter().any(|outcome| *outcome != Outcome::Applied) {
-                let detail = format!("{} does not take generation {} of {}: {outcomes:?}", backend.name(), instance.generation, id.instance);
+                let detail = format!(
+                    "{} does not take generation {} of {}: {outcomes:?}",
+                    backend.name(),
+                    instance.generation,
+                    id.instance
+                );
                 return Err(Failure::new("fenced", detail));
             }
         }
@@ -156,7 +188,10 @@ impl Executor {
         let task = instance.task.clone();
         let adopt = Adopt {
             generation: instance.generation,
-            task_id: task.as_ref().map(|t| t.task_id.to_string()).unwrap_or_default(),
+            task_id: task
+                .as_ref()
+                .map(|t| t.task_id.to_string())
+                .unwrap_or_default(),
             traceparent: task.map(|t| t.traceparent).unwrap_or_default(),
         };
         Ok(self.gate.adopt(id, adopt).await?)
@@ -186,14 +221,21 @@ impl Executor {
     async fn deregister(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {
         let batch = [(name.clone(), instance.generation)];
         for backend in &self.discovery {
-            backend.deregister(&batch).await.map_err(|e| failure("discovery", &e))?;
+            backend
+                .deregister(&batch)
+                .await
+                .map_err(|e| failure("discovery", &e))?;
         }
         Ok(())
     }
 
     /// The propagation bound of the slowest backend; proof never shortens it.
     async fn drain(&self) -> Result<(), Failure> {
-        let bound = self.discovery.iter().map(|backend| backend.propagation_bound()).max();
+        let bound = self
+            .discovery
+            .iter()
+            .map(|backend| backend.propagation_bound())
+            .max();
         tokio::time::sleep(bound.unwrap_or_default()).await;
         Ok(())
     }
@@ -202,7 +244,11 @@ impl Executor {
         let grace = instance.revision.app.termination_grace;
         let deadline = Instant::now() + grace + STOP_MARGIN;
         let stopped = match self.gate.stop(id, grace).await {
-            Ok(()) => self.gate.wait(id, "stopping", deadline, |s| s.stopped || !s.connected).await,
+            Ok(()) => {
+                self.gate
+                    .wait(id, "stopping", deadline, |s| s.stopped || !s.connected)
+                    .await
+            }
             Err(error) => Err(error),
         };
         match stopped {
@@ -228,13 +274,23 @@ impl Executor {
 const SIGKILL: i32 = 9;
 
 /// Runs file work where it may block.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| failure("internal", &e))
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| failure("internal", &e))
 }
 
-async fn until_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+async fn until_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     let cancelled = || Failure::new("cancelled", "overtaken by a later change");
-    cancel.run_until_cancelled(work).await.unwrap_or_else(|| Err(cancelled()))
+    cancel
+        .run_until_cancelled(work)
+        .await
+        .unwrap_or_else(|| Err(cancelled()))
 }
 
 fn ended(status: &Status) -> bool {
@@ -244,7 +300,10 @@ fn ended(status: &Status) -> bool {
 fn alive(status: &Status) -> Result<(), Failure> {
     match &status.app_exit {
         Some(exit) => Err(exited(exit)),
-        None if status.stopped || status.stopping => Err(Failure::new("exited", "an essential process of the container ended")),
+        None if status.stopped || status.stopping => Err(Failure::new(
+            "exited",
+            "an essential process of the container ended",
+        )),
         None => Ok(()),
     }
 }
@@ -257,5 +316,8 @@ pub(super) fn exited(exit: &Exit) -> Failure {
         ExitStatus::Signal(signal) => format!("was ended by signal {signal}"),
     };
     let memory = if exit.oom { ", out of memory" } else { "" };
-    Failure::new(if exit.oom { "out_of_memory" } else { "exited" }, format!("process {:?} {how}{memory}", exit.name))
+    Failure::new(
+        if exit.oom { "out_of_memory" } else { "exited" },
+        format!("process {:?} {how}{memory}", exit.name),
+    )
 }

@@ -8,7 +8,10 @@ use tokio::sync::{Mutex, watch};
 
 use super::answers;
 use super::failure::chain;
-use crate::api::v1::{AppDocument, AppList, ApplyResult, Pool, Problem, ProblemCode, Status, Task, TaskList, TaskRequest, Trail, Verb};
+use crate::api::v1::{
+    AppDocument, AppList, ApplyResult, Pool, Problem, ProblemCode, Status, Task, TaskList,
+    TaskRequest, Trail, Verb,
+};
 use crate::api::{Deletion, Host, Received};
 use crate::config::Settings;
 use crate::instance::{AppName, Revision};
@@ -42,20 +45,35 @@ impl Pools {
     }
 
     pub fn get(&self, app: &AppName) -> Option<Entry> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+        self.entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(app)
+            .cloned()
     }
 
     pub fn all(&self) -> Vec<Entry> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.entries
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+            .cloned()
+            .collect()
     }
 
     pub fn put(&self, entry: Entry) {
         let app = entry.revision.app.name.clone();
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(app, entry);
+        self.entries
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(app, entry);
     }
 
     pub fn remove(&self, app: &AppName) {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner).remove(app);
+        self.entries
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(app);
     }
 }
 
@@ -96,7 +114,9 @@ impl<E: Effects> Node<E> {
     /// The pool, once the agent has looked around.
     pub(super) async fn entry(&self, app: &AppName) -> Result<Entry, Problem> {
         self.observation().await?;
-        self.pools.get(app).ok_or_else(|| Problem::not_found("app", app.as_str()))
+        self.pools
+            .get(app)
+            .ok_or_else(|| Problem::not_found("app", app.as_str()))
     }
 
     /// Waits until reality was observed; bounded, because the observation is.
@@ -110,7 +130,10 @@ impl<E: Effects> Node<E> {
 }
 
 pub(super) fn stopping() -> Problem {
-    Problem::new(ProblemCode::Unavailable, "the agent is stopping; containers go on, ask again when it is back")
+    Problem::new(
+        ProblemCode::Unavailable,
+        "the agent is stopping; containers go on, ask again when it is back",
+    )
 }
 
 pub(super) fn app_name(name: &str) -> Result<AppName, Problem> {
@@ -143,7 +166,10 @@ impl<E: Effects> Host for Node<E> {
         };
         for entry in self.pools.all() {
             // Only the pool that knows the task takes notice.
-            let _ = entry.handle.messages.send(Message::Answered(id.clone(), after));
+            let _ = entry
+                .handle
+                .messages
+                .send(Message::Answered(id.clone(), after));
         }
     }
 
@@ -151,7 +177,11 @@ impl<E: Effects> Host for Node<E> {
         let id = task_id(id)?;
         let stored = self.journal.task(&id).map_err(|e| unreadable(&e))?;
         let stored = stored.ok_or_else(|| Problem::not_found("task", id.as_str()))?;
-        Ok(answers::task(&stored, self.snapshot(&stored.row.app).as_deref(), answers::Replayed::No))
+        Ok(answers::task(
+            &stored,
+            self.snapshot(&stored.row.app).as_deref(),
+            answers::Replayed::No,
+        ))
     }
 
     async fn trail(&self, id: &str) -> Result<Trail, Problem> {
@@ -171,7 +201,9 @@ impl<E: Effects> Host for Node<E> {
             let snapshot = self.snapshot(&task.row.app);
             (&answers::task(task, snapshot.as_deref(), answers::Replayed::No)).into()
         });
-        Ok(TaskList { tasks: tasks.collect() })
+        Ok(TaskList {
+            tasks: tasks.collect(),
+        })
     }
 
     async fn status(&self) -> Result<Status, Problem> {
@@ -179,10 +211,21 @@ impl<E: Effects> Host for Node<E> {
         let version = version.ok().and_then(Result::ok);
         let observed = *self.observed.borrow();
         let pools = match observed {
-            true => self.pools.all().iter().map(|entry| answers::pool(&entry.handle.snapshot.borrow())).collect(),
+            true => self
+                .pools
+                .all()
+                .iter()
+                .map(|entry| answers::pool(&entry.handle.snapshot.borrow()))
+                .collect(),
             false => self.unverified.clone(),
         };
-        Ok(answers::status(&self.settings, &self.identity, observed, version, pools))
+        Ok(answers::status(
+            &self.settings,
+            &self.identity,
+            observed,
+            version,
+            pools,
+        ))
     }
 
     fn ready(&self) -> Result<(), Problem> {
@@ -218,6 +261,8 @@ impl<E: Effects> Host for Node<E> {
 
 impl<E> Node<E> {
     pub(super) fn snapshot(&self, app: &AppName) -> Option<Arc<crate::pool::Snapshot>> {
-        self.pools.get(app).map(|entry| entry.handle.snapshot.borrow().clone())
+        self.pools
+            .get(app)
+            .map(|entry| entry.handle.snapshot.borrow().clone())
     }
 }

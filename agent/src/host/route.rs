@@ -51,9 +51,10 @@ fn take_notice(pools: &Pools, last: &mut HashMap<ContainerId, Exit>, notice: Not
             last.insert(notice.container, exit);
         }
         NoticeKind::Stopped => {
-            let failure = last
-                .remove(&notice.container)
-                .map_or_else(|| Failure::new("exited", "container-init ended"), |exit| exited(&exit));
+            let failure = last.remove(&notice.container).map_or_else(
+                || Failure::new("exited", "container-init ended"),
+                |exit| exited(&exit),
+            );
             deliver(pools, &notice.container, failure);
         }
         NoticeKind::Connected

@@ -69,9 +69,6 @@ pub enum RunError {
     Signals(#[source] std::io::Error),
 }
 
-/// Threads that wait for I/O and decide; work that may block has threads of its own.
-const WORKERS: usize = 2;
-
 /// `nodeagent run`, as a process: logs to stderr (`NODEAGENT_LOG` filters, default `info`), a
 /// runtime, [`run`].
 ///
@@ -80,8 +77,13 @@ const WORKERS: usize = 2;
 pub fn daemon(settings: Settings) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NODEAGENT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     Ok(runtime.block_on(run(settings))?)
 }
 
@@ -97,7 +99,10 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_with<E: Effects>(settings: Settings, wrap: impl FnOnce(Executor) -> E) -> Result<(), RunError> {
+pub async fn run_with<E: Effects>(
+    settings: Settings,
+    wrap: impl FnOnce(Executor) -> E,
+) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let notifier = match Notifier::from_environment() {
@@ -120,16 +125,30 @@ pub async fn run_with<E: Effects>(settings: Settings, wrap: impl FnOnce(Executor
         source,
     })?;
     let (notices_to, notices) = mpsc::unbounded_channel();
-    let gate = Gate::bind(&settings.paths.runtime.join("ctl"), &settings.runtime.cgroup_parent, notices_to)?;
-    for row in recovered.instances.iter().filter(|row| row.released_ms.is_none()) {
+    let gate = Gate::bind(
+        &settings.paths.runtime.join("ctl"),
+        &settings.runtime.cgroup_parent,
+        notices_to,
+    )?;
+    for row in recovered
+        .instances
+        .iter()
+        .filter(|row| row.released_ms.is_none())
+    {
         gate.expect(&adopt::container_of(row));
     }
     let executor = Executor {
         journal: journal.clone(),
         runtime: Containerd::connect(&settings.containerd, &settings.runtime).await?,
         gate,
-        directories: Arc::new(Directories::open(&settings.paths.state, &settings.runtime.container_init)?),
-        network: Arc::new(Network::new(&settings.network, settings.paths.runtime.join("netns"))?),
+        directories: Arc::new(Directories::open(
+            &settings.paths.state,
+            &settings.runtime.container_init,
+        )?),
+        network: Arc::new(Network::new(
+            &settings.network,
+            settings.paths.runtime.join("netns"),
+        )?),
         discovery: backends(&settings)?,
         facts: HostFacts::detect(),
         settings: settings.clone(),
@@ -137,7 +156,11 @@ pub async fn run_with<E: Effects>(settings: Settings, wrap: impl FnOnce(Executor
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         effects: Arc::new(wrap(executor.clone())),
-        ledger: Arc::new(Mutex::new(Ledger::new(&settings.network.pools, settings.network.gateway, settings.network.quarantine))),
+        ledger: Arc::new(Mutex::new(Ledger::new(
+            &settings.network.pools,
+            settings.network.gateway,
+            settings.network.quarantine,
+        ))),
         index: Arc::new(Index::default()),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
@@ -153,25 +176,51 @@ pub async fn run_with<E: Effects>(settings: Settings, wrap: impl FnOnce(Executor
         runtime: executor.runtime.clone(),
         pools: pools.clone(),
         shared: shared.clone(),
-        propagation_bound: executor.discovery.iter().map(|b| b.propagation_bound()).max().unwrap_or_default(),
-        unverified: recovered.pools.iter().map(|pool| answers::unverified(&recovered, pool)).collect(),
+        propagation_bound: executor
+            .discovery
+            .iter()
+            .map(|b| b.propagation_bound())
+            .max()
+            .unwrap_or_default(),
+        unverified: recovered
+            .pools
+            .iter()
+            .map(|pool| answers::unverified(&recovered, pool))
+            .collect(),
         observed,
         applying: tokio::sync::Mutex::default(),
     });
     // Who repeats the id of an interrupted task waits for its end, from the first request on.
     for task in &recovered.open_tasks {
-        shared.index.resume(&task.app, &task.context.task_id, &task.hash);
+        shared
+            .index
+            .resume(&task.app, &task.context.task_id, &task.hash);
     }
     let server = Server::bind(&settings.paths.api_socket, Limits::default())?;
     let serving = tokio::spawn(server.serve(node, shutdown.clone()));
-    let known = recovered.instances.iter().filter(|row| row.released_ms.is_none()).count();
-    say(&[State::Ready, State::Status(&format!("observing {known} instances"))]);
+    let known = recovered
+        .instances
+        .iter()
+        .filter(|row| row.released_ms.is_none())
+        .count();
+    say(&[
+        State::Ready,
+        State::Status(&format!("observing {known} instances")),
+    ]);
     tracing::info!(instances = known, pools = recovered.pools.len(), socket = %settings.paths.api_socket.display(), "ready");
-    let routing = tokio::spawn(route::run(pools.clone(), notices, executor.runtime.exits(), shutdown.clone()));
+    let routing = tokio::spawn(route::run(
+        pools.clone(),
+        notices,
+        executor.runtime.exits(),
+        shutdown.clone(),
+    ));
     let adopting = async {
         adopt::adopt(&executor, &shared, &pools, &settings, recovered).await;
         observed_to.send_replace(true);
-        say(&[State::Status(&format!("{} apps, {known} instances observed", pools.all().len()))]);
+        say(&[State::Status(&format!(
+            "{} apps, {known} instances observed",
+            pools.all().len()
+        ))]);
         tracing::info!(instances = known, "observed");
         std::future::pending::<()>().await;
     };
@@ -180,7 +229,10 @@ pub async fn run_with<E: Effects>(settings: Settings, wrap: impl FnOnce(Executor
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
-    say(&[State::Stopping, State::Status("stopping; containers and registrations stay")]);
+    say(&[
+        State::Stopping,
+        State::Status("stopping; containers and registrations stay"),
+    ]);
     shutdown.cancel();
     for (what, task) in [("api", serving), ("routing", routing)] {
         if let Err(error) = task.await {

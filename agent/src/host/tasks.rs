@@ -26,14 +26,24 @@ impl<E: Effects> Node<E> {
         let request = accepted(app.as_str(), verb, &request, &received)?;
         let id = request.context.task_id.clone();
         let recorded = || self.journal.task(&id).map(|found| found.is_some());
-        let joined = self.shared.index.join(&app, &request, recorded).map_err(|e| unreadable(&e))?;
+        let joined = self
+            .shared
+            .index
+            .join(&app, &request, recorded)
+            .map_err(|e| unreadable(&e))?;
         let (progress, replayed) = match joined {
             None => return self.recorded(&request),
-            Some(Joined::Other { .. }) => return Err(conflict(&id, "a task with this id is under way")),
+            Some(Joined::Other { .. }) => {
+                return Err(conflict(&id, "a task with this id is under way"));
+            }
             Some(Joined::Same(progress)) => (progress, answers::Replayed::Yes),
             Some(Joined::New(progress)) => {
                 let sent = match self.entry(&app).await {
-                    Ok(entry) => entry.handle.messages.send(Message::Target(request)).map_err(|_| stopping()),
+                    Ok(entry) => entry
+                        .handle
+                        .messages
+                        .send(Message::Target(request))
+                        .map_err(|_| stopping()),
                     Err(problem) => Err(problem),
                 };
                 if let Err(problem) = sent {
@@ -51,21 +61,41 @@ impl<E: Effects> Node<E> {
         self.answer(&id, progress, replayed)
     }
 
-    fn answer(&self, id: &TaskId, progress: Progress, replayed: answers::Replayed) -> Result<Task, Problem> {
+    fn answer(
+        &self,
+        id: &TaskId,
+        progress: Progress,
+        replayed: answers::Replayed,
+    ) -> Result<Task, Problem> {
         match progress {
-            Progress::Refused(refusal) => Err(answers::refused(&refusal).about(format!("/v1/tasks/{id}"))),
+            Progress::Refused(refusal) => {
+                Err(answers::refused(&refusal).about(format!("/v1/tasks/{id}")))
+            }
             Progress::Unwritten(failure) => Err(Problem::new(
                 ProblemCode::JournalFull,
-                format!("task {id} took effect, but its outcome cannot be written yet: {failure}; ask again with the same task id"),
+                format!(
+                    "task {id} took effect, but its outcome cannot be written yet: {failure}; ask again with the same task id"
+                ),
             )),
             Progress::Pending => Err(Problem::new(
                 ProblemCode::Unavailable,
-                format!("the intent of task {id} is not durable yet; ask again with the same task id"),
+                format!(
+                    "the intent of task {id} is not durable yet; ask again with the same task id"
+                ),
             )),
             Progress::Running | Progress::Ended { .. } => {
                 let stored = self.journal.task(id).map_err(|e| unreadable(&e))?;
-                let stored = stored.ok_or_else(|| Problem::new(ProblemCode::Internal, format!("task {id} is not in the journal")))?;
-                Ok(answers::task(&stored, self.snapshot(&stored.row.app).as_deref(), replayed))
+                let stored = stored.ok_or_else(|| {
+                    Problem::new(
+                        ProblemCode::Internal,
+                        format!("task {id} is not in the journal"),
+                    )
+                })?;
+                Ok(answers::task(
+                    &stored,
+                    self.snapshot(&stored.row.app).as_deref(),
+                    replayed,
+                ))
             }
         }
     }
@@ -75,12 +105,19 @@ impl<E: Effects> Node<E> {
         let id = &request.context.task_id;
         let stored: Option<StoredTask> = self.journal.task(id).map_err(|e| unreadable(&e))?;
         match stored {
-            Some(stored) if stored.row.hash == request.hash => {
-                Ok(answers::task(&stored, self.snapshot(&stored.row.app).as_deref(), answers::Replayed::Yes))
-            }
+            Some(stored) if stored.row.hash == request.hash => Ok(answers::task(
+                &stored,
+                self.snapshot(&stored.row.app).as_deref(),
+                answers::Replayed::Yes,
+            )),
             Some(stored) => Err(conflict(
                 id,
-                &format!("it was used for {} {} --to {}", stored.row.verb.as_str(), stored.row.app, stored.row.to),
+                &format!(
+                    "it was used for {} {} --to {}",
+                    stored.row.verb.as_str(),
+                    stored.row.app,
+                    stored.row.to
+                ),
             )),
             None => Err(Problem::not_found("task", id.as_str())),
         }
@@ -90,7 +127,9 @@ impl<E: Effects> Node<E> {
 fn conflict(id: &TaskId, why: &str) -> Problem {
     Problem::new(
         ProblemCode::TaskConflict,
-        format!("task id {id} stands for another request: {why}; nothing was done, choose another id"),
+        format!(
+            "task id {id} stands for another request: {why}; nothing was done, choose another id"
+        ),
     )
     .about(format!("/v1/tasks/{id}"))
 }
@@ -104,9 +143,16 @@ async fn settled(mut progress: watch::Receiver<Progress>) -> Result<Progress, Pr
     }
 }
 
-fn accepted(app: &str, verb: Verb, request: &TaskRequest, received: &Received) -> Result<Request, Problem> {
+fn accepted(
+    app: &str,
+    verb: Verb,
+    request: &TaskRequest,
+    received: &Received,
+) -> Result<Request, Problem> {
     let id = request.task_id.as_deref().unwrap_or_default();
-    let task_id = id.parse().map_err(|e: crate::instance::InvalidName| Problem::new(ProblemCode::InvalidRequest, e.to_string()))?;
+    let task_id = id.parse().map_err(|e: crate::instance::InvalidName| {
+        Problem::new(ProblemCode::InvalidRequest, e.to_string())
+    })?;
     let traceparent = match &received.traceparent {
         Some(traceparent) => traceparent.clone(),
         None => made_up(id)?,
@@ -124,7 +170,10 @@ fn accepted(app: &str, verb: Verb, request: &TaskRequest, received: &Received) -
         deadline_seconds: request.deadline_seconds,
         created_ms: read_clocks().wall_ms,
         first_byte: received.first_byte,
-        context: TaskContext { task_id, traceparent },
+        context: TaskContext {
+            task_id,
+            traceparent,
+        },
     })
 }
 
@@ -147,8 +196,15 @@ fn made_up(task_id: &str) -> Result<String, Problem> {
     let mut random = [0_u8; 24];
     let filled = rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty());
     match filled {
-        Ok(24) => Ok(format!("00-{}-{}-01", hex(&random[..16]), hex(&random[16..]))),
-        _ => Err(Problem::new(ProblemCode::Internal, format!("no randomness for the trace context of task {task_id}"))),
+        Ok(24) => Ok(format!(
+            "00-{}-{}-01",
+            hex(&random[..16]),
+            hex(&random[16..])
+        )),
+        _ => Err(Problem::new(
+            ProblemCode::Internal,
+            format!("no randomness for the trace context of task {task_id}"),
+        )),
     }
 }
 

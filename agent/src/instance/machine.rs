@@ -125,7 +125,11 @@ impl Phase {
     pub fn going_down(self) -> bool {
         matches!(
             self,
-            Self::Deregistering | Self::Draining | Self::Stopping | Self::Removing | Self::Releasing
+            Self::Deregistering
+                | Self::Draining
+                | Self::Stopping
+                | Self::Removing
+                | Self::Releasing
         )
     }
 
@@ -296,7 +300,9 @@ impl Warmth {
 
     /// The warmth that [`as_str`](Self::as_str) names.
     pub fn from_name(word: &str) -> Option<Self> {
-        [Self::Armed, Self::Cached].into_iter().find(|w| w.as_str() == word)
+        [Self::Armed, Self::Cached]
+            .into_iter()
+            .find(|w| w.as_str() == word)
     }
 }
 
@@ -400,7 +406,12 @@ pub struct Denied {
 
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an instance that is {} has no edge {:?}", self.phase.as_str(), self.event)
+        write!(
+            f,
+            "an instance that is {} has no edge {:?}",
+            self.phase.as_str(),
+            self.event
+        )
     }
 }
 
@@ -422,10 +433,19 @@ impl Event {
 
 impl Instance {
     /// A new incarnation, in its first phase.
-    pub fn create(ordinal: u32, generation: u64, revision: Arc<Revision>, address: Option<Ipv4Addr>) -> Self {
+    pub fn create(
+        ordinal: u32,
+        generation: u64,
+        revision: Arc<Revision>,
+        address: Option<Ipv4Addr>,
+    ) -> Self {
         Self {
             ordinal,
-            phase: if address.is_some() { Phase::Networking } else { Phase::Creating },
+            phase: if address.is_some() {
+                Phase::Networking
+            } else {
+                Phase::Creating
+            },
             generation,
             create_generation: generation,
             revision,
@@ -543,7 +563,9 @@ impl Instance {
             Phase::Armed | Phase::Active | Phase::Failed => None,
             // The app is well; discovery is not. It serves whoever knows it, and is not counted.
             phase if phase == Phase::Registering || phase.going_down() => self.again(failure),
-            phase if phase.on_the_way_to_armed() && failure.retry == Retry::Later => self.again(failure),
+            phase if phase.on_the_way_to_armed() && failure.retry == Retry::Later => {
+                self.again(failure)
+            }
             _ => {
                 self.failure = Some(failure);
                 Some(self.enter(Phase::Failed))
@@ -578,7 +600,11 @@ impl Instance {
 
     fn take_out(&mut self, urgency: Urgency) -> Next {
         self.urgency = urgency;
-        self.enter(if self.registered { Phase::Deregistering } else { Phase::Stopping })
+        self.enter(if self.registered {
+            Phase::Deregistering
+        } else {
+            Phase::Stopping
+        })
     }
 
     fn enter(&mut self, phase: Phase) -> Next {

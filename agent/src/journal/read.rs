@@ -55,37 +55,47 @@ pub struct Recovered {
 
 pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
     Ok(Recovered {
-        pools: all(db, "SELECT name, revision, target, seq, deleting, applied_ms FROM apps ORDER BY name", |row| {
-            Ok(PoolRow {
-                app: parsed(row, 0)?,
-                revision: row.get(1)?,
-                target: row.get(2)?,
-                seq: unsigned(row, 3)?,
-                deleting: row.get(4)?,
-                applied_ms: unsigned(row, 5)?,
-            })
-        })?,
-        revisions: all(db, "SELECT app, id, manifest, image FROM revisions ORDER BY app, id", |row| {
-            Ok(RevisionRow {
-                app: parsed(row, 0)?,
-                id: row.get(1)?,
-                manifest: row.get(2)?,
-                image: json(row, 3)?,
-            })
-        })?,
-        instances: all(
+        pools: all(
             db,
-            &format!("{INSTANCE} ORDER BY app, ordinal"),
-            instance,
+            "SELECT name, revision, target, seq, deleting, applied_ms FROM apps ORDER BY name",
+            |row| {
+                Ok(PoolRow {
+                    app: parsed(row, 0)?,
+                    revision: row.get(1)?,
+                    target: row.get(2)?,
+                    seq: unsigned(row, 3)?,
+                    deleting: row.get(4)?,
+                    applied_ms: unsigned(row, 5)?,
+                })
+            },
         )?,
-        open_tasks: all(db, &format!("{TASK} WHERE outcome IS NULL ORDER BY seq"), |row| Ok(task(row)?.row))?,
+        revisions: all(
+            db,
+            "SELECT app, id, manifest, image FROM revisions ORDER BY app, id",
+            |row| {
+                Ok(RevisionRow {
+                    app: parsed(row, 0)?,
+                    id: row.get(1)?,
+                    manifest: row.get(2)?,
+                    image: json(row, 3)?,
+                })
+            },
+        )?,
+        instances: all(db, &format!("{INSTANCE} ORDER BY app, ordinal"), instance)?,
+        open_tasks: all(
+            db,
+            &format!("{TASK} WHERE outcome IS NULL ORDER BY seq"),
+            |row| Ok(task(row)?.row),
+        )?,
     })
 }
 
-const INSTANCE: &str = "SELECT app, ordinal, generation, create_generation, revision, phase, serving, warmth, task_id,
+const INSTANCE: &str =
+    "SELECT app, ordinal, generation, create_generation, revision, phase, serving, warmth, task_id,
    traceparent, address, registered, urgency, released_ms FROM instances";
 
-const TASK: &str = "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
+const TASK: &str =
+    "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
    finished_ms, outcome FROM tasks";
 
 pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<StoredTask>> {
@@ -95,9 +105,11 @@ pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option
 }
 
 pub(super) fn newest_tasks(db: &Connection, limit: u32) -> rusqlite::Result<Vec<StoredTask>> {
-    db.prepare_cached(&format!("{TASK} ORDER BY created_ms DESC, task_id LIMIT ?1"))?
-        .query_map([limit], task)?
-        .collect()
+    db.prepare_cached(&format!(
+        "{TASK} ORDER BY created_ms DESC, task_id LIMIT ?1"
+    ))?
+    .query_map([limit], task)?
+    .collect()
 }
 
 pub(super) fn find_trail(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<Trail>> {
@@ -112,7 +124,11 @@ pub(super) fn left_behind(db: &Connection, app: &AppName) -> rusqlite::Result<Ve
         .collect()
 }
 
-fn all<T>(db: &Connection, sql: &str, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> rusqlite::Result<Vec<T>> {
+fn all<T>(
+    db: &Connection,
+    sql: &str,
+    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Vec<T>> {
     db.prepare(sql)?.query_map([], read)?.collect()
 }
 
@@ -140,7 +156,11 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRow> {
         task,
         address: address.map(|text| parse(&text, 10)).transpose()?,
         registered: row.get(11)?,
-        urgency: if urgency == "now" { Urgency::Now } else { Urgency::Drain },
+        urgency: if urgency == "now" {
+            Urgency::Now
+        } else {
+            Urgency::Drain
+        },
         released_ms: row.get::<_, Option<i64>>(13)?.map(i64::unsigned_abs),
     })
 }
@@ -193,7 +213,12 @@ where
 
 fn word<T>(row: &Row<'_>, column: usize, named: impl Fn(&str) -> Option<T>) -> rusqlite::Result<T> {
     let text: String = row.get(column)?;
-    named(&text).ok_or_else(|| conversion(column, std::io::Error::other(format!("unknown word {text:?}"))))
+    named(&text).ok_or_else(|| {
+        conversion(
+            column,
+            std::io::Error::other(format!("unknown word {text:?}")),
+        )
+    })
 }
 
 fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
@@ -201,6 +226,9 @@ fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlit
     serde_json::from_str(&text).map_err(|error| conversion(column, error))
 }
 
-fn conversion(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+fn conversion(
+    column: usize,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }

@@ -42,7 +42,9 @@ pub enum JournalError {
         path: PathBuf,
     },
     /// The file was made by a newer nodeagent.
-    #[error("journal {path} has schema {found}, this nodeagent knows up to {known}: install the newer version again")]
+    #[error(
+        "journal {path} has schema {found}, this nodeagent knows up to {known}: install the newer version again"
+    )]
     Newer {
         /// The file.
         path: PathBuf,
@@ -116,8 +118,11 @@ impl Journal {
             }
         }
         let recovered = read::recover(&writer).map_err(open_error)?;
-        let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-            .map_err(open_error)?;
+        let reader = Connection::open_with_flags(
+            &path,
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+        )
+        .map_err(open_error)?;
         reader.busy_timeout(BUSY).map_err(open_error)?;
         let (jobs, queue) = mpsc::channel();
         std::thread::Builder::new()
@@ -138,7 +143,9 @@ impl Journal {
     /// `Full` or `Commit`: nothing of it is durable.
     pub async fn commit(&self, writes: Vec<Write>) -> Result<(), JournalError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job { writes, reply }).map_err(|_| JournalError::Closed)?;
+        self.jobs
+            .send(Job { writes, reply })
+            .map_err(|_| JournalError::Closed)?;
         answer.await.map_err(|_| JournalError::Closed)?
     }
 
@@ -189,7 +196,9 @@ fn lock(state: &Path) -> Result<std::fs::File, JournalError> {
     let file = std::fs::File::create(state.join("lock")).map_err(error)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(JournalError::Locked { path: state.to_owned() }),
+        Err(std::fs::TryLockError::WouldBlock) => Err(JournalError::Locked {
+            path: state.to_owned(),
+        }),
         Err(std::fs::TryLockError::Error(source)) => Err(error(source)),
     }
 }
@@ -247,7 +256,9 @@ fn transaction(db: &mut Connection, group: &[Job]) -> write::Result<()> {
 
 fn refused(error: Unwritable) -> JournalError {
     match error {
-        Unwritable::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => JournalError::Full,
+        Unwritable::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+            JournalError::Full
+        }
         Unwritable::Sql(error) => JournalError::Commit(error),
         Unwritable::Json(error) => JournalError::Encode(error),
     }

@@ -48,11 +48,16 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
             .execute(params![app, revision.id, signed(*applied_ms)])?;
         }
         Write::Deleting(app) => {
-            db.prepare_cached("UPDATE apps SET deleting = 1, target = 0, seq = seq + 1 WHERE name = ?1")?
-                .execute([app.as_str()])?;
+            db.prepare_cached(
+                "UPDATE apps SET deleting = 1, target = 0, seq = seq + 1 WHERE name = ?1",
+            )?
+            .execute([app.as_str()])?;
         }
         Write::AppGone(app) => {
-            for table in ["DELETE FROM apps WHERE name = ?1", "DELETE FROM revisions WHERE app = ?1"] {
+            for table in [
+                "DELETE FROM apps WHERE name = ?1",
+                "DELETE FROM revisions WHERE app = ?1",
+            ] {
                 db.prepare_cached(table)?.execute([app.as_str()])?;
             }
             // Generations and addresses outlive the app: an app of that name may come again.
@@ -96,8 +101,14 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
             outcome,
             finished_ms,
         } => {
-            db.prepare_cached("UPDATE tasks SET outcome = ?2, finished_ms = ?3 WHERE task_id = ?1")?
-                .execute(params![task_id.as_str(), serde_json::to_string(outcome)?, signed(*finished_ms)])?;
+            db.prepare_cached(
+                "UPDATE tasks SET outcome = ?2, finished_ms = ?3 WHERE task_id = ?1",
+            )?
+            .execute(params![
+                task_id.as_str(),
+                serde_json::to_string(outcome)?,
+                signed(*finished_ms)
+            ])?;
         }
         Write::Trail(task_id, trail) => {
             db.prepare_cached("INSERT INTO trails (task_id, trail) VALUES (?1, ?2) ON CONFLICT (task_id) DO UPDATE SET trail = ?2")?

@@ -58,7 +58,12 @@ enum Resume {
 
 impl Pool {
     /// The pool goes on; the actions are the effects that are (still) to be performed.
-    pub fn adopt(adopted: Adopted, limits: Limits, now: Now, ledger: &mut Ledger) -> (Self, Vec<Action>) {
+    pub fn adopt(
+        adopted: Adopted,
+        limits: Limits,
+        now: Now,
+        ledger: &mut Ledger,
+    ) -> (Self, Vec<Action>) {
         let mut pool = Self::new(adopted.revision.clone(), limits);
         pool.target = adopted.pool.target;
         pool.seq = adopted.pool.seq;
@@ -71,7 +76,11 @@ impl Pool {
                     pool.released.insert(ordinal, at);
                 }
                 None => {
-                    let revision = adopted.revisions.get(&row.revision).unwrap_or(&adopted.revision).clone();
+                    let revision = adopted
+                        .revisions
+                        .get(&row.revision)
+                        .unwrap_or(&adopted.revision)
+                        .clone();
                     let instance = resume(&row, observation, revision);
                     let slot = Slot {
                         instance,
@@ -86,8 +95,18 @@ impl Pool {
         for row in adopted.tasks {
             let elapsed = Duration::from_millis(now.wall_ms.saturating_sub(row.created_ms));
             let left = Duration::from_millis(row.deadline_ms).saturating_sub(elapsed);
-            let mine = |slot: &&Slot| slot.instance.task.as_ref().is_some_and(|task| task.task_id == row.context.task_id);
-            let picked = pool.slots.values().filter(mine).map(|slot| slot.instance.ordinal).collect();
+            let mine = |slot: &&Slot| {
+                slot.instance
+                    .task
+                    .as_ref()
+                    .is_some_and(|task| task.task_id == row.context.task_id)
+            };
+            let picked = pool
+                .slots
+                .values()
+                .filter(mine)
+                .map(|slot| slot.instance.ordinal)
+                .collect();
             let task = OpenTask {
                 verb: row.verb,
                 to: row.to,
@@ -105,7 +124,11 @@ impl Pool {
             pool.tasks.insert(task.context.task_id.clone(), task);
         }
         let mut out = Vec::new();
-        let phases: Vec<(u32, Phase)> = pool.slots.iter().map(|(&ordinal, slot)| (ordinal, slot.instance.phase)).collect();
+        let phases: Vec<(u32, Phase)> = pool
+            .slots
+            .iter()
+            .map(|(&ordinal, slot)| (ordinal, slot.instance.phase))
+            .collect();
         for (ordinal, phase) in phases {
             if let Some(kind) = phase.effect() {
                 pool.perform(ordinal, kind, Duration::ZERO, &mut out);
@@ -117,7 +140,12 @@ impl Pool {
 }
 
 fn resume(row: &InstanceRow, observation: Observation, revision: Arc<Revision>) -> Instance {
-    let mut instance = Instance::create(row.instance.ordinal, row.create_generation, revision, row.address);
+    let mut instance = Instance::create(
+        row.instance.ordinal,
+        row.create_generation,
+        revision,
+        row.address,
+    );
     let first = instance.phase;
     instance.generation = row.generation;
     instance.serving = row.serving;
@@ -125,7 +153,8 @@ fn resume(row: &InstanceRow, observation: Observation, revision: Arc<Revision>) 
     instance.task = row.task.clone();
     instance.urgency = row.urgency;
     // Between an intent and its outcome the registration may have been sent.
-    instance.registered = row.registered || (instance.revision.app.registration.enabled && was_let_go(row.phase));
+    instance.registered =
+        row.registered || (instance.revision.app.registration.enabled && was_let_go(row.phase));
     match place(row, observation, first) {
         Resume::At(phase) => instance.phase = phase,
         Resume::Failed(why) => {
@@ -140,7 +169,12 @@ fn resume(row: &InstanceRow, observation: Observation, revision: Arc<Revision>) 
 fn was_let_go(phase: Phase) -> bool {
     matches!(
         phase,
-        Phase::Starting | Phase::Probing | Phase::Registering | Phase::Active | Phase::Deregistering | Phase::Draining
+        Phase::Starting
+            | Phase::Probing
+            | Phase::Registering
+            | Phase::Active
+            | Phase::Deregistering
+            | Phase::Draining
     )
 }
 
@@ -157,17 +191,27 @@ fn place(row: &InstanceRow, observation: Observation, first: Phase) -> Resume {
         (phase, Observation::Connected { started: true, .. }) => {
             if let_go || row.serving {
                 // Already active: to register again with the same generation changes nothing.
-                Resume::At(if phase == Phase::Active { Phase::Registering } else { Phase::Probing })
+                Resume::At(if phase == Phase::Active {
+                    Phase::Registering
+                } else {
+                    Phase::Probing
+                })
             } else {
                 Resume::Failed("was let go without an intent")
             }
         }
-        (_, Observation::Connected { armed: true, .. }) => Resume::At(if row.serving { Phase::Starting } else { Phase::Armed }),
+        (_, Observation::Connected { armed: true, .. }) => Resume::At(if row.serving {
+            Phase::Starting
+        } else {
+            Phase::Armed
+        }),
         (phase, _) if phase.on_the_way_to_armed() => Resume::At(first),
         (_, Observation::Absent) => Resume::Failed(GONE),
         // Nobody contradicts the journal: what rests stays, what was under way is tried again.
         (Phase::Active | Phase::Registering, _) => Resume::At(Phase::Registering),
-        (Phase::Armed, Observation::Silent | Observation::Connected { .. }) => Resume::Failed("did not come to the gate"),
+        (Phase::Armed, Observation::Silent | Observation::Connected { .. }) => {
+            Resume::Failed("did not come to the gate")
+        }
         (Phase::Armed, _) => Resume::At(Phase::Armed),
         _ => Resume::At(Phase::Starting),
     }

@@ -17,8 +17,15 @@ impl Pool {
         let ended: Vec<(TaskId, Outcome)> = self
             .tasks
             .iter()
-            .filter(|(_, task)| task.end.is_none() && task.unwritten_until.is_none_or(|at| now.at >= at))
-            .filter_map(|(id, task)| Some((id.clone(), self.outcome(task, self.end_state(task, now)?, now))))
+            .filter(|(_, task)| {
+                task.end.is_none() && task.unwritten_until.is_none_or(|at| now.at >= at)
+            })
+            .filter_map(|(id, task)| {
+                Some((
+                    id.clone(),
+                    self.outcome(task, self.end_state(task, now)?, now),
+                ))
+            })
             .collect();
         for (task_id, outcome) in ended {
             let id = self.id();
@@ -49,7 +56,13 @@ impl Pool {
     }
 
     /// The outcome is not durable: the caller learns so now, and the commit is tried again.
-    pub(super) fn unwritten(&mut self, commit: u64, failure: Failure, now: Now, out: &mut Vec<Action>) {
+    pub(super) fn unwritten(
+        &mut self,
+        commit: u64,
+        failure: Failure,
+        now: Now,
+        out: &mut Vec<Action>,
+    ) {
         let Some(task_id) = self.closing(commit) else {
             return;
         };
@@ -63,7 +76,10 @@ impl Pool {
 
     fn closing(&self, commit: u64) -> Option<TaskId> {
         let closing = |task: &OpenTask| task.end.as_ref().is_some_and(|(id, _)| *id == commit);
-        self.tasks.iter().find(|(_, task)| closing(task)).map(|(id, _)| id.clone())
+        self.tasks
+            .iter()
+            .find(|(_, task)| closing(task))
+            .map(|(id, _)| id.clone())
     }
 
     fn end_state(&self, task: &OpenTask, now: Now) -> Option<EndState> {
@@ -75,7 +91,11 @@ impl Pool {
         }
         let given_up = self.failures >= self.limits.give_up_after && !self.progressing(task);
         if now.at >= task.deadline || given_up {
-            return Some(if self.achieved_something(task) { EndState::Partial } else { EndState::Failed });
+            return Some(if self.achieved_something(task) {
+                EndState::Partial
+            } else {
+                EndState::Failed
+            });
         }
         None
     }
@@ -90,7 +110,9 @@ impl Pool {
     }
 
     fn leaving(&self, ordinal: u32) -> bool {
-        self.slots.get(&ordinal).is_some_and(|slot| slot.instance.phase.going_down())
+        self.slots
+            .get(&ordinal)
+            .is_some_and(|slot| slot.instance.phase.going_down())
     }
 
     /// Something of the task is still under way.
@@ -108,18 +130,25 @@ impl Pool {
         let phase = |ordinal: &u32| self.slots.get(ordinal).map(|slot| slot.instance.phase);
         match task.verb {
             Verb::Deactivate => task.picked.iter().any(|ordinal| phase(ordinal).is_none()),
-            Verb::Activate | Verb::Scale => task.picked.iter().any(|ordinal| phase(ordinal) == Some(Phase::Active)),
+            Verb::Activate | Verb::Scale => task
+                .picked
+                .iter()
+                .any(|ordinal| phase(ordinal) == Some(Phase::Active)),
         }
     }
 
     fn outcome(&self, task: &OpenTask, state: EndState, now: Now) -> Outcome {
         // Who has what it asked for need not read of those that failed and were replaced.
         let replaced = |ordinal: &u32| {
-            let active = self.slots.get(ordinal).is_some_and(|slot| slot.instance.phase == Phase::Active);
+            let active = self
+                .slots
+                .get(ordinal)
+                .is_some_and(|slot| slot.instance.phase == Phase::Active);
             state == EndState::Done && task.failed.contains_key(ordinal) && !active
         };
         let told = task.picked.iter().filter(|ordinal| !replaced(ordinal));
-        let instances: Vec<InstanceResult> = told.map(|&ordinal| self.result(task, ordinal)).collect();
+        let instances: Vec<InstanceResult> =
+            told.map(|&ordinal| self.result(task, ordinal)).collect();
         let detail = match state {
             EndState::Done => None,
             EndState::Superseded => Some(format!(
@@ -133,18 +162,31 @@ impl Pool {
             target: task.target,
             target_seq: task.seq,
             active: self.active(),
-            elapsed_us: u64::try_from(now.at.saturating_duration_since(task.first_byte).as_micros()).unwrap_or(u64::MAX),
+            elapsed_us: u64::try_from(
+                now.at
+                    .saturating_duration_since(task.first_byte)
+                    .as_micros(),
+            )
+            .unwrap_or(u64::MAX),
             instances,
             detail,
         }
     }
 
     fn shortfall(&self, task: &OpenTask) -> String {
-        let present = task.picked.iter().filter_map(|ordinal| self.slots.get(ordinal)?.instance.failure.as_ref());
-        let cause = present.chain(task.failed.values().map(|(_, failure)| failure)).next();
+        let present = task
+            .picked
+            .iter()
+            .filter_map(|ordinal| self.slots.get(ordinal)?.instance.failure.as_ref());
+        let cause = present
+            .chain(task.failed.values().map(|(_, failure)| failure))
+            .next();
         let cause = match cause {
             Some(failure) => failure.detail.clone(),
-            None => format!("the deadline passed with {} instances under way", self.under_way()),
+            None => format!(
+                "the deadline passed with {} instances under way",
+                self.under_way()
+            ),
         };
         format!(
             "{} of {} active: {cause}; the target stays {} and the pool goes on",
@@ -155,7 +197,11 @@ impl Pool {
     }
 
     fn under_way(&self) -> u32 {
-        count(self.slots.values().filter(|s| s.instance.serving && s.instance.phase != Phase::Active))
+        count(
+            self.slots
+                .values()
+                .filter(|s| s.instance.serving && s.instance.phase != Phase::Active),
+        )
     }
 
     fn result(&self, task: &OpenTask, ordinal: u32) -> InstanceResult {
@@ -169,11 +215,21 @@ impl Pool {
             .filter(|_| !active && task.verb != Verb::Deactivate);
         InstanceResult {
             ordinal,
-            state: instance.map_or("absent", |i| i.phase.state().as_str()).to_owned(),
-            from: instance.and_then(|i| i.from).map(|warmth| warmth.as_str().to_owned()),
-            generation: instance.map(|i| i.generation).or_else(|| self.generations.get(&ordinal).copied()).unwrap_or(0),
+            state: instance
+                .map_or("absent", |i| i.phase.state().as_str())
+                .to_owned(),
+            from: instance
+                .and_then(|i| i.from)
+                .map(|warmth| warmth.as_str().to_owned()),
+            generation: instance
+                .map(|i| i.generation)
+                .or_else(|| self.generations.get(&ordinal).copied())
+                .unwrap_or(0),
             address: instance.and_then(|i| i.address),
-            port: instance.map(|i| &i.revision.app.registration).filter(|r| r.enabled).map(|r| r.port),
+            port: instance
+                .map(|i| &i.revision.app.registration)
+                .filter(|r| r.enabled)
+                .map(|r| r.port),
             error: error.map(|failure| (failure.code.to_owned(), failure.detail.clone())),
         }
     }

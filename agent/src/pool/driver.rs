@@ -27,7 +27,10 @@ pub enum Message {
     /// A new target; the answer goes through the task index.
     Target(crate::task::Request),
     /// A changed manifest or image.
-    Revise(Arc<crate::instance::Revision>, oneshot::Sender<Result<(), Refusal>>),
+    Revise(
+        Arc<crate::instance::Revision>,
+        oneshot::Sender<Result<(), Refusal>>,
+    ),
     /// Remove the app; the driver ends when it succeeded.
     Delete {
         /// Take instances out of service without drain.
@@ -104,7 +107,12 @@ pub fn spawn<E: Effects>(pool: Pool, first: Vec<Action>, shared: Arc<Shared<E>>)
 }
 
 impl<E: Effects> Driver<E> {
-    async fn run(mut self, first: Vec<Action>, mut inbox: mpsc::UnboundedReceiver<Message>, publish: watch::Sender<Arc<Snapshot>>) {
+    async fn run(
+        mut self,
+        first: Vec<Action>,
+        mut inbox: mpsc::UnboundedReceiver<Message>,
+        publish: watch::Sender<Arc<Snapshot>>,
+    ) {
         let now = read_clocks();
         for task in self.pool.open_tasks() {
             self.trails.resume(task, now.at);
@@ -114,7 +122,8 @@ impl<E: Effects> Driver<E> {
         publish.send_replace(Arc::new(self.pool.snapshot()));
         while !self.ended {
             let wake = self.pool.wake_at();
-            let deadline = wake.map_or_else(tokio::time::Instant::now, tokio::time::Instant::from_std);
+            let deadline =
+                wake.map_or_else(tokio::time::Instant::now, tokio::time::Instant::from_std);
             tokio::select! {
                 biased;
                 () = self.shared.shutdown.cancelled() => return,
@@ -134,7 +143,8 @@ impl<E: Effects> Driver<E> {
     fn take(&mut self, message: Message) {
         match message {
             Message::Target(request) => {
-                self.trails.begin(&request.context.task_id, request.first_byte, Instant::now());
+                self.trails
+                    .begin(&request.context.task_id, request.first_byte, Instant::now());
                 self.turn(Event::Command(Command::Target(request)));
             }
             Message::Revise(revision, reply) => {
@@ -160,7 +170,11 @@ impl<E: Effects> Driver<E> {
             self.trails.effect_ended(*id, result.as_ref().err(), now.at);
         }
         let actions = {
-            let mut ledger = self.shared.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut ledger = self
+                .shared
+                .ledger
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             self.pool.step(event, now, &mut ledger)
         };
         self.carry_out(actions, now);
@@ -179,7 +193,9 @@ impl<E: Effects> Driver<E> {
                     self.trails.closed(&task_id, now.at);
                     self.shared.index.ended(&task_id, outcome, now.wall_ms);
                 }
-                Action::Unwritten(task_id, failure) => self.shared.index.unwritten(&task_id, failure),
+                Action::Unwritten(task_id, failure) => {
+                    self.shared.index.unwritten(&task_id, failure)
+                }
                 Action::Refuse(task_id, refusal) => {
                     self.trails.forget(&task_id);
                     self.shared.index.refused(&task_id, refusal);
@@ -199,10 +215,19 @@ impl<E: Effects> Driver<E> {
                 writes.push(Write::Trail(task_id.clone(), trail));
             }
         }
-        writes.extend(self.shared.index.take_late_trails().into_iter().map(|(id, trail)| Write::Trail(id, trail)));
+        writes.extend(
+            self.shared
+                .index
+                .take_late_trails()
+                .into_iter()
+                .map(|(id, trail)| Write::Trail(id, trail)),
+        );
         let (effects, messages) = (self.shared.effects.clone(), self.messages.clone());
         self.shared.tracker.spawn(async move {
-            let result = AssertUnwindSafe(effects.commit(writes)).catch_unwind().await.unwrap_or_else(|_| Err(panicked("commit")));
+            let result = AssertUnwindSafe(effects.commit(writes))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(panicked("commit")));
             let event = match result {
                 Ok(()) => Event::Committed(id),
                 Err(failure) => Event::CommitFailed(id, failure),
@@ -266,14 +291,19 @@ impl<E: Effects> Driver<E> {
 /// Creating costs the host's strength: activations and refill have separate, bounded shares.
 fn creation_permits<E>(effect: &Effect, shared: &Shared<E>) -> Option<Arc<Semaphore>> {
     match effect.kind {
-        EffectKind::Network | EffectKind::Create | EffectKind::Arm if effect.instance.serving => Some(shared.creations.clone()),
+        EffectKind::Network | EffectKind::Create | EffectKind::Arm if effect.instance.serving => {
+            Some(shared.creations.clone())
+        }
         EffectKind::Network | EffectKind::Create | EffectKind::Arm => Some(shared.refill.clone()),
         _ => None,
     }
 }
 
 fn panicked(what: &str) -> Failure {
-    Failure::new("internal", format!("{what} panicked; this is a defect of nodeagent, its log has the place"))
+    Failure::new(
+        "internal",
+        format!("{what} panicked; this is a defect of nodeagent, its log has the place"),
+    )
 }
 
 fn answer(reply: Option<oneshot::Sender<Result<(), Refusal>>>, result: Result<(), Refusal>) {
@@ -285,7 +315,9 @@ fn answer(reply: Option<oneshot::Sender<Result<(), Refusal>>>, result: Result<()
 
 /// Both clocks at this moment.
 pub fn read_clocks() -> Now {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Now {
         at: Instant::now(),
         wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),

@@ -23,5 +23,9 @@ pub trait Effects: Send + Sync + 'static {
     ///
     /// # Errors
     /// A failure with its code; what is true on the host is then observed by the next effect.
-    fn perform(&self, effect: &Effect, cancel: &CancellationToken) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn perform(
+        &self,
+        effect: &Effect,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 }

@@ -257,8 +257,10 @@ impl Pool {
     /// Generations go on where a former app of this name left them.
     pub fn with_left_behind(mut self, rows: &[InstanceRow]) -> Self {
         for row in rows {
-            self.generations.insert(row.instance.ordinal, row.generation);
-            self.released.insert(row.instance.ordinal, row.released_ms.unwrap_or(0));
+            self.generations
+                .insert(row.instance.ordinal, row.generation);
+            self.released
+                .insert(row.instance.ordinal, row.released_ms.unwrap_or(0));
         }
         self
     }
@@ -269,14 +271,21 @@ impl Pool {
         match event {
             Event::Command(command) => self.queue.push_back(command),
             Event::Committed(id) => self.committed(id, now, ledger, &mut out),
-            Event::CommitFailed(id, failure) => self.commit_failed(id, failure, now, ledger, &mut out),
-            Event::Effect { ordinal, id, result } => self.effect_ended(ordinal, id, result, now, ledger, &mut out),
+            Event::CommitFailed(id, failure) => {
+                self.commit_failed(id, failure, now, ledger, &mut out)
+            }
+            Event::Effect {
+                ordinal,
+                id,
+                result,
+            } => self.effect_ended(ordinal, id, result, now, ledger, &mut out),
             Event::Exited {
                 ordinal,
                 create_generation,
                 failure,
             } => {
-                let current = |slot: &&mut Slot| slot.instance.create_generation == create_generation;
+                let current =
+                    |slot: &&mut Slot| slot.instance.create_generation == create_generation;
                 if self.slots.get_mut(&ordinal).filter(current).is_some() {
                     self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
                 }
@@ -321,7 +330,14 @@ impl Pool {
         }
     }
 
-    fn commit_failed(&mut self, id: u64, failure: Failure, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+    fn commit_failed(
+        &mut self,
+        id: u64,
+        failure: Failure,
+        now: Now,
+        ledger: &mut Ledger,
+        out: &mut Vec<Action>,
+    ) {
         if self.intent.as_ref().is_some_and(|intent| intent.id == id) {
             if let Some(intent) = self.intent.take() {
                 self.take_back(intent, failure, now, ledger, out);
@@ -348,7 +364,11 @@ impl Pool {
         ledger: &mut Ledger,
         out: &mut Vec<Action>,
     ) {
-        let Some(slot) = self.slots.get_mut(&ordinal).filter(|slot| slot.effect == Some(id)) else {
+        let Some(slot) = self
+            .slots
+            .get_mut(&ordinal)
+            .filter(|slot| slot.effect == Some(id))
+        else {
             return;
         };
         slot.effect = None;
@@ -360,7 +380,14 @@ impl Pool {
     }
 
     /// Steps one instance and follows up. A denied event changes nothing.
-    pub(super) fn advance(&mut self, ordinal: u32, event: life::Event, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+    pub(super) fn advance(
+        &mut self,
+        ordinal: u32,
+        event: life::Event,
+        now: Now,
+        ledger: &mut Ledger,
+        out: &mut Vec<Action>,
+    ) {
         let Some(slot) = self.slots.get_mut(&ordinal) else {
             return;
         };
@@ -393,7 +420,13 @@ impl Pool {
         }
     }
 
-    pub(super) fn perform(&mut self, ordinal: u32, kind: EffectKind, after: Duration, out: &mut Vec<Action>) {
+    pub(super) fn perform(
+        &mut self,
+        ordinal: u32,
+        kind: EffectKind,
+        after: Duration,
+        out: &mut Vec<Action>,
+    ) {
         let id = self.id();
         if let Some(slot) = self.slots.get_mut(&ordinal) {
             slot.effect = Some(id);
@@ -411,7 +444,11 @@ impl Pool {
             slot.effect = None;
             let generation = slot.instance.generation;
             if let Some(failure) = slot.instance.failure.clone() {
-                for task in self.tasks.values_mut().filter(|t| t.picked.contains(&ordinal)) {
+                for task in self
+                    .tasks
+                    .values_mut()
+                    .filter(|t| t.picked.contains(&ordinal))
+                {
                     task.failed.insert(ordinal, (generation, failure.clone()));
                 }
             }
@@ -421,10 +458,14 @@ impl Pool {
 
     /// Counts a failure and sets the pause before the next try.
     pub(super) fn note_failure(&mut self, now: Now) {
-        let forgotten = self
-            .last_failure
-            .is_none_or(|at| now.at.duration_since(at) > FAILURES_FORGOTTEN_AFTER + pause(self.failures));
-        self.failures = if forgotten { 1 } else { self.failures.saturating_add(1) };
+        let forgotten = self.last_failure.is_none_or(|at| {
+            now.at.duration_since(at) > FAILURES_FORGOTTEN_AFTER + pause(self.failures)
+        });
+        self.failures = if forgotten {
+            1
+        } else {
+            self.failures.saturating_add(1)
+        };
         self.last_failure = Some(now.at);
         self.retry_at = Some(now.at + pause(self.failures));
         if self.failures >= self.limits.give_up_after && self.alarm.is_none() {
@@ -443,7 +484,11 @@ impl Pool {
 
     /// Instances in service.
     pub fn active(&self) -> u32 {
-        count(self.slots.values().filter(|s| s.instance.phase == Phase::Active))
+        count(
+            self.slots
+                .values()
+                .filter(|s| s.instance.phase == Phase::Active),
+        )
     }
 
     pub(super) fn pausing(&self, now: Now) -> bool {

@@ -102,10 +102,12 @@ impl Pool {
                 }),
                 _ => None,
             },
-            Command::Delete { force: false } if self.serving() > 0 || self.target > 0 => Some(Refusal::InUse {
-                target: self.target,
-                serving: self.serving(),
-            }),
+            Command::Delete { force: false } if self.serving() > 0 || self.target > 0 => {
+                Some(Refusal::InUse {
+                    target: self.target,
+                    serving: self.serving(),
+                })
+            }
             Command::Delete { .. } | Command::Revise(_) => None,
         }
     }
@@ -168,8 +170,13 @@ impl Pool {
     }
 
     fn plan_failed(&self, intent: &mut Intent) {
-        let failed = self.slots.iter().filter(|(_, slot)| slot.instance.phase == Phase::Failed);
-        intent.changes.extend(failed.map(|(&ordinal, _)| Change::Discard { ordinal }));
+        let failed = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.instance.phase == Phase::Failed);
+        intent
+            .changes
+            .extend(failed.map(|(&ordinal, _)| Change::Discard { ordinal }));
     }
 
     /// Cheapest first: one that is still draining, armed ones, ones on their way, new ones.
@@ -182,7 +189,8 @@ impl Pool {
         now: Now,
         ledger: &mut Ledger,
     ) {
-        let current = |slot: &Slot| slot.instance.revision.id == revision.id && !slot.instance.serving;
+        let current =
+            |slot: &Slot| slot.instance.revision.id == revision.id && !slot.instance.serving;
         let reinstatable = |slot: &Slot| {
             let instance = &slot.instance;
             matches!(instance.phase, Phase::Deregistering | Phase::Draining)
@@ -190,14 +198,23 @@ impl Pool {
         };
         let mut chosen: Vec<Change> = Vec::new();
         let generation = |ordinal: &u32| self.generations.get(ordinal).copied().unwrap_or(0) + 1;
-        chosen.extend(self.slots.iter().filter(|(_, s)| current(s) && reinstatable(s)).map(|(ordinal, _)| Change::Reinstate {
-            ordinal: *ordinal,
-            generation: generation(ordinal),
-            task: task.clone(),
-        }));
-        let wanted: [fn(Phase) -> bool; 2] = [|phase| phase == Phase::Armed, Phase::on_the_way_to_armed];
+        chosen.extend(
+            self.slots
+                .iter()
+                .filter(|(_, s)| current(s) && reinstatable(s))
+                .map(|(ordinal, _)| Change::Reinstate {
+                    ordinal: *ordinal,
+                    generation: generation(ordinal),
+                    task: task.clone(),
+                }),
+        );
+        let wanted: [fn(Phase) -> bool; 2] =
+            [|phase| phase == Phase::Armed, Phase::on_the_way_to_armed];
         for wanted in wanted {
-            let fits = self.slots.iter().filter(|(_, s)| current(s) && wanted(s.instance.phase));
+            let fits = self
+                .slots
+                .iter()
+                .filter(|(_, s)| current(s) && wanted(s.instance.phase));
             chosen.extend(fits.map(|(ordinal, _)| Change::Activate {
                 ordinal: *ordinal,
                 generation: generation(ordinal),
@@ -221,17 +238,22 @@ impl Pool {
         ledger: &mut Ledger,
     ) {
         let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
-        let free = (0..u32::MAX).filter(|ordinal| !self.slots.contains_key(ordinal) && !planned.contains(ordinal));
+        let free = (0..u32::MAX)
+            .filter(|ordinal| !self.slots.contains_key(ordinal) && !planned.contains(ordinal));
         for ordinal in free.take(wanted as usize) {
             let address = match revision.app.network {
                 NetworkMode::Host => None,
-                NetworkMode::Routed => match ledger.grant(&self.instance_name(ordinal), now.wall_ms) {
-                    Ok(address) => Some(address),
-                    Err(exhausted) => {
-                        intent.unplanned.push(Failure::new("addresses_exhausted", exhausted.to_string()));
-                        return;
+                NetworkMode::Routed => {
+                    match ledger.grant(&self.instance_name(ordinal), now.wall_ms) {
+                        Ok(address) => Some(address),
+                        Err(exhausted) => {
+                            intent
+                                .unplanned
+                                .push(Failure::new("addresses_exhausted", exhausted.to_string()));
+                            return;
+                        }
                     }
-                },
+                }
             };
             let generation = self.generations.get(&ordinal).copied().unwrap_or(0) + 1;
             intent.changes.push(Change::Create {
@@ -246,7 +268,13 @@ impl Pool {
 
     /// Those that cost least to lose first: not yet let go, then not yet in service, then the
     /// highest ordinals.
-    fn plan_excess(&self, excess: u32, urgency: Urgency, task: Option<TaskContext>, intent: &mut Intent) {
+    fn plan_excess(
+        &self,
+        excess: u32,
+        urgency: Urgency,
+        task: Option<TaskContext>,
+        intent: &mut Intent,
+    ) {
         let rank = |phase: Phase| match phase {
             phase if phase.on_the_way_to_armed() => 0,
             Phase::Starting | Phase::Probing => 1,
@@ -274,50 +302,104 @@ impl Pool {
 
     /// `--force` also ends the drains that are under way.
     fn hurry(&self, task: Option<TaskContext>, intent: &mut Intent) {
-        let draining = |slot: &Slot| matches!(slot.instance.phase, Phase::Deregistering | Phase::Draining);
-        let slow = self.slots.iter().filter(|(_, s)| draining(s) && s.instance.urgency == Urgency::Drain);
-        intent.changes.extend(slow.map(|(&ordinal, _)| Change::TakeOut {
-            ordinal,
-            urgency: Urgency::Now,
-            task: task.clone(),
-        }));
+        let draining =
+            |slot: &Slot| matches!(slot.instance.phase, Phase::Deregistering | Phase::Draining);
+        let slow = self
+            .slots
+            .iter()
+            .filter(|(_, s)| draining(s) && s.instance.urgency == Urgency::Drain);
+        intent
+            .changes
+            .extend(slow.map(|(&ordinal, _)| Change::TakeOut {
+                ordinal,
+                urgency: Urgency::Now,
+                task: task.clone(),
+            }));
     }
 
-    fn plan_warm(&self, deleting: bool, revision: &Arc<Revision>, intent: &mut Intent, now: Now, ledger: &mut Ledger) {
+    fn plan_warm(
+        &self,
+        deleting: bool,
+        revision: &Arc<Revision>,
+        intent: &mut Intent,
+        now: Now,
+        ledger: &mut Ledger,
+    ) {
         let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
         let waiting = |slot: &Slot| {
             let instance = &slot.instance;
-            !instance.serving && (instance.phase == Phase::Armed || instance.phase.on_the_way_to_armed())
+            !instance.serving
+                && (instance.phase == Phase::Armed || instance.phase.on_the_way_to_armed())
         };
-        let unplanned = || self.slots.iter().filter(|(ordinal, s)| waiting(s) && !planned.contains(ordinal));
-        let (fresh, stale): (Vec<_>, Vec<_>) = unplanned().partition(|(_, s)| s.instance.revision.id == revision.id);
-        let wanted = if deleting { 0 } else { revision.app.warm.armed as usize };
-        let at_once = if deleting { usize::MAX } else { self.limits.refill };
-        let leaving = self.slots.values().filter(|s| s.instance.phase.going_down() && s.instance.revision.id != revision.id);
+        let unplanned = || {
+            self.slots
+                .iter()
+                .filter(|(ordinal, s)| waiting(s) && !planned.contains(ordinal))
+        };
+        let (fresh, stale): (Vec<_>, Vec<_>) =
+            unplanned().partition(|(_, s)| s.instance.revision.id == revision.id);
+        let wanted = if deleting {
+            0
+        } else {
+            revision.app.warm.armed as usize
+        };
+        let at_once = if deleting {
+            usize::MAX
+        } else {
+            self.limits.refill
+        };
+        let leaving = self
+            .slots
+            .values()
+            .filter(|s| s.instance.phase.going_down() && s.instance.revision.id != revision.id);
         let room = at_once.saturating_sub(leaving.count());
-        intent.changes.extend(stale.into_iter().take(room).map(|(&ordinal, _)| Change::Discard { ordinal }));
+        intent.changes.extend(
+            stale
+                .into_iter()
+                .take(room)
+                .map(|(&ordinal, _)| Change::Discard { ordinal }),
+        );
         if fresh.len() > wanted {
             let superfluous = fresh.iter().rev().take(fresh.len() - wanted);
-            intent.changes.extend(superfluous.map(|(ordinal, _)| Change::Discard { ordinal: **ordinal }));
+            intent
+                .changes
+                .extend(superfluous.map(|(ordinal, _)| Change::Discard { ordinal: **ordinal }));
         } else if fresh.len() < wanted && !self.pausing(now) && !self.activation_under_way(intent) {
-            self.plan_creates(count(fresh.len()..wanted), None, revision, intent, now, ledger);
+            self.plan_creates(
+                count(fresh.len()..wanted),
+                None,
+                revision,
+                intent,
+                now,
+                ledger,
+            );
         }
     }
 
     /// Refill yields: while a task waits for instances, the host's strength is theirs.
     fn activation_under_way(&self, intent: &Intent) -> bool {
-        matches!(intent.command, Some(Command::Target(_))) || self.tasks.values().any(|task| task.end.is_none())
+        matches!(intent.command, Some(Command::Target(_)))
+            || self.tasks.values().any(|task| task.end.is_none())
     }
 
     fn oldest_unmet(&self) -> Option<TaskContext> {
-        let unmet = self.tasks.values().filter(|task| task.end.is_none() && self.active() < task.target);
-        unmet.min_by_key(|task| task.seq).map(|task| task.context.clone())
+        let unmet = self
+            .tasks
+            .values()
+            .filter(|task| task.end.is_none() && self.active() < task.target);
+        unmet
+            .min_by_key(|task| task.seq)
+            .map(|task| task.context.clone())
     }
 
     /// Whether there is something to do as soon as the pause is over.
     pub(super) fn wants_more(&self) -> bool {
-        let warm = self.slots.values().filter(|s| !s.instance.serving && !s.instance.phase.going_down());
-        self.serving() < self.target || (!self.deleting && count(warm) < self.revision.app.warm.armed)
+        let warm = self
+            .slots
+            .values()
+            .filter(|s| !s.instance.serving && !s.instance.phase.going_down());
+        self.serving() < self.target
+            || (!self.deleting && count(warm) < self.revision.app.warm.armed)
     }
 
     fn unplanned(&mut self, failures: &[Failure], now: Now) {
@@ -333,14 +415,22 @@ impl Pool {
         let mut writes = self.dirty_rows();
         match &intent.command {
             Some(Command::Target(request)) => {
-                writes.push(Write::TaskOpened(TaskRow::open(&self.app, request, intent.target, self.seq + 1, self.deadline_ms(request))));
+                writes.push(Write::TaskOpened(TaskRow::open(
+                    &self.app,
+                    request,
+                    intent.target,
+                    self.seq + 1,
+                    self.deadline_ms(request),
+                )));
                 writes.push(Write::Target {
                     app: self.app.clone(),
                     target: intent.target,
                     seq: self.seq + 1,
                 });
             }
-            Some(Command::Revise(revision)) => writes.push(Write::Revision(revision.clone(), now.wall_ms)),
+            Some(Command::Revise(revision)) => {
+                writes.push(Write::Revision(revision.clone(), now.wall_ms))
+            }
             Some(Command::Delete { .. }) => writes.push(Write::Deleting(self.app.clone())),
             None => writes.push(Write::Operation {
                 app: self.app.clone(),
@@ -388,14 +478,22 @@ impl Pool {
     fn deadline(&self, request: &Request) -> Duration {
         let app = &self.revision.app;
         match (request.deadline_seconds, request.verb) {
-            (Some(seconds), _) => Duration::try_from_secs_f64(seconds).unwrap_or(self.limits.activation_deadline),
+            (Some(seconds), _) => {
+                Duration::try_from_secs_f64(seconds).unwrap_or(self.limits.activation_deadline)
+            }
             (None, crate::task::Verb::Activate) => self.limits.activation_deadline,
             (None, _) => app.drain + app.termination_grace + Duration::from_secs(30),
         }
     }
 
     /// The intent is durable: what it says happens now.
-    pub(super) fn carry_out(&mut self, intent: Intent, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+    pub(super) fn carry_out(
+        &mut self,
+        intent: Intent,
+        now: Now,
+        ledger: &mut Ledger,
+        out: &mut Vec<Action>,
+    ) {
         match intent.command.clone() {
             Some(Command::Target(request)) => self.open(&request, &intent, now, out),
             Some(Command::Revise(revision)) => {
@@ -418,7 +516,11 @@ impl Pool {
 
     fn open(&mut self, request: &Request, intent: &Intent, now: Now, out: &mut Vec<Action>) {
         self.set_target(intent.target, self.seq + 1);
-        let picked = intent.changes.iter().filter(|change| concerns(change, request.verb)).map(Change::ordinal);
+        let picked = intent
+            .changes
+            .iter()
+            .filter(|change| concerns(change, request.verb))
+            .map(Change::ordinal);
         self.tasks.insert(
             request.context.task_id.clone(),
             OpenTask {
@@ -445,7 +547,12 @@ impl Pool {
 
     fn apply(&mut self, change: Change, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
         let ordinal = change.ordinal();
-        if let Change::Create { generation, address, .. } = &change {
+        if let Change::Create {
+            generation,
+            address,
+            ..
+        } = &change
+        {
             let instance = Instance::create(ordinal, *generation, self.revision.clone(), *address);
             let first = instance.phase.effect();
             let slot = Slot {
@@ -459,10 +566,25 @@ impl Pool {
                 self.perform(ordinal, kind, Duration::ZERO, out);
             }
         }
-        if let Change::Create { serve: Some(generation), .. } | Change::Activate { generation, .. } | Change::Reinstate { generation, .. } = &change {
+        if let Change::Create {
+            serve: Some(generation),
+            ..
+        }
+        | Change::Activate { generation, .. }
+        | Change::Reinstate { generation, .. } = &change
+        {
             self.generations.insert(ordinal, *generation);
         }
-        if let Change::Create { task: Some(task), .. } | Change::Activate { task: Some(task), .. } | Change::Reinstate { task: Some(task), .. } = &change {
+        if let Change::Create {
+            task: Some(task), ..
+        }
+        | Change::Activate {
+            task: Some(task), ..
+        }
+        | Change::Reinstate {
+            task: Some(task), ..
+        } = &change
+        {
             if let Some(task) = self.tasks.get_mut(&task.task_id) {
                 task.picked.insert(ordinal);
             }
@@ -473,7 +595,14 @@ impl Pool {
     }
 
     /// The journal refused: the pool is as it was, and says so.
-    pub(super) fn take_back(&mut self, intent: Intent, failure: Failure, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+    pub(super) fn take_back(
+        &mut self,
+        intent: Intent,
+        failure: Failure,
+        now: Now,
+        ledger: &mut Ledger,
+        out: &mut Vec<Action>,
+    ) {
         for change in &intent.changes {
             if let Change::Create { ordinal, .. } = change {
                 ledger.release(&self.instance_name(*ordinal), now.wall_ms);
@@ -487,7 +616,11 @@ impl Pool {
 
     /// Nothing is left on the host: the app goes from the journal, then the caller is answered.
     fn finish_deletion(&mut self, out: &mut Vec<Action>) {
-        if self.deleting && self.slots.is_empty() && self.settling.is_none() && self.removal.is_none() {
+        if self.deleting
+            && self.slots.is_empty()
+            && self.settling.is_none()
+            && self.removal.is_none()
+        {
             let id = self.id();
             self.removal = Some(id);
             let mut writes = self.dirty_rows();
@@ -520,10 +653,14 @@ fn edge(change: &Change) -> Option<life::Event> {
             task,
             ..
         }
-        | Change::Activate { generation, task, .. } => life::Event::Activate { generation, task },
+        | Change::Activate {
+            generation, task, ..
+        } => life::Event::Activate { generation, task },
         Change::Unserve { .. } => life::Event::Unserve,
         Change::TakeOut { urgency, task, .. } => life::Event::Deactivate { urgency, task },
-        Change::Reinstate { generation, task, .. } => life::Event::Reinstate { generation, task },
+        Change::Reinstate {
+            generation, task, ..
+        } => life::Event::Reinstate { generation, task },
         Change::Discard { .. } => life::Event::Discard,
     })
 }

@@ -87,11 +87,15 @@ impl World {
             match action {
                 Action::Commit { id, .. } => self.commits.push(id),
                 Action::Perform(effect) => {
-                    self.effects.retain(|e| e.instance.ordinal != effect.instance.ordinal);
+                    self.effects
+                        .retain(|e| e.instance.ordinal != effect.instance.ordinal);
                     self.effects.push(effect);
                 }
                 Action::Answer(id, outcome) => {
-                    assert!(self.answers.insert(id, outcome).is_none(), "a task is answered once");
+                    assert!(
+                        self.answers.insert(id, outcome).is_none(),
+                        "a task is answered once"
+                    );
                 }
                 Action::Refuse(id, refusal) => self.refusals.push((id, refusal)),
                 Action::Deleted(result) => self.deleted = Some(result),
@@ -109,7 +113,10 @@ impl World {
         if self.durable {
             self.event(Event::Committed(id));
         } else {
-            self.event(Event::CommitFailed(id, Failure::new("journal_full", "no room")));
+            self.event(Event::CommitFailed(
+                id,
+                Failure::new("journal_full", "no room"),
+            ));
         }
         true
     }
@@ -129,7 +136,10 @@ impl World {
                 EffectKind::Deregister => {
                     self.registered.remove(&ordinal);
                 }
-                EffectKind::Stop => assert!(!self.registered.contains(&ordinal), "stopped while registered"),
+                EffectKind::Stop => assert!(
+                    !self.registered.contains(&ordinal),
+                    "stopped while registered"
+                ),
                 _ => {}
             }
         }
@@ -176,7 +186,11 @@ impl World {
     }
 
     fn phases(&self) -> Vec<Phase> {
-        self.pool.slots.values().map(|slot: &Slot| slot.instance.phase).collect()
+        self.pool
+            .slots
+            .values()
+            .map(|slot: &Slot| slot.instance.phase)
+            .collect()
     }
 
     fn end(&self, id: &TaskId) -> EndState {
@@ -198,16 +212,36 @@ fn an_activation_takes_armed_instances_and_refill_waits_for_it() {
     world.settle();
     world.performed.clear();
     let id = world.ask("t1", Verb::Activate, 2);
-    assert!(world.effects.is_empty(), "nothing happens before the intent is durable");
+    assert!(
+        world.effects.is_empty(),
+        "nothing happens before the intent is durable"
+    );
     world.commit_one();
     let kinds: Vec<EffectKind> = world.effects.iter().map(|e| e.kind).collect();
-    assert_eq!(kinds, [EffectKind::Start, EffectKind::Start], "and refill yields");
+    assert_eq!(
+        kinds,
+        [EffectKind::Start, EffectKind::Start],
+        "and refill yields"
+    );
     world.settle();
     assert_eq!(world.end(&id), EndState::Done);
     let outcome = &world.answers[&id];
     assert_eq!(outcome.active, 2);
-    assert!(outcome.instances.iter().all(|i| i.from.as_deref() == Some("armed") && i.state == "active"));
-    assert_eq!(world.phases().iter().filter(|p| **p == Phase::Armed).count(), 3, "refilled");
+    assert!(
+        outcome
+            .instances
+            .iter()
+            .all(|i| i.from.as_deref() == Some("armed") && i.state == "active")
+    );
+    assert_eq!(
+        world
+            .phases()
+            .iter()
+            .filter(|p| **p == Phase::Armed)
+            .count(),
+        3,
+        "refilled"
+    );
 }
 
 #[test]
@@ -227,7 +261,12 @@ fn without_a_warm_pool_it_is_created_and_the_answer_says_so() {
     let id = world.ask("t1", Verb::Activate, 2);
     world.settle();
     assert_eq!(world.end(&id), EndState::Done);
-    assert!(world.answers[&id].instances.iter().all(|i| i.from.as_deref() == Some("cached")));
+    assert!(
+        world.answers[&id]
+            .instances
+            .iter()
+            .all(|i| i.from.as_deref() == Some("cached"))
+    );
 }
 
 #[test]
@@ -240,7 +279,12 @@ fn deactivation_drains_before_it_stops_and_leaves_nothing() {
     world.settle();
     assert_eq!(world.end(&id), EndState::Done);
     assert!(world.phases().is_empty());
-    let one: Vec<EffectKind> = world.performed.iter().filter(|(o, _)| *o == 1).map(|(_, k)| *k).collect();
+    let one: Vec<EffectKind> = world
+        .performed
+        .iter()
+        .filter(|(o, _)| *o == 1)
+        .map(|(_, k)| *k)
+        .collect();
     use EffectKind::*;
     assert_eq!(one, [Deregister, Drain, Stop, Remove, Release]);
     assert_eq!(world.ledger.in_use(), 0);
@@ -277,7 +321,11 @@ fn a_draining_instance_is_reinstated_with_a_new_generation() {
     world.performed.clear();
     world.ask("down-again", Verb::Deactivate, 0);
     world.settle();
-    assert_eq!(world.performed[0], (0, EffectKind::Deregister), "and it is deregistered again");
+    assert_eq!(
+        world.performed[0],
+        (0, EffectKind::Deregister),
+        "and it is deregistered again"
+    );
 }
 
 #[test]
@@ -292,15 +340,27 @@ fn an_app_that_always_fails_ends_the_task_early_and_the_pool_goes_on_with_pauses
             continue;
         }
         let failing = world.effects.first().map(|e| e.kind) == Some(EffectKind::Ready);
-        let result = if failing { Err(Failure::new("exited", "exit code 3")) } else { Ok(()) };
+        let result = if failing {
+            Err(Failure::new("exited", "exit code 3"))
+        } else {
+            Ok(())
+        };
         if !world.perform_one(0, result) {
             world.pass(Duration::from_millis(100));
         }
     }
     assert_eq!(world.end(&id), EndState::Failed);
     let outcome = &world.answers[&id];
-    assert_eq!(outcome.instances[0].error, Some(("exited".into(), "exit code 3".into())));
-    assert!(outcome.detail.as_ref().is_some_and(|d| d.contains("0 of 1 active: exit code 3")));
+    assert_eq!(
+        outcome.instances[0].error,
+        Some(("exited".into(), "exit code 3".into()))
+    );
+    assert!(
+        outcome
+            .detail
+            .as_ref()
+            .is_some_and(|d| d.contains("0 of 1 active: exit code 3"))
+    );
     assert!(world.pool.wake_at().is_some(), "it tries again");
     assert!(world.pool.alarm.is_some());
 }
@@ -319,7 +379,14 @@ fn an_active_instance_that_dies_is_replaced_from_the_warm_ones() {
     world.settle();
     assert_eq!(world.pool.active(), 1);
     assert_eq!(world.registered.len(), 1);
-    assert_eq!(world.phases().iter().filter(|p| **p == Phase::Armed).count(), 1);
+    assert_eq!(
+        world
+            .phases()
+            .iter()
+            .filter(|p| **p == Phase::Armed)
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -331,7 +398,10 @@ fn a_journal_that_refuses_leaves_the_pool_as_it_was() {
     world.commit_one();
     assert!(matches!(&world.refusals[..], [(refused, Refusal::Journal(_))] if *refused == id));
     assert_eq!(world.phases(), [Phase::Armed]);
-    assert_eq!((world.pool.target, world.pool.seq, world.ledger.in_use()), (0, 0, 1));
+    assert_eq!(
+        (world.pool.target, world.pool.seq, world.ledger.in_use()),
+        (0, 0, 1)
+    );
 }
 
 #[test]
@@ -363,7 +433,13 @@ fn too_few_addresses_give_a_partial_answer_that_says_so() {
     assert_eq!(world.end(&id), EndState::Partial);
     let outcome = &world.answers[&id];
     assert!(outcome.active > 0 && outcome.active < 9, "{outcome:?}");
-    assert!(outcome.detail.as_ref().is_some_and(|d| d.contains("address")), "{outcome:?}");
+    assert!(
+        outcome
+            .detail
+            .as_ref()
+            .is_some_and(|d| d.contains("address")),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -375,7 +451,11 @@ fn a_new_revision_replaces_warm_ones_and_leaves_active_ones() {
     world.event(Event::Command(Command::Revise(revision("r2", 2))));
     world.settle();
     for slot in world.pool.slots.values() {
-        let expected = if slot.instance.phase == Phase::Active { "r1" } else { "r2" };
+        let expected = if slot.instance.phase == Phase::Active {
+            "r1"
+        } else {
+            "r2"
+        };
         assert_eq!(slot.instance.revision.id, expected);
     }
     assert_eq!(world.phases().len(), 3);
@@ -388,7 +468,13 @@ fn an_app_in_use_is_not_deleted_and_a_free_one_leaves_nothing() {
     world.ask("up", Verb::Activate, 1);
     world.settle();
     world.event(Event::Command(Command::Delete { force: false }));
-    assert_eq!(world.deleted.take(), Some(Err(Refusal::InUse { target: 1, serving: 1 })));
+    assert_eq!(
+        world.deleted.take(),
+        Some(Err(Refusal::InUse {
+            target: 1,
+            serving: 1
+        }))
+    );
     world.ask("down", Verb::Deactivate, 0);
     world.settle();
     world.event(Event::Command(Command::Delete { force: false }));
@@ -494,7 +580,11 @@ enum Move {
 }
 
 fn moves() -> impl Strategy<Value = Move> {
-    let verb = prop_oneof![Just(Verb::Activate), Just(Verb::Deactivate), Just(Verb::Scale)];
+    let verb = prop_oneof![
+        Just(Verb::Activate),
+        Just(Verb::Deactivate),
+        Just(Verb::Scale)
+    ];
     prop_oneof![
         2 => (verb, 0u32..6).prop_map(|(verb, to)| Move::Ask(verb, to)),
         6 => Just(Move::Commit),

@@ -61,7 +61,12 @@ impl Trails {
     }
 
     pub fn effect_begun(&mut self, effect: &Effect, now: Instant) {
-        let Some(task) = effect.instance.task.as_ref().map(|context| &context.task_id) else {
+        let Some(task) = effect
+            .instance
+            .task
+            .as_ref()
+            .map(|context| &context.task_id)
+        else {
             return;
         };
         if self.open.contains_key(task) {
@@ -87,7 +92,11 @@ impl Trails {
                 attempt: begun.attempt,
                 start_us: micros(begun.at.duration_since(open.first_byte)),
                 duration_us: micros(now.duration_since(begun.at)),
-                outcome: if failure.is_some() { StepOutcome::Failed } else { StepOutcome::Ok },
+                outcome: if failure.is_some() {
+                    StepOutcome::Failed
+                } else {
+                    StepOutcome::Ok
+                },
                 error: failure.map(ToString::to_string),
             });
         }

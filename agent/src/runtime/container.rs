@@ -160,7 +160,10 @@ impl Containerd {
 /// One spelling for one spec: the sets of capabilities come in any order.
 fn canonical(spec: &oci_spec::runtime::Spec) -> serde_json::Result<Vec<u8>> {
     let mut value = serde_json::to_value(spec)?;
-    if let Some(sets) = value.pointer_mut("/process/capabilities").and_then(|c| c.as_object_mut()) {
+    if let Some(sets) = value
+        .pointer_mut("/process/capabilities")
+        .and_then(|c| c.as_object_mut())
+    {
         for set in sets.values_mut().filter_map(|set| set.as_array_mut()) {
             set.sort_by_key(ToString::to_string);
         }

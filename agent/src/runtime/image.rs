@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::{
     CreateImageRequest, GetImageRequest, Image as Record, UpdateImageRequest,
@@ -13,6 +12,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use imagecache::{ContentStore as _, Digest, PullError, PullOptions, Reference};
 use prost_types::FieldMask;
+use serde::{Deserialize, Serialize};
 
 use super::connection::Deadline;
 use super::content::ContainerdStore;

@@ -81,7 +81,9 @@ impl Index {
             return Ok(Some(if entry.app == *app && entry.hash == request.hash {
                 Joined::Same(entry.progress.subscribe())
             } else {
-                Joined::Other { app: entry.app.clone() }
+                Joined::Other {
+                    app: entry.app.clone(),
+                }
             }));
         }
         if recorded()? {
@@ -109,7 +111,9 @@ impl Index {
 
     /// Whether the task is under way, and how far.
     pub fn progress(&self, id: &TaskId) -> Option<Progress> {
-        self.entries().get(id).map(|entry| entry.progress.borrow().clone())
+        self.entries()
+            .get(id)
+            .map(|entry| entry.progress.borrow().clone())
     }
 
     /// The task's intent is durable.
@@ -128,7 +132,13 @@ impl Index {
 
     /// The task's outcome is durable; from now on the journal answers for it.
     pub fn ended(&self, id: &TaskId, outcome: Outcome, finished_ms: u64) {
-        self.leave(id, Progress::Ended { outcome, finished_ms });
+        self.leave(
+            id,
+            Progress::Ended {
+                outcome,
+                finished_ms,
+            },
+        );
     }
 
     /// The request was refused; its id is free again.

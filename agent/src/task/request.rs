@@ -77,7 +77,9 @@ impl Verb {
 
     /// The verb that [`as_str`](Self::as_str) names.
     pub fn from_name(word: &str) -> Option<Self> {
-        [Self::Activate, Self::Deactivate, Self::Scale].into_iter().find(|v| v.as_str() == word)
+        [Self::Activate, Self::Deactivate, Self::Scale]
+            .into_iter()
+            .find(|v| v.as_str() == word)
     }
 
     /// The pool's target after this verb.
