@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub enum Fault {
 pub struct FaultyRegistry {
     netns: Netns,
     fault: Arc<Mutex<Fault>>,
-    layers: Arc<AtomicUsize>,
+    layers: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
 }
 
@@ -51,7 +51,7 @@ impl FaultyRegistry {
         let proxy = Self {
             netns: ground.netns().clone(),
             fault: Arc::new(Mutex::new(Fault::None)),
-            layers: Arc::new(AtomicUsize::new(0)),
+            layers: Arc::default(),
             stop: Arc::new(AtomicBool::new(false)),
         };
         let (fault, layers, stop) = (
@@ -92,9 +92,12 @@ impl FaultyRegistry {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = fault;
     }
 
-    /// Layers that were asked for so far.
+    /// How often layers were asked for so far.
     pub fn layers_asked_for(&self) -> usize {
-        self.layers.load(Ordering::Relaxed)
+        self.layers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 }
 
@@ -108,7 +111,11 @@ impl Drop for FaultyRegistry {
 }
 
 /// One request, one answer, and the connection is closed.
-fn serve(mut client: TcpStream, fault: &Mutex<Fault>, layers: &AtomicUsize) -> std::io::Result<()> {
+fn serve(
+    mut client: TcpStream,
+    fault: &Mutex<Fault>,
+    layers: &Mutex<Vec<String>>,
+) -> std::io::Result<()> {
     client.set_read_timeout(Some(LONGEST_STALL))?;
     let head = read_head(&mut client)?;
     let mut upstream = TcpStream::connect(Registry::address())?;
@@ -118,9 +125,8 @@ fn serve(mut client: TcpStream, fault: &Mutex<Fault>, layers: &AtomicUsize) -> s
     upstream.read_to_end(&mut answer)?;
     let body = answer.windows(4).position(|four| four == b"\r\n\r\n");
     let body = body.map_or(answer.len(), |end| end + 4);
-    let blob = head.starts_with("GET ") && head.contains("/blobs/");
-    let fault = if blob && answer.len() - body >= SMALLEST_LAYER {
-        layers.fetch_add(1, Ordering::Relaxed);
+    let target = head.lines().next().unwrap_or_default().to_owned();
+    let fault = if is_layer(&target, answer.len() - body, layers) {
         *fault.lock().unwrap_or_else(PoisonError::into_inner)
     } else {
         Fault::None
@@ -147,6 +153,17 @@ fn serve(mut client: TcpStream, fault: &Mutex<Fault>, layers: &AtomicUsize) -> s
             client.read(&mut [0]).map(drop)
         }
     }
+}
+
+/// Whether `request` is for a layer; what once was one is one for the rest of it, too.
+fn is_layer(request: &str, length: usize, layers: &Mutex<Vec<String>>) -> bool {
+    let mut layers = layers.lock().unwrap_or_else(PoisonError::into_inner);
+    let blob = request.starts_with("GET ") && request.contains("/blobs/");
+    let layer = blob && (length >= SMALLEST_LAYER || layers.iter().any(|known| known == request));
+    if layer {
+        layers.push(request.to_owned());
+    }
+    layer
 }
 
 fn read_head(client: &mut TcpStream) -> std::io::Result<String> {
