@@ -170,8 +170,9 @@ pub struct Problem {
 pub struct Finding {
     /// Its path.
     pub field: String,
-    /// Its value.
-    pub value: String,
+    /// Its value, when it has one.
+    #[serde(default)]
+    pub value: Option<String>,
     /// What would have been accepted.
     pub allowed: String,
 }

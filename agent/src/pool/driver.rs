@@ -88,6 +88,8 @@ struct Driver<E> {
     /// Answers that go out behind the snapshot that shows what they say.
     answers: Vec<(TaskId, Outcome)>,
     published: Instant,
+    /// Something happened since the last snapshot.
+    stale: bool,
     ended: bool,
 }
 
@@ -108,6 +110,7 @@ pub fn spawn<E: Effects>(pool: Pool, first: Vec<Action>, shared: Arc<Shared<E>>)
         deletions: VecDeque::new(),
         answers: Vec::new(),
         published: Instant::now(),
+        stale: true,
         ended: false,
     };
     shared.tracker.spawn(driver.run(first, inbox, publish));
@@ -132,6 +135,7 @@ impl<E: Effects> Driver<E> {
             let wake = self.pool.wake_at();
             let deadline =
                 wake.map_or_else(tokio::time::Instant::now, tokio::time::Instant::from_std);
+            let publication = tokio::time::Instant::from_std(self.published + BUSY_SNAPSHOTS);
             tokio::select! {
                 biased;
                 () = self.shared.shutdown.cancelled() => return,
@@ -140,6 +144,7 @@ impl<E: Effects> Driver<E> {
                     None => return,
                 },
                 () = tokio::time::sleep_until(deadline), if wake.is_some() => self.turn(Event::Tick),
+                () = tokio::time::sleep_until(publication), if self.stale => {}
             }
             while let Ok(message) = inbox.try_recv() {
                 self.take(message);
@@ -169,9 +174,12 @@ impl<E: Effects> Driver<E> {
     /// The snapshot first, then the answers: who is answered finds what the answer says.
     fn publish(&mut self, publish: &watch::Sender<Arc<Snapshot>>) {
         let resting = self.pool.open_tasks().next().is_none();
-        if resting || !self.answers.is_empty() || self.published.elapsed() >= BUSY_SNAPSHOTS {
+        if self.stale
+            && (resting || !self.answers.is_empty() || self.published.elapsed() >= BUSY_SNAPSHOTS)
+        {
             publish.send_replace(Arc::new(self.pool.snapshot()));
             self.published = Instant::now();
+            self.stale = false;
         }
         for (task_id, outcome) in self.answers.drain(..) {
             self.shared.index.ended(&task_id, outcome);
@@ -203,6 +211,7 @@ impl<E: Effects> Driver<E> {
     }
 
     fn turn(&mut self, event: Event) {
+        self.stale = true;
         let now = read_clocks();
         if let Event::Effect { id, result, .. } = &event {
             self.trails.effect_ended(*id, result.as_ref().err(), now.at);
