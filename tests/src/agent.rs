@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::mount::{MountFlags, mount};
 
 use crate::cli::{Cli, container_init, nodeagent};
 use crate::ground::Ground;
@@ -39,7 +40,13 @@ impl Agent {
         let directory = ground.path("agent");
         let config = directory.join("config.d");
         fs::create_dir_all(&config).with_context(|| format!("create {}", config.display()))?;
-        let socket = directory.join("run/api.sock");
+        // As /run of a real host: what is renamed there waits for no disk.
+        let run = directory.join("run");
+        fs::create_dir_all(&run).with_context(|| format!("create {}", run.display()))?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount("tmpfs", &run, "tmpfs", flags, Some(c"mode=0755,size=64m"))
+            .with_context(|| format!("mount a tmpfs at {}", run.display()))?;
+        let socket = run.join("api.sock");
         let namespace = format!("nodeagent.{}", ground.id());
         let text = format!(
             r#"version = 1

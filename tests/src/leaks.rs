@@ -140,6 +140,8 @@ fn cgroups(ground: &Ground) -> Vec<String> {
 fn mounts(agent: &Agent) -> Result<Vec<String>> {
     let mut points = mounts_below(&agent.state())?;
     points.extend(mounts_below(&agent.runtime())?);
+    // The host's own tmpfs is there before the agent and after it.
+    points.retain(|point| *point != agent.runtime());
     Ok(points.iter().map(|p| p.display().to_string()).collect())
 }
 
