@@ -9,7 +9,7 @@ use super::answers;
 use super::node::{Node, app_name, stopping, unreadable};
 use crate::api::Received;
 use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, Verb};
-use crate::journal::StoredTask;
+use crate::journal::{StoredTask, TaskRow};
 use crate::pool::{Effects, Message, read_clocks};
 use crate::task::{self, Joined, Progress, Request, TaskContext, TaskId};
 
@@ -24,7 +24,7 @@ impl<E: Effects> Node<E> {
     ) -> Result<Task, Problem> {
         let app = app_name(app)?;
         let request = accepted(app.as_str(), verb, &request, &received)?;
-        let id = request.context.task_id.clone();
+        let (id, asked) = (request.context.task_id.clone(), request.clone());
         let recorded = || self.journal.task(&id).map(|found| found.is_some());
         let joined = self
             .shared
@@ -58,7 +58,17 @@ impl<E: Effects> Node<E> {
             Ok(progress) => progress?,
             Err(_) => progress.borrow().clone(),
         };
-        self.answer(&id, progress, replayed)
+        match (progress, replayed) {
+            // What the journal has is at hand: the answer needs no read.
+            (Progress::Ended(outcome), answers::Replayed::No) => {
+                let stored = StoredTask {
+                    row: TaskRow::open(&app, &asked, outcome.target, outcome.target_seq, 0),
+                    ended: Some((outcome.finished_ms, outcome)),
+                };
+                Ok(answers::task(&stored, None, replayed))
+            }
+            (progress, replayed) => self.answer(&id, progress, replayed),
+        }
     }
 
     fn answer(
@@ -83,7 +93,7 @@ impl<E: Effects> Node<E> {
                     "the intent of task {id} is not durable yet; ask again with the same task id"
                 ),
             )),
-            Progress::Running | Progress::Ended { .. } => {
+            Progress::Running | Progress::Ended(_) => {
                 let stored = self.journal.task(id).map_err(|e| unreadable(&e))?;
                 let stored = stored.ok_or_else(|| {
                     Problem::new(

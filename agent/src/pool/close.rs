@@ -168,6 +168,7 @@ impl Pool {
                     .as_micros(),
             )
             .unwrap_or(u64::MAX),
+            finished_ms: now.wall_ms,
             instances,
             detail,
         }

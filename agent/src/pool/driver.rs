@@ -19,7 +19,7 @@ use super::{Action, Command, Effect, Effects, Event, Now, Pool, Refusal, Snapsho
 use crate::instance::{EffectKind, Failure};
 use crate::journal::Write;
 use crate::network::Ledger;
-use crate::task::{Index, TaskId};
+use crate::task::{Index, Outcome, TaskId};
 
 /// What reaches a driver.
 #[derive(Debug)]
@@ -85,8 +85,14 @@ struct Driver<E> {
     trails: Trails,
     revisions: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
     deletions: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
+    /// Answers that go out behind the snapshot that shows what they say.
+    answers: Vec<(TaskId, Outcome)>,
+    published: Instant,
     ended: bool,
 }
+
+/// While tasks are under way a snapshot is not made for every event.
+const BUSY_SNAPSHOTS: Duration = Duration::from_millis(50);
 
 /// Starts the driver of `pool`; `first` are the actions with which an adopted pool goes on.
 pub fn spawn<E: Effects>(pool: Pool, first: Vec<Action>, shared: Arc<Shared<E>>) -> PoolHandle {
@@ -100,6 +106,8 @@ pub fn spawn<E: Effects>(pool: Pool, first: Vec<Action>, shared: Arc<Shared<E>>)
         trails: Trails::default(),
         revisions: VecDeque::new(),
         deletions: VecDeque::new(),
+        answers: Vec::new(),
+        published: Instant::now(),
         ended: false,
     };
     shared.tracker.spawn(driver.run(first, inbox, publish));
@@ -119,7 +127,7 @@ impl<E: Effects> Driver<E> {
         }
         self.carry_out(first, now);
         self.turn(Event::Tick);
-        publish.send_replace(Arc::new(self.pool.snapshot()));
+        self.publish(&publish);
         while !self.ended {
             let wake = self.pool.wake_at();
             let deadline =
@@ -136,7 +144,19 @@ impl<E: Effects> Driver<E> {
             while let Ok(message) = inbox.try_recv() {
                 self.take(message);
             }
+            self.publish(&publish);
+        }
+    }
+
+    /// The snapshot first, then the answers: who is answered finds what the answer says.
+    fn publish(&mut self, publish: &watch::Sender<Arc<Snapshot>>) {
+        let resting = self.pool.open_tasks().next().is_none();
+        if resting || !self.answers.is_empty() || self.published.elapsed() >= BUSY_SNAPSHOTS {
             publish.send_replace(Arc::new(self.pool.snapshot()));
+            self.published = Instant::now();
+        }
+        for (task_id, outcome) in self.answers.drain(..) {
+            self.shared.index.ended(&task_id, outcome);
         }
     }
 
@@ -191,7 +211,7 @@ impl<E: Effects> Driver<E> {
                 }
                 Action::Answer(task_id, outcome) => {
                     self.trails.closed(&task_id, now.at);
-                    self.shared.index.ended(&task_id, outcome, now.wall_ms);
+                    self.answers.push((task_id, outcome));
                 }
                 Action::Unwritten(task_id, failure) => {
                     self.shared.index.unwritten(&task_id, failure)

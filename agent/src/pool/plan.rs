@@ -403,10 +403,10 @@ impl Pool {
     }
 
     fn unplanned(&mut self, failures: &[Failure], now: Now) {
-        if let (Some(failure), Some(task)) = (failures.first(), self.oldest_unmet()) {
-            if let Some(task) = self.tasks.get_mut(&task.task_id) {
-                task.failed.insert(u32::MAX, (0, failure.clone()));
-            }
+        if let (Some(failure), Some(task)) = (failures.first(), self.oldest_unmet())
+            && let Some(task) = self.tasks.get_mut(&task.task_id)
+        {
+            task.failed.insert(u32::MAX, (0, failure.clone()));
         }
         self.note_failure(now);
     }
@@ -575,19 +575,14 @@ impl Pool {
         {
             self.generations.insert(ordinal, *generation);
         }
-        if let Change::Create {
-            task: Some(task), ..
-        }
-        | Change::Activate {
-            task: Some(task), ..
-        }
-        | Change::Reinstate {
-            task: Some(task), ..
-        } = &change
-        {
-            if let Some(task) = self.tasks.get_mut(&task.task_id) {
-                task.picked.insert(ordinal);
-            }
+        let task = match &change {
+            Change::Create { task, .. }
+            | Change::Activate { task, .. }
+            | Change::Reinstate { task, .. } => task.as_ref(),
+            Change::Unserve { .. } | Change::TakeOut { .. } | Change::Discard { .. } => None,
+        };
+        if let Some(task) = task.and_then(|task| self.tasks.get_mut(&task.task_id)) {
+            task.picked.insert(ordinal);
         }
         if let Some(event) = edge(&change) {
             self.advance(ordinal, event, now, ledger, out);

@@ -23,12 +23,7 @@ pub enum Progress {
     /// It took effect, but its outcome cannot be written now; it is tried again.
     Unwritten(Failure),
     /// Its outcome is durable.
-    Ended {
-        /// How it ended.
-        outcome: Outcome,
-        /// Unix milliseconds.
-        finished_ms: u64,
-    },
+    Ended(Outcome),
     /// It was refused; nothing was changed.
     Refused(Refusal),
 }
@@ -131,14 +126,8 @@ impl Index {
     }
 
     /// The task's outcome is durable; from now on the journal answers for it.
-    pub fn ended(&self, id: &TaskId, outcome: Outcome, finished_ms: u64) {
-        self.leave(
-            id,
-            Progress::Ended {
-                outcome,
-                finished_ms,
-            },
-        );
+    pub fn ended(&self, id: &TaskId, outcome: Outcome) {
+        self.leave(id, Progress::Ended(outcome));
     }
 
     /// The request was refused; its id is free again.

@@ -189,6 +189,8 @@ pub struct Outcome {
     pub active: u32,
     /// Microseconds from the first byte of the request to this end.
     pub elapsed_us: u64,
+    /// Wall time of this end, Unix milliseconds.
+    pub finished_ms: u64,
     /// The instances that the task chose.
     pub instances: Vec<InstanceResult>,
     /// An operator's sentence, when there is something to say.
