@@ -17,10 +17,10 @@ use super::node::{Entry, Node, Pools};
 use crate::app;
 use crate::config::Settings;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
-use crate::journal::{InstanceRow, Recovered};
+use crate::journal::{InstanceRow, Recovered, Write};
 use crate::network::{Lease, LeaseState};
 use crate::pool::{
-    Adopted, Effects, Event, Message, Observation, Pool, Shared, driver, read_clocks,
+    Adopted, Effects, Event, Listed, Message, Observation, Pool, Shared, driver, read_clocks,
 };
 use crate::runtime::{Observed, RuntimeError, TaskStatus};
 
@@ -40,6 +40,7 @@ pub(super) async fn adopt<E: Effects>(
     shared: &Arc<Shared<E>>,
     pools: &Arc<Pools>,
     settings: &Settings,
+    boot_id: &str,
     recovered: Recovered,
 ) {
     let live: Vec<&InstanceRow> = recovered
@@ -48,17 +49,59 @@ pub(super) async fn adopt<E: Effects>(
         .filter(|row| row.released_ms.is_none())
         .collect();
     let seen = containers(executor).await;
-    let observations = observe(executor, &live, seen.as_ref()).await;
-    if let Some(seen) = &seen {
-        sweep(executor, &live, seen).await;
+    let mut observations = observe(executor, &live, seen.as_ref()).await;
+    // After a reboot nothing runs of what ran before, whoever can be asked.
+    let rebooted = recovered
+        .boot_id
+        .as_deref()
+        .is_some_and(|known| known != boot_id);
+    if rebooted {
+        for observation in observations
+            .values_mut()
+            .filter(|o| **o == Observation::Unknown)
+        {
+            *observation = Observation::Absent;
+        }
+    }
+    let listed = listed(executor).await;
+    match &seen {
+        Some(seen) if recovered.is_new && !seen.is_empty() => {
+            tracing::error!(
+                containers = seen.len(),
+                "the journal is new, but containers of ours are here; none of them is touched"
+            );
+        }
+        Some(seen) => sweep(executor, &live, seen).await,
+        None => {}
     }
     restore_leases(shared, &recovered.instances);
     let unheard: Vec<ContainerId> = observations
         .iter()
         .filter(|(_, observation)| **observation == Observation::Unknown)
         .map(|(id, _)| id.clone())
+        .filter(|id| {
+            live.iter()
+                .any(|row| container_of(row) == *id && !row.phase.on_the_way_to_armed())
+        })
         .collect();
-    revive(shared, pools, settings, recovered, &observations);
+    revive(
+        shared,
+        pools,
+        settings,
+        recovered,
+        &observations,
+        listed.as_ref(),
+    );
+    if let Err(failure) = shared
+        .effects
+        .commit(vec![Write::Boot(boot_id.to_owned())])
+        .await
+    {
+        tracing::error!(
+            error = failure.detail,
+            "the boot id is not in the journal; the next start takes this for another boot"
+        );
+    }
     if !unheard.is_empty() {
         shared.tracker.spawn(hear_later(
             executor.clone(),
@@ -67,6 +110,16 @@ pub(super) async fn adopt<E: Effects>(
             unheard,
         ));
     }
+}
+
+/// Instances that any backend lists; `None` when one cannot be asked.
+async fn listed(executor: &Executor) -> Option<BTreeSet<InstanceName>> {
+    let mut all = BTreeSet::new();
+    for backend in &executor.discovery {
+        let records = told("registrations", backend.registered().await)?;
+        all.extend(records.into_iter().map(|record| record.instance));
+    }
+    Some(all)
 }
 
 pub(super) fn container_of(row: &InstanceRow) -> ContainerId {
@@ -270,11 +323,13 @@ fn restore_leases<E>(shared: &Shared<E>, instances: &[InstanceRow]) {
         .ledger
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Err(conflict) = ledger.restore(leases) {
-        tracing::error!(
-            error = chain(&conflict),
-            "the journal's addresses contradict each other"
-        );
+    for lease in leases {
+        if let Err(conflict) = ledger.restore([lease]) {
+            tracing::error!(
+                error = chain(&conflict),
+                "the journal's addresses contradict each other"
+            );
+        }
     }
 }
 
@@ -284,6 +339,7 @@ fn revive<E: Effects>(
     settings: &Settings,
     recovered: Recovered,
     observations: &HashMap<ContainerId, Observation>,
+    listed: Option<&BTreeSet<InstanceName>>,
 ) {
     let mut revisions: BTreeMap<AppName, BTreeMap<String, Arc<Revision>>> = BTreeMap::new();
     for row in recovered.revisions {
@@ -319,7 +375,11 @@ fn revive<E: Effects>(
                 .get(&container_of(row))
                 .copied()
                 .unwrap_or(Observation::Absent);
-            (row.clone(), observation)
+            let listed = match listed {
+                Some(all) if !all.contains(&row.instance) => Listed::No,
+                _ => Listed::Yes,
+            };
+            (row.clone(), observation, listed)
         };
         let instances = recovered
             .instances

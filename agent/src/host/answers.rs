@@ -1,9 +1,9 @@
 //! What the machines and the journal know, as documents of the API.
 
 use crate::api::v1::{
-    AppDocument, AppSummary, ContainerdStatus, Current, Finding, HostStatus, Instance,
-    InstanceError, InstanceState, Pool, Problem, ProblemCode, Reachability, StartedFrom, Status,
-    Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
+    AppDocument, AppSummary, ContainerdStatus, Current, HostStatus, Instance, InstanceError,
+    InstanceState, Pool, Problem, ProblemCode, Reachability, StartedFrom, Status, Step,
+    StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
 };
 use crate::config::Settings;
 use crate::instance::{Failure, State};
@@ -296,16 +296,11 @@ pub(super) fn refused(refusal: &Refusal) -> Problem {
 
 /// The journal refused: nothing was begun.
 pub(super) fn unwritten(failure: &Failure) -> Problem {
-    Problem::new(ProblemCode::JournalFull, failure.detail.clone())
-}
-
-/// A finding of manifest or configuration.
-pub(super) fn finding(finding: crate::document::Finding) -> Finding {
-    let field = match finding.line {
-        Some(line) => format!("line {line}: {}", finding.field),
-        None => finding.field,
+    let code = match failure.code {
+        "journal_full" => ProblemCode::JournalFull,
+        _ => ProblemCode::Internal,
     };
-    Finding::new(field, finding.value.unwrap_or_default(), finding.allowed)
+    Problem::new(code, format!("{}; nothing was begun", failure.detail))
 }
 
 fn instance_error(failure: &Failure) -> InstanceError {

@@ -141,7 +141,6 @@ impl<E: Effects> Node<E> {
     ) -> Result<ApplyResult, Problem> {
         let name = app_name(name)?;
         let entry = self.entry(&name).await?;
-        let _turn = self.applying.lock().await;
         let (reply, answer) = oneshot::channel();
         let force = deletion == Deletion::Forced;
         entry
@@ -153,7 +152,7 @@ impl<E: Effects> Node<E> {
             .await
             .map_err(|_| stopping())?
             .map_err(|refusal| answers::refused(&refusal))?;
-        self.pools.remove(&name);
+        self.pools.remove_ended(&name);
         Ok(ApplyResult {
             name: name.to_string(),
             outcome: ApplyOutcome::Deleted,
@@ -168,7 +167,7 @@ fn same(one: &Revision, other: &Revision) -> bool {
 }
 
 fn invalid(findings: Vec<crate::document::Finding>) -> Problem {
-    let findings: Vec<Finding> = findings.into_iter().map(answers::finding).collect();
+    let findings: Vec<Finding> = findings.into_iter().map(Finding::from).collect();
     let detail = match findings.len() {
         1 => "1 field is wrong; nothing was changed".to_owned(),
         n => format!("{n} fields are wrong; nothing was changed"),

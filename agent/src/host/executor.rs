@@ -21,7 +21,7 @@ use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, 
 use crate::journal::{Journal, Write};
 use crate::network::Network;
 use crate::pool::{Effect, Effects};
-use crate::runtime::Containerd;
+use crate::runtime::{Containerd, TaskStatus};
 
 /// How long container-init may take to say that it executed the app.
 const START_DEADLINE: Duration = Duration::from_secs(10);
@@ -46,8 +46,12 @@ pub struct Executor {
 }
 
 impl Effects for Executor {
-    async fn commit(&self, writes: Vec<Write>) -> Result<(), Failure> {
-        Ok(self.journal.commit(writes).await?)
+    fn commit(
+        &self,
+        writes: Vec<Write>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let durable = self.journal.commit(writes);
+        async move { Ok(durable.await?) }
     }
 
     async fn perform(&self, effect: &Effect, cancel: &CancellationToken) -> Result<(), Failure> {
@@ -141,7 +145,7 @@ impl Executor {
                 let wait = self
                     .gate
                     .wait(id, "becoming ready", deadline, |s| s.ready || ended(s));
-                alive(&wait.await?)
+                alive(&wait.await.map_err(|e| failure("not_ready", &e))?)
             }
             Readiness::Tcp { .. } | Readiness::Http { .. } => {
                 let address = IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST));
@@ -219,12 +223,12 @@ impl Executor {
     }
 
     async fn deregister(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {
-        let batch = [(name.clone(), instance.generation)];
         for backend in &self.discovery {
-            backend
-                .deregister(&batch)
-                .await
-                .map_err(|e| failure("discovery", &e))?;
+            let mut generation = instance.generation;
+            // A newer record than ours is ours as well, from before a crash: nobody else writes it.
+            while let Some(newer) = deregistered(backend.as_ref(), name, generation).await? {
+                generation = newer;
+            }
         }
         Ok(())
     }
@@ -243,20 +247,55 @@ impl Executor {
     async fn stop(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
         let grace = instance.revision.app.termination_grace;
         let deadline = Instant::now() + grace + STOP_MARGIN;
-        let stopped = match self.gate.stop(id, grace).await {
-            Ok(()) => {
-                self.gate
-                    .wait(id, "stopping", deadline, |s| s.stopped || !s.connected)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        match stopped {
-            // Nobody is expected there: it was never created, or is removed already.
-            Ok(_) | Err(GateError::NotExpected { .. } | GateError::Forgotten { .. }) => Ok(()),
-            // Not at the gate, or deaf: the runtime ends it.
-            Err(_) => Ok(self.runtime.kill_task(id, SIGKILL).await?),
+        let mut sent = self.gate.stop(id, grace).await;
+        if let Err(GateError::NotConnected { .. }) = sent
+            && self.task_runs(id).await?
+        {
+            let dial = Instant::now() + DIAL_DEADLINE;
+            sent = match self
+                .gate
+                .wait(id, "coming to the gate", dial, |s| s.connected || s.stopped)
+                .await
+            {
+                Ok(_) => self.gate.stop(id, grace).await,
+                Err(error) => Err(error),
+            };
         }
+        match sent {
+            Ok(()) => {
+                let stopped = self
+                    .gate
+                    .wait(id, "stopping", deadline, |s| s.stopped)
+                    .await;
+                match stopped {
+                    Ok(_) | Err(GateError::Forgotten { .. }) => Ok(()),
+                    Err(_) => Ok(self.runtime.kill_task(id, SIGKILL).await?),
+                }
+            }
+            // Never at the gate: container-init takes TERM for a stop within the plan's own grace.
+            Err(_) if self.task_runs(id).await? => {
+                self.runtime.kill_task(id, SIGTERM).await?;
+                while Instant::now() < deadline {
+                    if !self.task_runs(id).await? {
+                        return Ok(());
+                    }
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Ok(self.runtime.kill_task(id, SIGKILL).await?)
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    async fn task_runs(&self, id: &ContainerId) -> Result<bool, Failure> {
+        let name = id.to_string();
+        let containers = self.runtime.list().await?;
+        let task = containers
+            .into_iter()
+            .find(|c| c.id == name)
+            .and_then(|c| c.task);
+        Ok(task
+            .is_some_and(|task| matches!(task.status, TaskStatus::Running | TaskStatus::Unknown)))
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), Failure> {
@@ -270,8 +309,27 @@ impl Executor {
     }
 }
 
-/// `SIGKILL` of signal(7).
+/// `SIGKILL` and `SIGTERM` of signal(7).
 const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+/// Between two looks at a task that is ending.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Deregisters up to `generation`; the generation of a newer record, when one stands in the way.
+async fn deregistered(
+    backend: &dyn Discovery,
+    name: &InstanceName,
+    generation: u64,
+) -> Result<Option<u64>, Failure> {
+    let outcomes = backend
+        .deregister(&[(name.clone(), generation)])
+        .await
+        .map_err(|e| failure("discovery", &e))?;
+    Ok(outcomes.into_iter().find_map(|outcome| match outcome {
+        Outcome::Stale { registered } if registered > generation => Some(registered),
+        _ => None,
+    }))
+}
 
 /// Runs file work where it may block.
 pub(super) async fn blocking<T: Send + 'static>(

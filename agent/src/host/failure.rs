@@ -47,7 +47,7 @@ impl From<RuntimeError> for Failure {
 impl From<GateError> for Failure {
     fn from(error: GateError) -> Self {
         let code = match &error {
-            GateError::Deadline { .. } => "not_ready",
+            GateError::Deadline { .. } => "deadline",
             GateError::Refused { .. } => "gate_refused",
             _ => "gate",
         };

@@ -44,19 +44,20 @@ impl Pools {
         self.get(app).map(|entry| entry.handle)
     }
 
+    /// A pool whose driver has ended is of an app that is gone.
     pub fn get(&self, app: &AppName) -> Option<Entry> {
-        self.entries
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries
             .get(app)
+            .filter(|entry| !entry.handle.messages.is_closed())
             .cloned()
     }
 
     pub fn all(&self) -> Vec<Entry> {
-        self.entries
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries
             .values()
+            .filter(|entry| !entry.handle.messages.is_closed())
             .cloned()
             .collect()
     }
@@ -69,11 +70,15 @@ impl Pools {
             .insert(app, entry);
     }
 
-    pub fn remove(&self, app: &AppName) {
-        self.entries
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(app);
+    /// Forgets the app, unless it came again meanwhile.
+    pub fn remove_ended(&self, app: &AppName) {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if entries
+            .get(app)
+            .is_some_and(|entry| entry.handle.messages.is_closed())
+        {
+            entries.remove(app);
+        }
     }
 }
 

@@ -118,7 +118,7 @@ pub async fn run_with<E: Effects>(
         }
     };
     let settings = Arc::new(settings);
-    let (journal, recovered) = Journal::open(&settings.paths.state)?;
+    let (journal, recovered) = Journal::open(&settings.paths.state, settings.tasks.keep_results)?;
     let journal = Arc::new(journal);
     std::fs::create_dir_all(&settings.paths.runtime).map_err(|source| RunError::Directory {
         path: settings.paths.runtime.clone(),
@@ -169,9 +169,11 @@ pub async fn run_with<E: Effects>(
     });
     let pools = Arc::new(Pools::default());
     let (observed_to, observed) = watch::channel(false);
+    let identity = identity();
+    let boot_id = identity.boot_id.clone();
     let node = Arc::new(Node {
         settings: settings.clone(),
-        identity: identity(),
+        identity,
         journal,
         runtime: executor.runtime.clone(),
         pools: pools.clone(),
@@ -208,21 +210,18 @@ pub async fn run_with<E: Effects>(
         State::Status(&format!("observing {known} instances")),
     ]);
     tracing::info!(instances = known, pools = recovered.pools.len(), socket = %settings.paths.api_socket.display(), "ready");
-    let routing = tokio::spawn(route::run(
-        pools.clone(),
-        notices,
-        executor.runtime.exits(),
-        shutdown.clone(),
-    ));
+    let exits = executor.runtime.exits();
     let adopting = async {
-        adopt::adopt(&executor, &shared, &pools, &settings, recovered).await;
+        adopt::adopt(&executor, &shared, &pools, &settings, &boot_id, recovered).await;
+        // What ended meanwhile waits in both channels; from now on it finds its pool.
+        let route = route::run(pools.clone(), notices, exits, shutdown.clone());
         observed_to.send_replace(true);
         say(&[State::Status(&format!(
             "{} apps, {known} instances observed",
             pools.all().len()
         ))]);
         tracing::info!(instances = known, "observed");
-        std::future::pending::<()>().await;
+        route.await;
     };
     tokio::select! {
         () = adopting => {}
@@ -234,10 +233,8 @@ pub async fn run_with<E: Effects>(
         State::Status("stopping; containers and registrations stay"),
     ]);
     shutdown.cancel();
-    for (what, task) in [("api", serving), ("routing", routing)] {
-        if let Err(error) = task.await {
-            tracing::error!(what, %error, "ended by a panic");
-        }
+    if let Err(error) = serving.await {
+        tracing::error!(%error, "the api ended by a panic");
     }
     tracing::info!("stopped; containers and registrations stay");
     Ok(())

@@ -82,7 +82,7 @@ impl<E: Effects> Node<E> {
                 Err(answers::refused(&refusal).about(format!("/v1/tasks/{id}")))
             }
             Progress::Unwritten(failure) => Err(Problem::new(
-                ProblemCode::JournalFull,
+                ProblemCode::Unavailable,
                 format!(
                     "task {id} took effect, but its outcome cannot be written yet: {failure}; ask again with the same task id"
                 ),

@@ -16,3 +16,6 @@ mod write;
 pub use read::{PoolRow, Recovered, RevisionRow};
 pub use rows::{InstanceRow, StoredTask, TaskRow, Write};
 pub use store::{Journal, JournalError};
+
+#[cfg(test)]
+mod tests;

@@ -51,10 +51,21 @@ pub struct Recovered {
     pub instances: Vec<InstanceRow>,
     /// Tasks without an outcome.
     pub open_tasks: Vec<TaskRow>,
+    /// Boot of which everything was observed last.
+    pub boot_id: Option<String>,
+    /// The journal was made by this start.
+    pub is_new: bool,
 }
 
 pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
+    let boot_id = db
+        .query_row("SELECT value FROM meta WHERE key = 'boot_id'", [], |row| {
+            row.get(0)
+        })
+        .optional()?;
     Ok(Recovered {
+        is_new: boot_id.is_none(),
+        boot_id,
         pools: all(
             db,
             "SELECT name, revision, target, seq, deleting, applied_ms FROM apps ORDER BY name",

@@ -48,6 +48,8 @@ pub enum Write {
     },
     /// A task's steps; written again when the answer's own steps are known.
     Trail(TaskId, Trail),
+    /// The kernel's boot id, once everything of this boot was observed.
+    Boot(String),
     /// Background work of the agent's own: the intent of changes that no task asked for.
     Operation {
         /// The app.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
@@ -85,15 +85,18 @@ pub struct Journal {
 
 /// Largest number of jobs that share one transaction.
 const GROUP: usize = 256;
+/// How often what is past its time is removed; behind a commit, so that an idle agent writes nothing.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// How long a writer waits for a reader that holds the file; both are ours and short.
 const BUSY: Duration = Duration::from_secs(5);
 
 impl Journal {
-    /// Opens `<state>/journal.db`, creating or migrating it, and reads what it holds.
+    /// Opens `<state>/journal.db`, creating or migrating it, and reads what it holds. Ended tasks
+    /// are kept for `keep`.
     ///
     /// # Errors
     /// `Locked`, `Newer`, `Open` and `Directory`, each naming the path.
-    pub fn open(state: &Path) -> Result<(Self, Recovered), JournalError> {
+    pub fn open(state: &Path, keep: Duration) -> Result<(Self, Recovered), JournalError> {
         let directory_error = |source| JournalError::Directory {
             path: state.to_owned(),
             source,
@@ -127,7 +130,7 @@ impl Journal {
         let (jobs, queue) = mpsc::channel();
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || run(&mut writer, &queue))
+            .spawn(move || run(&mut writer, &queue, keep))
             .map_err(directory_error)?;
         let journal = Self {
             jobs,
@@ -138,15 +141,20 @@ impl Journal {
     }
 
     /// Makes `writes` durable in one transaction, together with what others commit at that time.
+    /// They are in line when this returns; the future only waits.
     ///
     /// # Errors
     /// `Full` or `Commit`: nothing of it is durable.
-    pub async fn commit(&self, writes: Vec<Write>) -> Result<(), JournalError> {
+    pub fn commit(
+        &self,
+        writes: Vec<Write>,
+    ) -> impl Future<Output = Result<(), JournalError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
-        self.jobs
-            .send(Job { writes, reply })
-            .map_err(|_| JournalError::Closed)?;
-        answer.await.map_err(|_| JournalError::Closed)?
+        let accepted = self.jobs.send(Job { writes, reply });
+        async move {
+            accepted.map_err(|_| JournalError::Closed)?;
+            answer.await.map_err(|_| JournalError::Closed)?
+        }
     }
 
     /// A task by its id.
@@ -214,7 +222,8 @@ fn configure(db: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn run(db: &mut Connection, queue: &mpsc::Receiver<Job>) {
+fn run(db: &mut Connection, queue: &mpsc::Receiver<Job>, keep: Duration) {
+    let mut pruned: Option<Instant> = None;
     while let Ok(first) = queue.recv() {
         let mut group = vec![first];
         while group.len() < GROUP
@@ -242,7 +251,33 @@ fn run(db: &mut Connection, queue: &mpsc::Receiver<Job>) {
                 }
             }
         }
+        if pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
+            pruned = Some(Instant::now());
+            if let Err(error) = prune(db, keep) {
+                tracing::warn!(%error, "old tasks could not be removed from the journal");
+            }
+        }
     }
+}
+
+/// Removes ended tasks past their time with their trails, revisions that nobody is made from, and
+/// all but the newest operations.
+fn prune(db: &Connection, keep: Duration) -> rusqlite::Result<()> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let before = i64::try_from(now.saturating_sub(keep).as_millis()).unwrap_or(i64::MAX);
+    db.execute(
+        "DELETE FROM tasks WHERE outcome IS NOT NULL AND created_ms < ?1",
+        [before],
+    )?;
+    db.execute_batch(
+        "DELETE FROM trails WHERE task_id NOT IN (SELECT task_id FROM tasks);
+         DELETE FROM operations WHERE id < (SELECT MAX(id) FROM operations) - 1000;
+         DELETE FROM revisions WHERE NOT EXISTS (SELECT 1 FROM apps WHERE apps.name = revisions.app AND apps.revision = revisions.id)
+           AND NOT EXISTS (SELECT 1 FROM instances WHERE instances.app = revisions.app
+             AND instances.revision = revisions.id AND instances.released_ms IS NULL);",
+    )
 }
 
 fn transaction(db: &mut Connection, group: &[Job]) -> write::Result<()> {

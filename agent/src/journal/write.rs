@@ -114,6 +114,10 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
             db.prepare_cached("INSERT INTO trails (task_id, trail) VALUES (?1, ?2) ON CONFLICT (task_id) DO UPDATE SET trail = ?2")?
                 .execute(params![task_id.as_str(), serde_json::to_string(trail)?])?;
         }
+        Write::Boot(id) => {
+            db.prepare_cached("INSERT INTO meta (key, value) VALUES ('boot_id', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1")?
+                .execute([id])?;
+        }
         Write::Operation { app, changes } => {
             db.prepare_cached("INSERT INTO operations (app, changes) VALUES (?1, ?2)")?
                 .execute(params![app.as_str(), changes])?;

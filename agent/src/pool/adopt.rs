@@ -35,6 +35,15 @@ pub enum Observation {
     Unknown,
 }
 
+/// Whether discovery knows an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// A backend lists it, or could not be asked.
+    Yes,
+    /// No backend does.
+    No,
+}
+
 /// A pool as the journal knows it.
 #[derive(Debug)]
 pub struct Adopted {
@@ -44,8 +53,8 @@ pub struct Adopted {
     pub revision: Arc<Revision>,
     /// All revisions of the app, by id.
     pub revisions: BTreeMap<String, Arc<Revision>>,
-    /// Its instances with what was observed of each.
-    pub instances: Vec<(InstanceRow, Observation)>,
+    /// Its instances with what was observed of each, and whether a backend lists it.
+    pub instances: Vec<(InstanceRow, Observation, Listed)>,
     /// Its tasks without an outcome.
     pub tasks: Vec<TaskRow>,
 }
@@ -68,7 +77,7 @@ impl Pool {
         pool.target = adopted.pool.target;
         pool.seq = adopted.pool.seq;
         pool.deleting = adopted.pool.deleting;
-        for (row, observation) in adopted.instances {
+        for (row, observation, listed) in adopted.instances {
             let ordinal = row.instance.ordinal;
             pool.generations.insert(ordinal, row.generation);
             match row.released_ms {
@@ -81,7 +90,7 @@ impl Pool {
                         .get(&row.revision)
                         .unwrap_or(&adopted.revision)
                         .clone();
-                    let instance = resume(&row, observation, revision);
+                    let instance = resume(&row, observation, listed, revision);
                     let slot = Slot {
                         instance,
                         effect: None,
@@ -139,7 +148,12 @@ impl Pool {
     }
 }
 
-fn resume(row: &InstanceRow, observation: Observation, revision: Arc<Revision>) -> Instance {
+fn resume(
+    row: &InstanceRow,
+    observation: Observation,
+    listed: Listed,
+    revision: Arc<Revision>,
+) -> Instance {
     let mut instance = Instance::create(
         row.instance.ordinal,
         row.create_generation,
@@ -153,9 +167,9 @@ fn resume(row: &InstanceRow, observation: Observation, revision: Arc<Revision>) 
     instance.task = row.task.clone();
     instance.urgency = row.urgency;
     // Between an intent and its outcome the registration may have been sent.
-    instance.registered =
-        row.registered || (instance.revision.app.registration.enabled && was_let_go(row.phase));
-    match place(row, observation, first) {
+    let may_be = was_let_go(row.phase) && instance.revision.app.registration.enabled;
+    instance.registered = row.registered || may_be || listed == Listed::Yes;
+    match place(row, observation, listed, first) {
         Resume::At(phase) => instance.phase = phase,
         Resume::Failed(why) => {
             instance.phase = Phase::Failed;
@@ -178,7 +192,7 @@ fn was_let_go(phase: Phase) -> bool {
     )
 }
 
-fn place(row: &InstanceRow, observation: Observation, first: Phase) -> Resume {
+fn place(row: &InstanceRow, observation: Observation, listed: Listed, first: Phase) -> Resume {
     const GONE: &str = "was not there any more when the agent came back";
     const OVER: &str = "had ended when the agent came back";
     let let_go = was_let_go(row.phase);
@@ -205,10 +219,13 @@ fn place(row: &InstanceRow, observation: Observation, first: Phase) -> Resume {
         } else {
             Phase::Armed
         }),
+        // Clients still find what is not there: that goes first, then a new one comes.
+        (phase, _) if phase.on_the_way_to_armed() && listed == Listed::Yes => Resume::Failed(GONE),
         (phase, _) if phase.on_the_way_to_armed() => Resume::At(first),
         (_, Observation::Absent) => Resume::Failed(GONE),
-        // Nobody contradicts the journal: what rests stays, what was under way is tried again.
-        (Phase::Active | Phase::Registering, _) => Resume::At(Phase::Registering),
+        // Nobody contradicts the journal: what serves is not touched, and nothing is registered
+        // without a sign of life.
+        (Phase::Active, _) => Resume::At(Phase::Active),
         (Phase::Armed, Observation::Silent | Observation::Connected { .. }) => {
             Resume::Failed("did not come to the gate")
         }

@@ -29,7 +29,7 @@ impl Pool {
             .collect();
         for (task_id, outcome) in ended {
             let id = self.id();
-            let mut writes = self.dirty_rows();
+            let mut writes = self.carry(id);
             writes.push(Write::TaskClosed {
                 task_id: task_id.clone(),
                 outcome: outcome.clone(),
@@ -70,7 +70,6 @@ impl Pool {
             task.end = None;
             task.unwritten_until = Some(now.at + UNWRITTEN_PAUSE);
         }
-        self.dirty.extend(self.slots.keys());
         out.push(Action::Unwritten(task_id, failure));
     }
 
@@ -89,7 +88,7 @@ impl Pool {
         if task.verb.superseded_by(task.to, self.target) && task.seq < self.seq {
             return Some(EndState::Superseded);
         }
-        let given_up = self.failures >= self.limits.give_up_after && !self.progressing(task);
+        let given_up = self.streak >= self.limits.give_up_after && !self.progressing(task);
         if now.at >= task.deadline || given_up {
             return Some(if self.achieved_something(task) {
                 EndState::Partial

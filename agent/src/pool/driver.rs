@@ -146,6 +146,24 @@ impl<E: Effects> Driver<E> {
             }
             self.publish(&publish);
         }
+        self.turn_away(inbox);
+    }
+
+    /// The app is gone: who comes late is told so.
+    fn turn_away(&mut self, mut inbox: mpsc::UnboundedReceiver<Message>) {
+        inbox.close();
+        while let Ok(message) = inbox.try_recv() {
+            match message {
+                Message::Target(request) => self
+                    .shared
+                    .index
+                    .refused(&request.context.task_id, Refusal::Deleting),
+                Message::Revise(_, reply) | Message::Delete { reply, .. } => {
+                    answer(Some(reply), Err(Refusal::Deleting))
+                }
+                Message::Happened(_) | Message::Answered(..) => {}
+            }
+        }
     }
 
     /// The snapshot first, then the answers: who is answered finds what the answer says.
@@ -242,15 +260,23 @@ impl<E: Effects> Driver<E> {
                 .into_iter()
                 .map(|(id, trail)| Write::Trail(id, trail)),
         );
-        let (effects, messages) = (self.shared.effects.clone(), self.messages.clone());
+        let durable = self.shared.effects.commit(writes);
+        let messages = self.messages.clone();
         self.shared.tracker.spawn(async move {
-            let result = AssertUnwindSafe(effects.commit(writes))
+            let result = AssertUnwindSafe(durable)
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(panicked("commit")));
             let event = match result {
                 Ok(()) => Event::Committed(id),
-                Err(failure) => Event::CommitFailed(id, failure),
+                Err(failure) => {
+                    tracing::error!(
+                        code = failure.code,
+                        error = failure.detail,
+                        "the journal refused a commit"
+                    );
+                    Event::CommitFailed(id, failure)
+                }
             };
             // A driver that has ended needs no result.
             let _ = messages.send(Message::Happened(event));

@@ -12,11 +12,15 @@ use crate::journal::Write;
 
 /// Makes durable and performs. Both are idempotent: twice is the same as once.
 pub trait Effects: Send + Sync + 'static {
-    /// Makes `writes` durable in one transaction.
+    /// Makes `writes` durable in one transaction. The order of the calls is the order in the
+    /// journal, whoever polls the futures when: a later row never loses against an earlier one.
     ///
     /// # Errors
     /// A failure with its code; nothing of it is durable.
-    fn commit(&self, writes: Vec<Write>) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn commit(
+        &self,
+        writes: Vec<Write>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send + 'static;
 
     /// Performs one effect. `cancel` ends waiting, not work: what was begun on the host is finished
     /// or taken back first.

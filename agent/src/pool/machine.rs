@@ -203,6 +203,12 @@ pub struct Pool {
     pub(super) deleting: bool,
     /// Instances whose row in the journal is behind.
     pub(super) dirty: BTreeSet<u32>,
+    /// Those whose row a commit under way carries; a refused one gives them back.
+    pub(super) carried: BTreeMap<u64, BTreeSet<u32>>,
+    /// The journal refused: until then nothing is committed of the pool's own accord.
+    pub(super) stalled_until: Option<Instant>,
+    /// Failures since the last success: a task gives up by them, an alarm is raised by them.
+    pub(super) streak: u32,
     /// A commit of dirty rows alone is under way.
     pub(super) settling: Option<u64>,
     /// The commit that removes the app from the journal is under way.
@@ -217,6 +223,8 @@ pub struct Pool {
 
 /// A failure this long after the pause of the last one begins a new count.
 const FAILURES_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+/// Pause before the journal is asked again after it refused.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Pause after `failures` consecutive ones: none after the first, then 200 ms doubling to a minute.
@@ -243,6 +251,9 @@ impl Pool {
             intent: None,
             deleting: false,
             dirty: BTreeSet::new(),
+            carried: BTreeMap::new(),
+            stalled_until: None,
+            streak: 0,
             settling: None,
             removal: None,
             failures: 0,
@@ -268,6 +279,7 @@ impl Pool {
     /// One event. The actions are to be carried out in their order.
     pub fn step(&mut self, event: Event, now: Now, ledger: &mut Ledger) -> Vec<Action> {
         let mut out = Vec::new();
+        self.expire(now);
         match event {
             Event::Command(command) => self.queue.push_back(command),
             Event::Committed(id) => self.committed(id, now, ledger, &mut out),
@@ -298,12 +310,22 @@ impl Pool {
         out
     }
 
+    /// What is over is forgotten: no timer of the past wakes the driver.
+    fn expire(&mut self, now: Now) {
+        let over = |at: &mut Instant| now.at >= *at;
+        self.retry_at.take_if(over);
+        self.stalled_until.take_if(over);
+        for task in self.tasks.values_mut() {
+            task.unwritten_until.take_if(over);
+        }
+    }
+
     /// When `Tick` has to come at the latest, if ever.
     pub fn wake_at(&self) -> Option<Instant> {
         let open = self.tasks.values().filter(|t| t.end.is_none());
         let deadlines = open.map(|t| t.unwritten_until.unwrap_or(t.deadline));
         let retry = self.retry_at.filter(|_| self.wants_more());
-        deadlines.chain(retry).min()
+        deadlines.chain(retry).chain(self.stalled_until).min()
     }
 
     /// Tasks without an answer.
@@ -317,6 +339,7 @@ impl Pool {
     }
 
     fn committed(&mut self, id: u64, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
+        self.carried.remove(&id);
         if self.intent.as_ref().is_some_and(|intent| intent.id == id) {
             if let Some(intent) = self.intent.take() {
                 self.carry_out(intent, now, ledger, out);
@@ -338,18 +361,17 @@ impl Pool {
         ledger: &mut Ledger,
         out: &mut Vec<Action>,
     ) {
+        self.dirty
+            .extend(self.carried.remove(&id).unwrap_or_default());
+        self.stalled_until = Some(now.at + JOURNAL_PAUSE);
         if self.intent.as_ref().is_some_and(|intent| intent.id == id) {
             if let Some(intent) = self.intent.take() {
                 self.take_back(intent, failure, now, ledger, out);
             }
         } else if self.settling == Some(id) {
-            // The rows stay behind; reality is observed at start, and the next commit carries them.
             self.settling = None;
-            self.dirty.extend(self.slots.keys());
-            self.note_failure(now);
         } else if self.removal == Some(id) {
             self.removal = None;
-            self.note_failure(now);
         } else {
             self.unwritten(id, failure, now, out);
         }
@@ -403,6 +425,8 @@ impl Pool {
             Next::Rest => {
                 if matches!(phase, Phase::Armed | Phase::Active) {
                     self.dirty.insert(ordinal);
+                    self.streak = 0;
+                    self.alarm = None;
                 }
             }
             Next::Perform(kind) => self.perform(ordinal, kind, Duration::ZERO, out),
@@ -466,12 +490,13 @@ impl Pool {
         } else {
             self.failures.saturating_add(1)
         };
+        self.streak = self.streak.saturating_add(1);
         self.last_failure = Some(now.at);
         self.retry_at = Some(now.at + pause(self.failures));
-        if self.failures >= self.limits.give_up_after && self.alarm.is_none() {
+        if self.streak >= self.limits.give_up_after && self.alarm.is_none() {
             self.alarm = Some(format!(
                 "{} consecutive failures; the pool goes on with a pause of up to {} s between tries",
-                self.failures,
+                self.streak,
                 LONGEST_PAUSE.as_secs()
             ));
         }
@@ -499,10 +524,12 @@ impl Pool {
         crate::instance::InstanceName::new(self.app.clone(), ordinal)
     }
 
-    /// The rows of all instances whose row is behind.
-    pub(super) fn dirty_rows(&mut self) -> Vec<Write> {
+    /// The rows of all instances whose row is behind, for this commit.
+    pub(super) fn carry(&mut self, commit: u64) -> Vec<Write> {
         let dirty = std::mem::take(&mut self.dirty);
-        dirty.into_iter().map(|ordinal| self.row(ordinal)).collect()
+        let rows = dirty.iter().map(|ordinal| self.row(*ordinal)).collect();
+        self.carried.insert(commit, dirty);
+        rows
     }
 
     pub(super) fn row(&self, ordinal: u32) -> Write {
@@ -518,13 +545,22 @@ impl Pool {
 
     /// Rows that are behind are written when nothing more urgent carries them.
     fn settle(&mut self, out: &mut Vec<Action>) {
-        let busy = self.intent.is_some() || self.settling.is_some() || !self.tasks.is_empty();
-        if self.dirty.is_empty() || busy || self.removal.is_some() {
+        // What is gone frees an address: that is not left to the next commit that comes along.
+        let gone = self
+            .dirty
+            .iter()
+            .any(|ordinal| !self.slots.contains_key(ordinal));
+        let busy = self.intent.is_some() || self.settling.is_some() || self.removal.is_some();
+        if self.dirty.is_empty()
+            || busy
+            || self.stalled_until.is_some()
+            || !(gone || self.tasks.is_empty())
+        {
             return;
         }
         let id = self.id();
         self.settling = Some(id);
-        let writes = self.dirty_rows();
+        let writes = self.carry(id);
         out.push(Action::Commit {
             id,
             writes,

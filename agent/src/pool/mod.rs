@@ -14,7 +14,7 @@ mod publish;
 mod tests;
 mod trails;
 
-pub use adopt::{Adopted, Observation};
+pub use adopt::{Adopted, Listed, Observation};
 pub use driver::{Message, PoolHandle, Shared, read_clocks};
 pub use effects::Effects;
 pub use machine::{Action, Command, Effect, Event, Limits, Now, Pool, Refusal};

@@ -75,6 +75,7 @@ impl Pool {
                     }
                     None => Some(command),
                 },
+                None if self.stalled_until.is_some() => return,
                 None => None,
             };
             let intent = self.plan(command, now, ledger);
@@ -132,6 +133,7 @@ impl Pool {
                 }
                 // Somebody asks anew: no pause of the past stands in the way.
                 self.failures = 0;
+                self.streak = 0;
                 self.retry_at = None;
                 self.alarm = None;
             }
@@ -144,6 +146,7 @@ impl Pool {
             }
             Some(Command::Revise(_)) => {
                 self.failures = 0;
+                self.streak = 0;
                 self.retry_at = None;
                 self.alarm = None;
             }
@@ -412,7 +415,7 @@ impl Pool {
     }
 
     fn send(&mut self, intent: Intent, now: Now, out: &mut Vec<Action>) {
-        let mut writes = self.dirty_rows();
+        let mut writes = self.carry(intent.id);
         match &intent.command {
             Some(Command::Target(request)) => {
                 writes.push(Write::TaskOpened(TaskRow::open(
@@ -521,6 +524,12 @@ impl Pool {
             .iter()
             .filter(|change| concerns(change, request.verb))
             .map(Change::ordinal);
+        // Who takes out waits for those as well that an earlier task is taking out.
+        let leaving = self.slots.values().map(|slot| &slot.instance);
+        let leaving = leaving.filter(|i| {
+            request.verb != crate::task::Verb::Activate && i.phase.going_down() && i.from.is_some()
+        });
+        let leaving = leaving.map(|instance| instance.ordinal);
         self.tasks.insert(
             request.context.task_id.clone(),
             OpenTask {
@@ -531,7 +540,7 @@ impl Pool {
                 seq: self.seq,
                 first_byte: request.first_byte,
                 deadline: now.at + self.deadline(request),
-                picked: picked.collect(),
+                picked: picked.chain(leaving).collect(),
                 failed: Default::default(),
                 end: None,
                 unwritten_until: None,
@@ -603,7 +612,6 @@ impl Pool {
                 ledger.release(&self.instance_name(*ordinal), now.wall_ms);
             }
         }
-        self.note_failure(now);
         if let Some(command) = &intent.command {
             refuse(command, Refusal::Journal(failure), out);
         }
@@ -611,14 +619,11 @@ impl Pool {
 
     /// Nothing is left on the host: the app goes from the journal, then the caller is answered.
     fn finish_deletion(&mut self, out: &mut Vec<Action>) {
-        if self.deleting
-            && self.slots.is_empty()
-            && self.settling.is_none()
-            && self.removal.is_none()
-        {
+        let nothing_left = self.slots.is_empty() && self.tasks.is_empty() && self.queue.is_empty();
+        if self.deleting && nothing_left && self.settling.is_none() && self.removal.is_none() {
             let id = self.id();
             self.removal = Some(id);
-            let mut writes = self.dirty_rows();
+            let mut writes = self.carry(id);
             writes.push(Write::AppGone(self.app.clone()));
             out.push(Action::Commit {
                 id,

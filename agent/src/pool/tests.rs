@@ -38,7 +38,10 @@ struct World {
     ledger: Ledger,
     now: Now,
     effects: Vec<Effect>,
-    commits: Vec<u64>,
+    commits: Vec<(u64, Vec<Write>)>,
+    /// Rows as the journal has them; `None` for one that is gone.
+    journal: BTreeMap<u32, Option<crate::journal::InstanceRow>>,
+    refuse_next: bool,
     durable: bool,
     answers: BTreeMap<TaskId, Outcome>,
     refusals: Vec<(TaskId, Refusal)>,
@@ -69,6 +72,8 @@ impl World {
             },
             effects: Vec::new(),
             commits: Vec::new(),
+            journal: BTreeMap::new(),
+            refuse_next: false,
             durable: true,
             answers: BTreeMap::new(),
             refusals: Vec::new(),
@@ -85,7 +90,7 @@ impl World {
         let actions = self.pool.step(event, self.now, &mut self.ledger);
         for action in actions {
             match action {
-                Action::Commit { id, .. } => self.commits.push(id),
+                Action::Commit { id, writes, .. } => self.commits.push((id, writes)),
                 Action::Perform(effect) => {
                     self.effects
                         .retain(|e| e.instance.ordinal != effect.instance.ordinal);
@@ -108,9 +113,21 @@ impl World {
         if self.commits.is_empty() {
             return false;
         }
-        let id = self.commits.remove(0);
+        let (id, writes) = self.commits.remove(0);
         self.intents += 1;
-        if self.durable {
+        let refused = std::mem::take(&mut self.refuse_next);
+        if self.durable && !refused {
+            for write in writes {
+                match write {
+                    Write::Instance(row) => {
+                        self.journal.insert(row.instance.ordinal, Some(row));
+                    }
+                    Write::InstanceGone { instance, .. } => {
+                        self.journal.insert(instance.ordinal, None);
+                    }
+                    _ => {}
+                }
+            }
             self.event(Event::Committed(id));
         } else {
             self.event(Event::CommitFailed(
@@ -164,6 +181,28 @@ impl World {
         self.now.at += duration;
         self.now.wall_ms += u64::try_from(duration.as_millis()).unwrap();
         self.event(Event::Tick);
+        if let Some(at) = self.pool.wake_at() {
+            assert!(
+                at > self.now.at,
+                "a timer of the past wakes the driver for ever"
+            );
+        }
+    }
+
+    /// What the journal says is what is.
+    fn journal_agrees(&self) -> bool {
+        let live: BTreeMap<u32, (Phase, u64)> = self
+            .pool
+            .slots
+            .iter()
+            .map(|(o, s)| (*o, (s.instance.phase, s.instance.generation)))
+            .collect();
+        let written: BTreeMap<u32, (Phase, u64)> = self
+            .journal
+            .iter()
+            .filter_map(|(o, row)| row.as_ref().map(|row| (*o, (row.phase, row.generation))))
+            .collect();
+        live == written
     }
 
     fn ask(&mut self, id: &str, verb: Verb, to: u32) -> TaskId {
@@ -543,7 +582,7 @@ fn a_pool_that_was_killed_goes_on_from_what_is_observed() {
             revision: revision("r1", 2),
             revisions: BTreeMap::new(),
             instances: vec![
-                (rows[0].clone(), observed),
+                (rows[0].clone(), observed, Listed::No),
                 (
                     rows[1].clone(),
                     Observation::Connected {
@@ -552,6 +591,7 @@ fn a_pool_that_was_killed_goes_on_from_what_is_observed() {
                         started: false,
                         over: false,
                     },
+                    Listed::No,
                 ),
             ],
             tasks: Vec::new(),
@@ -569,6 +609,94 @@ fn a_pool_that_was_killed_goes_on_from_what_is_observed() {
     }
 }
 
+#[test]
+fn what_discovery_lists_and_nobody_runs_is_deregistered_before_it_comes_again() {
+    let mut world = World::new(0, 8);
+    world.ask("up", Verb::Activate, 1);
+    world.commit_one();
+    let row = world.journal[&0].clone().unwrap();
+    assert_eq!(
+        (row.phase, row.registered),
+        (Phase::Networking, false),
+        "the intent of a cold activation"
+    );
+    let adopted = Adopted {
+        pool: crate::journal::PoolRow {
+            app: world.pool.app.clone(),
+            revision: "r1".into(),
+            target: 1,
+            seq: 1,
+            deleting: false,
+            applied_ms: 0,
+        },
+        revision: revision("r1", 0),
+        revisions: BTreeMap::new(),
+        instances: vec![(row, Observation::Absent, Listed::Yes)],
+        tasks: Vec::new(),
+    };
+    let (pool, actions) = Pool::adopt(adopted, world.pool.limits, world.now, &mut world.ledger);
+    world.pool = pool;
+    world.registered.insert(0);
+    world.commits.clear();
+    world.effects.clear();
+    for action in actions {
+        if let Action::Commit { id, writes, .. } = action {
+            world.commits.push((id, writes));
+        }
+    }
+    world.performed.clear();
+    world.settle();
+    assert_eq!(world.performed[0], (0, EffectKind::Deregister));
+    assert_eq!(world.pool.active(), 1);
+}
+
+#[test]
+fn a_second_deactivation_waits_for_what_the_first_takes_out() {
+    let mut world = World::new(0, 8);
+    world.ask("up", Verb::Activate, 2);
+    world.settle();
+    let first = world.ask("down-1", Verb::Deactivate, 0);
+    world.commit_one();
+    let second = world.ask("down-2", Verb::Deactivate, 0);
+    while world.commit_one() {}
+    assert!(
+        !world.answers.contains_key(&second),
+        "two instances still serve"
+    );
+    world.settle();
+    assert_eq!(
+        (world.end(&first), world.end(&second)),
+        (EndState::Done, EndState::Done)
+    );
+}
+
+#[test]
+fn failures_with_successes_between_are_not_consecutive() {
+    let mut world = World::new(0, 8);
+    let id = world.ask("t1", Verb::Activate, 6);
+    world.commit_one();
+    let mut failures = 0;
+    for _ in 0..400 {
+        if world.commit_one() {
+            continue;
+        }
+        // The newest first: one instance after the other goes all its way.
+        let newest = world.effects.len().saturating_sub(1);
+        let ready = world.effects.last().map(|e| e.kind) == Some(EffectKind::Ready);
+        let fails = ready && failures < 4 && world.pool.active() == failures + 1;
+        failures += u32::from(fails);
+        let result = if fails {
+            Err(Failure::new("exited", "exit code 3"))
+        } else {
+            Ok(())
+        };
+        if !world.perform_one(newest, result) {
+            world.pass(Duration::from_millis(500));
+        }
+    }
+    assert_eq!((failures, world.end(&id)), (4, EndState::Done));
+}
+
 #[derive(Debug, Clone)]
 enum Move {
     Ask(Verb, u32),
@@ -577,6 +705,7 @@ enum Move {
     Exit(u32),
     Pass(u64),
     Revise,
+    RefuseNext,
 }
 
 fn moves() -> impl Strategy<Value = Move> {
@@ -592,6 +721,7 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (0u32..6).prop_map(Move::Exit),
         1 => (0u64..5_000).prop_map(Move::Pass),
         1 => Just(Move::Revise),
+        1 => Just(Move::RefuseNext),
     ]
 }
 
@@ -622,15 +752,18 @@ proptest! {
                     let create_generation = world.pool.slots.get(&ordinal).map_or(0, |s| s.instance.create_generation);
                     world.event(Event::Exited { ordinal, create_generation, failure: Failure::new("exited", "code 1") });
                 }
+                Move::RefuseNext => world.refuse_next = true,
                 Move::Pass(ms) => world.pass(Duration::from_millis(ms)),
                 Move::Revise => world.event(Event::Command(Command::Revise(revision(&format!("r{step}"), 2)))),
             }
         }
+        world.refuse_next = false;
         for _ in 0..40 {
             world.settle();
             world.pass(Duration::from_secs(61));
         }
         world.settle();
+        prop_assert!(world.journal_agrees(), "{:?}\n{:?}", world.journal, world.pool.slots);
         prop_assert_eq!(world.pool.active(), world.pool.target);
         let armed = world.phases().iter().filter(|p| **p == Phase::Armed).count();
         prop_assert_eq!(armed, 2);

@@ -125,8 +125,11 @@ impl Trails {
 
     /// The last byte of the answer is out: the trail is whole.
     pub fn answered(&mut self, task: &TaskId, after: Duration) -> Option<Trail> {
+        // A caller whose wait ended before the task did was answered, too: the trail goes on.
+        let at = self.closed.iter().position(|closed| closed == task)?;
+        self.closed.remove(at);
+        self.begun.retain(|_, begun| begun.task != *task);
         let mut open = self.open.remove(task)?;
-        self.closed.retain(|closed| closed != task);
         open.own_step("answer", open.first_byte + after);
         open.trail.answer_us = Some(micros(after));
         Some(open.trail)

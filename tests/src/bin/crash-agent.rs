@@ -10,7 +10,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use nodeagent::host::{Executor, run_with};
@@ -31,8 +31,10 @@ fn main() -> ExitCode {
             .context("make a runtime")?;
         let wrap = |inner| Crashing {
             inner,
-            directory,
-            seen: Mutex::default(),
+            boundaries: Arc::new(Boundaries {
+                directory,
+                seen: Mutex::default(),
+            }),
         };
         Ok(runtime.block_on(run_with(settings, wrap))?)
     })
@@ -41,12 +43,17 @@ fn main() -> ExitCode {
 /// Effects that end the process at one of their boundaries.
 struct Crashing {
     inner: Executor,
+    boundaries: Arc<Boundaries>,
+}
+
+/// Counts the boundaries that are passed, and ends the process at the one that was asked for.
+struct Boundaries {
     directory: PathBuf,
     seen: Mutex<BTreeMap<String, u32>>,
 }
 
-impl Crashing {
-    fn boundary(&self, side: &str, effect: &str) {
+impl Boundaries {
+    fn pass(&self, side: &str, effect: &str) {
         if !self.directory.join(MARK).exists() {
             return;
         }
@@ -76,18 +83,25 @@ impl Crashing {
 }
 
 impl Effects for Crashing {
-    async fn commit(&self, writes: Vec<Write>) -> Result<(), Failure> {
-        self.boundary("before", "commit");
-        let done = self.inner.commit(writes).await;
-        self.boundary("after", "commit");
-        done
+    fn commit(
+        &self,
+        writes: Vec<Write>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        self.boundaries.pass("before", "commit");
+        let durable = self.inner.commit(writes);
+        let boundaries = self.boundaries.clone();
+        async move {
+            let done = durable.await;
+            boundaries.pass("after", "commit");
+            done
+        }
     }
 
     async fn perform(&self, effect: &Effect, cancel: &CancellationToken) -> Result<(), Failure> {
         let name = effect.kind.as_str();
-        self.boundary("before", name);
+        self.boundaries.pass("before", name);
         let done = self.inner.perform(effect, cancel).await;
-        self.boundary("after", name);
+        self.boundaries.pass("after", name);
         done
     }
 }

@@ -233,7 +233,8 @@ async fn apply<H: Host>(State(api): Shared<H>, http: Request) -> Response {
             let detail = format!("the manifest is not UTF-8 text: {error}");
             Problem::new(ProblemCode::InvalidManifest, detail)
         })?;
-        api.host.apply(manifest).await
+        let (host, manifest) = (Arc::clone(&api.host), manifest.to_owned());
+        to_its_end(tokio::spawn(async move { host.apply(&manifest).await })).await
     };
     json_or_problem(answer.await)
 }
@@ -241,11 +242,21 @@ async fn apply<H: Host>(State(api): Shared<H>, http: Request) -> Response {
 async fn delete_app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
     let answer = async {
         let deletion = request::deletion(&uri)?;
-        api.host
-            .delete_app(request::app_name(&app)?.as_str(), deletion)
-            .await
+        let (host, app) = (Arc::clone(&api.host), request::app_name(&app)?.to_string());
+        to_its_end(tokio::spawn(async move {
+            host.delete_app(&app, deletion).await
+        }))
+        .await
     };
     json_or_problem(answer.await)
+}
+
+/// The answer of work that goes on when its caller goes away.
+async fn to_its_end<T>(work: tokio::task::JoinHandle<Result<T, Problem>>) -> Result<T, Problem> {
+    match work.await {
+        Ok(answer) => answer,
+        Err(error) => Err(Problem::new(ProblemCode::Internal, error.to_string())),
+    }
 }
 
 async fn readyz<H: Host>(State(api): Shared<H>) -> Response {

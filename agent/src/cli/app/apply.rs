@@ -26,8 +26,8 @@ pub(super) struct Apply {
     /// The manifest; - is stdin
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
-    /// How long this command waits for the agent
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration::parse)]
+    /// How long this command waits for the agent, which pulls the image first
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration::parse)]
     timeout: Duration,
 }
 

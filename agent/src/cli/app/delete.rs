@@ -1,10 +1,12 @@
 //! `nodeagent app delete`
 
+use std::time::Duration;
+
 use clap::Args;
 
 use super::apply::sentence;
 use crate::api::Deletion;
-use crate::cli::{Options, Report};
+use crate::cli::{Options, Report, duration};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -20,6 +22,9 @@ pub(super) struct Delete {
     /// Also when instances are in service: they are taken out without a drain
     #[arg(long)]
     force: bool,
+    /// How long this command waits until nothing of the app is left
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
+    timeout: Duration,
 }
 
 impl Delete {
@@ -29,7 +34,8 @@ impl Delete {
         } else {
             Deletion::WhenUnused
         };
-        match options.client().delete_app(&self.name, deletion).await {
+        let client = options.client().with_deadline(self.timeout);
+        match client.delete_app(&self.name, deletion).await {
             Ok(result) => Report::document(options.output, &result, || sentence(&result)),
             Err(error) => Report::failure(options.output, &error),
         }

@@ -1,0 +1,170 @@
+//! The journal on a real file.
+
+use std::time::Duration;
+
+use super::*;
+use crate::task::{EndState, Outcome, TaskContext, TaskId, Verb};
+
+const KEEP: Duration = Duration::from_secs(3600);
+
+fn task(id: &str, created_ms: u64) -> TaskRow {
+    TaskRow {
+        context: TaskContext {
+            task_id: id.parse().unwrap(),
+            traceparent: "00-1-1-01".into(),
+        },
+        app: "web".parse().unwrap(),
+        verb: Verb::Activate,
+        to: 2,
+        hash: "h".into(),
+        target: 2,
+        seq: 1,
+        created_ms,
+        deadline_ms: 60_000,
+    }
+}
+
+fn closed(id: &str) -> Write {
+    Write::TaskClosed {
+        task_id: id.parse().unwrap(),
+        outcome: Outcome {
+            state: EndState::Done,
+            target: 2,
+            target_seq: 1,
+            active: 2,
+            elapsed_us: 1500,
+            finished_ms: 7,
+            instances: Vec::new(),
+            detail: None,
+        },
+        finished_ms: 7,
+    }
+}
+
+fn id(text: &str) -> TaskId {
+    text.parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_the_process_is_gone() {
+    let state = tempfile::tempdir().unwrap();
+    let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
+    assert!(recovered.is_new);
+    journal
+        .commit(vec![
+            Write::TaskOpened(task("t1", u64::MAX >> 2)),
+            Write::Boot("b1".into()),
+        ])
+        .await
+        .unwrap();
+    drop(journal);
+    let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
+    assert_eq!(recovered.open_tasks, [task("t1", u64::MAX >> 2)]);
+    assert_eq!(
+        (recovered.boot_id.as_deref(), recovered.is_new),
+        (Some("b1"), false)
+    );
+    journal.commit(vec![closed("t1")]).await.unwrap();
+    assert_eq!(
+        journal
+            .task(&id("t1"))
+            .unwrap()
+            .unwrap()
+            .ended
+            .unwrap()
+            .1
+            .active,
+        2
+    );
+}
+
+#[tokio::test]
+async fn a_commit_is_whole_or_not_at_all_and_does_not_take_others_with_it() {
+    let state = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(state.path(), KEEP).unwrap();
+    journal
+        .commit(vec![Write::TaskOpened(task("t1", 1 << 60))])
+        .await
+        .unwrap();
+    // The second has an id that is there already: neither of its rows is written.
+    let bad = journal.commit(vec![
+        Write::TaskOpened(task("t2", 1 << 60)),
+        Write::TaskOpened(task("t1", 1 << 60)),
+    ]);
+    let good = journal.commit(vec![Write::TaskOpened(task("t3", 1 << 60))]);
+    let (bad, good) = tokio::join!(bad, good);
+    assert!(matches!(bad, Err(JournalError::Commit(_))), "{bad:?}");
+    good.unwrap();
+    assert_eq!(journal.task(&id("t2")).unwrap(), None);
+    assert!(journal.task(&id("t3")).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn commits_are_written_in_the_order_of_their_calls() {
+    let state = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(state.path(), KEEP).unwrap();
+    let first = journal.commit(vec![Write::Boot("1".into())]);
+    let second = journal.commit(vec![Write::Boot("2".into())]);
+    second.await.unwrap();
+    first.await.unwrap();
+    drop(journal);
+    assert_eq!(
+        Journal::open(state.path(), KEEP)
+            .unwrap()
+            .1
+            .boot_id
+            .as_deref(),
+        Some("2")
+    );
+}
+
+#[tokio::test]
+async fn one_state_directory_has_one_agent() {
+    let state = tempfile::tempdir().unwrap();
+    let _first = Journal::open(state.path(), KEEP).unwrap();
+    let second = Journal::open(state.path(), KEEP);
+    assert!(
+        matches!(&second, Err(JournalError::Locked { path }) if path == state.path()),
+        "{second:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_journal_of_a_newer_nodeagent_is_refused_and_left_alone() {
+    let state = tempfile::tempdir().unwrap();
+    drop(Journal::open(state.path(), KEEP).unwrap());
+    let db = rusqlite::Connection::open(state.path().join("journal.db")).unwrap();
+    db.pragma_update(None, "user_version", 99).unwrap();
+    drop(db);
+    let refused = Journal::open(state.path(), KEEP).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("has schema 99, this nodeagent knows up to 1"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn ended_tasks_are_removed_after_their_time_and_open_ones_never() {
+    let state = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(state.path(), KEEP).unwrap();
+    journal
+        .commit(vec![
+            Write::TaskOpened(task("old", 1)),
+            Write::TaskOpened(task("open", 1)),
+            closed("old"),
+        ])
+        .await
+        .unwrap();
+    drop(journal);
+    let (journal, _) = Journal::open(state.path(), KEEP).unwrap();
+    for n in 0..2 {
+        journal
+            .commit(vec![Write::Boot(n.to_string())])
+            .await
+            .unwrap();
+    }
+    assert_eq!(journal.task(&id("old")).unwrap(), None);
+    assert!(journal.task(&id("open")).unwrap().is_some());
+}
