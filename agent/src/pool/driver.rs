@@ -88,6 +88,8 @@ struct Driver<E> {
     /// Answers that go out behind the snapshot that shows what they say.
     answers: Vec<(TaskId, Outcome)>,
     published: Instant,
+    /// The last turn is not in the snapshot yet.
+    owed: bool,
     ended: bool,
 }
 
@@ -108,6 +110,7 @@ pub fn spawn<E: Effects>(pool: Pool, first: Vec<Action>, shared: Arc<Shared<E>>)
         deletions: VecDeque::new(),
         answers: Vec::new(),
         published: Instant::now(),
+        owed: false,
         ended: false,
     };
     shared.tracker.spawn(driver.run(first, inbox, publish));
@@ -140,6 +143,7 @@ impl<E: Effects> Driver<E> {
                     None => return,
                 },
                 () = tokio::time::sleep_until(deadline), if wake.is_some() => self.turn(Event::Tick),
+                () = tokio::time::sleep_until((self.published + BUSY_SNAPSHOTS).into()), if self.owed => {}
             }
             while let Ok(message) = inbox.try_recv() {
                 self.take(message);
@@ -169,7 +173,8 @@ impl<E: Effects> Driver<E> {
     /// The snapshot first, then the answers: who is answered finds what the answer says.
     fn publish(&mut self, publish: &watch::Sender<Arc<Snapshot>>) {
         let resting = self.pool.open_tasks().next().is_none();
-        if resting || !self.answers.is_empty() || self.published.elapsed() >= BUSY_SNAPSHOTS {
+        self.owed = !resting && self.answers.is_empty() && self.published.elapsed() < BUSY_SNAPSHOTS;
+        if !self.owed {
             publish.send_replace(Arc::new(self.pool.snapshot()));
             self.published = Instant::now();
         }
