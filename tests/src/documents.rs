@@ -170,10 +170,13 @@ pub struct Problem {
 pub struct Finding {
     /// Its path.
     pub field: String,
-    /// Its value.
+    /// Its value, where it has one.
+    #[serde(default)]
     pub value: String,
     /// What would have been accepted.
     pub allowed: String,
+    /// Its line in the manifest.
+    pub line: Option<usize>,
 }
 
 /// What `trace` prints.
