@@ -170,9 +170,9 @@ pub struct Problem {
 pub struct Finding {
     /// Its path.
     pub field: String,
-    /// Its value, where it has one.
+    /// Its value, when it has one.
     #[serde(default)]
-    pub value: String,
+    pub value: Option<String>,
     /// What would have been accepted.
     pub allowed: String,
     /// Its line in the manifest.

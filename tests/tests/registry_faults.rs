@@ -37,7 +37,10 @@ fn an_image_that_does_not_exist_is_named() -> Result<()> {
     );
     assert_eq!(problem.findings.len(), 1, "{problem:?}");
     assert_eq!(problem.findings[0].field, "spec.image");
-    assert_eq!(problem.findings[0].value, "127.0.0.1:5000/nothing:9");
+    assert_eq!(
+        problem.findings[0].value.as_deref(),
+        Some("127.0.0.1:5000/nothing:9")
+    );
     assert_eq!(host.cli().status()?.pools, Vec::new());
     host.assert_nothing_left()
 }

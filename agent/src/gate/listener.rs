@@ -227,6 +227,8 @@ async fn serve(introduced: Introduced, shared: &Shared) {
         let why = &why as &dyn std::error::Error;
         tracing::debug!(container = %entry.container(), error = why, "the session of a container-init ended");
     }
+    // The peer sees the end of the connection now, not when its process has ended.
+    drop(session);
     shared
         .closing
         .run_until_cancelled(watch_end(&entry, shared))

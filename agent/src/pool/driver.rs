@@ -88,8 +88,8 @@ struct Driver<E> {
     /// Answers that go out behind the snapshot that shows what they say.
     answers: Vec<(TaskId, Outcome)>,
     published: Instant,
-    /// The last turn is not in the snapshot yet.
-    owed: bool,
+    /// Something happened since the last snapshot.
+    stale: bool,
     ended: bool,
 }
 
@@ -110,7 +110,7 @@ pub fn spawn<E: Effects>(pool: Pool, first: Vec<Action>, shared: Arc<Shared<E>>)
         deletions: VecDeque::new(),
         answers: Vec::new(),
         published: Instant::now(),
-        owed: false,
+        stale: true,
         ended: false,
     };
     shared.tracker.spawn(driver.run(first, inbox, publish));
@@ -135,6 +135,7 @@ impl<E: Effects> Driver<E> {
             let wake = self.pool.wake_at();
             let deadline =
                 wake.map_or_else(tokio::time::Instant::now, tokio::time::Instant::from_std);
+            let publication = tokio::time::Instant::from_std(self.published + BUSY_SNAPSHOTS);
             tokio::select! {
                 biased;
                 () = self.shared.shutdown.cancelled() => return,
@@ -143,7 +144,7 @@ impl<E: Effects> Driver<E> {
                     None => return,
                 },
                 () = tokio::time::sleep_until(deadline), if wake.is_some() => self.turn(Event::Tick),
-                () = tokio::time::sleep_until((self.published + BUSY_SNAPSHOTS).into()), if self.owed => {}
+                () = tokio::time::sleep_until(publication), if self.stale => {}
             }
             while let Ok(message) = inbox.try_recv() {
                 self.take(message);
@@ -173,10 +174,12 @@ impl<E: Effects> Driver<E> {
     /// The snapshot first, then the answers: who is answered finds what the answer says.
     fn publish(&mut self, publish: &watch::Sender<Arc<Snapshot>>) {
         let resting = self.pool.open_tasks().next().is_none();
-        self.owed = !resting && self.answers.is_empty() && self.published.elapsed() < BUSY_SNAPSHOTS;
-        if !self.owed {
+        if self.stale
+            && (resting || !self.answers.is_empty() || self.published.elapsed() >= BUSY_SNAPSHOTS)
+        {
             publish.send_replace(Arc::new(self.pool.snapshot()));
             self.published = Instant::now();
+            self.stale = false;
         }
         for (task_id, outcome) in self.answers.drain(..) {
             self.shared.index.ended(&task_id, outcome);
@@ -208,6 +211,7 @@ impl<E: Effects> Driver<E> {
     }
 
     fn turn(&mut self, event: Event) {
+        self.stale = true;
         let now = read_clocks();
         if let Event::Effect { id, result, .. } = &event {
             self.trails.effect_ended(*id, result.as_ref().err(), now.at);
