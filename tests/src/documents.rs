@@ -175,6 +175,8 @@ pub struct Finding {
     pub value: Option<String>,
     /// What would have been accepted.
     pub allowed: String,
+    /// Its line in the manifest.
+    pub line: Option<usize>,
 }
 
 /// What `trace` prints.

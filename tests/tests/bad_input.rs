@@ -44,6 +44,11 @@ fn an_unknown_field_of_a_manifest_is_refused_with_a_suggestion() -> Result<()> {
         .find(|finding| finding.field.contains("imgae"));
     let finding = finding.with_context(|| format!("no finding for the field: {problem:?}"))?;
     assert!(finding.allowed.contains("image"), "{finding:?}");
+    let line = manifest
+        .text()
+        .lines()
+        .position(|line| line.contains("imgae"));
+    assert_eq!(finding.line, line.map(|before| before + 1));
     assert_eq!(host.cli().status()?.pools, Vec::new());
     Ok(())
 }

@@ -4,11 +4,13 @@
 //! The app says `READY=1` at once, so that what is measured is ours. Every activation waits until
 //! the warm pool is full and the agent is idle; what a refill costs a neighbour is not measured.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::bench::{Machine, Report, Row, Samples, Target};
 use nodeagent_tests::ctr::Ctr;
+use nodeagent_tests::documents::Trail;
 use nodeagent_tests::process::Usage;
 use nodeagent_tests::{Image, Manifest, TestHost};
 
@@ -66,6 +68,7 @@ fn one_by_one(host: &TestHost, ctr: &mut Ctr, reference: &str) -> Result<Vec<Row
     host.apply(&Manifest::notify(APP).armed(WARM))?;
     let (mut ours, mut peer, mut unexplained) = (Vec::new(), Vec::new(), Vec::new());
     let mut cpu = Vec::new();
+    let mut steps: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let pid = host.agent.pid().context("the agent does not run")?;
     for batch in 0..BATCHES {
         for to in 1..=BATCH {
@@ -82,7 +85,12 @@ fn one_by_one(host: &TestHost, ctr: &mut Ctr, reference: &str) -> Result<Vec<Row
                 "{task} was not served from armed: {done:?}"
             );
             ours.push(took.as_secs_f64() * 1e3);
-            unexplained.push(unexplained_percent(host, &task)?);
+            let trail = host.cli().trace(&task)?;
+            unexplained.push(unexplained_percent(&trail)?);
+            for step in &trail.steps {
+                let took = steps.entry(step.name.clone()).or_default();
+                took.push(step.duration_ms);
+            }
             if to % PEER_EVERY == 0 {
                 peer.push(peer_run(ctr, reference)?);
             }
@@ -115,12 +123,22 @@ fn one_by_one(host: &TestHost, ctr: &mut Ctr, reference: &str) -> Result<Vec<Row
         "ms",
         &cpu.into_iter().collect(),
     );
-    Ok(vec![armed, trail, cpu])
+    let mut rows = vec![armed, trail, cpu];
+    for (step, took) in steps {
+        let case = format!("armed, step {step}");
+        let took = took.into_iter().collect();
+        rows.push(Row::new(
+            &case,
+            "the same requests, by their trails",
+            "ms",
+            &took,
+        ));
+    }
+    Ok(rows)
 }
 
 /// How much of the answer's time the trail's steps do not explain, in percent.
-fn unexplained_percent(host: &TestHost, task: &str) -> Result<f64> {
-    let trail = host.cli().trace(task)?;
+fn unexplained_percent(trail: &Trail) -> Result<f64> {
     let answer = trail.answer_ms.context("the trail has no answer time")?;
     let steps: f64 = trail.steps.iter().map(|step| step.duration_ms).sum();
     Ok((answer - steps).abs() / answer * 100.0)
