@@ -1,6 +1,6 @@
 //! Host configuration, in three shapes: fragment -> merged -> [`Settings`].
 //!
-//! A fragment is one TOML file as written ([`fragment`]); [`load()`] finds the files, merges them
+//! A fragment is one TOML file as written (`fragment`); [`load()`] finds the files, merges them
 //! key by key and remembers which file each key came from; `assemble` applies defaults and rules.
 //! Only [`Settings`] leaves, and only when there is no finding. [`show`] prints the result with the
 //! origin of every key.

@@ -1,6 +1,6 @@
 //! Documents that people write: YAML manifests and TOML configuration, read to the last mistake.
 //!
-//! Text becomes a [`Node`] tree in which every value knows its file and line; [`read`] turns the
+//! Text becomes a `Node` tree in which every value knows its file and line; `read` turns the
 //! tree into a serde shape and collects **every** unknown, doubled or mistyped field on the way,
 //! where serde alone would stop at the first. Each mistake is a [`Finding`]: the field, the value
 //! and what is allowed.
