@@ -214,14 +214,17 @@ pub async fn run_with<E: Effects>(
     let adopting = async {
         adopt::adopt(&executor, &shared, &pools, &settings, &boot_id, recovered).await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
-        let route = route::run(pools.clone(), notices, exits, shutdown.clone());
+        // A task of its own: what it wakes for is no turn of this future.
+        let routing = tokio::spawn(route::run(pools.clone(), notices, exits, shutdown.clone()));
         observed_to.send_replace(true);
         say(&[State::Status(&format!(
             "{} apps, {known} instances observed",
             pools.all().len()
         ))]);
         tracing::info!(instances = known, "observed");
-        route.await;
+        if let Err(error) = routing.await {
+            tracing::error!(%error, "the routing of exits ended by a panic");
+        }
     };
     tokio::select! {
         () = adopting => {}
