@@ -5,18 +5,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::executor::{Executor, blocking};
+use super::executor::{Executor, LOOK_AGAIN, blocking};
 use super::failure::failure;
 use crate::app::{NetworkMode, User};
 use crate::instance::plan::ProcessIds;
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
-use crate::runtime::{RuntimeError, TaskStatus, resolve_user};
+use crate::runtime::{self, RuntimeError, TaskStatus, resolve_user};
 
 /// How long a create of a killed agent may still be under way in containerd.
 const CREATE_IN_FLIGHT: Duration = Duration::from_secs(5);
-/// Between two looks at it.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 impl Executor {
     pub(super) async fn create(
@@ -71,11 +69,11 @@ impl Executor {
         })
         .map_err(|e| failure("spec", &e))?;
         let labels = BTreeMap::from([
-            ("nodeagent/app".to_owned(), id.instance.app.to_string()),
-            ("nodeagent/instance".to_owned(), hostname.clone()),
-            ("nodeagent/revision".to_owned(), revision.id.clone()),
+            (runtime::APP.to_owned(), id.instance.app.to_string()),
+            (runtime::INSTANCE.to_owned(), hostname.clone()),
+            (runtime::REVISION.to_owned(), revision.id.clone()),
             (
-                "nodeagent/create-generation".to_owned(),
+                runtime::CREATE_GENERATION.to_owned(),
                 id.create_generation.to_string(),
             ),
         ]);
@@ -106,15 +104,9 @@ impl Executor {
         id: &ContainerId,
         error: RuntimeError,
     ) -> Result<(), Failure> {
-        let name = id.to_string();
         let deadline = Instant::now() + CREATE_IN_FLIGHT;
         while Instant::now() < deadline {
-            let containers = self.runtime.list().await?;
-            let task = containers
-                .into_iter()
-                .find(|c| c.id == name)
-                .and_then(|c| c.task);
-            match task.map(|task| task.status) {
+            match self.task_status(id).await? {
                 Some(TaskStatus::Created | TaskStatus::Running) => return Ok(()),
                 _ => tokio::time::sleep(LOOK_AGAIN).await,
             }

@@ -2,7 +2,7 @@
 //!
 //! The warm path is `start`, `ready`, `register`: a frame to container-init, a probe, a write to
 //! discovery. Containerd, runc and netlink are reached from nowhere else than `network`, `create`,
-//! `arm`, `remove` and `release`.
+//! `arm`, `remove` and `release`, and from `stop` when container-init does not answer.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -106,10 +106,7 @@ impl Executor {
 
     async fn start(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
         let generation = instance.generation;
-        let (task_id, traceparent) = match &instance.task {
-            Some(task) => (task.task_id.to_string(), task.traceparent.clone()),
-            None => Default::default(),
-        };
+        let (task_id, traceparent) = context(instance);
         let start = Start {
             generation,
             task_id,
@@ -189,14 +186,11 @@ impl Executor {
 
     /// The app runs already; container-init learns for which activation.
     async fn adopt(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
-        let task = instance.task.clone();
+        let (task_id, traceparent) = context(instance);
         let adopt = Adopt {
             generation: instance.generation,
-            task_id: task
-                .as_ref()
-                .map(|t| t.task_id.to_string())
-                .unwrap_or_default(),
-            traceparent: task.map(|t| t.traceparent).unwrap_or_default(),
+            task_id,
+            traceparent,
         };
         Ok(self.gate.adopt(id, adopt).await?)
     }
@@ -288,14 +282,22 @@ impl Executor {
     }
 
     async fn task_runs(&self, id: &ContainerId) -> Result<bool, Failure> {
+        let status = self.task_status(id).await?;
+        Ok(matches!(
+            status,
+            Some(TaskStatus::Running | TaskStatus::Unknown)
+        ))
+    }
+
+    /// What containerd says of the container's task; `None` without one.
+    pub(super) async fn task_status(
+        &self,
+        id: &ContainerId,
+    ) -> Result<Option<TaskStatus>, Failure> {
         let name = id.to_string();
         let containers = self.runtime.list().await?;
-        let task = containers
-            .into_iter()
-            .find(|c| c.id == name)
-            .and_then(|c| c.task);
-        Ok(task
-            .is_some_and(|task| matches!(task.status, TaskStatus::Running | TaskStatus::Unknown)))
+        let container = containers.into_iter().find(|c| c.id == name);
+        Ok(container.and_then(|c| c.task).map(|task| task.status))
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), Failure> {
@@ -312,8 +314,8 @@ impl Executor {
 /// `SIGKILL` and `SIGTERM` of signal(7).
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
-/// Between two looks at a task that is ending.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Between two looks at a task that is ending, or being created.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Deregisters up to `generation`; the generation of a newer record, when one stands in the way.
 async fn deregistered(
@@ -349,6 +351,13 @@ async fn until_cancelled<T>(
         .run_until_cancelled(work)
         .await
         .unwrap_or_else(|| Err(cancelled()))
+}
+
+/// Task id and trace context for container-init; empty when no task asked.
+fn context(instance: &Instance) -> (String, String) {
+    let task = instance.task.as_ref();
+    task.map(|task| (task.task_id.to_string(), task.traceparent.clone()))
+        .unwrap_or_default()
 }
 
 fn ended(status: &Status) -> bool {

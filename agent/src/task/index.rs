@@ -104,13 +104,6 @@ impl Index {
         self.entries().insert(id.clone(), entry);
     }
 
-    /// Whether the task is under way, and how far.
-    pub fn progress(&self, id: &TaskId) -> Option<Progress> {
-        self.entries()
-            .get(id)
-            .map(|entry| entry.progress.borrow().clone())
-    }
-
     /// The task's intent is durable.
     pub fn opened(&self, id: &TaskId) {
         if let Some(entry) = self.entries().get(id) {
