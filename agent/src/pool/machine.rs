@@ -152,7 +152,8 @@ pub enum Action {
     Refuse(TaskId, Refusal),
     /// The revision is the pool's from now on, or was refused.
     Revised(Result<(), Refusal>),
-    /// Nothing of the app is left on the host (end of the pool), or the deletion was refused.
+    /// Nothing of the app is left on the host (end of the pool; everybody who asked is told), or
+    /// the oldest request for it was refused.
     Deleted(Result<(), Refusal>),
 }
 
@@ -201,6 +202,8 @@ pub struct Pool {
     pub(super) queue: VecDeque<Command>,
     pub(super) intent: Option<Intent>,
     pub(super) deleting: bool,
+    /// The deletion was asked for again, with force.
+    pub(super) hurried: bool,
     /// Instances whose row in the journal is behind.
     pub(super) dirty: BTreeSet<u32>,
     /// Those whose row a commit under way carries; a refused one gives them back.
@@ -250,6 +253,7 @@ impl Pool {
             queue: VecDeque::new(),
             intent: None,
             deleting: false,
+            hurried: false,
             dirty: BTreeSet::new(),
             carried: BTreeMap::new(),
             stalled_until: None,

@@ -68,6 +68,11 @@ impl Pool {
     pub(super) fn plan_next(&mut self, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
         while self.intent.is_none() {
             let command = match self.queue.pop_front() {
+                // Who asks again waits for the same end.
+                Some(Command::Delete { force }) if self.deleting => {
+                    self.hurried |= force;
+                    continue;
+                }
                 Some(command) => match self.refusal(&command) {
                     Some(refusal) => {
                         refuse(&command, refusal, out);
@@ -123,7 +128,11 @@ impl Pool {
         };
         let mut deleting = self.deleting;
         let mut task = None;
-        let mut excess = Urgency::Drain;
+        let mut excess = if self.hurried {
+            Urgency::Now
+        } else {
+            Urgency::Drain
+        };
         match &intent.command {
             Some(Command::Target(request)) => {
                 intent.target = request.verb.target(self.target, request.to);
