@@ -23,7 +23,7 @@ use crate::journal::{InstanceRow, Write};
 use crate::network::Ledger;
 use crate::task::{Outcome, Request, TaskContext, TaskId, Verb};
 
-use super::plan::{Change, Intent};
+use super::intent::Intent;
 
 /// Both clocks, read once per event by the driver.
 #[derive(Debug, Clone, Copy)]
@@ -171,6 +171,8 @@ pub(super) struct OpenTask {
     pub picked: BTreeSet<u32>,
     /// The last failure of each instance it chose.
     pub failed: BTreeMap<u32, (u64, Failure)>,
+    /// What last kept an instance from being planned: no failure of any instance.
+    pub unplanned: Option<Failure>,
     /// Its end, once decided, and the commit that makes it durable.
     pub end: Option<(u64, Outcome)>,
     /// The outcome could not be written: not before this it is tried again.
@@ -575,17 +577,4 @@ impl Pool {
 
 pub(super) fn count<T>(items: impl Iterator<Item = T>) -> u32 {
     u32::try_from(items.count()).unwrap_or(u32::MAX)
-}
-
-impl Change {
-    pub(super) fn ordinal(&self) -> u32 {
-        match self {
-            Self::Create { ordinal, .. }
-            | Self::Activate { ordinal, .. }
-            | Self::Unserve { ordinal }
-            | Self::TakeOut { ordinal, .. }
-            | Self::Reinstate { ordinal, .. }
-            | Self::Discard { ordinal } => *ordinal,
-        }
-    }
 }
