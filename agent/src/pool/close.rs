@@ -180,6 +180,7 @@ impl Pool {
             .filter_map(|ordinal| self.slots.get(ordinal)?.instance.failure.as_ref());
         let cause = present
             .chain(task.failed.values().map(|(_, failure)| failure))
+            .chain(&task.unplanned)
             .next();
         let cause = match cause {
             Some(failure) => failure.detail.clone(),

@@ -525,6 +525,28 @@ fn an_app_in_use_is_not_deleted_and_a_free_one_leaves_nothing() {
 }
 
 #[test]
+fn a_deletion_that_is_asked_for_again_is_the_same_one_and_force_ends_its_drains() {
+    let mut world = World::new(1, 8);
+    world.settle();
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    world.ask("down", Verb::Deactivate, 0);
+    world.commit_one();
+    world.perform_one(0, Ok(()));
+    assert!(world.phases().contains(&Phase::Draining));
+    world.event(Event::Command(Command::Delete { force: false }));
+    while world.commit_one() {}
+    world.event(Event::Command(Command::Delete { force: false }));
+    assert!(world.phases().contains(&Phase::Draining));
+    world.event(Event::Command(Command::Delete { force: true }));
+    while world.commit_one() {}
+    assert!(!world.phases().contains(&Phase::Draining));
+    assert_eq!(world.deleted, None, "neither refused nor done");
+    world.settle();
+    assert_eq!(world.deleted, Some(Ok(())));
+}
+
+#[test]
 fn a_repeated_target_that_is_met_is_answered_at_once() {
     let mut world = World::new(0, 8);
     world.ask("one", Verb::Activate, 2);
