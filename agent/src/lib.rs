@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod app;
+mod chain;
 pub mod cli;
 pub mod config;
 pub mod discovery;

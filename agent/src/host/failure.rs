@@ -2,27 +2,12 @@
 
 use std::error::Error;
 
+pub(super) use crate::chain::chain;
 use crate::gate::{DirectoryError, GateError};
 use crate::instance::Failure;
 use crate::journal::JournalError;
 use crate::network::NetworkError;
 use crate::runtime::RuntimeError;
-
-/// The chain of an error: `what: why: why`.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Some libraries repeat the cause in their own text.
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
 
 /// A failure with this code and the error's chain.
 pub(super) fn failure(code: &'static str, error: &(dyn Error + 'static)) -> Failure {

@@ -150,13 +150,3 @@ fn set_aside(from: &Path, reason: String) -> Result<SetAside, DiscoveryError> {
         reason,
     })
 }
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
