@@ -5,9 +5,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::check::{Check, contains, overlap};
-use super::{discovery, duration};
 use super::fragment::{self, Fragment};
 use super::settings::*;
+use super::{discovery, duration};
 use crate::document::{Findings, shown};
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);

@@ -91,7 +91,11 @@ fn etcd(given: fragment::EtcdDiscovery, check: &mut Check<'_>) -> Option<EtcdDis
         }
         timeout
     };
-    let dial_timeout = timeout("discovery.etcd.dial_timeout", given.dial_timeout, 2 * SECOND);
+    let dial_timeout = timeout(
+        "discovery.etcd.dial_timeout",
+        given.dial_timeout,
+        2 * SECOND,
+    );
     let request_timeout = timeout(
         "discovery.etcd.request_timeout",
         given.request_timeout,
@@ -155,7 +159,9 @@ fn is_authority(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
         return false;
     };
-    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
     let host_ok = match bracketed {
         Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
         None => {

@@ -128,7 +128,9 @@ impl Backends {
             follower.follow(Change::Deregister(instance.clone(), generation));
         }
         let each = self.required.iter().map(|backend| async {
-            let error = deregister(backend.as_ref(), instance, generation).await.err()?;
+            let error = deregister(backend.as_ref(), instance, generation)
+                .await
+                .err()?;
             Some((backend.name().to_owned(), Cause::Error(error)))
         });
         let missing: Vec<_> = join_all(each).await.into_iter().flatten().collect();
@@ -250,7 +252,9 @@ async fn follow(backend: Arc<dyn Discovery>, pending: Arc<Pending>) {
             continue;
         };
         let done = match &change {
-            Change::Register(record) => backend.register(&[record.as_ref().clone()]).await.map(drop),
+            Change::Register(record) => {
+                backend.register(&[record.as_ref().clone()]).await.map(drop)
+            }
             Change::Update(record) => backend.update(&[record.as_ref().clone()]).await.map(drop),
             Change::Deregister(instance, generation) => {
                 deregister(backend.as_ref(), instance, *generation).await

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::time::Instant;
 
 use super::executor::Executor;
-use super::failure::chain;
 use super::node::{Entry, Node, Pools};
+use super::registrations::{self, Listing};
 use crate::app::{self, HostTerms};
+use crate::chain::chain;
 use crate::config::Settings;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Recovered, Write};
@@ -48,7 +49,7 @@ pub(super) async fn adopt<E: Effects>(
         .iter()
         .filter(|row| row.released_ms.is_none())
         .collect();
-    let seen = containers(executor).await;
+    let (seen, listing) = join(containers(executor), Listing::ask(&executor.discovery)).await;
     let mut observations = observe(executor, &live, seen.as_ref()).await;
     // After a reboot nothing runs of what ran before, whoever can be asked.
     let rebooted = recovered
@@ -63,7 +64,6 @@ pub(super) async fn adopt<E: Effects>(
             *observation = Observation::Absent;
         }
     }
-    let listed = listed(executor).await;
     match &seen {
         Some(seen) if recovered.is_new && !seen.is_empty() => {
             tracing::error!(
@@ -71,7 +71,7 @@ pub(super) async fn adopt<E: Effects>(
                 "the journal is new, but containers of ours are here; none of them is touched"
             );
         }
-        Some(seen) => sweep(executor, &live, seen).await,
+        Some(seen) => sweep(executor, &live, seen, &listing).await,
         None => {}
     }
     restore_leases(shared, &recovered.instances);
@@ -91,7 +91,7 @@ pub(super) async fn adopt<E: Effects>(
         terms,
         recovered,
         &observations,
-        listed.as_ref(),
+        listing.all().as_ref(),
     );
     if let Err(failure) = shared
         .effects
@@ -103,6 +103,13 @@ pub(super) async fn adopt<E: Effects>(
             "the boot id is not in the journal; the next start takes this for another boot"
         );
     }
+    for backend in listing.unheard {
+        let later = registrations::sweep_later(backend, pools.clone());
+        let shutdown = shared.shutdown.clone();
+        shared
+            .tracker
+            .spawn(async move { shutdown.run_until_cancelled(later).await });
+    }
     if !unheard.is_empty() {
         shared.tracker.spawn(hear_later(
             executor.clone(),
@@ -111,16 +118,6 @@ pub(super) async fn adopt<E: Effects>(
             unheard,
         ));
     }
-}
-
-/// Instances that any backend lists; `None` when one cannot be asked.
-async fn listed(executor: &Executor) -> Option<BTreeSet<InstanceName>> {
-    let mut all = BTreeSet::new();
-    for backend in &executor.discovery {
-        let records = told("registrations", backend.registered().await)?;
-        all.extend(records.into_iter().map(|record| record.instance));
-    }
-    Some(all)
 }
 
 pub(super) fn container_of(row: &InstanceRow) -> ContainerId {
@@ -200,7 +197,12 @@ async fn observe(
 }
 
 /// Removes what is ours by name or label and belongs to no instance of the journal.
-async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String, Observed>) {
+async fn sweep(
+    executor: &Executor,
+    live: &[&InstanceRow],
+    seen: &HashMap<String, Observed>,
+    listing: &Listing,
+) {
     let known: BTreeSet<String> = live
         .iter()
         .map(|row| container_of(row).to_string())
@@ -239,27 +241,14 @@ async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String
             );
         }
     }
-    for backend in &executor.discovery {
-        if let Some(records) = told("registrations", backend.registered().await) {
-            let stray = records
-                .iter()
-                .filter(|record| !instances.contains(&record.instance));
-            let stray: Vec<_> = stray
-                .map(|record| (record.instance.clone(), record.generation))
-                .collect();
-            if !stray.is_empty() {
-                tracing::warn!(
-                    backend = backend.name(),
-                    count = stray.len(),
-                    "deregistering what belongs to no instance"
-                );
-                said("registration", backend.deregister(&stray).await);
-            }
-        }
-    }
+    let known = |name: &InstanceName| instances.contains(name);
+    listing.sweep(known).await;
 }
 
-fn told<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> Option<T> {
+pub(super) fn told<T, E: std::error::Error + 'static>(
+    what: &str,
+    result: Result<T, E>,
+) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(error) => {
@@ -273,7 +262,7 @@ fn told<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> 
     }
 }
 
-fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
+pub(super) fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
     if let Err(error) = result {
         tracing::warn!(
             what,

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::answers;
-use super::failure::{chain, failure};
+use super::failure::failure;
 use super::node::{Entry, Node, app_name, stopping};
 use crate::api::Deletion;
 use crate::api::v1::{ApplyOutcome, ApplyResult, Finding, Problem, ProblemCode};
 use crate::app::{self, App, manifest_hash};
+use crate::chain::chain;
 use crate::instance::{Failure, Revision};
 use crate::journal::Write;
 use crate::pool::{Effects, Message, Pool, driver, read_clocks};

@@ -36,7 +36,7 @@ impl Executor {
                         gid: found.gid,
                         groups: found.additional_gids,
                     })
-                    .map_err(|error| super::failure::chain(&error))
+                    .map_err(|error| crate::chain::chain(&error))
             };
             plan::compile(&app, &config, &container, &basics, &resolve)
         });

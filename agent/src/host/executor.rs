@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::failure;
-use crate::app::Readiness;
+use crate::app::{App, Readiness};
 use crate::config::Settings;
-use crate::discovery::{Discovery, Outcome, RegistrationRecord};
+use crate::discovery::{Backends, RegistrationRecord};
 use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
 use crate::instance::spec::HostFacts;
 use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, probe};
@@ -41,7 +41,7 @@ pub struct Executor {
     pub(super) gate: Gate,
     pub(super) directories: Arc<Directories>,
     pub(super) network: Arc<Network>,
-    pub(super) discovery: Vec<Arc<dyn Discovery>>,
+    pub(super) discovery: Arc<Backends>,
     pub(super) facts: HostFacts,
     /// Address under which clients reach the host, when it is known.
     pub(super) host_address: Option<Ipv4Addr>,
@@ -91,23 +91,22 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         self.runtime.start_task(id).await?;
-        let agents: Duration = instance
-            .revision
-            .app
+        let app = &instance.revision.app;
+        let agents: Duration = app
             .agents
             .iter()
             .map(|agent| agent.readiness.deadline())
             .sum();
         let deadline = Instant::now() + agents + ARM_MARGIN;
-        let wait = self
-            .gate
-            .wait(id, "reaching the gate", deadline, |s| s.armed || ended(s));
+        let wait = self.gate.wait(id, "reaching the gate", deadline, |s| {
+            s.armed || alive(s, app).is_err()
+        });
         let status = until_cancelled(cancel, async { Ok(wait.await?) }).await?;
-        alive(&status)
+        alive(&status, app)
     }
 
     async fn start(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
-        let generation = instance.generation;
+        let (app, generation) = (&instance.revision.app, instance.generation);
         let (task_id, traceparent) = context(instance);
         let start = Start {
             generation,
@@ -126,16 +125,19 @@ impl Executor {
             other => other?,
         }
         let deadline = Instant::now() + START_DEADLINE;
-        let started = |s: &Status| (s.started && s.generation >= generation) || ended(s);
+        let started =
+            |s: &Status| (s.started && s.generation >= generation) || alive(s, app).is_err();
         let status = self
             .gate
             .wait(id, "starting the app", deadline, started)
             .await?;
-        alive(&status)
+        alive(&status, app)
     }
 
     async fn ready(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
-        let readiness = &instance.revision.app.readiness;
+        let app = &instance.revision.app;
+        let readiness = &app.readiness;
+        let over = |s: &Status| alive(s, app).is_err();
         let deadline = Instant::now() + readiness.deadline();
         match readiness {
             Readiness::None => Ok(()),
@@ -143,15 +145,15 @@ impl Executor {
                 // container-init bounds an exec probe itself; its verdict comes as the app's state.
                 let wait = self
                     .gate
-                    .wait(id, "becoming ready", deadline, |s| s.ready || ended(s));
-                alive(&wait.await.map_err(|e| failure("not_ready", &e))?)
+                    .wait(id, "becoming ready", deadline, |s| s.ready || over(s));
+                alive(&wait.await.map_err(|e| failure("not_ready", &e))?, app)
             }
             Readiness::Tcp { .. } | Readiness::Http { .. } => {
                 let address = IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST));
                 tokio::select! {
                     probed = probe::ready(readiness, address, deadline) => probed.map_err(|e| failure("not_ready", &e)),
-                    over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, ended) => match over {
-                        Ok(status) => alive(&status),
+                    over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, over) => match over {
+                        Ok(status) => alive(&status, app),
                         Err(error) => Err(error.into()),
                     },
                 }
@@ -167,23 +169,8 @@ impl Executor {
         {
             self.adopt(id, instance).await?;
         }
-        let record = [self.record(&id.instance, instance)?];
-        for backend in &self.discovery {
-            let outcomes = backend
-                .register(&record)
-                .await
-                .map_err(|e| failure("discovery", &e))?;
-            if outcomes.iter().any(|outcome| *outcome != Outcome::Applied) {
-                let detail = format!(
-                    "{} does not take generation {} of {}: {outcomes:?}",
-                    backend.name(),
-                    instance.generation,
-                    id.instance
-                );
-                return Err(Failure::new("fenced", detail));
-            }
-        }
-        Ok(())
+        let record = self.record(&id.instance, instance)?;
+        Ok(self.discovery.register(record).await?)
     }
 
     /// The app runs already; container-init learns for which activation.
@@ -229,24 +216,13 @@ impl Executor {
     }
 
     async fn deregister(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {
-        for backend in &self.discovery {
-            let mut generation = instance.generation;
-            // A newer record than ours is ours as well, from before a crash: nobody else writes it.
-            while let Some(newer) = deregistered(backend.as_ref(), name, generation).await? {
-                generation = newer;
-            }
-        }
-        Ok(())
+        let generation = instance.generation;
+        Ok(self.discovery.deregister(name, generation).await?)
     }
 
     /// The propagation bound of the slowest backend; proof never shortens it.
     async fn drain(&self) -> Result<(), Failure> {
-        let bound = self
-            .discovery
-            .iter()
-            .map(|backend| backend.propagation_bound())
-            .max();
-        tokio::time::sleep(bound.unwrap_or_default()).await;
+        tokio::time::sleep(self.discovery.propagation_bound()).await;
         Ok(())
     }
 
@@ -329,22 +305,6 @@ const SIGTERM: i32 = 15;
 /// Between two looks at a task that is ending, or being created.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// Deregisters up to `generation`; the generation of a newer record, when one stands in the way.
-async fn deregistered(
-    backend: &dyn Discovery,
-    name: &InstanceName,
-    generation: u64,
-) -> Result<Option<u64>, Failure> {
-    let outcomes = backend
-        .deregister(&[(name.clone(), generation)])
-        .await
-        .map_err(|e| failure("discovery", &e))?;
-    Ok(outcomes.into_iter().find_map(|outcome| match outcome {
-        Outcome::Stale { registered } if registered > generation => Some(registered),
-        _ => None,
-    }))
-}
-
 /// Runs file work where it may block.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
@@ -372,12 +332,14 @@ fn context(instance: &Instance) -> (String, String) {
         .unwrap_or_default()
 }
 
-fn ended(status: &Status) -> bool {
-    status.stopped || status.stopping || status.app_exit.is_some()
-}
-
-fn alive(status: &Status) -> Result<(), Failure> {
-    match &status.app_exit {
+/// Fails when the container is over, or about to be: the first essential process that ended says why.
+fn alive(status: &Status, app: &App) -> Result<(), Failure> {
+    let agents = status.agents_ended.iter();
+    let first = agents
+        .filter(|exit| app.is_essential_agent(&exit.name))
+        .chain(&status.app_exit)
+        .next();
+    match first {
         Some(exit) => Err(exited(exit)),
         None if status.stopped || status.stopping => Err(Failure::new(
             "exited",

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 
-pub(super) use crate::chain::chain;
+use crate::chain::chain;
+use crate::discovery::Unacknowledged;
 use crate::gate::{DirectoryError, GateError};
 use crate::instance::Failure;
 use crate::journal::JournalError;
@@ -37,6 +38,16 @@ impl From<GateError> for Failure {
             _ => "gate",
         };
         failure(code, &error)
+    }
+}
+
+impl From<Unacknowledged> for Failure {
+    fn from(missing: Unacknowledged) -> Self {
+        let code = match missing.is_fenced() {
+            true => "fenced",
+            false => "discovery",
+        };
+        failure(code, &missing)
     }
 }
 

@@ -11,6 +11,7 @@ mod create;
 mod executor;
 mod failure;
 mod node;
+mod registrations;
 mod route;
 mod run;
 mod tasks;

@@ -7,14 +7,15 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 
 use super::answers;
-use super::failure::chain;
 use crate::api::v1::{
     AppDocument, AppList, ApplyResult, Pool, Problem, ProblemCode, Status, Task, TaskList,
     TaskRequest, Trail, Verb,
 };
 use crate::api::{Deletion, Host, Received};
 use crate::app::HostTerms;
+use crate::chain::chain;
 use crate::config::Settings;
+use crate::discovery::Backends;
 use crate::instance::{AppName, Revision};
 use crate::journal::Journal;
 use crate::pool::{Effects, Limits, Message, PoolHandle, Shared};
@@ -96,6 +97,7 @@ pub struct Node<E> {
     pub(super) identity: Identity,
     pub(super) journal: Arc<Journal>,
     pub(super) runtime: Containerd,
+    pub(super) discovery: Arc<Backends>,
     pub(super) pools: Arc<Pools>,
     pub(super) shared: Arc<Shared<E>>,
     /// What apps have to go by here.

@@ -19,8 +19,8 @@ use super::node::{Identity, Node, Pools};
 use super::route;
 use crate::api::{BindError, Limits, Server};
 use crate::app::HostTerms;
-use crate::config::Settings;
-use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
+use crate::config::{Requirement, Settings};
+use crate::discovery::{Backends, Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
@@ -152,17 +152,12 @@ pub async fn run_with<E: Effects>(
             &settings.network,
             settings.paths.runtime.join("netns"),
         )?),
-        discovery: backends(&settings)?,
+        discovery: Arc::new(backends(&settings, &recovered.agent_id)?),
         facts: HostFacts::detect(),
         settings: settings.clone(),
     };
     let terms = HostTerms {
-        propagation_bound: executor
-            .discovery
-            .iter()
-            .map(|backend| backend.propagation_bound())
-            .max()
-            .unwrap_or_default(),
+        propagation_bound: executor.discovery.propagation_bound(),
         reachable: settings.network.reachable,
         host_address,
     };
@@ -189,6 +184,7 @@ pub async fn run_with<E: Effects>(
         identity,
         journal,
         runtime: executor.runtime.clone(),
+        discovery: executor.discovery.clone(),
         pools: pools.clone(),
         shared: shared.clone(),
         terms,
@@ -251,12 +247,16 @@ pub async fn run_with<E: Effects>(
     Ok(())
 }
 
-fn backends(settings: &Settings) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
-    let mut backends: Vec<Arc<dyn Discovery>> = Vec::new();
+fn backends(settings: &Settings, agent_id: &str) -> Result<Backends, DiscoveryError> {
+    let mut backends: Vec<(Arc<dyn Discovery>, Requirement)> = Vec::new();
     if let Some(file) = &settings.discovery.file {
-        backends.push(Arc::new(FileDiscovery::open(file)?));
+        backends.push((Arc::new(FileDiscovery::open(file)?), file.requirement));
     }
-    Ok(backends)
+    if let Some(etcd) = &settings.discovery.etcd {
+        let opened = EtcdDiscovery::open(etcd, &settings.host, agent_id);
+        backends.push((Arc::new(opened), etcd.requirement));
+    }
+    Ok(Backends::new(backends))
 }
 
 fn identity() -> Identity {

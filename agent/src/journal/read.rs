@@ -53,6 +53,8 @@ pub struct Recovered {
     pub open_tasks: Vec<TaskRow>,
     /// Boot of which everything was observed last.
     pub boot_id: Option<String>,
+    /// The agent's own id, made with the journal: tells it from another agent with its host id.
+    pub agent_id: String,
     /// The journal was made by this start.
     pub is_new: bool,
 }
@@ -63,8 +65,12 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
             row.get(0)
         })
         .optional()?;
+    let agent_id = db.query_row("SELECT value FROM meta WHERE key = 'agent_id'", [], |row| {
+        row.get(0)
+    })?;
     Ok(Recovered {
         is_new: boot_id.is_none(),
+        agent_id,
         boot_id,
         pools: all(
             db,

@@ -57,3 +57,13 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Version> 
     }
     Ok(Version::Current)
 }
+
+/// A journal has an agent id from its first opening on.
+pub(super) fn name_the_agent(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .execute(
+            "INSERT OR IGNORE INTO meta (key, value) VALUES ('agent_id', lower(hex(randomblob(16))))",
+            [],
+        )
+        .map(drop)
+}

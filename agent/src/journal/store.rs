@@ -120,6 +120,7 @@ impl Journal {
                 });
             }
         }
+        schema::name_the_agent(&writer).map_err(open_error)?;
         let recovered = read::recover(&writer).map_err(open_error)?;
         let reader = Connection::open_with_flags(
             &path,

@@ -78,7 +78,10 @@ mod tests {
         tried[..3].sort();
         assert_eq!(tried[..3], all);
         let none = |pause: &Duration| pause.is_zero();
-        assert!(pauses[..2].iter().chain(&pauses[3..5]).all(none), "{pauses:?}");
+        assert!(
+            pauses[..2].iter().chain(&pauses[3..5]).all(none),
+            "{pauses:?}"
+        );
         assert!((50..=100).contains(&pauses[2].as_millis()), "{pauses:?}");
         assert!((100..=200).contains(&pauses[5].as_millis()), "{pauses:?}");
     }

@@ -187,7 +187,9 @@ fn certificates(tls: &config::EtcdTls) -> Result<ClientTlsConfig, EtcdError> {
     let authorities = Certificate::from_pem(read(&tls.ca_file)?);
     let config = ClientTlsConfig::new().ca_certificate(authorities);
     Ok(match &tls.identity {
-        Some((certificate, key)) => config.identity(Identity::from_pem(read(certificate)?, read(key)?)),
+        Some((certificate, key)) => {
+            config.identity(Identity::from_pem(read(certificate)?, read(key)?))
+        }
         None => config,
     })
 }

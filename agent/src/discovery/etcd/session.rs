@@ -174,10 +174,7 @@ impl Session {
         Ok(names(&self.keys, &lease))
     }
 
-    async fn read(
-        &mut self,
-        names: &[InstanceName],
-    ) -> Result<Vec<RegistrationRecord>, EtcdError> {
+    async fn read(&mut self, names: &[InstanceName]) -> Result<Vec<RegistrationRecord>, EtcdError> {
         let mut records = Vec::with_capacity(names.len());
         for some in names.chunks(TXN_OPERATIONS) {
             let gets: Vec<TxnOp> = some
@@ -245,5 +242,9 @@ async fn hold(
 }
 
 fn names(keys: &Keys, lease: &Lease) -> Vec<InstanceName> {
-    lease.keys.iter().filter_map(|key| keys.parse(key)).collect()
+    lease
+        .keys
+        .iter()
+        .filter_map(|key| keys.parse(key))
+        .collect()
 }

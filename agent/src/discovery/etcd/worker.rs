@@ -25,11 +25,11 @@ use super::lease::Renewals;
 use super::session::{Opened, Operation, Session, TXN_OPERATIONS};
 use crate::chain::chain;
 use crate::config;
+use crate::discovery::health::now_ms;
 use crate::discovery::{
     Change, DiscoveryError, Health, LeaseHealth, Outcome, Reach, RegistrationRecord, Table,
 };
 use crate::instance::InstanceName;
-use crate::discovery::health::now_ms;
 
 type Answer<T> = oneshot::Sender<Result<T, DiscoveryError>>;
 
@@ -279,7 +279,10 @@ impl Worker {
             return;
         }
         let count = operations.len();
-        tracing::warn!(count, "keys in etcd are not as they should be; they are put right");
+        tracing::warn!(
+            count,
+            "keys in etcd are not as they should be; they are put right"
+        );
         match self.apply(&operations).await {
             Ok(()) => {
                 self.table = table;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{SetAside, failed};
+use crate::chain::chain;
 use crate::discovery::record::is_service_name;
 use crate::discovery::{DiscoveryError, Outcome, Table, eds, prometheus};
 

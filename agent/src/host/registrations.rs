@@ -1,0 +1,108 @@
+//! At start: what discovery lists of this host, and what of it belongs to nobody.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::adopt::{said, told};
+use super::node::Pools;
+use crate::discovery::{Backends, Discovery, RegistrationRecord};
+use crate::instance::InstanceName;
+
+/// How long a backend may take to answer before the pools go on without it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two questions to a backend that does not answer.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// A pool shows an instance this long after its registration at the latest.
+const SNAPSHOTS_LAG: Duration = Duration::from_secs(1);
+
+/// What every backend lists.
+pub(super) struct Listing {
+    heard: Vec<(Arc<dyn Discovery>, Vec<RegistrationRecord>)>,
+    /// Those that did not answer.
+    pub unheard: Vec<Arc<dyn Discovery>>,
+}
+
+impl Listing {
+    /// Asks all backends at once.
+    pub async fn ask(backends: &Backends) -> Self {
+        let each = backends.each().map(|(backend, _)| async {
+            let answer = tokio::time::timeout(PATIENCE, backend.registered()).await;
+            let records = match answer {
+                Ok(answer) => told("registrations", answer),
+                Err(_) => {
+                    tracing::warn!(backend = backend.name(), "cannot be asked yet");
+                    None
+                }
+            };
+            (Arc::clone(backend), records)
+        });
+        let mut listing = Self {
+            heard: Vec::new(),
+            unheard: Vec::new(),
+        };
+        for (backend, records) in join_all(each).await {
+            match records {
+                Some(records) => listing.heard.push((backend, records)),
+                None => listing.unheard.push(backend),
+            }
+        }
+        listing
+    }
+
+    /// Instances that any backend lists; `None` when one could not be asked.
+    pub fn all(&self) -> Option<BTreeSet<InstanceName>> {
+        let records = self.heard.iter().flat_map(|(_, records)| records);
+        let all = records.map(|record| record.instance.clone()).collect();
+        self.unheard.is_empty().then_some(all)
+    }
+
+    /// Deregisters what is not known.
+    pub async fn sweep(&self, known: impl Fn(&InstanceName) -> bool) {
+        for (backend, records) in &self.heard {
+            let stray = records.iter().filter(|record| !known(&record.instance));
+            deregister(backend.as_ref(), stray).await;
+        }
+    }
+}
+
+/// Waits until the backend answers, then deregisters what it lists and no pool has.
+pub(super) async fn sweep_later(backend: Arc<dyn Discovery>, pools: Arc<Pools>) {
+    let records = loop {
+        match backend.registered().await {
+            Ok(records) => break records,
+            Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+        }
+    };
+    // What was registered meanwhile is in its pool's snapshot by then.
+    tokio::time::sleep(SNAPSHOTS_LAG).await;
+    let stray = records.iter().filter(|record| {
+        let pool = pools.handle(&record.instance.app);
+        let has = |instances: &[crate::pool::InstanceSnapshot]| {
+            instances
+                .iter()
+                .any(|instance| instance.ordinal == record.instance.ordinal)
+        };
+        !pool.is_some_and(|pool| has(&pool.snapshot.borrow().instances))
+    });
+    deregister(backend.as_ref(), stray).await;
+}
+
+async fn deregister<'a>(
+    backend: &dyn Discovery,
+    stray: impl Iterator<Item = &'a RegistrationRecord>,
+) {
+    let stray: Vec<_> = stray
+        .map(|record| (record.instance.clone(), record.generation))
+        .collect();
+    if !stray.is_empty() {
+        tracing::warn!(
+            backend = backend.name(),
+            count = stray.len(),
+            "deregistering what belongs to no instance"
+        );
+        said("registration", backend.deregister(&stray).await);
+    }
+}
