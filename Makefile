@@ -61,6 +61,7 @@ test-peers:
 	@tests/peers/install test
 	@$(MAKE) --no-print-directory build
 	@tests/peers/build etcd-3.6.6 >/dev/null
+	$(DEBUG) $(CARGO) test --locked --package nodeagent --test discovery -- --ignored
 	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd -- --ignored
 
 .PHONY: check

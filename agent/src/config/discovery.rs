@@ -252,7 +252,7 @@ fn tls(
     if let Some((missing, given)) = missing {
         check.0.note(
             &format!("discovery.etcd.{missing}"),
-            &format!("required with {given} of discovery.etcd"),
+            format!("required with {given} of discovery.etcd"),
         );
     }
     Some(EtcdTls {

@@ -1,11 +1,13 @@
 //! What the machines and the journal know, as documents of the API.
 
 use crate::api::v1::{
-    AppDocument, AppSummary, ContainerdStatus, Current, HostStatus, Instance, InstanceError,
-    InstanceState, Pool, Problem, ProblemCode, Reachability, StartedFrom, Status, Step,
-    StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
+    AppDocument, AppSummary, ContainerdStatus, Current, DiscoveryState, DiscoveryStatus,
+    HostStatus, Instance, InstanceError, InstanceState, LeaseStatus, Pool, Problem, ProblemCode,
+    Reachability, StartedFrom, Status, Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp,
+    Trail, Verb, WarmTargets,
 };
-use crate::config::Settings;
+use crate::config::{Requirement, Settings};
+use crate::discovery::{Health, Reach};
 use crate::instance::{Failure, State};
 use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask};
 use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
@@ -227,6 +229,7 @@ pub(super) fn status(
     identity: &Identity,
     ready: bool,
     containerd: Option<String>,
+    discovery: Vec<(String, Requirement, Health)>,
     pools: Vec<Pool>,
 ) -> Status {
     Status {
@@ -246,8 +249,37 @@ pub(super) fn status(
                 },
                 version: containerd,
             },
+            discovery: discovery.into_iter().map(backend).collect(),
         },
         pools,
+    }
+}
+
+fn backend((name, requirement, health): (String, Requirement, Health)) -> DiscoveryStatus {
+    let lease = health.lease.map(|lease| LeaseStatus {
+        id: format!("{:x}", lease.id),
+        ttl_seconds: lease.ttl_seconds,
+        renewed_at: timestamp(lease.renewed_ms),
+        renewals: lease.renewals,
+        lost: lease.lost,
+    });
+    DiscoveryStatus {
+        name,
+        required: requirement == Requirement::Required,
+        state: match health.reach {
+            Reach::Serving => DiscoveryState::Serving,
+            Reach::Connecting => DiscoveryState::Connecting,
+            Reach::Away => DiscoveryState::Away,
+            Reach::Fenced => DiscoveryState::Fenced,
+        },
+        since: (health.since_ms > 0).then(|| timestamp(health.since_ms)),
+        error: health.error,
+        failures: health.failures,
+        endpoint: health.endpoint,
+        registered: health
+            .registered
+            .and_then(|count| u64::try_from(count).ok()),
+        lease,
     }
 }
 

@@ -233,6 +233,7 @@ impl<E: Effects> Host for Node<E> {
             &self.identity,
             observed,
             version,
+            self.discovery.health(),
             pools,
         ))
     }

@@ -173,10 +173,10 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRow> {
         task,
         address: address.map(|text| parse(&text, 10)).transpose()?,
         registered: row.get(11)?,
-        urgency: if urgency == "now" {
-            Urgency::Now
-        } else {
-            Urgency::Drain
+        urgency: match urgency.as_str() {
+            "now" => Urgency::Now,
+            "force" => Urgency::Force,
+            _ => Urgency::Drain,
         },
         released_ms: row.get::<_, Option<i64>>(13)?.map(i64::unsigned_abs),
     })

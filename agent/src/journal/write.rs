@@ -130,6 +130,7 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
     let urgency = match row.urgency {
         Urgency::Drain => "drain",
         Urgency::Now => "now",
+        Urgency::Force => "force",
     };
     db.prepare_cached(
         "INSERT OR REPLACE INTO instances (app, ordinal, generation, create_generation, revision, phase, serving,

@@ -15,7 +15,8 @@ mod trail;
 pub use app::{AppDocument, AppList, AppSummary, ApplyOutcome, ApplyResult, WarmTargets};
 pub use problem::{Finding, Problem, ProblemCode, ProblemRow};
 pub use status::{
-    ContainerdStatus, HostStatus, Instance, InstanceState, Pool, Reachability, Status,
+    ContainerdStatus, DiscoveryState, DiscoveryStatus, HostStatus, Instance, InstanceState,
+    LeaseStatus, Pool, Reachability, Status,
 };
 pub use task::{
     Current, InstanceError, StartedFrom, Task, TaskInstance, TaskList, TaskRequest, TaskState,
