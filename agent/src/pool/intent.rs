@@ -39,7 +39,9 @@ pub(super) enum Change {
         urgency: Urgency,
         task: Option<TaskContext>,
     },
-    /// Back into service, before it was stopped.
+    /// Out of discovery until it is ready again.
+    Withdraw { ordinal: u32 },
+    /// Back into service: wanted before it was stopped, or ready again.
     Reinstate {
         ordinal: u32,
         generation: u64,
@@ -55,6 +57,7 @@ impl Change {
             Self::Create { ordinal, .. }
             | Self::Activate { ordinal, .. }
             | Self::Unserve { ordinal }
+            | Self::Withdraw { ordinal }
             | Self::TakeOut { ordinal, .. }
             | Self::Reinstate { ordinal, .. }
             | Self::Discard { ordinal } => *ordinal,
@@ -224,7 +227,7 @@ impl Pool {
         } = &change
         {
             let instance = Instance::create(ordinal, *generation, self.revision.clone(), *address);
-            let first = instance.phase.effect();
+            let first = instance.effect();
             let slot = Slot {
                 instance,
                 effect: None,
@@ -249,7 +252,10 @@ impl Pool {
             Change::Create { task, .. }
             | Change::Activate { task, .. }
             | Change::Reinstate { task, .. } => task.as_ref(),
-            Change::Unserve { .. } | Change::TakeOut { .. } | Change::Discard { .. } => None,
+            Change::Unserve { .. }
+            | Change::TakeOut { .. }
+            | Change::Withdraw { .. }
+            | Change::Discard { .. } => None,
         };
         if let Some(task) = task.and_then(|task| self.tasks.get_mut(&task.task_id)) {
             task.picked.insert(ordinal);
@@ -284,7 +290,7 @@ fn concerns(change: &Change, verb: Verb) -> bool {
         Change::Create { serve, .. } => serve.is_some() && verb != Verb::Deactivate,
         Change::Activate { .. } | Change::Reinstate { .. } => verb != Verb::Deactivate,
         Change::Unserve { .. } | Change::TakeOut { .. } => verb != Verb::Activate,
-        Change::Discard { .. } => false,
+        Change::Withdraw { .. } | Change::Discard { .. } => false,
     }
 }
 
@@ -301,6 +307,7 @@ fn edge(change: &Change) -> Option<life::Event> {
             generation, task, ..
         } => life::Event::Activate { generation, task },
         Change::Unserve { .. } => life::Event::Unserve,
+        Change::Withdraw { .. } => life::Event::Withdraw,
         Change::TakeOut { urgency, task, .. } => life::Event::Deactivate { urgency, task },
         Change::Reinstate {
             generation, task, ..
