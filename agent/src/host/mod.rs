@@ -13,8 +13,10 @@ mod failure;
 mod node;
 mod route;
 mod run;
+mod sockets;
 mod tasks;
 
 pub use executor::Executor;
 pub use node::Node;
-pub use run::{RunError, daemon, run, run_with};
+pub use run::{RunError, daemon, run_with};
+pub use sockets::SocketsError;
