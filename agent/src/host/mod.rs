@@ -17,6 +17,7 @@ mod sockets;
 mod tasks;
 
 pub use executor::Executor;
+pub(crate) use failure::chain;
 pub use node::Node;
 pub use run::{RunError, daemon, run_with};
 pub use sockets::SocketsError;
