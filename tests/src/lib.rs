@@ -18,6 +18,7 @@ pub mod containerd;
 pub mod crash;
 pub mod ctr;
 pub mod documents;
+pub mod events;
 pub mod faults;
 pub mod ground;
 pub mod host;

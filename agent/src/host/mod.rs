@@ -7,6 +7,7 @@
 mod adopt;
 mod answers;
 mod apps;
+mod changes;
 mod create;
 mod executor;
 mod failure;
@@ -14,6 +15,7 @@ mod node;
 mod route;
 mod run;
 mod tasks;
+mod watch;
 
 pub use executor::Executor;
 pub use node::Node;
