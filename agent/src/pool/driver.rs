@@ -173,9 +173,8 @@ impl<E: Effects> Driver<E> {
                     .shared
                     .index
                     .refused(&request.context.task_id, Refusal::Deleting),
-                Message::Revise(_, reply) | Message::Delete { reply, .. } => {
-                    answer(Some(reply), Err(Refusal::Deleting))
-                }
+                Message::Revise(_, reply) => answer(Some(reply), Err(Refusal::Deleting)),
+                Message::Delete { reply, .. } => answer(Some(reply), Ok(())),
                 Message::Happened(_) | Message::Answered(..) => {}
             }
         }
@@ -271,10 +270,13 @@ impl<E: Effects> Driver<E> {
                     self.shared.index.refused(&task_id, refusal);
                 }
                 Action::Revised(result) => answer(self.revisions.pop_front(), result),
-                Action::Deleted(result) => {
-                    self.ended = result.is_ok();
-                    answer(self.deletions.pop_front(), result);
+                Action::Deleted(Ok(())) => {
+                    self.ended = true;
+                    for reply in self.deletions.drain(..) {
+                        answer(Some(reply), Ok(()));
+                    }
                 }
+                Action::Deleted(refused) => answer(self.deletions.pop_front(), refused),
             }
         }
     }

@@ -14,6 +14,7 @@
 //! does), nor documents of the API.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use crate::journal::{InstanceRow, Write};
 use crate::network::Ledger;
 use crate::task::{Outcome, Request, TaskContext, TaskId, Verb};
 
-use super::plan::{Change, Intent};
+use super::intent::Intent;
 
 /// Both clocks, read once per event by the driver.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +44,8 @@ pub struct Limits {
     pub activation_deadline: Duration,
     /// Stale warm instances replaced at a time.
     pub refill: usize,
+    /// Address under which clients reach the host, when it is known.
+    pub host_address: Option<Ipv4Addr>,
 }
 
 /// What the outside asks of a pool; each is answered once.
@@ -152,7 +155,8 @@ pub enum Action {
     Refuse(TaskId, Refusal),
     /// The revision is the pool's from now on, or was refused.
     Revised(Result<(), Refusal>),
-    /// Nothing of the app is left on the host (end of the pool), or the deletion was refused.
+    /// Nothing of the app is left on the host (end of the pool; everybody who asked is told), or
+    /// the oldest request for it was refused.
     Deleted(Result<(), Refusal>),
 }
 
@@ -170,6 +174,8 @@ pub(super) struct OpenTask {
     pub picked: BTreeSet<u32>,
     /// The last failure of each instance it chose.
     pub failed: BTreeMap<u32, (u64, Failure)>,
+    /// What last kept an instance from being planned: no failure of any instance.
+    pub unplanned: Option<Failure>,
     /// Its end, once decided, and the commit that makes it durable.
     pub end: Option<(u64, Outcome)>,
     /// The outcome could not be written: not before this it is tried again.
@@ -201,6 +207,8 @@ pub struct Pool {
     pub(super) queue: VecDeque<Command>,
     pub(super) intent: Option<Intent>,
     pub(super) deleting: bool,
+    /// The deletion was asked for again, with force.
+    pub(super) hurried: bool,
     /// Instances whose row in the journal is behind.
     pub(super) dirty: BTreeSet<u32>,
     /// Those whose row a commit under way carries; a refused one gives them back.
@@ -250,6 +258,7 @@ impl Pool {
             queue: VecDeque::new(),
             intent: None,
             deleting: false,
+            hurried: false,
             dirty: BTreeSet::new(),
             carried: BTreeMap::new(),
             stalled_until: None,
@@ -571,17 +580,4 @@ impl Pool {
 
 pub(super) fn count<T>(items: impl Iterator<Item = T>) -> u32 {
     u32::try_from(items.count()).unwrap_or(u32::MAX)
-}
-
-impl Change {
-    pub(super) fn ordinal(&self) -> u32 {
-        match self {
-            Self::Create { ordinal, .. }
-            | Self::Activate { ordinal, .. }
-            | Self::Unserve { ordinal }
-            | Self::TakeOut { ordinal, .. }
-            | Self::Reinstate { ordinal, .. }
-            | Self::Discard { ordinal } => *ordinal,
-        }
-    }
 }

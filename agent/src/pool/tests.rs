@@ -59,6 +59,7 @@ impl World {
             prefix: 32 - addresses,
         };
         let limits = Limits {
+            host_address: None,
             give_up_after: 3,
             activation_deadline: Duration::from_secs(60),
             refill: 2,
@@ -521,6 +522,28 @@ fn an_app_in_use_is_not_deleted_and_a_free_one_leaves_nothing() {
     assert_eq!(world.deleted, Some(Ok(())));
     assert!(world.phases().is_empty());
     assert_eq!(world.ledger.in_use(), 0);
+}
+
+#[test]
+fn a_deletion_that_is_asked_for_again_is_the_same_one_and_force_ends_its_drains() {
+    let mut world = World::new(1, 8);
+    world.settle();
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    world.ask("down", Verb::Deactivate, 0);
+    world.commit_one();
+    world.perform_one(0, Ok(()));
+    assert!(world.phases().contains(&Phase::Draining));
+    world.event(Event::Command(Command::Delete { force: false }));
+    while world.commit_one() {}
+    world.event(Event::Command(Command::Delete { force: false }));
+    assert!(world.phases().contains(&Phase::Draining));
+    world.event(Event::Command(Command::Delete { force: true }));
+    while world.commit_one() {}
+    assert!(!world.phases().contains(&Phase::Draining));
+    assert_eq!(world.deleted, None, "neither refused nor done");
+    world.settle();
+    assert_eq!(world.deleted, Some(Ok(())));
 }
 
 #[test]
