@@ -50,7 +50,7 @@ impl Stream {
     }
 
     /// The next event.
-    pub fn next(&mut self) -> Result<Event> {
+    pub fn next_event(&mut self) -> Result<Event> {
         let (mut name, mut data) = (String::new(), String::new());
         loop {
             let line = self.line()?;

@@ -76,10 +76,13 @@ fn a_watcher_of_an_agent_that_was_killed_begins_anew() -> Result<()> {
     stream.until("synced", WITHIN, synced)?;
     let last_id = stream.last_id.clone().context("no id")?;
     host.agent.kill()?;
-    assert!(stream.next().is_err(), "the stream outlived its agent");
+    assert!(
+        stream.next_event().is_err(),
+        "the stream outlived its agent"
+    );
     host.agent.start(&host.ground)?;
     let mut again = Stream::open(host.agent.socket(), "/v1/events", Some(&last_id))?;
-    assert_eq!(again.next()?.name, "reset");
+    assert_eq!(again.next_event()?.name, "reset");
     // First as the journal left it, then as it was observed.
     again.until("the armed instance", WITHIN, |event| {
         event.data["instance"]["state"] == "armed"
