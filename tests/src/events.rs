@@ -80,7 +80,7 @@ impl Stream {
         let mut seen = Vec::new();
         loop {
             let event = self
-                .next()
+                .next_event()
                 .with_context(|| format!("{what} after {seen:?}"))?;
             seen.push(event);
             if seen.last().is_some_and(&wanted) {
