@@ -18,5 +18,6 @@ mod tasks;
 mod watch;
 
 pub use executor::Executor;
+pub(crate) use failure::chain;
 pub use node::Node;
 pub use run::{RunError, daemon, run, run_with};
