@@ -386,8 +386,8 @@ mod tests {
     }
 
     fn last_id(text: &str) -> &str {
-        let ids = text.lines().filter_map(|line| line.strip_prefix("id: "));
-        ids.last().unwrap()
+        let (_, after) = text.rsplit_once("\nid: ").unwrap();
+        after.trim_end()
     }
 
     #[test]
