@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use nodeagent_systemd::{Service, ServiceError, State};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +18,9 @@ use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::route;
 use super::sockets::{self, Sockets, SocketsError};
+use super::watch as events;
+use crate::alarm::Alarms;
+use crate::api::Feed;
 use crate::app::HostTerms;
 use crate::config::Settings;
 use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
@@ -174,6 +177,8 @@ pub async fn run_with<E: Effects>(
             settings.network.quarantine,
         ))),
         index: Arc::new(Index::default()),
+        alarms: Arc::new(Alarms::default()),
+        moved: Notify::new(),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
         tracker: TaskTracker::new(),
@@ -183,6 +188,7 @@ pub async fn run_with<E: Effects>(
     let (observed_to, observed) = watch::channel(false);
     let identity = identity();
     let boot_id = identity.boot_id.clone();
+    let feed = Arc::new(Feed::new(identity.started_ms));
     let node = Arc::new(Node {
         settings: settings.clone(),
         identity,
@@ -198,6 +204,7 @@ pub async fn run_with<E: Effects>(
             .collect(),
         observed,
         applying: tokio::sync::Mutex::default(),
+        feed: feed.clone(),
     });
     // Who repeats the id of an interrupted task waits for its end, from the first request on.
     for task in &recovered.open_tasks {
@@ -205,7 +212,10 @@ pub async fn run_with<E: Effects>(
             .index
             .resume(&task.app, &task.context.task_id, &task.hash);
     }
-    let serving = tokio::spawn(server.serve(node, shutdown.clone()));
+    let serving = tokio::spawn(server.serve(node.clone(), shutdown.clone()));
+    shared
+        .tracker
+        .spawn(events::run(node, feed, shutdown.clone()));
     let known = recovered
         .instances
         .iter()
