@@ -235,6 +235,11 @@ container_init = "{init}"
         self.directory.join("run")
     }
 
+    /// Its journal.
+    pub fn journal(&self) -> PathBuf {
+        self.state().join("journal.db")
+    }
+
     /// The last `lines` of its log.
     pub fn tail(&self, lines: usize) -> String {
         let log = self.directory.with_file_name("agent.log");
