@@ -135,9 +135,17 @@ pub(super) struct Warm {
 pub(super) struct Registration {
     pub(super) enabled: Option<bool>,
     pub(super) service: Option<String>,
+    pub(super) address: Option<RegisteredAddress>,
     pub(super) port: Option<Scalar>,
     pub(super) weight: Option<u32>,
     pub(super) metadata: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RegisteredAddress {
+    Instance,
+    Host,
 }
 
 #[derive(Debug, Deserialize)]

@@ -178,12 +178,24 @@ pub struct Registration {
     pub enabled: bool,
     /// Service name in discovery; the app's name by default.
     pub service: String,
+    /// Which address is registered; absent, the instance's where the host says that clients reach
+    /// it. In the host's network it is the host's in any case.
+    pub address: Option<RegisteredAddress>,
     /// Registered port, resolved from a name; the first of `ports` by default.
     pub port: u16,
     /// Weight at full service, 1..=1000, default 100.
     pub weight: u32,
     /// Free metadata for the backend.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// Which address goes into discovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegisteredAddress {
+    /// The instance's own.
+    Instance,
+    /// The host's.
+    Host,
 }
 
 /// Network of an instance.

@@ -15,7 +15,7 @@ use super::executor::Executor;
 use super::failure::chain;
 use super::node::{Entry, Node, Pools};
 use super::reboot;
-use crate::app;
+use crate::app::{self, HostTerms};
 use crate::config::Settings;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Recovered, Write};
@@ -40,7 +40,7 @@ pub(super) async fn adopt<E: Effects>(
     executor: &Executor,
     shared: &Arc<Shared<E>>,
     pools: &Arc<Pools>,
-    settings: &Settings,
+    terms: &HostTerms,
     boot_id: &str,
     mut recovered: Recovered,
 ) {
@@ -98,7 +98,8 @@ pub(super) async fn adopt<E: Effects>(
     revive(
         shared,
         pools,
-        settings,
+        &executor.settings,
+        terms,
         recovered,
         &observations,
         listed.as_ref(),
@@ -365,6 +366,7 @@ fn revive<E: Effects>(
     shared: &Arc<Shared<E>>,
     pools: &Pools,
     settings: &Settings,
+    terms: &HostTerms,
     recovered: Recovered,
     observations: &HashMap<ContainerId, Observation>,
     listed: Option<&BTreeSet<InstanceName>>,
@@ -428,7 +430,7 @@ fn revive<E: Effects>(
             instances,
             tasks,
         };
-        let limits = Node::<E>::limits(settings);
+        let limits = Node::<E>::limits(settings, terms);
         let (pool, actions) = {
             let mut ledger = shared
                 .ledger

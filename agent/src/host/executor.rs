@@ -43,6 +43,8 @@ pub struct Executor {
     pub(super) network: Arc<Network>,
     pub(super) discovery: Vec<Arc<dyn Discovery>>,
     pub(super) facts: HostFacts,
+    /// Address under which clients reach the host, when it is known.
+    pub(super) host_address: Option<Ipv4Addr>,
 }
 
 impl Effects for Executor {
@@ -165,7 +167,7 @@ impl Executor {
         {
             self.adopt(id, instance).await?;
         }
-        let record = [self.record(&id.instance, instance)];
+        let record = [self.record(&id.instance, instance)?];
         for backend in &self.discovery {
             let outcomes = backend
                 .register(&record)
@@ -195,25 +197,35 @@ impl Executor {
         Ok(self.gate.adopt(id, adopt).await?)
     }
 
-    fn record(&self, name: &InstanceName, instance: &Instance) -> RegistrationRecord {
+    fn record(
+        &self,
+        name: &InstanceName,
+        instance: &Instance,
+    ) -> Result<RegistrationRecord, Failure> {
+        let (address, port) = instance.endpoint(self.host_address).ok_or_else(|| {
+            Failure::new(
+                "host_address",
+                format!("{name} is registered with the host's address, and there is none: no default route, no network.host_address"),
+            )
+        })?;
         let app = &instance.revision.app;
         let mut metadata = app.registration.metadata.clone();
         metadata.insert("revision".to_owned(), instance.revision.id.clone());
         if let Some(task) = &instance.task {
             metadata.insert("task_id".to_owned(), task.task_id.to_string());
         }
-        RegistrationRecord {
+        Ok(RegistrationRecord {
             service: app.registration.service.clone(),
             instance: name.clone(),
             host_id: self.settings.host.id.clone(),
             fleet: self.settings.host.fleet.clone(),
             hostname: name.to_string(),
-            address: IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST)),
-            port: app.registration.port,
+            address: IpAddr::V4(address),
+            port,
             weight: app.registration.weight,
             generation: instance.generation,
             metadata,
-        }
+        })
     }
 
     async fn deregister(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {

@@ -14,6 +14,7 @@
 //! namespace of its mount and not the caller's.
 
 mod error;
+mod host_address;
 mod ledger;
 mod link;
 mod names;
@@ -23,6 +24,7 @@ mod slot;
 mod worker;
 
 pub use error::NetworkError;
+pub use host_address::host_address;
 pub use ledger::{Conflict, Exhausted, Lease, LeaseState, Ledger};
 pub use netlink::NetlinkError;
 pub use netns::NetnsFile;

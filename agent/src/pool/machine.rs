@@ -14,6 +14,7 @@
 //! does), nor documents of the API.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,6 +44,8 @@ pub struct Limits {
     pub activation_deadline: Duration,
     /// Stale warm instances replaced at a time.
     pub refill: usize,
+    /// Address under which clients reach the host, when it is known.
+    pub host_address: Option<Ipv4Addr>,
 }
 
 /// What the outside asks of a pool; each is answered once.

@@ -59,6 +59,7 @@ impl World {
             prefix: 32 - addresses,
         };
         let limits = Limits {
+            host_address: None,
             give_up_after: 3,
             activation_deadline: Duration::from_secs(60),
             refill: 2,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::manifest::{self, Manifest, Scalar};
 use super::quantity::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, memory_bytes};
-use super::{App, NetworkMode, Port, Registration, Resources, Warm};
+use super::{App, NetworkMode, Port, RegisteredAddress, Registration, Resources, Warm};
 use crate::document::{Findings, join_key, shown};
 use crate::instance::AppName;
 
@@ -336,6 +336,10 @@ fn registration(
     Registration {
         enabled,
         service,
+        address: given.address.map(|address| match address {
+            manifest::RegisteredAddress::Instance => RegisteredAddress::Instance,
+            manifest::RegisteredAddress::Host => RegisteredAddress::Host,
+        }),
         port,
         weight,
         metadata,
