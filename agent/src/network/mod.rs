@@ -21,6 +21,7 @@ mod names;
 mod netlink;
 mod netns;
 mod slot;
+mod trial;
 mod worker;
 
 pub use error::NetworkError;
@@ -29,4 +30,5 @@ pub use ledger::{Conflict, Exhausted, Lease, LeaseState, Ledger};
 pub use netlink::NetlinkError;
 pub use netns::NetnsFile;
 pub use slot::{ObservedLink, ObservedSlot, Slot};
+pub use trial::try_veth;
 pub use worker::Network;

@@ -215,6 +215,11 @@ impl<E: Effects> Driver<E> {
         if let Event::Effect { id, result, .. } = &event {
             self.trails.effect_ended(*id, result.as_ref().err(), now.at);
         }
+        let ended = match &event {
+            Event::Exited { ordinal, .. } | Event::AgentExited { ordinal, .. } => Some(*ordinal),
+            _ => None,
+        };
+        let ended = ended.filter(|ordinal| self.pool.failed(*ordinal).is_none());
         let actions = {
             let mut ledger = self
                 .shared
@@ -223,6 +228,12 @@ impl<E: Effects> Driver<E> {
                 .unwrap_or_else(PoisonError::into_inner);
             self.pool.step(event, now, &mut ledger)
         };
+        if let Some((ordinal, failure)) =
+            ended.and_then(|ordinal| Some((ordinal, self.pool.failed(ordinal)?)))
+        {
+            tracing::warn!(instance = %self.pool.instance_name(ordinal), code = failure.code,
+                error = failure.detail, "ended by itself");
+        }
         self.carry_out(actions, now);
     }
 

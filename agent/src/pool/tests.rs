@@ -17,7 +17,8 @@ use crate::task::{EndState, Outcome, Request, TaskContext, TaskId, Verb};
 fn revision(id: &str, armed: u32) -> Arc<Revision> {
     let manifest = format!(
         "apiVersion: nodeagent/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: 127.0.0.1:5000/web:1\n  \
-         ports: [{{name: http, containerPort: 8080}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n"
+         ports: [{{name: http, containerPort: 8080}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n  \
+         agents:\n  - {{name: proxy, command: [proxy]}}\n  - {{name: logs, command: [logs], essential: false}}\n"
     );
     Arc::new(Revision {
         id: id.to_owned(),
@@ -426,6 +427,29 @@ fn an_active_instance_that_dies_is_replaced_from_the_warm_ones() {
             .filter(|p| **p == Phase::Armed)
             .count(),
         1
+    );
+}
+
+#[test]
+fn the_end_of_an_essential_agent_fails_its_instance_and_that_of_another_does_not() {
+    let mut world = World::new(0, 8);
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    let create_generation = world.pool.slots[&0].instance.create_generation;
+    let ended = |agent: &str, create_generation: u64| Event::AgentExited {
+        ordinal: 0,
+        create_generation,
+        agent: agent.into(),
+        failure: Failure::new("exited", "code 1"),
+    };
+    world.event(ended("logs", create_generation));
+    world.event(ended("proxy", create_generation + 1));
+    assert_eq!(world.phases(), [Phase::Active]);
+    world.event(ended("proxy", create_generation));
+    assert_eq!(world.phases(), [Phase::Failed]);
+    assert_eq!(
+        world.pool.failed(0).map(|failure| failure.code),
+        Some("exited")
     );
 }
 
