@@ -19,6 +19,7 @@ pub mod crash;
 pub mod ctr;
 pub mod documents;
 pub mod etcd;
+pub mod events;
 pub mod exactly;
 pub mod faults;
 pub mod ground;

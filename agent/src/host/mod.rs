@@ -7,6 +7,7 @@
 mod adopt;
 mod answers;
 mod apps;
+mod changes;
 mod create;
 mod executor;
 mod failure;
@@ -15,6 +16,7 @@ mod reboot;
 mod route;
 mod run;
 mod tasks;
+mod watch;
 
 pub use executor::Executor;
 pub(crate) use failure::chain;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use nodeagent_systemd::{Notifier, State};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +17,9 @@ use super::answers;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::route;
-use crate::api::{BindError, Limits, Server};
+use super::watch as events;
+use crate::alarm::Alarms;
+use crate::api::{BindError, Feed, Limits, Server};
 use crate::app::HostTerms;
 use crate::config::Settings;
 use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
@@ -175,6 +177,8 @@ pub async fn run_with<E: Effects>(
             settings.network.quarantine,
         ))),
         index: Arc::new(Index::default()),
+        alarms: Arc::new(Alarms::default()),
+        moved: Notify::new(),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
         tracker: TaskTracker::new(),
@@ -184,6 +188,7 @@ pub async fn run_with<E: Effects>(
     let (observed_to, observed) = watch::channel(false);
     let identity = identity();
     let boot_id = identity.boot_id.clone();
+    let feed = Arc::new(Feed::new(identity.started_ms));
     let node = Arc::new(Node {
         settings: settings.clone(),
         identity,
@@ -199,6 +204,7 @@ pub async fn run_with<E: Effects>(
             .collect(),
         observed,
         applying: tokio::sync::Mutex::default(),
+        feed: feed.clone(),
     });
     // Who repeats the id of an interrupted task waits for its end, from the first request on.
     for task in &recovered.open_tasks {
@@ -207,7 +213,10 @@ pub async fn run_with<E: Effects>(
             .resume(&task.app, &task.context.task_id, &task.hash);
     }
     let server = Server::bind(&settings.paths.api_socket, Limits::default())?;
-    let serving = tokio::spawn(server.serve(node, shutdown.clone()));
+    let serving = tokio::spawn(server.serve(node.clone(), shutdown.clone()));
+    shared
+        .tracker
+        .spawn(events::run(node, feed, shutdown.clone()));
     let known = recovered
         .instances
         .iter()
