@@ -31,6 +31,7 @@ pub mod manager;
 pub mod manifest;
 pub mod netns;
 pub mod process;
+pub mod reboot;
 pub mod registry;
 pub mod teardown;
 pub mod wait;
