@@ -75,7 +75,7 @@ impl Effects for Executor {
             EffectKind::Deregister => self.deregister(&name, instance).await,
             EffectKind::Drain => until_cancelled(cancel, self.drain()).await,
             EffectKind::Stop => Box::pin(self.stop(&id, instance)).await,
-            EffectKind::Remove => Box::pin(self.remove(&id)).await,
+            EffectKind::Remove => Box::pin(self.remove(&id, instance)).await,
             EffectKind::Release => Ok(self.network.remove_slot(&name).await?),
         }
     }
@@ -358,10 +358,11 @@ impl Executor {
         Ok(container.and_then(|c| c.task).map(|task| task.status))
     }
 
-    async fn remove(&self, id: &ContainerId) -> Result<(), Failure> {
-        self.runtime.delete_task(id).await?;
+    async fn remove(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
         self.runtime.delete_container(id).await?;
-        self.runtime.remove_snapshot(&id.to_string()).await?;
+        self.runtime
+            .remove_snapshot(&rootfs(id, instance).to_string())
+            .await?;
         let (directories, container) = (self.directories.clone(), id.clone());
         blocking(move || directories.remove(&container)).await??;
         self.gate.forget(id);
@@ -374,6 +375,11 @@ const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 /// Between two looks at a task that is ending, or being created.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The key of an instance's rootfs is the id of the container that it was made for.
+pub(super) fn rootfs(id: &ContainerId, instance: &Instance) -> ContainerId {
+    ContainerId::new(id.instance.clone(), instance.rootfs_generation)
+}
 
 /// Deregisters up to `generation`; the generation of a newer record, when one stands in the way.
 async fn deregistered(

@@ -11,11 +11,13 @@
 //! absent ◄─ releasing ◄─ removing ◄─ stopping ◄─ draining ◄───────────────────────── deregistering
 //!
 //! any of the upper rows ── fail, exited ──► failed ── discard ──► deregistering | stopping
+//! after a reboot: lost ── restore ──► networking (same rootfs and address) │ discard
 //! ```
-//! A phase that is not resting (`armed`, `failed`, and `active` without probes) *is* its effect:
+//! A phase that is not resting (`armed`, `failed`, `lost`, and `active` without probes) *is* its effect:
 //! entering it means that the effect has to be performed, and `done` leaves it. `active` and
 //! `unready` are left by an edge that the pool plans (its intent comes first), once their effect has
-//! said that the app has stopped being ready, is ready again, or is not alive. Going down never fails: an effect
+//! said that the app has stopped being ready, is ready again, or is not alive. Going down
+//! never fails: an effect
 //! that fails there, and a registration, is tried again until it succeeds; on the way to the gate
 //! so is one whose failure says that waiting helps.
 //!
@@ -38,7 +40,7 @@ pub const NOT_STARTED: &str = "not_started";
 /// Failure of a liveness probe.
 pub const NOT_ALIVE: &str = "not_alive";
 
-/// Where an instance is. Every phase but `Armed`, `Active` and `Failed` is an effect under way.
+/// Where an instance is. Every phase but `Armed`, `Active`, `Failed` and `Lost` is an effect under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// Network namespace, veth and address are being made.
@@ -73,11 +75,14 @@ pub enum Phase {
     Releasing,
     /// Rests until it is discarded; the reason is in [`Instance::failure`].
     Failed,
+    /// The host was rebooted: nothing runs of it, its rootfs and its address are kept. Rests until
+    /// it is restored or discarded.
+    Lost,
 }
 
 impl Phase {
     /// All phases, in the order of an undisturbed life.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Networking,
         Self::Creating,
         Self::Arming,
@@ -94,6 +99,7 @@ impl Phase {
         Self::Removing,
         Self::Releasing,
         Self::Failed,
+        Self::Lost,
     ];
 
     /// Stable word for the journal and the trail.
@@ -115,6 +121,7 @@ impl Phase {
             Self::Removing => "removing",
             Self::Releasing => "releasing",
             Self::Failed => "failed",
+            Self::Lost => "lost",
         }
     }
 
@@ -140,7 +147,7 @@ impl Phase {
             Self::Stopping => EffectKind::Stop,
             Self::Removing => EffectKind::Remove,
             Self::Releasing => EffectKind::Release,
-            Self::Armed | Self::Active | Self::Failed => return None,
+            Self::Armed | Self::Active | Self::Failed | Self::Lost => return None,
         })
     }
 
@@ -172,7 +179,7 @@ impl Phase {
             Self::Withdrawing | Self::Unready => State::Unready,
             Self::Deregistering | Self::Draining => State::Draining,
             Self::Stopping => State::Stopping,
-            Self::Removing | Self::Releasing => State::Stopped,
+            Self::Removing | Self::Releasing | Self::Lost => State::Stopped,
             Self::Failed => State::Failed,
         }
     }
@@ -359,6 +366,9 @@ pub struct Instance {
     pub generation: u64,
     /// Generation of the create: part of the container's id.
     pub create_generation: u64,
+    /// Generation of the create that made the rootfs: part of the snapshot's key. Older than
+    /// `create_generation` when the rootfs was kept.
+    pub rootfs_generation: u64,
     /// What it was made from.
     pub revision: Arc<Revision>,
     /// Its address; `None` in the host's network.
@@ -430,6 +440,11 @@ pub enum Event {
     },
     /// It is removed: failed, superfluous or of an old revision.
     Discard,
+    /// A new container on its kept rootfs, with its address.
+    Restore {
+        /// The instance's new generation.
+        generation: u64,
+    },
 }
 
 /// What a step leads to.
@@ -478,6 +493,7 @@ impl Event {
             Self::Withdraw => "withdraw",
             Self::Reinstate { .. } => "reinstate",
             Self::Discard => "discard",
+            Self::Restore { .. } => "restore",
         }
     }
 }
@@ -492,13 +508,10 @@ impl Instance {
     ) -> Self {
         Self {
             ordinal,
-            phase: if address.is_some() {
-                Phase::Networking
-            } else {
-                Phase::Creating
-            },
+            phase: Self::first_phase(address),
             generation,
             create_generation: generation,
+            rootfs_generation: generation,
             revision,
             address,
             serving: false,
@@ -540,6 +553,14 @@ impl Instance {
             .unwrap_or(self.revision.app.termination_grace)
     }
 
+    fn first_phase(address: Option<Ipv4Addr>) -> Phase {
+        if address.is_some() {
+            Phase::Networking
+        } else {
+            Phase::Creating
+        }
+    }
+
     /// Address and port that clients are told; `None` while the address is not known.
     pub fn endpoint(&self, host_address: Option<Ipv4Addr>) -> Option<(Ipv4Addr, u16)> {
         let app = &self.revision.app;
@@ -579,7 +600,8 @@ impl Instance {
                 })
             }
             Event::Unserve => {
-                if !(self.phase.on_the_way_to_armed() && self.serving) {
+                let waits = self.phase.on_the_way_to_armed() || self.phase == Phase::Lost;
+                if !(waits && self.serving) {
                     return Err(denied);
                 }
                 self.serving = false;
@@ -629,11 +651,20 @@ impl Instance {
                 Ok(self.go_into_service())
             }
             Event::Discard => match self.phase {
-                Phase::Failed => Ok(self.take_out(Urgency::Now)),
+                Phase::Failed | Phase::Lost => Ok(self.take_out(Urgency::Now)),
                 Phase::Armed => Ok(self.enter(Phase::Stopping)),
                 phase if phase.on_the_way_to_armed() => Ok(self.enter(Phase::Stopping)),
                 _ => Err(denied),
             },
+            Event::Restore { generation } => {
+                if self.phase != Phase::Lost {
+                    return Err(denied);
+                }
+                self.generation = generation;
+                self.create_generation = generation;
+                self.from = self.serving.then_some(Warmth::Cached);
+                Ok(self.enter(Self::first_phase(self.address)))
+            }
         }
     }
 
@@ -663,13 +694,13 @@ impl Instance {
             Phase::Stopping => self.enter(Phase::Removing),
             Phase::Removing if self.address.is_some() => self.enter(Phase::Releasing),
             Phase::Removing | Phase::Releasing => Next::Gone,
-            Phase::Armed | Phase::Active | Phase::Failed => return None,
+            Phase::Armed | Phase::Active | Phase::Failed | Phase::Lost => return None,
         })
     }
 
     fn fail(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
-            Phase::Armed | Phase::Failed => None,
+            Phase::Armed | Phase::Failed | Phase::Lost => None,
             Phase::Active | Phase::Unready => {
                 if failure.retry == Retry::Never {
                     self.unhealthy = true;
@@ -724,7 +755,9 @@ impl Instance {
 
     fn exited(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
-            Phase::Failed | Phase::Stopping | Phase::Removing | Phase::Releasing => None,
+            Phase::Failed | Phase::Lost | Phase::Stopping | Phase::Removing | Phase::Releasing => {
+                None
+            }
             Phase::Deregistering => {
                 self.urgency = Urgency::Now;
                 self.failure = Some(failure);

@@ -49,6 +49,8 @@ pub(super) enum Change {
     },
     /// Removed.
     Discard { ordinal: u32 },
+    /// A new container on the rootfs that a reboot left.
+    Restore { ordinal: u32, generation: u64 },
 }
 
 impl Change {
@@ -60,7 +62,8 @@ impl Change {
             | Self::Withdraw { ordinal }
             | Self::TakeOut { ordinal, .. }
             | Self::Reinstate { ordinal, .. }
-            | Self::Discard { ordinal } => *ordinal,
+            | Self::Discard { ordinal }
+            | Self::Restore { ordinal, .. } => *ordinal,
         }
     }
 }
@@ -244,7 +247,8 @@ impl Pool {
             ..
         }
         | Change::Activate { generation, .. }
-        | Change::Reinstate { generation, .. } = &change
+        | Change::Reinstate { generation, .. }
+        | Change::Restore { generation, .. } = &change
         {
             self.generations.insert(ordinal, *generation);
         }
@@ -255,7 +259,8 @@ impl Pool {
             Change::Unserve { .. }
             | Change::TakeOut { .. }
             | Change::Withdraw { .. }
-            | Change::Discard { .. } => None,
+            | Change::Discard { .. }
+            | Change::Restore { .. } => None,
         };
         if let Some(task) = task.and_then(|task| self.tasks.get_mut(&task.task_id)) {
             task.picked.insert(ordinal);
@@ -290,7 +295,7 @@ fn concerns(change: &Change, verb: Verb) -> bool {
         Change::Create { serve, .. } => serve.is_some() && verb != Verb::Deactivate,
         Change::Activate { .. } | Change::Reinstate { .. } => verb != Verb::Deactivate,
         Change::Unserve { .. } | Change::TakeOut { .. } => verb != Verb::Activate,
-        Change::Withdraw { .. } | Change::Discard { .. } => false,
+        Change::Withdraw { .. } | Change::Discard { .. } | Change::Restore { .. } => false,
     }
 }
 
@@ -313,5 +318,6 @@ fn edge(change: &Change) -> Option<life::Event> {
             generation, task, ..
         } => life::Event::Reinstate { generation, task },
         Change::Discard { .. } => life::Event::Discard,
+        Change::Restore { generation, .. } => life::Event::Restore { generation },
     })
 }
