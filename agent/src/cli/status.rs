@@ -38,7 +38,7 @@ impl Status {
             }
         }
         Report::document(options.output, &status, || match &self.app {
-            None => host(&status) + "\n" + &pools(&status.pools),
+            None => host(&status) + &alarms(&status) + "\n" + &pools(&status.pools),
             Some(_) => {
                 pools(&status.pools)
                     + "\n"
@@ -94,6 +94,25 @@ fn backend(backend: &v1::DiscoveryStatus) -> String {
 fn line_part(text: &mut String, part: std::fmt::Arguments<'_>) {
     // Writing to a String cannot fail.
     let _ = text.write_fmt(part);
+}
+
+/// The alarms that no pool's line tells.
+fn alarms(status: &v1::Status) -> String {
+    let mut text = String::new();
+    for alarm in status.alarms.iter().filter(|alarm| alarm.app.is_none()) {
+        let about = alarm.backend.as_deref().map(|name| format!(" ({name})"));
+        line(
+            &mut text,
+            format_args!(
+                "ALARM {}{} since {}: {}",
+                plain(&alarm.code),
+                plain(&about.unwrap_or_default()),
+                alarm.since,
+                plain(&alarm.detail)
+            ),
+        );
+    }
+    text
 }
 
 fn pools(pools: &[Pool]) -> String {

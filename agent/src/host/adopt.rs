@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::executor::Executor;
 use super::node::{Entry, Node, Pools};
+use super::reboot;
 use super::registrations::{self, Listing};
 use crate::app::{self, HostTerms};
 use crate::chain::chain;
@@ -42,27 +43,22 @@ pub(super) async fn adopt<E: Effects>(
     pools: &Arc<Pools>,
     terms: &HostTerms,
     boot_id: &str,
-    recovered: Recovered,
+    mut recovered: Recovered,
 ) {
+    let rebooted = recovered
+        .boot_id
+        .as_deref()
+        .is_some_and(|known| known != boot_id);
     let live: Vec<&InstanceRow> = recovered
         .instances
         .iter()
         .filter(|row| row.released_ms.is_none())
         .collect();
-    let (seen, listing) = join(containers(executor), Listing::ask(&executor.discovery)).await;
-    let mut observations = observe(executor, &live, seen.as_ref()).await;
-    // After a reboot nothing runs of what ran before, whoever can be asked.
-    let rebooted = recovered
-        .boot_id
-        .as_deref()
-        .is_some_and(|known| known != boot_id);
+    let (seen, mut listing) = join(containers(executor), Listing::ask(&executor.discovery)).await;
+    let observations = observe(executor, &live, seen.as_ref(), rebooted).await;
     if rebooted {
-        for observation in observations
-            .values_mut()
-            .filter(|o| **o == Observation::Unknown)
-        {
-            *observation = Observation::Absent;
-        }
+        // Clients must not find what does not run.
+        listing.sweep(|_| false).await;
     }
     match &seen {
         Some(seen) if recovered.is_new && !seen.is_empty() => {
@@ -71,10 +67,9 @@ pub(super) async fn adopt<E: Effects>(
                 "the journal is new, but containers of ours are here; none of them is touched"
             );
         }
-        Some(seen) => sweep(executor, &live, seen, &listing).await,
+        Some(seen) => sweep(executor, &live, seen, &mut listing).await,
         None => {}
     }
-    restore_leases(shared, &recovered.instances);
     let unheard: Vec<ContainerId> = observations
         .iter()
         .filter(|(_, observation)| **observation == Observation::Unknown)
@@ -84,6 +79,27 @@ pub(super) async fn adopt<E: Effects>(
                 .any(|row| container_of(row) == *id && !row.phase.on_the_way_to_armed())
         })
         .collect();
+    if recovered.boot_id.as_deref() != Some(boot_id) {
+        let lost = match rebooted {
+            true => reboot::lost(&recovered.instances, &observations),
+            false => Vec::new(),
+        };
+        begin_boot(shared, boot_id, &lost).await;
+        for row in lost {
+            let former = recovered
+                .instances
+                .iter_mut()
+                .find(|former| former.instance == row.instance);
+            if let Some(former) = former {
+                *former = row;
+            }
+        }
+    }
+    let ended = match rebooted {
+        true => reboot::ended(&recovered.instances),
+        false => Vec::new(),
+    };
+    restore_leases(shared, &recovered.instances);
     revive(
         shared,
         pools,
@@ -93,18 +109,8 @@ pub(super) async fn adopt<E: Effects>(
         &observations,
         listing.all().as_ref(),
     );
-    if let Err(failure) = shared
-        .effects
-        .commit(vec![Write::Boot(boot_id.to_owned())])
-        .await
-    {
-        tracing::error!(
-            error = failure.detail,
-            "the boot id is not in the journal; the next start takes this for another boot"
-        );
-    }
     for backend in listing.unheard {
-        let later = registrations::sweep_later(backend, pools.clone());
+        let later = registrations::sweep_later(backend, ended.clone(), pools.clone());
         let shutdown = shared.shutdown.clone();
         shared
             .tracker
@@ -117,6 +123,24 @@ pub(super) async fn adopt<E: Effects>(
             shared.shutdown.clone(),
             unheard,
         ));
+    }
+}
+
+/// From now on the journal is of this boot.
+async fn begin_boot<E: Effects>(shared: &Shared<E>, boot_id: &str, lost: &[InstanceRow]) {
+    if !lost.is_empty() {
+        tracing::warn!(
+            instances = lost.len(),
+            "the host was rebooted; they are restored on their rootfs"
+        );
+    }
+    let rows = lost.iter().cloned().map(Write::Instance);
+    let writes = rows.chain([Write::Boot(boot_id.to_owned())]).collect();
+    if let Err(failure) = shared.effects.commit(writes).await {
+        tracing::error!(
+            error = failure.detail,
+            "the boot id is not in the journal; the next start takes this for another boot"
+        );
     }
 }
 
@@ -163,11 +187,13 @@ async fn observe(
     executor: &Executor,
     live: &[&InstanceRow],
     seen: Option<&HashMap<String, Observed>>,
+    rebooted: bool,
 ) -> HashMap<ContainerId, Observation> {
     let deadline = Instant::now() + DIAL_PATIENCE;
     let each = live.iter().map(|row| async move {
         let id = container_of(row);
-        let runs = running(seen, &id);
+        // After a reboot nothing runs of what ran before, whoever can be asked.
+        let runs = running(seen, &id).or(rebooted.then_some(false));
         // What is not running does not dial; who never came to the gate is not waited for.
         let patience = if runs == Some(false) {
             Instant::now()
@@ -201,11 +227,15 @@ async fn sweep(
     executor: &Executor,
     live: &[&InstanceRow],
     seen: &HashMap<String, Observed>,
-    listing: &Listing,
+    listing: &mut Listing,
 ) {
     let known: BTreeSet<String> = live
         .iter()
         .map(|row| container_of(row).to_string())
+        .collect();
+    let rootfs: BTreeSet<String> = live
+        .iter()
+        .map(|row| ContainerId::new(row.instance.clone(), row.rootfs_generation).to_string())
         .collect();
     let instances: BTreeSet<&InstanceName> = live.iter().map(|row| &row.instance).collect();
     let stray = seen
@@ -217,7 +247,7 @@ async fn sweep(
         said("container", executor.runtime.delete_container(&id).await);
     }
     if let Some(keys) = told("snapshots", executor.runtime.list_snapshots().await) {
-        for key in keys.iter().filter(|key| !known.contains(*key)) {
+        for key in keys.iter().filter(|key| !rootfs.contains(*key)) {
             said("snapshot", executor.runtime.remove_snapshot(key).await);
         }
     }

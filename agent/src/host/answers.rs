@@ -1,7 +1,8 @@
 //! What the machines and the journal know, as documents of the API.
 
+use crate::alarm::{Alarms, Subject};
 use crate::api::v1::{
-    AppDocument, AppSummary, ContainerdStatus, Current, DiscoveryState, DiscoveryStatus,
+    Alarm, AppDocument, AppSummary, ContainerdStatus, Current, DiscoveryState, DiscoveryStatus,
     HostStatus, Instance, InstanceError, InstanceState, LeaseStatus, Pool, Problem, ProblemCode,
     Reachability, StartedFrom, Status, Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp,
     Trail, Verb, WarmTargets,
@@ -210,7 +211,9 @@ fn current(snapshot: &Snapshot) -> Current {
         target: snapshot.target,
         target_seq: snapshot.seq,
         active: count(snapshot, State::Active),
-        starting: count(snapshot, State::Starting) + count(snapshot, State::Ready),
+        starting: count(snapshot, State::Starting)
+            + count(snapshot, State::Ready)
+            + count(snapshot, State::Unready),
         armed: count(snapshot, State::Armed),
         draining: count(snapshot, State::Draining)
             + count(snapshot, State::Stopping)
@@ -231,6 +234,7 @@ pub(super) fn status(
     containerd: Option<String>,
     discovery: Vec<(String, Requirement, Health)>,
     pools: Vec<Pool>,
+    alarms: Vec<Alarm>,
 ) -> Status {
     Status {
         host: HostStatus {
@@ -252,6 +256,7 @@ pub(super) fn status(
             discovery: discovery.into_iter().map(backend).collect(),
         },
         pools,
+        alarms,
     }
 }
 
@@ -281,6 +286,25 @@ fn backend((name, requirement, health): (String, Requirement, Health)) -> Discov
             .and_then(|count| u64::try_from(count).ok()),
         lease,
     }
+}
+
+/// The alarms that stand.
+pub(super) fn alarms(alarms: &Alarms) -> Vec<Alarm> {
+    let document = |alarm: crate::alarm::Alarm| {
+        let (app, backend) = match alarm.subject {
+            Subject::Host => (None, None),
+            Subject::App(app) => (Some(app.to_string()), None),
+            Subject::Backend(name) => (None, Some(name)),
+        };
+        Alarm {
+            code: alarm.code.as_str().to_owned(),
+            app,
+            backend,
+            detail: alarm.detail,
+            since: timestamp(alarm.since_ms),
+        }
+    };
+    alarms.standing_now().into_iter().map(document).collect()
 }
 
 /// An app's line.
@@ -370,6 +394,7 @@ fn instance_state(word: &str) -> InstanceState {
         "starting" => InstanceState::Starting,
         "ready" => InstanceState::Ready,
         "active" => InstanceState::Active,
+        "unready" => InstanceState::Unready,
         "draining" => InstanceState::Draining,
         "stopping" => InstanceState::Stopping,
         "stopped" => InstanceState::Stopped,

@@ -59,19 +59,35 @@ impl Listing {
         self.unheard.is_empty().then_some(all)
     }
 
-    /// Deregisters what is not known.
-    pub async fn sweep(&self, known: impl Fn(&InstanceName) -> bool) {
-        for (backend, records) in &self.heard {
-            let stray = records.iter().filter(|record| !known(&record.instance));
-            deregister(backend.as_ref(), stray).await;
+    /// Deregisters what is not known; a backend that does not acknowledge it in time keeps it listed.
+    pub async fn sweep(&mut self, known: impl Fn(&InstanceName) -> bool) {
+        for (backend, records) in &mut self.heard {
+            let (ours, stray): (Vec<_>, Vec<_>) = std::mem::take(records)
+                .into_iter()
+                .partition(|record| known(&record.instance));
+            *records = ours;
+            let removal = deregister(backend.as_ref(), stray.iter());
+            let removed = tokio::time::timeout(PATIENCE, removal).await;
+            if !matches!(removed, Ok(Swept::All)) {
+                records.extend(stray);
+            }
         }
     }
 }
 
-/// Waits until the backend answers, then deregisters what it lists and no pool has.
-pub(super) async fn sweep_later(backend: Arc<dyn Discovery>, pools: Arc<Pools>) {
+/// Waits until the backend answers, then deregisters the generations that a reboot has `ended`, and
+/// what it lists and no pool has.
+pub(super) async fn sweep_later(
+    backend: Arc<dyn Discovery>,
+    ended: Vec<(InstanceName, u64)>,
+    pools: Arc<Pools>,
+) {
     let records = loop {
-        match backend.registered().await {
+        let answer = async {
+            backend.deregister(&ended).await?;
+            backend.registered().await
+        };
+        match answer.await {
             Ok(records) => break records,
             Err(_) => tokio::time::sleep(ASK_AGAIN).await,
         }
@@ -90,19 +106,33 @@ pub(super) async fn sweep_later(backend: Arc<dyn Discovery>, pools: Arc<Pools>) 
     deregister(backend.as_ref(), stray).await;
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Swept {
+    All,
+    NotAcknowledged,
+}
+
 async fn deregister<'a>(
     backend: &dyn Discovery,
     stray: impl Iterator<Item = &'a RegistrationRecord>,
-) {
+) -> Swept {
     let stray: Vec<_> = stray
         .map(|record| (record.instance.clone(), record.generation))
         .collect();
-    if !stray.is_empty() {
-        tracing::warn!(
-            backend = backend.name(),
-            count = stray.len(),
-            "deregistering what belongs to no instance"
-        );
-        said("registration", backend.deregister(&stray).await);
+    if stray.is_empty() {
+        return Swept::All;
+    }
+    tracing::warn!(
+        backend = backend.name(),
+        count = stray.len(),
+        "deregistering what belongs to no instance"
+    );
+    let removed = backend.deregister(&stray).await;
+    match removed.is_ok() {
+        true => Swept::All,
+        false => {
+            said("registration", removed);
+            Swept::NotAcknowledged
+        }
     }
 }

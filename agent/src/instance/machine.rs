@@ -7,12 +7,17 @@
 //!                                                        │          │            │           │
 //!                                                        └──────────┴─deactivate─┴───────────┤
 //!   reinstate: deregistering, draining ──► registering                                       ▼
+//!   active ─withdraw─► withdrawing ──► unready ─reinstate─► registering
 //! absent ◄─ releasing ◄─ removing ◄─ stopping ◄─ draining ◄───────────────────────── deregistering
 //!
 //! any of the upper rows ── fail, exited ──► failed ── discard ──► deregistering | stopping
+//! after a reboot: lost ── restore ──► networking (same rootfs and address) │ discard
 //! ```
-//! A phase that is not resting (`armed`, `active`, `failed`) *is* its effect: entering it means
-//! that the effect has to be performed, and `done` leaves it. Going down never fails: an effect
+//! A phase that is not resting (`armed`, `failed`, `lost`, and `active` without probes) *is* its effect:
+//! entering it means that the effect has to be performed, and `done` leaves it. `active` and
+//! `unready` are left by an edge that the pool plans (its intent comes first), once their effect has
+//! said that the app has stopped being ready, is ready again, or is not alive. Going down
+//! never fails: an effect
 //! that fails there, and a registration, is tried again until it succeeds; on the way to the gate
 //! so is one whose failure says that waiting helps.
 //!
@@ -22,12 +27,20 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Revision;
 use crate::app::NetworkMode;
 use crate::task::TaskContext;
 
-/// Where an instance is. Every phase but `Armed`, `Active` and `Failed` is an effect under way.
+/// Failure of a readiness probe; while in service it passes.
+pub const NOT_READY: &str = "not_ready";
+/// Failure of a startup probe.
+pub const NOT_STARTED: &str = "not_started";
+/// Failure of a liveness probe.
+pub const NOT_ALIVE: &str = "not_alive";
+
+/// Where an instance is. Every phase but `Armed`, `Active`, `Failed` and `Lost` is an effect under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// Network namespace, veth and address are being made.
@@ -44,8 +57,12 @@ pub enum Phase {
     Probing,
     /// Ready; every required discovery backend has to acknowledge this generation.
     Registering,
-    /// Rests in service.
+    /// Rests in service, watched by its probes.
     Active,
+    /// Stopped being ready: being taken out of discovery, the app goes on.
+    Withdrawing,
+    /// Out of discovery until it is ready again.
+    Unready,
     /// Being taken out of discovery.
     Deregistering,
     /// Deregistered; clients may still come until the propagation bound is over.
@@ -58,11 +75,14 @@ pub enum Phase {
     Releasing,
     /// Rests until it is discarded; the reason is in [`Instance::failure`].
     Failed,
+    /// The host was rebooted: nothing runs of it, its rootfs and its address are kept. Rests until
+    /// it is restored or discarded.
+    Lost,
 }
 
 impl Phase {
     /// All phases, in the order of an undisturbed life.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Networking,
         Self::Creating,
         Self::Arming,
@@ -71,12 +91,15 @@ impl Phase {
         Self::Probing,
         Self::Registering,
         Self::Active,
+        Self::Withdrawing,
+        Self::Unready,
         Self::Deregistering,
         Self::Draining,
         Self::Stopping,
         Self::Removing,
         Self::Releasing,
         Self::Failed,
+        Self::Lost,
     ];
 
     /// Stable word for the journal and the trail.
@@ -90,12 +113,15 @@ impl Phase {
             Self::Probing => "probing",
             Self::Registering => "registering",
             Self::Active => "active",
+            Self::Withdrawing => "withdrawing",
+            Self::Unready => "unready",
             Self::Deregistering => "deregistering",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
             Self::Removing => "removing",
             Self::Releasing => "releasing",
             Self::Failed => "failed",
+            Self::Lost => "lost",
         }
     }
 
@@ -104,9 +130,12 @@ impl Phase {
         Self::ALL.into_iter().find(|phase| phase.as_str() == word)
     }
 
-    /// The effect that this phase waits for; `None` for the resting ones.
-    pub fn effect(self) -> Option<EffectKind> {
+    /// The effect that this phase waits for; `None` for the resting ones. That of `Active` depends
+    /// on the app: [`Instance::effect`].
+    fn effect(self) -> Option<EffectKind> {
         Some(match self {
+            Self::Withdrawing => EffectKind::Deregister,
+            Self::Unready => EffectKind::Recover,
             Self::Networking => EffectKind::Network,
             Self::Creating => EffectKind::Create,
             Self::Arming => EffectKind::Arm,
@@ -118,7 +147,7 @@ impl Phase {
             Self::Stopping => EffectKind::Stop,
             Self::Removing => EffectKind::Remove,
             Self::Releasing => EffectKind::Release,
-            Self::Armed | Self::Active | Self::Failed => return None,
+            Self::Armed | Self::Active | Self::Failed | Self::Lost => return None,
         })
     }
 
@@ -147,9 +176,10 @@ impl Phase {
             Self::Starting | Self::Probing => State::Starting,
             Self::Registering => State::Ready,
             Self::Active => State::Active,
+            Self::Withdrawing | Self::Unready => State::Unready,
             Self::Deregistering | Self::Draining => State::Draining,
             Self::Stopping => State::Stopping,
-            Self::Removing | Self::Releasing => State::Stopped,
+            Self::Removing | Self::Releasing | Self::Lost => State::Stopped,
             Self::Failed => State::Failed,
         }
     }
@@ -170,6 +200,10 @@ pub enum EffectKind {
     Ready,
     /// Every required discovery backend acknowledged.
     Register,
+    /// In service: fails when it is not ready (for now) or not alive (for good); never succeeds.
+    Watch,
+    /// It is ready again.
+    Recover,
     /// Out of discovery.
     Deregister,
     /// The propagation bound has passed.
@@ -192,6 +226,8 @@ impl EffectKind {
             Self::Start => "start",
             Self::Ready => "ready",
             Self::Register => "register",
+            Self::Watch => "watch",
+            Self::Recover => "recover",
             Self::Deregister => "deregister",
             Self::Drain => "drain",
             Self::Stop => "stop",
@@ -214,6 +250,8 @@ pub enum State {
     Ready,
     /// In service.
     Active,
+    /// It stopped being ready: out of discovery until it is again.
+    Unready,
     /// Out of discovery, still serving.
     Draining,
     /// Being ended.
@@ -233,6 +271,7 @@ impl State {
             Self::Starting => "starting",
             Self::Ready => "ready",
             Self::Active => "active",
+            Self::Unready => "unready",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
@@ -332,6 +371,9 @@ pub struct Instance {
     pub generation: u64,
     /// Generation of the create: part of the container's id.
     pub create_generation: u64,
+    /// Generation of the create that made the rootfs: part of the snapshot's key. Older than
+    /// `create_generation` when the rootfs was kept.
+    pub rootfs_generation: u64,
     /// What it was made from.
     pub revision: Arc<Revision>,
     /// Its address; `None` in the host's network.
@@ -350,6 +392,21 @@ pub struct Instance {
     pub failure: Option<Failure>,
     /// Attempts at the present effect, from 1.
     pub attempt: u32,
+    /// Its liveness probe failed: it is on its way out and is not taken back.
+    pub unhealthy: bool,
+    /// `terminationGracePeriodSeconds` of the probe that failed, when it has one.
+    pub probe_grace: Option<Duration>,
+}
+
+/// What an instance that is in service, or was until its readiness was lost, should do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Leave discovery: it is not ready.
+    Withdraw,
+    /// Come back into discovery: it is ready again.
+    Return,
+    /// Be ended: it is not alive.
+    End,
 }
 
 /// What happens to an instance. Named like the edges of the picture.
@@ -377,7 +434,9 @@ pub enum Event {
         /// The task that takes it out, when one did: the trail is its.
         task: Option<TaskContext>,
     },
-    /// It is wanted again before `stop` was sent.
+    /// It has stopped being ready.
+    Withdraw,
+    /// It is wanted again before `stop` was sent, or is ready again.
     Reinstate {
         /// The instance's new generation.
         generation: u64,
@@ -386,6 +445,11 @@ pub enum Event {
     },
     /// It is removed: failed, superfluous or of an old revision.
     Discard,
+    /// A new container on its kept rootfs, with its address.
+    Restore {
+        /// The instance's new generation.
+        generation: u64,
+    },
 }
 
 /// What a step leads to.
@@ -431,8 +495,10 @@ impl Event {
             Self::Activate { .. } => "activate",
             Self::Unserve => "unserve",
             Self::Deactivate { .. } => "deactivate",
+            Self::Withdraw => "withdraw",
             Self::Reinstate { .. } => "reinstate",
             Self::Discard => "discard",
+            Self::Restore { .. } => "restore",
         }
     }
 }
@@ -447,13 +513,10 @@ impl Instance {
     ) -> Self {
         Self {
             ordinal,
-            phase: if address.is_some() {
-                Phase::Networking
-            } else {
-                Phase::Creating
-            },
+            phase: Self::first_phase(address),
             generation,
             create_generation: generation,
+            rootfs_generation: generation,
             revision,
             address,
             serving: false,
@@ -463,6 +526,43 @@ impl Instance {
             urgency: Urgency::Drain,
             failure: None,
             attempt: 1,
+            unhealthy: false,
+            probe_grace: None,
+        }
+    }
+
+    /// The effect of its phase; `None` when it rests. In service only who has probes is watched.
+    pub fn effect(&self) -> Option<EffectKind> {
+        let app = &self.revision.app;
+        let probed = app.steady_readiness().is_some() || app.liveness.is_some();
+        match self.phase {
+            Phase::Active => probed.then_some(EffectKind::Watch),
+            phase => phase.effect(),
+        }
+    }
+
+    /// What its probes have found and nothing was done about yet.
+    pub fn wish(&self) -> Option<Wish> {
+        let retry = self.failure.as_ref().map(|failure| failure.retry);
+        match (self.phase, retry) {
+            (Phase::Active | Phase::Unready, _) if self.unhealthy => Some(Wish::End),
+            (Phase::Active, Some(_)) => Some(Wish::Withdraw),
+            (Phase::Unready, None) => Some(Wish::Return),
+            _ => None,
+        }
+    }
+
+    /// Budget of its stop.
+    pub fn termination_grace(&self) -> Duration {
+        self.probe_grace
+            .unwrap_or(self.revision.app.termination_grace)
+    }
+
+    fn first_phase(address: Option<Ipv4Addr>) -> Phase {
+        if address.is_some() {
+            Phase::Networking
+        } else {
+            Phase::Creating
         }
     }
 
@@ -505,7 +605,8 @@ impl Instance {
                 })
             }
             Event::Unserve => {
-                if !(self.phase.on_the_way_to_armed() && self.serving) {
+                let waits = self.phase.on_the_way_to_armed() || self.phase == Phase::Lost;
+                if !(waits && self.serving) {
                     return Err(denied);
                 }
                 self.serving = false;
@@ -514,7 +615,12 @@ impl Instance {
                 Ok(Next::Rest)
             }
             Event::Deactivate { urgency, task } => match self.phase {
-                Phase::Starting | Phase::Probing | Phase::Registering | Phase::Active => {
+                Phase::Starting
+                | Phase::Probing
+                | Phase::Registering
+                | Phase::Active
+                | Phase::Withdrawing
+                | Phase::Unready => {
                     self.serving = false;
                     self.task = task;
                     Ok(self.take_out(urgency))
@@ -528,22 +634,42 @@ impl Instance {
                 }
                 _ => Err(denied),
             },
-            Event::Reinstate { generation, task } => match self.phase {
-                Phase::Deregistering | Phase::Draining if self.urgency == Urgency::Drain => {
-                    self.serving = true;
-                    self.generation = generation;
-                    self.task = task;
-                    self.registered = true;
-                    Ok(self.enter(Phase::Registering))
-                }
+            Event::Withdraw => match self.phase {
+                Phase::Active if self.registered => Ok(self.enter(Phase::Withdrawing)),
+                Phase::Active => Ok(self.enter(Phase::Unready)),
                 _ => Err(denied),
             },
+            Event::Reinstate { generation, task } => {
+                let back = match self.phase {
+                    Phase::Deregistering | Phase::Draining => {
+                        self.urgency == Urgency::Drain && !self.unhealthy
+                    }
+                    Phase::Unready => !self.unhealthy,
+                    _ => false,
+                };
+                if !back {
+                    return Err(denied);
+                }
+                self.serving = true;
+                self.generation = generation;
+                self.task = task;
+                Ok(self.go_into_service())
+            }
             Event::Discard => match self.phase {
-                Phase::Failed => Ok(self.take_out(Urgency::Now)),
+                Phase::Failed | Phase::Lost => Ok(self.take_out(Urgency::Now)),
                 Phase::Armed => Ok(self.enter(Phase::Stopping)),
                 phase if phase.on_the_way_to_armed() => Ok(self.enter(Phase::Stopping)),
                 _ => Err(denied),
             },
+            Event::Restore { generation } => {
+                if self.phase != Phase::Lost {
+                    return Err(denied);
+                }
+                self.generation = generation;
+                self.create_generation = generation;
+                self.from = self.serving.then_some(Warmth::Cached);
+                Ok(self.enter(Self::first_phase(self.address)))
+            }
         }
     }
 
@@ -554,11 +680,14 @@ impl Instance {
             Phase::Arming if self.serving => self.enter(Phase::Starting),
             Phase::Arming => self.enter(Phase::Armed),
             Phase::Starting => self.enter(Phase::Probing),
-            Phase::Probing if self.revision.app.registration.enabled => {
-                self.registered = true;
-                self.enter(Phase::Registering)
+            Phase::Probing => self.go_into_service(),
+            Phase::Registering => self.enter(Phase::Active),
+            // Still `registered`: who takes it out waits for clients that found it a moment ago.
+            Phase::Withdrawing => self.enter(Phase::Unready),
+            Phase::Unready => {
+                self.failure = None;
+                Next::Rest
             }
-            Phase::Probing | Phase::Registering => self.enter(Phase::Active),
             Phase::Deregistering => {
                 self.registered = false;
                 self.failure.take_if(|failure| failure.code == "discovery");
@@ -571,40 +700,76 @@ impl Instance {
             Phase::Stopping => self.enter(Phase::Removing),
             Phase::Removing if self.address.is_some() => self.enter(Phase::Releasing),
             Phase::Removing | Phase::Releasing => Next::Gone,
-            Phase::Armed | Phase::Active | Phase::Failed => return None,
+            Phase::Armed | Phase::Active | Phase::Failed | Phase::Lost => return None,
         })
     }
 
     fn fail(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
-            Phase::Armed | Phase::Active | Phase::Failed => None,
             // The caller would not wait: discovery forgets it without being asked again.
             Phase::Deregistering if self.urgency == Urgency::Force => {
                 let detail = format!("stopped by --force all the same: {}", failure.detail);
                 self.failure = Some(Failure::new(UNACKNOWLEDGED, detail));
                 Some(self.enter(Phase::Stopping))
             }
+            Phase::Armed | Phase::Failed | Phase::Lost => None,
+            Phase::Active | Phase::Unready => {
+                if failure.retry == Retry::Never {
+                    self.unhealthy = true;
+                    self.note_grace(&failure);
+                }
+                self.failure = Some(failure);
+                Some(Next::Rest)
+            }
             // The app is well; discovery is not. It serves whoever knows it, and is not counted.
-            phase if phase == Phase::Registering || phase.going_down() => self.again(failure),
+            phase
+                if matches!(phase, Phase::Registering | Phase::Withdrawing)
+                    || phase.going_down() =>
+            {
+                self.again(failure)
+            }
             phase if phase.on_the_way_to_armed() && failure.retry == Retry::Later => {
                 self.again(failure)
             }
             _ => {
+                self.note_grace(&failure);
                 self.failure = Some(failure);
                 Some(self.enter(Phase::Failed))
             }
         }
     }
 
+    /// A probe may have a grace of its own for the stop after its failure.
+    fn note_grace(&mut self, failure: &Failure) {
+        let app = &self.revision.app;
+        let vital = match failure.code {
+            NOT_ALIVE => &app.liveness,
+            NOT_STARTED => &app.startup,
+            _ => &None,
+        };
+        self.probe_grace = vital.as_ref().and_then(|vital| vital.termination_grace);
+    }
+
+    fn go_into_service(&mut self) -> Next {
+        if self.revision.app.registration.enabled {
+            self.registered = true;
+            self.enter(Phase::Registering)
+        } else {
+            self.enter(Phase::Active)
+        }
+    }
+
     fn again(&mut self, failure: Failure) -> Option<Next> {
         self.failure = Some(failure);
         self.attempt += 1;
-        self.phase.effect().map(Next::Again)
+        self.effect().map(Next::Again)
     }
 
     fn exited(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
-            Phase::Failed | Phase::Stopping | Phase::Removing | Phase::Releasing => None,
+            Phase::Failed | Phase::Lost | Phase::Stopping | Phase::Removing | Phase::Releasing => {
+                None
+            }
             Phase::Deregistering => {
                 if self.urgency == Urgency::Drain {
                     self.urgency = Urgency::Now;
@@ -640,6 +805,6 @@ impl Instance {
             Phase::Failed => self.serving = false,
             _ => {}
         }
-        phase.effect().map_or(Next::Rest, Next::Perform)
+        self.effect().map_or(Next::Rest, Next::Perform)
     }
 }

@@ -39,7 +39,9 @@ pub(super) enum Change {
         urgency: Urgency,
         task: Option<TaskContext>,
     },
-    /// Back into service, before it was stopped.
+    /// Out of discovery until it is ready again.
+    Withdraw { ordinal: u32 },
+    /// Back into service: wanted before it was stopped, or ready again.
     Reinstate {
         ordinal: u32,
         generation: u64,
@@ -47,6 +49,8 @@ pub(super) enum Change {
     },
     /// Removed.
     Discard { ordinal: u32 },
+    /// A new container on the rootfs that a reboot left.
+    Restore { ordinal: u32, generation: u64 },
 }
 
 impl Change {
@@ -55,9 +59,11 @@ impl Change {
             Self::Create { ordinal, .. }
             | Self::Activate { ordinal, .. }
             | Self::Unserve { ordinal }
+            | Self::Withdraw { ordinal }
             | Self::TakeOut { ordinal, .. }
             | Self::Reinstate { ordinal, .. }
-            | Self::Discard { ordinal } => *ordinal,
+            | Self::Discard { ordinal }
+            | Self::Restore { ordinal, .. } => *ordinal,
         }
     }
 }
@@ -224,7 +230,7 @@ impl Pool {
         } = &change
         {
             let instance = Instance::create(ordinal, *generation, self.revision.clone(), *address);
-            let first = instance.phase.effect();
+            let first = instance.effect();
             let slot = Slot {
                 instance,
                 effect: None,
@@ -241,7 +247,8 @@ impl Pool {
             ..
         }
         | Change::Activate { generation, .. }
-        | Change::Reinstate { generation, .. } = &change
+        | Change::Reinstate { generation, .. }
+        | Change::Restore { generation, .. } = &change
         {
             self.generations.insert(ordinal, *generation);
         }
@@ -249,7 +256,11 @@ impl Pool {
             Change::Create { task, .. }
             | Change::Activate { task, .. }
             | Change::Reinstate { task, .. } => task.as_ref(),
-            Change::Unserve { .. } | Change::TakeOut { .. } | Change::Discard { .. } => None,
+            Change::Unserve { .. }
+            | Change::TakeOut { .. }
+            | Change::Withdraw { .. }
+            | Change::Discard { .. }
+            | Change::Restore { .. } => None,
         };
         if let Some(task) = task.and_then(|task| self.tasks.get_mut(&task.task_id)) {
             task.picked.insert(ordinal);
@@ -284,7 +295,7 @@ fn concerns(change: &Change, verb: Verb) -> bool {
         Change::Create { serve, .. } => serve.is_some() && verb != Verb::Deactivate,
         Change::Activate { .. } | Change::Reinstate { .. } => verb != Verb::Deactivate,
         Change::Unserve { .. } | Change::TakeOut { .. } => verb != Verb::Activate,
-        Change::Discard { .. } => false,
+        Change::Withdraw { .. } | Change::Discard { .. } | Change::Restore { .. } => false,
     }
 }
 
@@ -301,10 +312,12 @@ fn edge(change: &Change) -> Option<life::Event> {
             generation, task, ..
         } => life::Event::Activate { generation, task },
         Change::Unserve { .. } => life::Event::Unserve,
+        Change::Withdraw { .. } => life::Event::Withdraw,
         Change::TakeOut { urgency, task, .. } => life::Event::Deactivate { urgency, task },
         Change::Reinstate {
             generation, task, ..
         } => life::Event::Reinstate { generation, task },
         Change::Discard { .. } => life::Event::Discard,
+        Change::Restore { generation, .. } => life::Event::Restore { generation },
     })
 }

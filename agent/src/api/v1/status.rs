@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InstanceError, Timestamp, WarmTargets};
+use super::{Alarm, InstanceError, Timestamp, WarmTargets};
 
 /// The host and its pools.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,9 @@ pub struct Status {
     pub host: HostStatus,
     /// One pool for each app, by name.
     pub pools: Vec<Pool>,
+    /// Every alarm that stands, those of pools too.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
 }
 
 /// The host and the agent on it.
@@ -137,7 +140,7 @@ pub struct Pool {
     pub target_seq: u64,
     /// Instances in service.
     pub active: u32,
-    /// Instances on their way into service.
+    /// Instances on their way into service, or out of it until they are ready again.
     pub starting: u32,
     /// Instances that wait at the gate.
     pub armed: u32,
@@ -211,6 +214,8 @@ pub enum InstanceState {
     Active,
     /// Active, and frozen for an instant by the pressure reflex.
     Held,
+    /// It stopped being ready: deregistered until it is again.
+    Unready,
     /// Deregistered, still serving what clients send.
     Draining,
     /// Told to stop.
@@ -238,6 +243,7 @@ impl InstanceState {
             Self::Ready => "ready",
             Self::Active => "active",
             Self::Held => "held",
+            Self::Unready => "unready",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
