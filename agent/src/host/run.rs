@@ -212,7 +212,8 @@ pub async fn run_with<E: Effects>(
             .index
             .resume(&task.app, &task.context.task_id, &task.hash);
     }
-    let server = Server::bind(&settings.paths.api_socket, Limits::default())?;
+    let server =
+        Server::bind(&settings.paths.api_socket, Limits::default())?.open_to(&settings.api)?;
     let serving = tokio::spawn(server.serve(node.clone(), shutdown.clone()));
     shared
         .tracker
