@@ -240,6 +240,11 @@ host_address = "{address}"
         self.directory.join("run")
     }
 
+    /// Its journal.
+    pub fn journal(&self) -> PathBuf {
+        self.state().join("journal.db")
+    }
+
     /// The last `lines` of its log.
     pub fn tail(&self, lines: usize) -> String {
         let log = self.directory.with_file_name("agent.log");

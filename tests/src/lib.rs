@@ -30,6 +30,7 @@ pub mod leaks;
 pub mod manifest;
 pub mod netns;
 pub mod process;
+pub mod reboot;
 pub mod registry;
 pub mod teardown;
 pub mod wait;

@@ -1,7 +1,7 @@
 //! This host: what ties journal, pools, gate, runtime, network and discovery into one agent.
 //!
 //! [`run`] is the daemon. `node` answers the API, `executor` performs effects, `adopt` observes
-//! reality at start, `route` brings exits to their pools. What a pool does is decided in
+//! reality at start (`reboot`: after one), `route` brings exits to their pools. What a pool does is decided in
 //! [`crate::pool`], never here.
 
 mod adopt;
@@ -12,6 +12,7 @@ mod create;
 mod executor;
 mod failure;
 mod node;
+mod reboot;
 mod route;
 mod run;
 mod tasks;
