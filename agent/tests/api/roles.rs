@@ -193,7 +193,7 @@ async fn the_socket_file_has_the_configured_mode_and_group() {
         ..Api::default()
     };
     let server = Server::bind(&path, Limits::default()).unwrap();
-    let _server = server.open_to(&api).unwrap();
+    let _server = server.open_to(&path, &api).unwrap();
     let found = std::fs::metadata(&path).unwrap();
     assert_eq!((found.mode() & 0o7777, found.gid()), (0o660, OPERATE));
 }
@@ -207,7 +207,7 @@ async fn a_group_that_is_not_there_is_named() {
         ..Api::default()
     };
     let server = Server::bind(&path, Limits::default()).unwrap();
-    let error = server.open_to(&api).unwrap_err();
+    let error = server.open_to(&path, &api).unwrap_err();
     assert!(matches!(error, BindError::NoSuchGroup { .. }), "{error}");
     assert!(error.to_string().contains("no-such-group"), "{error}");
 }

@@ -535,7 +535,7 @@ impl Served {
         let twin = Twin::with_apps(apps);
         let stop = CancellationToken::new();
         let server = Server::bind(&socket, limits).unwrap();
-        let server = server.open_to(api).unwrap();
+        let server = server.open_to(&socket, api).unwrap();
         let serving = tokio::spawn(server.serve(Arc::clone(&twin), stop.clone()));
         Self {
             twin,
