@@ -114,10 +114,6 @@ impl Page<'_> {
         }
     }
 
-    fn unset(&mut self, key: &str) {
-        let _ = writeln!(self.text, "# {key} is not set");
-    }
-
     fn accounts(&mut self, key: &str, accounts: &[Account]) {
         let texts: Vec<String> = accounts.iter().map(Account::to_string).collect();
         self.list(key, &texts);
