@@ -14,12 +14,18 @@ INIT := $(CURDIR)/target/$(INIT_TARGET)/init/container-init
 DEBUG := NODEAGENT_BIN=$(CURDIR)/target/debug/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
 RELEASE := NODEAGENT_BIN=$(CURDIR)/target/release/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
 
-SCRIPTS := .ci/run tests/peers/install
+# containerd 2.2 is built, not packaged: where it is, and what the harness is told to expect.
+PEERS := $(or $(NODEAGENT_PEERS),/var/cache/nodeagent-peers)
+CONTAINERD_2 := PATH=$(PEERS)/containerd-2.2.0/bin:$(PATH) NODEAGENT_TESTS_CONTAINERD=2.2.
+
+SCRIPTS := .ci/run tests/peers/install tests/peers/build tests/peers/vm-image
 
 .PHONY: help
 help:
 	@echo 'make demo             the main job in front of your eyes, on real components'
-	@echo 'make test             every test; installs what the tests need'
+	@echo 'make test             every test; installs and builds what the tests need'
+	@echo 'make test-core        of these: on the packages of Debian'
+	@echo 'make test-peers       of these: on containerd 2.2'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
 	@echo 'make bench [NAME]     measure: activation, agent; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
@@ -45,14 +51,26 @@ demo:
 	@$(MAKE) --no-print-directory release
 	@$(RELEASE) target/debug/demo
 
-# Tiers: test-core needs containerd and a registry from Debian's packages. It is all there is so far.
-.PHONY: test test-core
-test: test-core
+# The tiers, what each proves and how long it takes: docs/development/testing.md.
+.PHONY: test test-core test-peers
+test: test-core test-peers
 
 test-core:
 	@tests/peers/install test
 	@$(MAKE) --no-print-directory build
 	$(DEBUG) $(CARGO) test --locked --workspace
+
+# What speaks with containerd or lives through its death, on containerd 2.2 as well.
+test-peers:
+	@tests/peers/install test
+	@tests/peers/build containerd-2.2.0 >/dev/null
+	@$(MAKE) --no-print-directory build
+	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent --test runtime
+	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
+		--test harness --test main_job --test containerd_faults --test app_faults \
+		--test registry_faults --test hostile_container
+	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
+		--test crashes a_cold_activation
 
 .PHONY: check
 check:

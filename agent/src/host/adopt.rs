@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::executor::Executor;
+use super::ended::recorded_end;
+use super::executor::{Executor, exited};
 use super::failure::chain;
 use super::node::{Entry, Node, Pools};
 use crate::app;
@@ -63,6 +64,8 @@ pub(super) async fn adopt<E: Effects>(
             *observation = Observation::Absent;
         }
     }
+    // Before anything is removed: the evidence lies with the containers.
+    let ends = ends(executor, &live, &observations).await;
     let listed = listed(executor).await;
     match &seen {
         Some(seen) if recovered.is_new && !seen.is_empty() => {
@@ -90,6 +93,7 @@ pub(super) async fn adopt<E: Effects>(
         settings,
         recovered,
         &observations,
+        &ends,
         listed.as_ref(),
     );
     if let Err(failure) = shared
@@ -196,6 +200,35 @@ async fn observe(
         (id, observation)
     });
     join_all(each).await.into_iter().collect()
+}
+
+/// How those ended that nobody asked to, where they or their inits say it.
+async fn ends(
+    executor: &Executor,
+    live: &[&InstanceRow],
+    observations: &HashMap<ContainerId, Observation>,
+) -> HashMap<ContainerId, Failure> {
+    let wanted = live.iter().filter(|row| !row.phase.going_down());
+    let mut ends = HashMap::new();
+    for id in wanted.map(|row| container_of(row)) {
+        let over = matches!(
+            observations.get(&id),
+            Some(Observation::Absent | Observation::Connected { over: true, .. })
+        );
+        if !over {
+            continue;
+        }
+        let said = executor.gate.status(&id).and_then(|status| status.app_exit);
+        let end = match said {
+            Some(exit) => Some(exited(&exit)),
+            None => recorded_end(&executor.directories, &id).await,
+        };
+        if let Some(failure) = end {
+            tracing::warn!(container = %id, code = failure.code, end = failure.detail, "ended while the agent was away");
+            ends.insert(id, failure);
+        }
+    }
+    ends
 }
 
 /// Removes what is ours by name or label and belongs to no instance of the journal.
@@ -339,6 +372,7 @@ fn revive<E: Effects>(
     settings: &Settings,
     recovered: Recovered,
     observations: &HashMap<ContainerId, Observation>,
+    ends: &HashMap<ContainerId, Failure>,
     listed: Option<&BTreeSet<InstanceName>>,
 ) {
     let mut revisions: BTreeMap<AppName, BTreeMap<String, Arc<Revision>>> = BTreeMap::new();
@@ -387,6 +421,15 @@ fn revive<E: Effects>(
             .filter(of_app)
             .map(observed)
             .collect();
+        let ends = recovered
+            .instances
+            .iter()
+            .filter(of_app)
+            .filter_map(|row| {
+                let end = ends.get(&container_of(row))?;
+                Some((row.instance.ordinal, end.clone()))
+            })
+            .collect();
         let tasks = recovered
             .open_tasks
             .iter()
@@ -398,6 +441,7 @@ fn revive<E: Effects>(
             revision: revision.clone(),
             revisions: all,
             instances,
+            ends,
             tasks,
         };
         let limits = Node::<E>::limits(settings);
@@ -442,13 +486,17 @@ async fn hear_later(
     for id in unheard {
         let gone = running(Some(&seen), &id) == Some(false);
         if let Some(handle) = pools.handle(&id.instance.app).filter(|_| gone) {
+            let gone = || {
+                let detail = format!("{id} was not there any more when containerd came back");
+                Failure::new("gone", detail)
+            };
+            let recorded = recorded_end(&executor.directories, &id).await;
+            let failure = recorded.unwrap_or_else(gone);
+            tracing::warn!(container = %id, code = failure.code, end = failure.detail, "ended while containerd was away");
             let event = Event::Exited {
                 ordinal: id.instance.ordinal,
                 create_generation: id.create_generation,
-                failure: Failure::new(
-                    "gone",
-                    format!("{id} was not there any more when containerd came back"),
-                ),
+                failure,
             };
             // A pool that has ended has no instances.
             let _ = handle.messages.send(Message::Happened(event));

@@ -8,6 +8,7 @@ mod adopt;
 mod answers;
 mod apps;
 mod create;
+mod ended;
 mod executor;
 mod failure;
 mod node;

@@ -215,7 +215,13 @@ pub async fn run_with<E: Effects>(
         adopt::adopt(&executor, &shared, &pools, &settings, &boot_id, recovered).await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
-        let routing = tokio::spawn(route::run(pools.clone(), notices, exits, shutdown.clone()));
+        let routing = tokio::spawn(route::run(
+            pools.clone(),
+            executor.directories.clone(),
+            notices,
+            exits,
+            shutdown.clone(),
+        ));
         observed_to.send_replace(true);
         say(&[State::Status(&format!(
             "{} apps, {known} instances observed",

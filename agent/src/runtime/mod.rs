@@ -18,6 +18,7 @@ mod image;
 mod labels;
 mod lease;
 mod passwd;
+mod shim;
 mod snapshot;
 mod task;
 mod unpack;
