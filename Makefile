@@ -24,8 +24,8 @@ SCRIPTS := .ci/run tests/peers/install tests/peers/build tests/peers/vm-image
 help:
 	@echo 'make demo             the main job in front of your eyes, on real components'
 	@echo 'make test             every test; installs and builds what the tests need'
-	@echo 'make test-core        of these: on the packages of Debian'
-	@echo 'make test-peers       of these: on containerd 2.2'
+	@echo 'make test-core        those that Debian packages are enough for'
+	@echo 'make test-peers       those on what is built first: containerd 2.2, etcd 3.6; needs Go 1.26'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
 	@echo 'make bench [NAME]     measure: activation, agent; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
@@ -60,11 +60,13 @@ test-core:
 	@$(MAKE) --no-print-directory build
 	$(DEBUG) $(CARGO) test --locked --workspace
 
-# What speaks with containerd or lives through its death, on containerd 2.2 as well.
+# Servers that tests/peers/build builds: the tests that test-core ignores for it, and on containerd
+# 2.2 what speaks with containerd or lives through its death.
 test-peers:
 	@tests/peers/install test
-	@tests/peers/build containerd-2.2.0 >/dev/null
+	@tests/peers/build etcd-3.6.6 containerd-2.2.0 >/dev/null
 	@$(MAKE) --no-print-directory build
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd -- --ignored
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent --test runtime
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test harness --test main_job --test containerd_faults --test app_faults \

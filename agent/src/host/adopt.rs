@@ -15,7 +15,8 @@ use super::ended::recorded_end;
 use super::executor::{Executor, exited};
 use super::failure::chain;
 use super::node::{Entry, Node, Pools};
-use crate::app;
+use super::reboot;
+use crate::app::{self, HostTerms};
 use crate::config::Settings;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Recovered, Write};
@@ -35,37 +36,44 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// The containers of ours that containerd has, by id; `None` when it does not answer.
 type Seen = Option<HashMap<String, Observed>>;
 
+/// What is true of the journal's instances.
+struct Found {
+    observations: HashMap<ContainerId, Observation>,
+    /// How those ended that nobody asked to end.
+    ends: HashMap<ContainerId, Failure>,
+    /// Instances that any backend lists; `None` when one cannot be asked.
+    listed: Option<BTreeSet<InstanceName>>,
+}
+
 /// Brings every pool of the journal back to life.
 pub(super) async fn adopt<E: Effects>(
     executor: &Executor,
     shared: &Arc<Shared<E>>,
     pools: &Arc<Pools>,
-    settings: &Settings,
+    terms: &HostTerms,
     boot_id: &str,
-    recovered: Recovered,
+    mut recovered: Recovered,
 ) {
+    let rebooted = recovered
+        .boot_id
+        .as_deref()
+        .is_some_and(|known| known != boot_id);
     let live: Vec<&InstanceRow> = recovered
         .instances
         .iter()
         .filter(|row| row.released_ms.is_none())
         .collect();
     let seen = containers(executor).await;
-    let mut observations = observe(executor, &live, seen.as_ref()).await;
-    // After a reboot nothing runs of what ran before, whoever can be asked.
-    let rebooted = recovered
-        .boot_id
-        .as_deref()
-        .is_some_and(|known| known != boot_id);
+    let observations = observe(executor, &live, seen.as_ref(), rebooted).await;
     if rebooted {
-        for observation in observations
-            .values_mut()
-            .filter(|o| **o == Observation::Unknown)
-        {
-            *observation = Observation::Absent;
-        }
+        reboot::deregister_everything(executor).await;
     }
-    // Before anything is removed: the evidence lies with the containers.
-    let ends = ends(executor, &live, &observations).await;
+    // Before anything is removed: the evidence lies with the containers. A reboot is no end of
+    // theirs.
+    let ends = match rebooted {
+        true => HashMap::new(),
+        false => ends(executor, &live, &observations).await,
+    };
     let listed = listed(executor).await;
     match &seen {
         Some(seen) if recovered.is_new && !seen.is_empty() => {
@@ -77,7 +85,6 @@ pub(super) async fn adopt<E: Effects>(
         Some(seen) => sweep(executor, &live, seen).await,
         None => {}
     }
-    restore_leases(shared, &recovered.instances);
     let unheard: Vec<ContainerId> = observations
         .iter()
         .filter(|(_, observation)| **observation == Observation::Unknown)
@@ -87,25 +94,35 @@ pub(super) async fn adopt<E: Effects>(
                 .any(|row| container_of(row) == *id && !row.phase.on_the_way_to_armed())
         })
         .collect();
+    if recovered.boot_id.as_deref() != Some(boot_id) {
+        let lost = match rebooted {
+            true => reboot::lost(&recovered.instances, &observations),
+            false => Vec::new(),
+        };
+        begin_boot(shared, boot_id, &lost).await;
+        for row in lost {
+            let former = recovered
+                .instances
+                .iter_mut()
+                .find(|former| former.instance == row.instance);
+            if let Some(former) = former {
+                *former = row;
+            }
+        }
+    }
+    restore_leases(shared, &recovered.instances);
     revive(
         shared,
         pools,
-        settings,
+        &executor.settings,
+        terms,
         recovered,
-        &observations,
-        &ends,
-        listed.as_ref(),
+        &Found {
+            observations,
+            ends,
+            listed,
+        },
     );
-    if let Err(failure) = shared
-        .effects
-        .commit(vec![Write::Boot(boot_id.to_owned())])
-        .await
-    {
-        tracing::error!(
-            error = failure.detail,
-            "the boot id is not in the journal; the next start takes this for another boot"
-        );
-    }
     if !unheard.is_empty() {
         shared.tracker.spawn(hear_later(
             executor.clone(),
@@ -113,6 +130,24 @@ pub(super) async fn adopt<E: Effects>(
             shared.shutdown.clone(),
             unheard,
         ));
+    }
+}
+
+/// From now on the journal is of this boot.
+async fn begin_boot<E: Effects>(shared: &Shared<E>, boot_id: &str, lost: &[InstanceRow]) {
+    if !lost.is_empty() {
+        tracing::warn!(
+            instances = lost.len(),
+            "the host was rebooted; they are restored on their rootfs"
+        );
+    }
+    let rows = lost.iter().cloned().map(Write::Instance);
+    let writes = rows.chain([Write::Boot(boot_id.to_owned())]).collect();
+    if let Err(failure) = shared.effects.commit(writes).await {
+        tracing::error!(
+            error = failure.detail,
+            "the boot id is not in the journal; the next start takes this for another boot"
+        );
     }
 }
 
@@ -169,11 +204,13 @@ async fn observe(
     executor: &Executor,
     live: &[&InstanceRow],
     seen: Option<&HashMap<String, Observed>>,
+    rebooted: bool,
 ) -> HashMap<ContainerId, Observation> {
     let deadline = Instant::now() + DIAL_PATIENCE;
     let each = live.iter().map(|row| async move {
         let id = container_of(row);
-        let runs = running(seen, &id);
+        // After a reboot nothing runs of what ran before, whoever can be asked.
+        let runs = running(seen, &id).or(rebooted.then_some(false));
         // What is not running does not dial; who never came to the gate is not waited for.
         let patience = if runs == Some(false) {
             Instant::now()
@@ -237,6 +274,10 @@ async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String
         .iter()
         .map(|row| container_of(row).to_string())
         .collect();
+    let rootfs: BTreeSet<String> = live
+        .iter()
+        .map(|row| ContainerId::new(row.instance.clone(), row.rootfs_generation).to_string())
+        .collect();
     let instances: BTreeSet<&InstanceName> = live.iter().map(|row| &row.instance).collect();
     let stray = seen
         .keys()
@@ -247,7 +288,7 @@ async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String
         said("container", executor.runtime.delete_container(&id).await);
     }
     if let Some(keys) = told("snapshots", executor.runtime.list_snapshots().await) {
-        for key in keys.iter().filter(|key| !known.contains(*key)) {
+        for key in keys.iter().filter(|key| !rootfs.contains(*key)) {
             said("snapshot", executor.runtime.remove_snapshot(key).await);
         }
     }
@@ -291,7 +332,10 @@ async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String
     }
 }
 
-fn told<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> Option<T> {
+pub(super) fn told<T, E: std::error::Error + 'static>(
+    what: &str,
+    result: Result<T, E>,
+) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(error) => {
@@ -305,7 +349,7 @@ fn told<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> 
     }
 }
 
-fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
+pub(super) fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
     if let Err(error) = result {
         tracing::warn!(
             what,
@@ -370,10 +414,9 @@ fn revive<E: Effects>(
     shared: &Arc<Shared<E>>,
     pools: &Pools,
     settings: &Settings,
+    terms: &HostTerms,
     recovered: Recovered,
-    observations: &HashMap<ContainerId, Observation>,
-    ends: &HashMap<ContainerId, Failure>,
-    listed: Option<&BTreeSet<InstanceName>>,
+    found: &Found,
 ) {
     let mut revisions: BTreeMap<AppName, BTreeMap<String, Arc<Revision>>> = BTreeMap::new();
     for row in recovered.revisions {
@@ -405,11 +448,12 @@ fn revive<E: Effects>(
         let applied_ms = pool.applied_ms;
         let of_app = |row: &&InstanceRow| row.instance.app == name;
         let observed = |row: &InstanceRow| {
-            let observation = observations
+            let observation = found
+                .observations
                 .get(&container_of(row))
                 .copied()
                 .unwrap_or(Observation::Absent);
-            let listed = match listed {
+            let listed = match &found.listed {
                 Some(all) if !all.contains(&row.instance) => Listed::No,
                 _ => Listed::Yes,
             };
@@ -426,7 +470,7 @@ fn revive<E: Effects>(
             .iter()
             .filter(of_app)
             .filter_map(|row| {
-                let end = ends.get(&container_of(row))?;
+                let end = found.ends.get(&container_of(row))?;
                 Some((row.instance.ordinal, end.clone()))
             })
             .collect();
@@ -444,7 +488,7 @@ fn revive<E: Effects>(
             ends,
             tasks,
         };
-        let limits = Node::<E>::limits(settings);
+        let limits = Node::<E>::limits(settings, terms);
         let (pool, actions) = {
             let mut ledger = shared
                 .ledger

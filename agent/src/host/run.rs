@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use nodeagent_systemd::{Notifier, State};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,13 +17,16 @@ use super::answers;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::route;
-use crate::api::{BindError, Limits, Server};
+use super::watch as events;
+use crate::alarm::Alarms;
+use crate::api::{BindError, Feed, Limits, Server};
+use crate::app::HostTerms;
 use crate::config::Settings;
 use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
-use crate::network::{Ledger, Network, NetworkError};
+use crate::network::{self, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
 use crate::task::Index;
@@ -137,7 +140,9 @@ pub async fn run_with<E: Effects>(
     {
         gate.expect(&adopt::container_of(row));
     }
+    let host_address = network::host_address(&settings.network)?;
     let executor = Executor {
+        host_address,
         journal: journal.clone(),
         runtime: Containerd::connect(&settings.containerd, &settings.runtime).await?,
         gate,
@@ -153,6 +158,16 @@ pub async fn run_with<E: Effects>(
         facts: HostFacts::detect(),
         settings: settings.clone(),
     };
+    let terms = HostTerms {
+        propagation_bound: executor
+            .discovery
+            .iter()
+            .map(|backend| backend.propagation_bound())
+            .max()
+            .unwrap_or_default(),
+        reachable: settings.network.reachable,
+        host_address,
+    };
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         effects: Arc::new(wrap(executor.clone())),
@@ -162,6 +177,8 @@ pub async fn run_with<E: Effects>(
             settings.network.quarantine,
         ))),
         index: Arc::new(Index::default()),
+        alarms: Arc::new(Alarms::default()),
+        moved: Notify::new(),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
         tracker: TaskTracker::new(),
@@ -171,6 +188,7 @@ pub async fn run_with<E: Effects>(
     let (observed_to, observed) = watch::channel(false);
     let identity = identity();
     let boot_id = identity.boot_id.clone();
+    let feed = Arc::new(Feed::new(identity.started_ms));
     let node = Arc::new(Node {
         settings: settings.clone(),
         identity,
@@ -178,12 +196,7 @@ pub async fn run_with<E: Effects>(
         runtime: executor.runtime.clone(),
         pools: pools.clone(),
         shared: shared.clone(),
-        propagation_bound: executor
-            .discovery
-            .iter()
-            .map(|b| b.propagation_bound())
-            .max()
-            .unwrap_or_default(),
+        terms,
         unverified: recovered
             .pools
             .iter()
@@ -191,6 +204,7 @@ pub async fn run_with<E: Effects>(
             .collect(),
         observed,
         applying: tokio::sync::Mutex::default(),
+        feed: feed.clone(),
     });
     // Who repeats the id of an interrupted task waits for its end, from the first request on.
     for task in &recovered.open_tasks {
@@ -199,7 +213,10 @@ pub async fn run_with<E: Effects>(
             .resume(&task.app, &task.context.task_id, &task.hash);
     }
     let server = Server::bind(&settings.paths.api_socket, Limits::default())?;
-    let serving = tokio::spawn(server.serve(node, shutdown.clone()));
+    let serving = tokio::spawn(server.serve(node.clone(), shutdown.clone()));
+    shared
+        .tracker
+        .spawn(events::run(node, feed, shutdown.clone()));
     let known = recovered
         .instances
         .iter()
@@ -212,7 +229,7 @@ pub async fn run_with<E: Effects>(
     tracing::info!(instances = known, pools = recovered.pools.len(), socket = %settings.paths.api_socket.display(), "ready");
     let exits = executor.runtime.exits();
     let adopting = async {
-        adopt::adopt(&executor, &shared, &pools, &settings, &boot_id, recovered).await;
+        adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
         let routing = tokio::spawn(route::run(

@@ -15,6 +15,7 @@ mod exchange;
 mod listen;
 mod request;
 mod routes;
+mod stream;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -52,6 +53,10 @@ pub struct Limits {
     pub connections: usize,
     /// Submissions in progress at a time; more are refused as `unavailable`.
     pub submissions: usize,
+    /// Streams of events at a time; more are refused as `unavailable`.
+    pub streams: usize,
+    /// Silence after which a stream says that it lives.
+    pub heartbeat: Duration,
     /// How long answers may take to go out once the server stops.
     pub shutdown: Duration,
 }
@@ -64,6 +69,8 @@ impl Default for Limits {
             write_stall: Duration::from_secs(10),
             connections: 512,
             submissions: 256,
+            streams: 64,
+            heartbeat: stream::HEARTBEAT,
             shutdown: Duration::from_secs(5),
         }
     }
