@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nodeagent::app::{
-    App, Essential, NetworkMode, ProbeTiming, Readiness, Revision, check_against, manifest_hash,
-    parse, revision,
+    App, Essential, HostTerms, NetworkMode, ProbeTiming, Readiness, Revision, check_against,
+    manifest_hash, parse, revision,
 };
 use proptest::prelude::*;
 
@@ -149,12 +149,12 @@ fn a_bad_manifest_gets_all_its_findings() {
 #[test]
 fn a_drain_shorter_than_the_propagation_bound_is_refused_at_apply() {
     let app = parse(&MINIMAL.replace("image:", "drainSeconds: 3, image:")).unwrap();
-    let findings = check_against(&app, Duration::from_secs(5));
+    let findings = check_against(&app, &terms(5));
     assert_eq!(
         findings[0].to_string(),
         "spec.drainSeconds: 3 is not allowed; allowed: at least the propagation bound of discovery on this host, 5 s: until then clients may still come"
     );
-    assert_eq!(check_against(&app, Duration::from_secs(3)), []);
+    assert_eq!(check_against(&app, &terms(3)), []);
     let unregistered = App {
         registration: nodeagent::app::Registration {
             enabled: false,
@@ -162,7 +162,49 @@ fn a_drain_shorter_than_the_propagation_bound_is_refused_at_apply() {
         },
         ..app
     };
-    assert_eq!(check_against(&unregistered, Duration::from_secs(5)), []);
+    assert_eq!(check_against(&unregistered, &terms(5)), []);
+}
+
+fn terms(propagation_bound: u64) -> HostTerms {
+    HostTerms {
+        propagation_bound: Duration::from_secs(propagation_bound),
+        reachable: true,
+        host_address: None,
+    }
+}
+
+#[test]
+fn an_address_that_clients_may_not_reach_is_not_registered_by_default() {
+    let address =
+        |spec: &str| parse(&MINIMAL.replace("image:", &format!("{spec}, image:"))).unwrap();
+    let unreachable = HostTerms {
+        reachable: false,
+        ..terms(5)
+    };
+    let silent = parse(MINIMAL).unwrap();
+    assert_eq!(check_against(&silent, &terms(5)), []);
+    let findings = check_against(&silent, &unreachable);
+    assert_eq!(
+        findings[0].to_string(),
+        "spec.registration.address: required on this host: instance (only clients that are routed to the instance's address reach it, at least those on this host) or host (the host's address and a host port); instance is the default where the configuration says network.reachable = true"
+    );
+    let said = address("registration: {address: instance}");
+    assert_eq!(check_against(&said, &unreachable), []);
+}
+
+#[test]
+fn the_hosts_address_is_registered_only_where_it_is_known() {
+    let unknown = terms(5);
+    let known = HostTerms {
+        host_address: Some("192.0.2.1".parse().unwrap()),
+        ..unknown
+    };
+    let app = parse(&MINIMAL.replace("image:", "network: host, image:")).unwrap();
+    assert_eq!(check_against(&app, &known), []);
+    assert_eq!(
+        check_against(&app, &unknown)[0].to_string(),
+        "spec.registration.address: host is not allowed; allowed: only on a host whose address is known: there is no default route to take it from, set network.host_address in the agent's configuration"
+    );
 }
 
 #[test]
@@ -216,6 +258,7 @@ fn the_revision_changes_with_every_field_that_makes_an_instance() {
         ("timeoutSeconds: 5", "timeoutSeconds: 6"),
         ("port: 11211", "port: 11212"),
         ("enabled: true", "enabled: false"),
+        ("service: shop-web", "service: shop-web\n    address: host"),
         ("service: shop-web", "service: shop"),
         ("port: http\n    weight", "port: 9090\n    weight"),
         ("weight: 50", "weight: 51"),

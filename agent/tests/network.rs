@@ -16,7 +16,7 @@ use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use nodeagent::config;
 use nodeagent::instance::InstanceName;
-use nodeagent::network::{NetnsFile, Network, NetworkError};
+use nodeagent::network::{NetnsFile, Network, NetworkError, host_address};
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
@@ -41,6 +41,8 @@ fn settings() -> config::Network {
         link_group: 7017,
         mtu: 1500,
         quarantine: Duration::from_secs(120),
+        reachable: false,
+        host_address: None,
     }
 }
 
@@ -276,6 +278,28 @@ fn host_and_instance_reach_each_other_through_a_slot() {
         exchange(on_loopback, move |to| inside(&netns, move || connect(to)));
         network.remove_slot(&web(0)).await.unwrap();
         host.assert_nothing_is_left().await;
+    });
+}
+
+#[test]
+fn the_hosts_address_is_that_of_the_default_route_unless_configured() {
+    on_a_host(|host| async move {
+        let mut settings = settings();
+        assert_eq!(host_address(&settings).unwrap(), None);
+        let route = |metric: u32| {
+            RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(Ipv4Addr::UNSPECIFIED, 0)
+                .output_interface(1)
+                .priority(metric)
+        };
+        let add = |route| host.netlink.route().add(route).execute();
+        add(route(200).build()).await.unwrap();
+        let loopback = Ipv4Addr::LOCALHOST;
+        assert_eq!(host_address(&settings).unwrap(), Some(loopback));
+        add(route(100).pref_source(HOST).build()).await.unwrap();
+        assert_eq!(host_address(&settings).unwrap(), Some(HOST));
+        settings.host_address = Some(address(0));
+        assert_eq!(host_address(&settings).unwrap(), Some(address(0)));
     });
 }
 

@@ -13,6 +13,7 @@ use rustix::mount::{MountFlags, mount};
 
 use crate::cli::{Cli, container_init, nodeagent};
 use crate::ground::Ground;
+use crate::netns::HOST;
 use crate::process::{Process, tail};
 use crate::wait::{Look, until};
 
@@ -61,8 +62,12 @@ namespace = "{namespace}"
 [runtime]
 cgroup_parent = "{cgroup}"
 container_init = "{init}"
+[network]
+reachable = true
+host_address = "{address}"
 "#,
             id = ground.id(),
+            address = HOST,
             directory = directory.display(),
             containerd = containerd.display(),
             cgroup = ground.cgroup_parent(),

@@ -152,6 +152,13 @@ impl Cli {
             .document(0)
     }
 
+    /// `scale APP --to N --task-id ID`, which has to succeed.
+    pub fn scale(&self, app: &str, to: u32, task: &str) -> Result<Task> {
+        let to = to.to_string();
+        self.json(&["scale", app, "--to", &to, "--task-id", task])?
+            .document(0)
+    }
+
     /// The request of `activate APP --to N --task-id ID` straight to the API, without the CLI's
     /// own start: returns the task and the time from the first byte sent to the last received.
     pub fn post(&self, verb: &str, app: &str, to: u32, task: &str) -> Result<(Task, Duration)> {

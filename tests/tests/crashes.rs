@@ -3,23 +3,32 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use nodeagent_tests::crash::{Operation, at_every_boundary};
 use nodeagent_tests::host::address_of;
-use nodeagent_tests::{Image, Manifest, TestHost, http, leaks};
+use nodeagent_tests::{Image, Manifest, TestHost};
+use serde_json::json;
 
 const WANTED: u32 = 2;
 
-/// A host with the app `web`, which writes down each of its starts.
+/// The app `web`, which writes down each of its starts.
+fn web(armed: u32) -> Manifest {
+    let script = "echo started >>/www/starts; exec httpd -f -p 8080 -h /www";
+    Manifest::script("web", script)
+        .armed(armed)
+        .ready_by_page(20)
+}
+
+/// The same with another environment: another revision.
+fn changed(armed: u32, number: usize) -> Manifest {
+    let env = json!([{ "name": "NUMBER", "value": number.to_string() }]);
+    web(armed).with("env", env)
+}
+
 fn host(armed: u32) -> Result<TestHost> {
     let host = TestHost::start()?;
     host.push(&Image::web()?, "web:1")?;
-    let script = "echo started >>/www/starts; exec httpd -f -p 8080 -h /www";
-    host.apply(
-        &Manifest::script("web", script)
-            .armed(armed)
-            .ready_by_page(20),
-    )?;
+    host.apply(&web(armed))?;
     host.wait_for_armed("web", armed)?;
     Ok(host)
 }
@@ -28,61 +37,15 @@ fn crash_agent() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_crash-agent"))
 }
 
-/// `active` in service, found and started once each; `armed` at the gate; nothing besides.
-fn assert_exactly(host: &TestHost, active: u32, armed: u32) -> Result<()> {
-    let pool = host.wait_for_pool("web", &format!("{active} active, {armed} armed"), |pool| {
-        (pool.active, pool.armed) == (active, armed)
-            && pool.arming + pool.starting + pool.draining + pool.failed == 0
-    })?;
-    let count = active + armed;
-    ensure!(pool.alarm.is_none(), "{:?}", pool.alarm);
-    ensure!(
-        pool.instances.len() == count as usize,
-        "{:?}",
-        pool.instances
-    );
-    assert_eq!(host.discovered()?.len(), active as usize);
-    for instance in pool
-        .instances
-        .iter()
-        .filter(|instance| instance.state == "active")
-    {
-        let address = instance
-            .address
-            .as_deref()
-            .context("active without an address")?;
-        let server = format!("{address}:8080").parse()?;
-        let starts = http::get(host.ground.netns(), server, "/starts")?.text();
+/// Fails unless each of `effects` was a boundary.
+fn assert_passed(boundaries: &[String], effects: &[&str]) -> Result<()> {
+    for boundary in effects.iter().map(|effect| format!("after {effect} 1")) {
         ensure!(
-            starts == "started\n",
-            "{} was started: {starts:?}",
-            instance.name
+            boundaries.contains(&boundary),
+            "no {boundary:?} in {boundaries:?}"
         );
     }
-    nodeagent_tests::wait::until(
-        "exactly these containers",
-        std::time::Duration::from_secs(15),
-        || {
-            use nodeagent_tests::wait::Look;
-            let there = leaks::look(&host.ground, &host.containerd, &host.agent)?;
-            let kinds = [
-                "containers",
-                "tasks",
-                "snapshots",
-                "netns",
-                "links",
-                "instance directories",
-            ];
-            let right = kinds
-                .iter()
-                .all(|kind| there.of(kind).len() == count as usize);
-            Ok(if right && there.of("leases").is_empty() {
-                Look::Seen(())
-            } else {
-                Look::NotYet(there.to_string())
-            })
-        },
-    )
+    Ok(())
 }
 
 /// Nothing in service, `armed` at the gate.
@@ -91,7 +54,7 @@ fn reset(host: &TestHost, armed: u32) -> Result<()> {
     if target > 0 {
         host.cli().json(&["deactivate", "web", "--to", "0"])?.ok()?;
     }
-    assert_exactly(host, 0, armed)
+    host.assert_exactly("web", 0, armed).map(drop)
 }
 
 /// The activation of that number done, by the same instances whenever it is asked for again.
@@ -113,7 +76,7 @@ fn assert_activated(host: &TestHost, number: usize, armed: u32) -> Result<()> {
     for instance in &task.instances {
         address_of(instance)?;
     }
-    assert_exactly(host, WANTED, armed)
+    host.assert_exactly("web", WANTED, armed).map(drop)
 }
 
 #[test]
@@ -154,15 +117,10 @@ fn a_cold_activation_survives_a_kill_at_every_boundary() -> Result<()> {
         after: &|host, n| assert_activated(host, n, 0),
     };
     let boundaries = at_every_boundary(&mut host, crash_agent(), &operation)?;
-    for effect in [
+    let passed = [
         "commit", "network", "create", "arm", "start", "ready", "register",
-    ] {
-        let boundary = format!("after {effect} 1");
-        ensure!(
-            boundaries.contains(&boundary),
-            "no {boundary:?} in {boundaries:?}"
-        );
-    }
+    ];
+    assert_passed(&boundaries, &passed)?;
     host.remove_app("web")
 }
 
@@ -173,7 +131,7 @@ fn a_deactivation_survives_a_kill_at_every_boundary() -> Result<()> {
     let operation = Operation {
         before: &|host| {
             host.cli().json(&["activate", "web", "--to", "2"])?.ok()?;
-            assert_exactly(host, WANTED, WANTED)
+            host.assert_exactly("web", WANTED, WANTED).map(drop)
         },
         run: &|host, n| down(host, n).map(drop),
         after: &|host, n| {
@@ -183,16 +141,115 @@ fn a_deactivation_survives_a_kill_at_every_boundary() -> Result<()> {
                 "{task:?}"
             );
             ensure!(down(host, n)?.replayed, "done twice");
-            assert_exactly(host, 0, WANTED)
+            host.assert_exactly("web", 0, WANTED).map(drop)
         },
     };
     let boundaries = at_every_boundary(&mut host, crash_agent(), &operation)?;
-    for effect in ["commit", "deregister", "drain", "stop", "remove", "release"] {
-        let boundary = format!("after {effect} 1");
-        ensure!(
-            boundaries.contains(&boundary),
-            "no {boundary:?} in {boundaries:?}"
-        );
-    }
+    let passed = ["commit", "deregister", "drain", "stop", "remove", "release"];
+    assert_passed(&boundaries, &passed)?;
     host.remove_app("web")
+}
+
+/// The number of instances that a scale began with, and ended with.
+fn survives_a_scale(from: u32, to: u32) -> Result<Vec<String>> {
+    let mut host = host(1)?;
+    let scale = |host: &TestHost, n: usize| host.cli().scale("web", to, &format!("scale-{n}"));
+    let from_text = from.to_string();
+    let operation = Operation {
+        before: &|host| {
+            host.cli()
+                .json(&["scale", "web", "--to", &from_text])?
+                .ok()?;
+            host.assert_exactly("web", from, 1).map(drop)
+        },
+        run: &|host, n| scale(host, n).map(drop),
+        after: &|host, n| {
+            let task = scale(host, n)?;
+            ensure!(
+                (task.state.as_str(), task.active) == ("done", to),
+                "{task:?}"
+            );
+            ensure!(scale(host, n)?.replayed, "done twice");
+            host.assert_exactly("web", to, 1).map(drop)
+        },
+    };
+    let boundaries = at_every_boundary(&mut host, crash_agent(), &operation)?;
+    host.remove_app("web")?;
+    Ok(boundaries)
+}
+
+#[test]
+fn a_scale_up_survives_a_kill_at_every_boundary() -> Result<()> {
+    // One from the gate, one that has to be made.
+    let boundaries = survives_a_scale(1, 3)?;
+    let passed = [
+        "commit", "network", "create", "arm", "start", "ready", "register",
+    ];
+    assert_passed(&boundaries, &passed)
+}
+
+#[test]
+fn a_scale_down_survives_a_kill_at_every_boundary() -> Result<()> {
+    let boundaries = survives_a_scale(3, 1)?;
+    let passed = ["commit", "deregister", "drain", "stop", "remove", "release"];
+    assert_passed(&boundaries, &passed)
+}
+
+#[test]
+fn a_new_revision_survives_a_kill_at_every_boundary() -> Result<()> {
+    let mut host = host(WANTED)?;
+    host.cli().activate("web", 1, "up")?;
+    let serving = host.assert_exactly("web", 1, WANTED)?.instances;
+    let serving = serving.iter().find(|instance| instance.state == "active");
+    let operation = Operation {
+        before: &|host| host.assert_exactly("web", 1, WANTED).map(drop),
+        run: &|host, n| {
+            host.apply(&changed(WANTED, n))?;
+            // Replacing the waiting ones goes on behind the answer.
+            host.wait_for_armed("web", WANTED)
+        },
+        after: &|host, n| {
+            host.apply(&changed(WANTED, n))?;
+            let pool = host.wait_for_pool("web", "only the new revision at the gate", |pool| {
+                let armed = pool.instances.iter().filter(|i| i.state == "armed");
+                let fresh = armed.filter(|i| i.revision == pool.revision).count();
+                fresh == WANTED as usize && pool.instances.len() == fresh + 1
+            })?;
+            let still = pool.instances.iter().find(|i| i.state == "active");
+            ensure!(
+                still.map(|i| (&i.name, &i.revision, i.create_generation))
+                    == serving.map(|i| (&i.name, &i.revision, i.create_generation)),
+                "{still:?} instead of {serving:?}"
+            );
+            host.assert_exactly("web", 1, WANTED).map(drop)
+        },
+    };
+    let boundaries = at_every_boundary(&mut host, crash_agent(), &operation)?;
+    let passed = [
+        "commit", "stop", "remove", "release", "network", "create", "arm",
+    ];
+    assert_passed(&boundaries, &passed)?;
+    host.remove_app("web")
+}
+
+#[test]
+fn a_deletion_survives_a_kill_at_every_boundary() -> Result<()> {
+    let mut host = host(WANTED)?;
+    let operation = Operation {
+        before: &|host| {
+            host.apply(&web(WANTED))?;
+            host.assert_exactly("web", 0, WANTED).map(drop)
+        },
+        run: &|host, _| host.cli().json(&["app", "delete", "web"])?.ok().map(drop),
+        after: &|host, _| {
+            // Either it is gone, or the command is repeated and waits until it is.
+            let again = host.cli().json(&["app", "delete", "web"])?;
+            ensure!([0, 4].contains(&again.code), "{again}");
+            let pools = host.cli().status()?.pools;
+            ensure!(pools.is_empty(), "{pools:?}");
+            host.assert_nothing_left()
+        },
+    };
+    let boundaries = at_every_boundary(&mut host, crash_agent(), &operation)?;
+    assert_passed(&boundaries, &["commit", "stop", "remove", "release"])
 }

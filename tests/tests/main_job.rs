@@ -244,9 +244,10 @@ fn an_app_in_the_hosts_network_is_reached_there_and_taken_out_again() -> Result<
     host.wait_for_armed("web", 1)?;
     let task = host.cli().activate("web", 1, "in")?;
     assert_eq!(task.state, "done");
-    let local = std::net::SocketAddr::from(([127, 0, 0, 1], 8080));
-    let page = nodeagent_tests::http::get(host.ground.netns(), local, "/")?;
-    assert_eq!(page.status, 200);
+    let told = std::net::SocketAddr::from((nodeagent_tests::netns::HOST, 8080));
+    assert_eq!(address_of(&task.instances[0])?, told);
+    assert_eq!(host.discovered()?, [told.to_string()]);
+    host.assert_serves(&task.instances[0])?;
     let links = leaks::look(&host.ground, &host.containerd, &host.agent)?;
     assert_eq!(
         links.of("links"),

@@ -17,6 +17,7 @@ pub use revision::{Revision, manifest_hash, revision};
 pub use types::*;
 
 use std::fmt;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::document::{Finding, Findings, from_yaml, read};
@@ -58,18 +59,48 @@ pub fn parse(text: &str) -> Result<App, Refused> {
     }
 }
 
-/// What an app asks for that this host's settings do not allow. `propagation_bound` is the
-/// longest that clients of any discovery backend may go on using a deregistered instance.
-pub fn check_against(app: &App, propagation_bound: Duration) -> Vec<Finding> {
-    if !app.registration.enabled || app.drain >= propagation_bound {
+/// What apps have to go by on this host.
+#[derive(Debug, Clone, Copy)]
+pub struct HostTerms {
+    /// The longest that clients of any discovery backend may go on using a deregistered instance.
+    pub propagation_bound: Duration,
+    /// Whether clients on other hosts reach the addresses of instances.
+    pub reachable: bool,
+    /// Address under which clients reach this host, when it is known.
+    pub host_address: Option<Ipv4Addr>,
+}
+
+/// What an app asks for that this host does not allow.
+pub fn check_against(app: &App, host: &HostTerms) -> Vec<Finding> {
+    if !app.registration.enabled {
         return Vec::new();
     }
-    vec![Finding::new(
-        "spec.drainSeconds",
-        Some(app.drain.as_secs().to_string()),
-        format!(
-            "at least the propagation bound of discovery on this host, {} s: until then clients may still come",
-            propagation_bound.as_secs_f64()
-        ),
-    )]
+    let mut findings = Vec::new();
+    if app.drain < host.propagation_bound {
+        findings.push(Finding::new(
+            "spec.drainSeconds",
+            Some(app.drain.as_secs().to_string()),
+            format!(
+                "at least the propagation bound of discovery on this host, {} s: until then clients may still come",
+                host.propagation_bound.as_secs_f64()
+            ),
+        ));
+    }
+    let field = "spec.registration.address";
+    let with_the_host = app.network == NetworkMode::Host
+        || app.registration.address == Some(RegisteredAddress::Host);
+    if with_the_host && host.host_address.is_none() {
+        findings.push(Finding::new(
+            field,
+            Some("host".to_owned()),
+            "only on a host whose address is known: there is no default route to take it from, set network.host_address in the agent's configuration",
+        ));
+    } else if !with_the_host && app.registration.address.is_none() && !host.reachable {
+        findings.push(Finding::new(
+            field,
+            None,
+            "required on this host: instance (only clients that are routed to the instance's address reach it, at least those on this host) or host (the host's address and a host port); instance is the default where the configuration says network.reachable = true",
+        ));
+    }
+    findings
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{App, Essential, NetworkMode, ProbeTiming, Readiness, User};
+use super::{App, Essential, NetworkMode, ProbeTiming, Readiness, RegisteredAddress, User};
 
 /// Short name of an app's version: 12 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -165,6 +165,11 @@ impl Writer {
         }
         if registration.enabled {
             self.text("service", &registration.service);
+            match registration.address {
+                None => {}
+                Some(RegisteredAddress::Instance) => self.text("address", "instance"),
+                Some(RegisteredAddress::Host) => self.text("address", "host"),
+            }
             self.number("port", registration.port.into());
             self.number("weight", registration.weight.into());
             self.pairs("metadata", registration.metadata.iter());

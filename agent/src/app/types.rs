@@ -44,6 +44,14 @@ pub struct App {
     pub drain: Duration,
 }
 
+impl App {
+    /// Whether the end of the in-container agent of this name is the end of the instance.
+    pub fn is_essential_agent(&self, name: &str) -> bool {
+        let mut agents = self.agents.iter();
+        agents.any(|agent| agent.name == name && agent.essential == Essential::Yes)
+    }
+}
+
 /// Numeric or named user, resolved against the image's `/etc/passwd` when named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -178,12 +186,24 @@ pub struct Registration {
     pub enabled: bool,
     /// Service name in discovery; the app's name by default.
     pub service: String,
+    /// Which address is registered; absent, the instance's where the host says that clients reach
+    /// it. In the host's network it is the host's in any case.
+    pub address: Option<RegisteredAddress>,
     /// Registered port, resolved from a name; the first of `ports` by default.
     pub port: u16,
     /// Weight at full service, 1..=1000, default 100.
     pub weight: u32,
     /// Free metadata for the backend.
     pub metadata: BTreeMap<String, String>,
+}
+
+/// Which address goes into discovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegisteredAddress {
+    /// The instance's own.
+    Instance,
+    /// The host's.
+    Host,
 }
 
 /// Network of an instance.

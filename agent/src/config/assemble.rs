@@ -183,6 +183,8 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
         ),
         mtu: check.number("network.mtu", given.mtu, 1500, 576..=65_535),
         quarantine,
+        reachable: given.reachable.unwrap_or(false),
+        host_address: check.optional_address("network.host_address", given.host_address),
     }
 }
 

@@ -183,6 +183,15 @@ impl Check<'_> {
         }
     }
 
+    /// An IPv4 unicast address that may be left out.
+    pub(super) fn optional_address(
+        &mut self,
+        field: &str,
+        given: Option<String>,
+    ) -> Option<Ipv4Addr> {
+        given.map(|given| self.address(field, Some(given), Ipv4Addr::UNSPECIFIED))
+    }
+
     /// A range of addresses in CIDR notation.
     pub(super) fn range(&mut self, field: &str, given: &str) -> Option<AddressRange> {
         let range = parse_range(given);

@@ -61,6 +61,8 @@ pub(super) struct Network {
     pub(super) link_group: Option<u32>,
     pub(super) mtu: Option<u32>,
     pub(super) quarantine: Option<String>,
+    pub(super) reachable: Option<bool>,
+    pub(super) host_address: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

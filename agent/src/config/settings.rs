@@ -87,6 +87,12 @@ pub struct Network {
     /// How long a freed address is kept from other instances; default 120 s or the longest
     /// propagation bound, whichever is longer, and never below the latter.
     pub quarantine: Duration,
+    /// Whether clients on other hosts reach the addresses of `pools`, because somebody routes them
+    /// here; default false.
+    pub reachable: bool,
+    /// Address under which clients reach this host; the address of the default route's interface
+    /// when absent.
+    pub host_address: Option<Ipv4Addr>,
 }
 
 /// An IPv4 range in CIDR notation.

@@ -46,6 +46,11 @@ pub fn show(loaded: &Loaded) -> String {
     page.number("link_group", s.network.link_group.into());
     page.number("mtu", s.network.mtu.into());
     page.duration("quarantine", s.network.quarantine);
+    page.value("reachable", &s.network.reachable.to_string());
+    page.optional_text(
+        "host_address",
+        s.network.host_address.map(|a| a.to_string()),
+    );
     page.table("images");
     page.list("insecure_registries", &s.images.insecure_registries);
     page.duration("pull_timeout", s.images.pull_timeout);
@@ -92,8 +97,12 @@ impl Page<'_> {
     }
 
     fn optional_path(&mut self, key: &str, path: Option<&Path>) {
-        match path {
-            Some(path) => self.path(key, path),
+        self.optional_text(key, path.map(|path| path.to_string_lossy().into_owned()));
+    }
+
+    fn optional_text(&mut self, key: &str, text: Option<String>) {
+        match text {
+            Some(text) => self.text(key, &text),
             None => {
                 let _ = writeln!(self.text, "# {key} is not set");
             }

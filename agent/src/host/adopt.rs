@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::executor::Executor;
 use super::failure::chain;
 use super::node::{Entry, Node, Pools};
-use crate::app;
+use crate::app::{self, HostTerms};
 use crate::config::Settings;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Recovered, Write};
@@ -39,7 +39,7 @@ pub(super) async fn adopt<E: Effects>(
     executor: &Executor,
     shared: &Arc<Shared<E>>,
     pools: &Arc<Pools>,
-    settings: &Settings,
+    terms: &HostTerms,
     boot_id: &str,
     recovered: Recovered,
 ) {
@@ -87,7 +87,8 @@ pub(super) async fn adopt<E: Effects>(
     revive(
         shared,
         pools,
-        settings,
+        &executor.settings,
+        terms,
         recovered,
         &observations,
         listed.as_ref(),
@@ -337,6 +338,7 @@ fn revive<E: Effects>(
     shared: &Arc<Shared<E>>,
     pools: &Pools,
     settings: &Settings,
+    terms: &HostTerms,
     recovered: Recovered,
     observations: &HashMap<ContainerId, Observation>,
     listed: Option<&BTreeSet<InstanceName>>,
@@ -400,7 +402,7 @@ fn revive<E: Effects>(
             instances,
             tasks,
         };
-        let limits = Node::<E>::limits(settings);
+        let limits = Node::<E>::limits(settings, terms);
         let (pool, actions) = {
             let mut ledger = shared
                 .ledger

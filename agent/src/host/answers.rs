@@ -70,8 +70,12 @@ fn under_way(snapshot: &Snapshot, task: &task::TaskId) -> Vec<TaskInstance> {
         state: instance_state(i.phase.state().as_str()),
         from: started_from(i.from.map(|w| w.as_str())),
         generation: i.generation,
-        address: i.address.map(|a| a.to_string()),
-        port: i.port,
+        address: i
+            .endpoint
+            .map(|(address, _)| address)
+            .or(i.address)
+            .map(|a| a.to_string()),
+        port: i.endpoint.map(|(_, port)| port),
         error: i.failure.as_ref().map(instance_error),
     };
     snapshot

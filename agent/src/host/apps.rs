@@ -21,7 +21,7 @@ use crate::runtime::{Image, RuntimeError};
 impl<E: Effects> Node<E> {
     pub(super) async fn apply_manifest(&self, manifest: &str) -> Result<ApplyResult, Problem> {
         let app = app::parse(manifest).map_err(|refused| invalid(refused.findings))?;
-        let findings = app::check_against(&app, self.propagation_bound);
+        let findings = app::check_against(&app, &self.terms);
         if !findings.is_empty() {
             return Err(invalid(findings));
         }
@@ -123,8 +123,8 @@ impl<E: Effects> Node<E> {
             .journal
             .left_behind(&revision.app.name)
             .map_err(|e| answers::unwritten(&Failure::from(e)))?;
-        let pool =
-            Pool::new(revision.clone(), Self::limits(&self.settings)).with_left_behind(&left);
+        let pool = Pool::new(revision.clone(), Self::limits(&self.settings, &self.terms))
+            .with_left_behind(&left);
         let handle = driver::spawn(pool, Vec::new(), self.shared.clone());
         self.pools.put(Entry {
             handle,

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::failure;
-use crate::app::Readiness;
+use crate::app::{App, Readiness};
 use crate::config::Settings;
 use crate::discovery::{Discovery, Outcome, RegistrationRecord};
 use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
@@ -43,6 +43,8 @@ pub struct Executor {
     pub(super) network: Arc<Network>,
     pub(super) discovery: Vec<Arc<dyn Discovery>>,
     pub(super) facts: HostFacts,
+    /// Address under which clients reach the host, when it is known.
+    pub(super) host_address: Option<Ipv4Addr>,
 }
 
 impl Effects for Executor {
@@ -89,23 +91,22 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         self.runtime.start_task(id).await?;
-        let agents: Duration = instance
-            .revision
-            .app
+        let app = &instance.revision.app;
+        let agents: Duration = app
             .agents
             .iter()
             .map(|agent| agent.readiness.deadline())
             .sum();
         let deadline = Instant::now() + agents + ARM_MARGIN;
-        let wait = self
-            .gate
-            .wait(id, "reaching the gate", deadline, |s| s.armed || ended(s));
+        let wait = self.gate.wait(id, "reaching the gate", deadline, |s| {
+            s.armed || alive(s, app).is_err()
+        });
         let status = until_cancelled(cancel, async { Ok(wait.await?) }).await?;
-        alive(&status)
+        alive(&status, app)
     }
 
     async fn start(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
-        let generation = instance.generation;
+        let (app, generation) = (&instance.revision.app, instance.generation);
         let (task_id, traceparent) = context(instance);
         let start = Start {
             generation,
@@ -124,16 +125,19 @@ impl Executor {
             other => other?,
         }
         let deadline = Instant::now() + START_DEADLINE;
-        let started = |s: &Status| (s.started && s.generation >= generation) || ended(s);
+        let started =
+            |s: &Status| (s.started && s.generation >= generation) || alive(s, app).is_err();
         let status = self
             .gate
             .wait(id, "starting the app", deadline, started)
             .await?;
-        alive(&status)
+        alive(&status, app)
     }
 
     async fn ready(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
-        let readiness = &instance.revision.app.readiness;
+        let app = &instance.revision.app;
+        let readiness = &app.readiness;
+        let over = |s: &Status| alive(s, app).is_err();
         let deadline = Instant::now() + readiness.deadline();
         match readiness {
             Readiness::None => Ok(()),
@@ -141,15 +145,15 @@ impl Executor {
                 // container-init bounds an exec probe itself; its verdict comes as the app's state.
                 let wait = self
                     .gate
-                    .wait(id, "becoming ready", deadline, |s| s.ready || ended(s));
-                alive(&wait.await.map_err(|e| failure("not_ready", &e))?)
+                    .wait(id, "becoming ready", deadline, |s| s.ready || over(s));
+                alive(&wait.await.map_err(|e| failure("not_ready", &e))?, app)
             }
             Readiness::Tcp { .. } | Readiness::Http { .. } => {
                 let address = IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST));
                 tokio::select! {
                     probed = probe::ready(readiness, address, deadline) => probed.map_err(|e| failure("not_ready", &e)),
-                    over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, ended) => match over {
-                        Ok(status) => alive(&status),
+                    over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, over) => match over {
+                        Ok(status) => alive(&status, app),
                         Err(error) => Err(error.into()),
                     },
                 }
@@ -165,7 +169,7 @@ impl Executor {
         {
             self.adopt(id, instance).await?;
         }
-        let record = [self.record(&id.instance, instance)];
+        let record = [self.record(&id.instance, instance)?];
         for backend in &self.discovery {
             let outcomes = backend
                 .register(&record)
@@ -195,25 +199,35 @@ impl Executor {
         Ok(self.gate.adopt(id, adopt).await?)
     }
 
-    fn record(&self, name: &InstanceName, instance: &Instance) -> RegistrationRecord {
+    fn record(
+        &self,
+        name: &InstanceName,
+        instance: &Instance,
+    ) -> Result<RegistrationRecord, Failure> {
+        let (address, port) = instance.endpoint(self.host_address).ok_or_else(|| {
+            Failure::new(
+                "host_address",
+                format!("{name} is registered with the host's address, and there is none: no default route, no network.host_address"),
+            )
+        })?;
         let app = &instance.revision.app;
         let mut metadata = app.registration.metadata.clone();
         metadata.insert("revision".to_owned(), instance.revision.id.clone());
         if let Some(task) = &instance.task {
             metadata.insert("task_id".to_owned(), task.task_id.to_string());
         }
-        RegistrationRecord {
+        Ok(RegistrationRecord {
             service: app.registration.service.clone(),
             instance: name.clone(),
             host_id: self.settings.host.id.clone(),
             fleet: self.settings.host.fleet.clone(),
             hostname: name.to_string(),
-            address: IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST)),
-            port: app.registration.port,
+            address: IpAddr::V4(address),
+            port,
             weight: app.registration.weight,
             generation: instance.generation,
             metadata,
-        }
+        })
     }
 
     async fn deregister(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {
@@ -360,12 +374,14 @@ fn context(instance: &Instance) -> (String, String) {
         .unwrap_or_default()
 }
 
-fn ended(status: &Status) -> bool {
-    status.stopped || status.stopping || status.app_exit.is_some()
-}
-
-fn alive(status: &Status) -> Result<(), Failure> {
-    match &status.app_exit {
+/// Fails when the container is over, or about to be: the first essential process that ended says why.
+fn alive(status: &Status, app: &App) -> Result<(), Failure> {
+    let agents = status.agents_ended.iter();
+    let first = agents
+        .filter(|exit| app.is_essential_agent(&exit.name))
+        .chain(&status.app_exit)
+        .next();
+    match first {
         Some(exit) => Err(exited(exit)),
         None if status.stopped || status.stopping => Err(Failure::new(
             "exited",

@@ -9,7 +9,7 @@ use crate::network::NetworkError;
 use crate::runtime::RuntimeError;
 
 /// The chain of an error: `what: why: why`.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

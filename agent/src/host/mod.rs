@@ -16,5 +16,6 @@ mod run;
 mod tasks;
 
 pub use executor::Executor;
+pub(crate) use failure::chain;
 pub use node::Node;
 pub use run::{RunError, daemon, run, run_with};

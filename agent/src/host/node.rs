@@ -13,6 +13,7 @@ use crate::api::v1::{
     TaskRequest, Trail, Verb,
 };
 use crate::api::{Deletion, Host, Received};
+use crate::app::HostTerms;
 use crate::config::Settings;
 use crate::instance::{AppName, Revision};
 use crate::journal::Journal;
@@ -97,8 +98,8 @@ pub struct Node<E> {
     pub(super) runtime: Containerd,
     pub(super) pools: Arc<Pools>,
     pub(super) shared: Arc<Shared<E>>,
-    /// The longest that clients of any backend may go on using what was removed.
-    pub(super) propagation_bound: Duration,
+    /// What apps have to go by here.
+    pub(super) terms: HostTerms,
     /// The pools as the journal left them, shown until reality was observed.
     pub(super) unverified: Vec<Pool>,
     /// True once reality was observed and every pool has its driver.
@@ -108,8 +109,9 @@ pub struct Node<E> {
 }
 
 impl<E: Effects> Node<E> {
-    pub(super) fn limits(settings: &Settings) -> Limits {
+    pub(super) fn limits(settings: &Settings, terms: &HostTerms) -> Limits {
         Limits {
+            host_address: terms.host_address,
             give_up_after: settings.tasks.give_up_after,
             activation_deadline: settings.tasks.activation_deadline,
             refill: settings.refill.concurrency,

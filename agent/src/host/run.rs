@@ -18,12 +18,13 @@ use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::route;
 use crate::api::{BindError, Limits, Server};
+use crate::app::HostTerms;
 use crate::config::Settings;
 use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
-use crate::network::{Ledger, Network, NetworkError};
+use crate::network::{self, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
 use crate::task::Index;
@@ -137,7 +138,9 @@ pub async fn run_with<E: Effects>(
     {
         gate.expect(&adopt::container_of(row));
     }
+    let host_address = network::host_address(&settings.network)?;
     let executor = Executor {
+        host_address,
         journal: journal.clone(),
         runtime: Containerd::connect(&settings.containerd, &settings.runtime).await?,
         gate,
@@ -152,6 +155,16 @@ pub async fn run_with<E: Effects>(
         discovery: backends(&settings)?,
         facts: HostFacts::detect(),
         settings: settings.clone(),
+    };
+    let terms = HostTerms {
+        propagation_bound: executor
+            .discovery
+            .iter()
+            .map(|backend| backend.propagation_bound())
+            .max()
+            .unwrap_or_default(),
+        reachable: settings.network.reachable,
+        host_address,
     };
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
@@ -178,12 +191,7 @@ pub async fn run_with<E: Effects>(
         runtime: executor.runtime.clone(),
         pools: pools.clone(),
         shared: shared.clone(),
-        propagation_bound: executor
-            .discovery
-            .iter()
-            .map(|b| b.propagation_bound())
-            .max()
-            .unwrap_or_default(),
+        terms,
         unverified: recovered
             .pools
             .iter()
@@ -212,7 +220,7 @@ pub async fn run_with<E: Effects>(
     tracing::info!(instances = known, pools = recovered.pools.len(), socket = %settings.paths.api_socket.display(), "ready");
     let exits = executor.runtime.exits();
     let adopting = async {
-        adopt::adopt(&executor, &shared, &pools, &settings, &boot_id, recovered).await;
+        adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
         let routing = tokio::spawn(route::run(pools.clone(), notices, exits, shutdown.clone()));

@@ -24,6 +24,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::Revision;
+use crate::app::NetworkMode;
 use crate::task::TaskContext;
 
 /// Where an instance is. Every phase but `Armed`, `Active` and `Failed` is an effect under way.
@@ -458,6 +459,16 @@ impl Instance {
             failure: None,
             attempt: 1,
         }
+    }
+
+    /// Address and port that clients are told; `None` while the address is not known.
+    pub fn endpoint(&self, host_address: Option<Ipv4Addr>) -> Option<(Ipv4Addr, u16)> {
+        let app = &self.revision.app;
+        let address = match app.network {
+            NetworkMode::Host => host_address,
+            NetworkMode::Routed => self.address,
+        };
+        Some((address?, app.registration.port))
     }
 
     /// One edge of the picture.

@@ -14,17 +14,21 @@
 //! namespace of its mount and not the caller's.
 
 mod error;
+mod host_address;
 mod ledger;
 mod link;
 mod names;
 mod netlink;
 mod netns;
 mod slot;
+mod trial;
 mod worker;
 
 pub use error::NetworkError;
+pub use host_address::host_address;
 pub use ledger::{Conflict, Exhausted, Lease, LeaseState, Ledger};
 pub use netlink::NetlinkError;
 pub use netns::NetnsFile;
 pub use slot::{ObservedLink, ObservedSlot, Slot};
+pub use trial::try_veth;
 pub use worker::Network;

@@ -126,6 +126,7 @@ impl Pool {
                 deadline: now.at + left,
                 picked,
                 failed: BTreeMap::new(),
+                unplanned: None,
                 end: None,
                 unwritten_until: None,
                 context: row.context,

@@ -180,6 +180,7 @@ impl Pool {
             .filter_map(|ordinal| self.slots.get(ordinal)?.instance.failure.as_ref());
         let cause = present
             .chain(task.failed.values().map(|(_, failure)| failure))
+            .chain(&task.unplanned)
             .next();
         let cause = match cause {
             Some(failure) => failure.detail.clone(),
@@ -207,6 +208,7 @@ impl Pool {
     fn result(&self, task: &OpenTask, ordinal: u32) -> InstanceResult {
         let slot = self.slots.get(&ordinal);
         let instance = slot.map(|slot| &slot.instance);
+        let endpoint = instance.and_then(|i| i.endpoint(self.limits.host_address));
         let failed = task.failed.get(&ordinal);
         let active = instance.is_some_and(|i| i.phase == Phase::Active);
         let error = instance
@@ -225,11 +227,11 @@ impl Pool {
                 .map(|i| i.generation)
                 .or_else(|| self.generations.get(&ordinal).copied())
                 .unwrap_or(0),
-            address: instance.and_then(|i| i.address),
+            address: endpoint.map(|(address, _)| address),
             port: instance
-                .map(|i| &i.revision.app.registration)
-                .filter(|r| r.enabled)
-                .map(|r| r.port),
+                .filter(|i| i.revision.app.registration.enabled)
+                .and(endpoint)
+                .map(|(_, port)| port),
             error: error.map(|failure| (failure.code.to_owned(), failure.detail.clone())),
         }
     }

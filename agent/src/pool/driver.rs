@@ -163,9 +163,8 @@ impl<E: Effects> Driver<E> {
                     .shared
                     .index
                     .refused(&request.context.task_id, Refusal::Deleting),
-                Message::Revise(_, reply) | Message::Delete { reply, .. } => {
-                    answer(Some(reply), Err(Refusal::Deleting))
-                }
+                Message::Revise(_, reply) => answer(Some(reply), Err(Refusal::Deleting)),
+                Message::Delete { reply, .. } => answer(Some(reply), Ok(())),
                 Message::Happened(_) | Message::Answered(..) => {}
             }
         }
@@ -216,6 +215,11 @@ impl<E: Effects> Driver<E> {
         if let Event::Effect { id, result, .. } = &event {
             self.trails.effect_ended(*id, result.as_ref().err(), now.at);
         }
+        let ended = match &event {
+            Event::Exited { ordinal, .. } | Event::AgentExited { ordinal, .. } => Some(*ordinal),
+            _ => None,
+        };
+        let ended = ended.filter(|ordinal| self.pool.failed(*ordinal).is_none());
         let actions = {
             let mut ledger = self
                 .shared
@@ -224,6 +228,12 @@ impl<E: Effects> Driver<E> {
                 .unwrap_or_else(PoisonError::into_inner);
             self.pool.step(event, now, &mut ledger)
         };
+        if let Some((ordinal, failure)) =
+            ended.and_then(|ordinal| Some((ordinal, self.pool.failed(ordinal)?)))
+        {
+            tracing::warn!(instance = %self.pool.instance_name(ordinal), code = failure.code,
+                error = failure.detail, "ended by itself");
+        }
         self.carry_out(actions, now);
     }
 
@@ -248,10 +258,13 @@ impl<E: Effects> Driver<E> {
                     self.shared.index.refused(&task_id, refusal);
                 }
                 Action::Revised(result) => answer(self.revisions.pop_front(), result),
-                Action::Deleted(result) => {
-                    self.ended = result.is_ok();
-                    answer(self.deletions.pop_front(), result);
+                Action::Deleted(Ok(())) => {
+                    self.ended = true;
+                    for reply in self.deletions.drain(..) {
+                        answer(Some(reply), Ok(()));
+                    }
                 }
+                Action::Deleted(refused) => answer(self.deletions.pop_front(), refused),
             }
         }
     }

@@ -14,6 +14,7 @@
 //! does), nor documents of the API.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ use crate::journal::{InstanceRow, Write};
 use crate::network::Ledger;
 use crate::task::{Outcome, Request, TaskContext, TaskId, Verb};
 
-use super::plan::{Change, Intent};
+use super::intent::Intent;
 
 /// Both clocks, read once per event by the driver.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +44,8 @@ pub struct Limits {
     pub activation_deadline: Duration,
     /// Stale warm instances replaced at a time.
     pub refill: usize,
+    /// Address under which clients reach the host, when it is known.
+    pub host_address: Option<Ipv4Addr>,
 }
 
 /// What the outside asks of a pool; each is answered once.
@@ -102,12 +105,23 @@ pub enum Event {
         /// How it ended.
         result: Result<(), Failure>,
     },
-    /// A container, its app or one of its essential processes ended.
+    /// A container or its app ended.
     Exited {
         /// The instance.
         ordinal: u32,
         /// Of the container that ended; another one's end is ignored.
         create_generation: u64,
+        /// What is known of the end.
+        failure: Failure,
+    },
+    /// An in-container agent ended; an essential one takes its instance along.
+    AgentExited {
+        /// The instance.
+        ordinal: u32,
+        /// Of the container that it ran in; another one's is ignored.
+        create_generation: u64,
+        /// Name of the agent.
+        agent: String,
         /// What is known of the end.
         failure: Failure,
     },
@@ -152,7 +166,8 @@ pub enum Action {
     Refuse(TaskId, Refusal),
     /// The revision is the pool's from now on, or was refused.
     Revised(Result<(), Refusal>),
-    /// Nothing of the app is left on the host (end of the pool), or the deletion was refused.
+    /// Nothing of the app is left on the host (end of the pool; everybody who asked is told), or
+    /// the oldest request for it was refused.
     Deleted(Result<(), Refusal>),
 }
 
@@ -170,6 +185,8 @@ pub(super) struct OpenTask {
     pub picked: BTreeSet<u32>,
     /// The last failure of each instance it chose.
     pub failed: BTreeMap<u32, (u64, Failure)>,
+    /// What last kept an instance from being planned: no failure of any instance.
+    pub unplanned: Option<Failure>,
     /// Its end, once decided, and the commit that makes it durable.
     pub end: Option<(u64, Outcome)>,
     /// The outcome could not be written: not before this it is tried again.
@@ -201,6 +218,8 @@ pub struct Pool {
     pub(super) queue: VecDeque<Command>,
     pub(super) intent: Option<Intent>,
     pub(super) deleting: bool,
+    /// The deletion was asked for again, with force.
+    pub(super) hurried: bool,
     /// Instances whose row in the journal is behind.
     pub(super) dirty: BTreeSet<u32>,
     /// Those whose row a commit under way carries; a refused one gives them back.
@@ -250,6 +269,7 @@ impl Pool {
             queue: VecDeque::new(),
             intent: None,
             deleting: false,
+            hurried: false,
             dirty: BTreeSet::new(),
             carried: BTreeMap::new(),
             stalled_until: None,
@@ -296,9 +316,18 @@ impl Pool {
                 create_generation,
                 failure,
             } => {
-                let current =
-                    |slot: &&mut Slot| slot.instance.create_generation == create_generation;
-                if self.slots.get_mut(&ordinal).filter(current).is_some() {
+                if self.container(ordinal, create_generation).is_some() {
+                    self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
+                }
+            }
+            Event::AgentExited {
+                ordinal,
+                create_generation,
+                agent,
+                failure,
+            } => {
+                let slot = self.container(ordinal, create_generation);
+                if slot.is_some_and(|slot| slot.instance.revision.app.is_essential_agent(&agent)) {
                     self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
                 }
             }
@@ -308,6 +337,19 @@ impl Pool {
         self.plan_next(now, ledger, &mut out);
         self.settle(&mut out);
         out
+    }
+
+    /// The instance, if its container is still the one that is meant.
+    fn container(&self, ordinal: u32, create_generation: u64) -> Option<&Slot> {
+        let slot = self.slots.get(&ordinal);
+        slot.filter(|slot| slot.instance.create_generation == create_generation)
+    }
+
+    /// Why the instance has failed, as long as it waits to be discarded.
+    pub fn failed(&self, ordinal: u32) -> Option<&Failure> {
+        let instance = &self.slots.get(&ordinal)?.instance;
+        let failed = instance.phase == Phase::Failed;
+        instance.failure.as_ref().filter(|_| failed)
     }
 
     /// What is over is forgotten: no timer of the past wakes the driver.
@@ -571,17 +613,4 @@ impl Pool {
 
 pub(super) fn count<T>(items: impl Iterator<Item = T>) -> u32 {
     u32::try_from(items.count()).unwrap_or(u32::MAX)
-}
-
-impl Change {
-    pub(super) fn ordinal(&self) -> u32 {
-        match self {
-            Self::Create { ordinal, .. }
-            | Self::Activate { ordinal, .. }
-            | Self::Unserve { ordinal }
-            | Self::TakeOut { ordinal, .. }
-            | Self::Reinstate { ordinal, .. }
-            | Self::Discard { ordinal } => *ordinal,
-        }
-    }
 }

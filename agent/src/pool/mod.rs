@@ -1,12 +1,13 @@
 //! All instances of one app on this host, and the target for each warmth.
 //!
 //! [`machine`] is pure: `step(event, now) -> actions`. `plan` decides what the pool does next,
-//! `close` when a task has ended. One driver task per pool owns the machine; it alone changes it.
+//! `intent` makes it durable and carries it out, `close` says when a task has ended. One driver task per pool owns the machine; it alone changes it.
 
 mod adopt;
 mod close;
 pub mod driver;
 mod effects;
+mod intent;
 pub mod machine;
 mod plan;
 mod publish;

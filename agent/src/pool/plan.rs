@@ -4,70 +4,27 @@
 //! missing in service or too many, and last the warm ones (refill yields to activations).
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::app::NetworkMode;
-use crate::instance::machine as life;
-use crate::instance::{Failure, Instance, Phase, Revision, Urgency};
-use crate::journal::{InstanceRow, TaskRow, Write};
+use crate::instance::{Failure, Phase, Revision, Urgency};
+use crate::journal::Write;
 use crate::network::Ledger;
-use crate::task::{Request, TaskContext};
+use crate::task::TaskContext;
 
-use super::machine::{Action, Command, Now, OpenTask, Pool, Refusal, Slot, count};
-
-/// One change of one instance.
-#[derive(Debug, Clone)]
-pub(super) enum Change {
-    /// A new incarnation; `serve` is the activation's generation when it is for service.
-    Create {
-        ordinal: u32,
-        generation: u64,
-        serve: Option<u64>,
-        address: Option<Ipv4Addr>,
-        task: Option<TaskContext>,
-    },
-    /// Armed, or on its way there: goes into service.
-    Activate {
-        ordinal: u32,
-        generation: u64,
-        task: Option<TaskContext>,
-    },
-    /// On its way to the gate: waits there after all.
-    Unserve { ordinal: u32 },
-    /// Out of service.
-    TakeOut {
-        ordinal: u32,
-        urgency: Urgency,
-        task: Option<TaskContext>,
-    },
-    /// Back into service, before it was stopped.
-    Reinstate {
-        ordinal: u32,
-        generation: u64,
-        task: Option<TaskContext>,
-    },
-    /// Removed.
-    Discard { ordinal: u32 },
-}
-
-/// A plan whose commit is under way.
-#[derive(Debug)]
-pub(super) struct Intent {
-    pub id: u64,
-    pub command: Option<Command>,
-    pub target: u32,
-    pub changes: Vec<Change>,
-    /// Instances that could not be planned, and why.
-    pub unplanned: Vec<Failure>,
-}
+use super::intent::{Change, Intent};
+use super::machine::{Action, Command, Now, Pool, Refusal, Slot, count};
 
 impl Pool {
     /// Plans until an intent is in flight or there is nothing to do.
     pub(super) fn plan_next(&mut self, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
         while self.intent.is_none() {
             let command = match self.queue.pop_front() {
+                // Who asks again waits for the same end.
+                Some(Command::Delete { force }) if self.deleting => {
+                    self.hurried |= force;
+                    continue;
+                }
                 Some(command) => match self.refusal(&command) {
                     Some(refusal) => {
                         refuse(&command, refusal, out);
@@ -123,7 +80,11 @@ impl Pool {
         };
         let mut deleting = self.deleting;
         let mut task = None;
-        let mut excess = Urgency::Drain;
+        let mut excess = if self.hurried {
+            Urgency::Now
+        } else {
+            Urgency::Drain
+        };
         match &intent.command {
             Some(Command::Target(request)) => {
                 intent.target = request.verb.target(self.target, request.to);
@@ -405,216 +366,14 @@ impl Pool {
             || (!self.deleting && count(warm) < self.revision.app.warm.armed)
     }
 
-    fn unplanned(&mut self, failures: &[Failure], now: Now) {
+    /// What stood in the way of a plan is told with the task that waits longest.
+    pub(super) fn unplanned(&mut self, failures: &[Failure], now: Now) {
         if let (Some(failure), Some(task)) = (failures.first(), self.oldest_unmet())
             && let Some(task) = self.tasks.get_mut(&task.task_id)
         {
-            task.failed.insert(u32::MAX, (0, failure.clone()));
+            task.unplanned = Some(failure.clone());
         }
         self.note_failure(now);
-    }
-
-    fn send(&mut self, intent: Intent, now: Now, out: &mut Vec<Action>) {
-        let mut writes = self.carry(intent.id);
-        match &intent.command {
-            Some(Command::Target(request)) => {
-                writes.push(Write::TaskOpened(TaskRow::open(
-                    &self.app,
-                    request,
-                    intent.target,
-                    self.seq + 1,
-                    self.deadline_ms(request),
-                )));
-                writes.push(Write::Target {
-                    app: self.app.clone(),
-                    target: intent.target,
-                    seq: self.seq + 1,
-                });
-            }
-            Some(Command::Revise(revision)) => {
-                writes.push(Write::Revision(revision.clone(), now.wall_ms))
-            }
-            Some(Command::Delete { .. }) => writes.push(Write::Deleting(self.app.clone())),
-            None => writes.push(Write::Operation {
-                app: self.app.clone(),
-                changes: count(intent.changes.iter()),
-            }),
-        }
-        for change in &intent.changes {
-            if let Some(instance) = self.after(change, &intent) {
-                writes.push(Write::Instance(InstanceRow::of(&self.app, &instance)));
-            }
-        }
-        out.push(Action::Commit {
-            id: intent.id,
-            writes,
-            closes: Vec::new(),
-        });
-        self.intent = Some(intent);
-    }
-
-    /// The instance as the change will leave it: what the journal is told before it happens.
-    fn after(&self, change: &Change, intent: &Intent) -> Option<Instance> {
-        let revision = match &intent.command {
-            Some(Command::Revise(revision)) => revision,
-            _ => &self.revision,
-        };
-        let mut instance = match change {
-            Change::Create {
-                ordinal,
-                generation,
-                address,
-                ..
-            } => Instance::create(*ordinal, *generation, revision.clone(), *address),
-            other => self.slots.get(&other.ordinal())?.instance.clone(),
-        };
-        if let Some(event) = edge(change) {
-            instance.step(event).ok()?;
-        }
-        Some(instance)
-    }
-
-    fn deadline_ms(&self, request: &Request) -> u64 {
-        u64::try_from(self.deadline(request).as_millis()).unwrap_or(u64::MAX)
-    }
-
-    fn deadline(&self, request: &Request) -> Duration {
-        let app = &self.revision.app;
-        match (request.deadline_seconds, request.verb) {
-            (Some(seconds), _) => {
-                Duration::try_from_secs_f64(seconds).unwrap_or(self.limits.activation_deadline)
-            }
-            (None, crate::task::Verb::Activate) => self.limits.activation_deadline,
-            (None, _) => app.drain + app.termination_grace + Duration::from_secs(30),
-        }
-    }
-
-    /// The intent is durable: what it says happens now.
-    pub(super) fn carry_out(
-        &mut self,
-        intent: Intent,
-        now: Now,
-        ledger: &mut Ledger,
-        out: &mut Vec<Action>,
-    ) {
-        match intent.command.clone() {
-            Some(Command::Target(request)) => self.open(&request, &intent, now, out),
-            Some(Command::Revise(revision)) => {
-                self.revision = revision;
-                out.push(Action::Revised(Ok(())));
-            }
-            Some(Command::Delete { .. }) => {
-                self.deleting = true;
-                self.set_target(0, self.seq + 1);
-            }
-            None => {}
-        }
-        if !intent.unplanned.is_empty() {
-            self.unplanned(&intent.unplanned, now);
-        }
-        for change in intent.changes {
-            self.apply(change, now, ledger, out);
-        }
-    }
-
-    fn open(&mut self, request: &Request, intent: &Intent, now: Now, out: &mut Vec<Action>) {
-        self.set_target(intent.target, self.seq + 1);
-        let picked = intent
-            .changes
-            .iter()
-            .filter(|change| concerns(change, request.verb))
-            .map(Change::ordinal);
-        // Who takes out waits for those as well that an earlier task is taking out.
-        let leaving = self.slots.values().map(|slot| &slot.instance);
-        let leaving = leaving.filter(|i| {
-            request.verb != crate::task::Verb::Activate && i.phase.going_down() && i.from.is_some()
-        });
-        let leaving = leaving.map(|instance| instance.ordinal);
-        self.tasks.insert(
-            request.context.task_id.clone(),
-            OpenTask {
-                context: request.context.clone(),
-                verb: request.verb,
-                to: request.to,
-                target: intent.target,
-                seq: self.seq,
-                first_byte: request.first_byte,
-                deadline: now.at + self.deadline(request),
-                picked: picked.chain(leaving).collect(),
-                failed: Default::default(),
-                end: None,
-                unwritten_until: None,
-            },
-        );
-        out.push(Action::Opened(request.context.clone()));
-    }
-
-    fn set_target(&mut self, target: u32, seq: u64) {
-        self.target = target;
-        self.seq = seq;
-    }
-
-    fn apply(&mut self, change: Change, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
-        let ordinal = change.ordinal();
-        if let Change::Create {
-            generation,
-            address,
-            ..
-        } = &change
-        {
-            let instance = Instance::create(ordinal, *generation, self.revision.clone(), *address);
-            let first = instance.phase.effect();
-            let slot = Slot {
-                instance,
-                effect: None,
-                since_ms: now.wall_ms,
-            };
-            self.slots.insert(ordinal, slot);
-            self.generations.insert(ordinal, *generation);
-            if let Some(kind) = first {
-                self.perform(ordinal, kind, Duration::ZERO, out);
-            }
-        }
-        if let Change::Create {
-            serve: Some(generation),
-            ..
-        }
-        | Change::Activate { generation, .. }
-        | Change::Reinstate { generation, .. } = &change
-        {
-            self.generations.insert(ordinal, *generation);
-        }
-        let task = match &change {
-            Change::Create { task, .. }
-            | Change::Activate { task, .. }
-            | Change::Reinstate { task, .. } => task.as_ref(),
-            Change::Unserve { .. } | Change::TakeOut { .. } | Change::Discard { .. } => None,
-        };
-        if let Some(task) = task.and_then(|task| self.tasks.get_mut(&task.task_id)) {
-            task.picked.insert(ordinal);
-        }
-        if let Some(event) = edge(&change) {
-            self.advance(ordinal, event, now, ledger, out);
-        }
-    }
-
-    /// The journal refused: the pool is as it was, and says so.
-    pub(super) fn take_back(
-        &mut self,
-        intent: Intent,
-        failure: Failure,
-        now: Now,
-        ledger: &mut Ledger,
-        out: &mut Vec<Action>,
-    ) {
-        for change in &intent.changes {
-            if let Change::Create { ordinal, .. } = change {
-                ledger.release(&self.instance_name(*ordinal), now.wall_ms);
-            }
-        }
-        if let Some(command) = &intent.command {
-            refuse(command, Refusal::Journal(failure), out);
-        }
     }
 
     /// Nothing is left on the host: the app goes from the journal, then the caller is answered.
@@ -634,38 +393,7 @@ impl Pool {
     }
 }
 
-fn concerns(change: &Change, verb: crate::task::Verb) -> bool {
-    use crate::task::Verb;
-    match change {
-        Change::Create { serve, .. } => serve.is_some() && verb != Verb::Deactivate,
-        Change::Activate { .. } | Change::Reinstate { .. } => verb != Verb::Deactivate,
-        Change::Unserve { .. } | Change::TakeOut { .. } => verb != Verb::Activate,
-        Change::Discard { .. } => false,
-    }
-}
-
-/// The instance's edge that a change is.
-fn edge(change: &Change) -> Option<life::Event> {
-    Some(match change.clone() {
-        Change::Create { serve: None, .. } => return None,
-        Change::Create {
-            serve: Some(generation),
-            task,
-            ..
-        }
-        | Change::Activate {
-            generation, task, ..
-        } => life::Event::Activate { generation, task },
-        Change::Unserve { .. } => life::Event::Unserve,
-        Change::TakeOut { urgency, task, .. } => life::Event::Deactivate { urgency, task },
-        Change::Reinstate {
-            generation, task, ..
-        } => life::Event::Reinstate { generation, task },
-        Change::Discard { .. } => life::Event::Discard,
-    })
-}
-
-fn refuse(command: &Command, refusal: Refusal, out: &mut Vec<Action>) {
+pub(super) fn refuse(command: &Command, refusal: Refusal, out: &mut Vec<Action>) {
     out.push(match command {
         Command::Target(request) => Action::Refuse(request.context.task_id.clone(), refusal),
         Command::Revise(_) => Action::Revised(Err(refusal)),

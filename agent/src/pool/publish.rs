@@ -38,10 +38,10 @@ pub struct InstanceSnapshot {
     pub create_generation: u64,
     /// Revision id.
     pub revision: String,
-    /// Its address.
+    /// Its own address.
     pub address: Option<Ipv4Addr>,
-    /// Registered port, when the app is registered.
-    pub port: Option<u16>,
+    /// Address and port that clients are told, when the app is registered.
+    pub endpoint: Option<(Ipv4Addr, u16)>,
     /// How warm it was when it was taken.
     pub from: Option<Warmth>,
     /// The task that moved it last.
@@ -65,6 +65,7 @@ impl Pool {
         let instances = self.slots.values().map(|slot| {
             let instance = &slot.instance;
             let registration = &instance.revision.app.registration;
+            let endpoint = instance.endpoint(self.limits.host_address);
             InstanceSnapshot {
                 ordinal: instance.ordinal,
                 phase: instance.phase,
@@ -72,7 +73,7 @@ impl Pool {
                 create_generation: instance.create_generation,
                 revision: instance.revision.id.clone(),
                 address: instance.address,
-                port: registration.enabled.then_some(registration.port),
+                endpoint: endpoint.filter(|_| registration.enabled),
                 from: instance.from,
                 task_id: instance.task.as_ref().map(|task| task.task_id.clone()),
                 since_ms: slot.since_ms,

@@ -17,7 +17,8 @@ use crate::task::{EndState, Outcome, Request, TaskContext, TaskId, Verb};
 fn revision(id: &str, armed: u32) -> Arc<Revision> {
     let manifest = format!(
         "apiVersion: nodeagent/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: 127.0.0.1:5000/web:1\n  \
-         ports: [{{name: http, containerPort: 8080}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n"
+         ports: [{{name: http, containerPort: 8080}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n  \
+         agents:\n  - {{name: proxy, command: [proxy]}}\n  - {{name: logs, command: [logs], essential: false}}\n"
     );
     Arc::new(Revision {
         id: id.to_owned(),
@@ -59,6 +60,7 @@ impl World {
             prefix: 32 - addresses,
         };
         let limits = Limits {
+            host_address: None,
             give_up_after: 3,
             activation_deadline: Duration::from_secs(60),
             refill: 2,
@@ -429,6 +431,29 @@ fn an_active_instance_that_dies_is_replaced_from_the_warm_ones() {
 }
 
 #[test]
+fn the_end_of_an_essential_agent_fails_its_instance_and_that_of_another_does_not() {
+    let mut world = World::new(0, 8);
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    let create_generation = world.pool.slots[&0].instance.create_generation;
+    let ended = |agent: &str, create_generation: u64| Event::AgentExited {
+        ordinal: 0,
+        create_generation,
+        agent: agent.into(),
+        failure: Failure::new("exited", "code 1"),
+    };
+    world.event(ended("logs", create_generation));
+    world.event(ended("proxy", create_generation + 1));
+    assert_eq!(world.phases(), [Phase::Active]);
+    world.event(ended("proxy", create_generation));
+    assert_eq!(world.phases(), [Phase::Failed]);
+    assert_eq!(
+        world.pool.failed(0).map(|failure| failure.code),
+        Some("exited")
+    );
+}
+
+#[test]
 fn a_journal_that_refuses_leaves_the_pool_as_it_was() {
     let mut world = World::new(1, 8);
     world.settle();
@@ -521,6 +546,28 @@ fn an_app_in_use_is_not_deleted_and_a_free_one_leaves_nothing() {
     assert_eq!(world.deleted, Some(Ok(())));
     assert!(world.phases().is_empty());
     assert_eq!(world.ledger.in_use(), 0);
+}
+
+#[test]
+fn a_deletion_that_is_asked_for_again_is_the_same_one_and_force_ends_its_drains() {
+    let mut world = World::new(1, 8);
+    world.settle();
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    world.ask("down", Verb::Deactivate, 0);
+    world.commit_one();
+    world.perform_one(0, Ok(()));
+    assert!(world.phases().contains(&Phase::Draining));
+    world.event(Event::Command(Command::Delete { force: false }));
+    while world.commit_one() {}
+    world.event(Event::Command(Command::Delete { force: false }));
+    assert!(world.phases().contains(&Phase::Draining));
+    world.event(Event::Command(Command::Delete { force: true }));
+    while world.commit_one() {}
+    assert!(!world.phases().contains(&Phase::Draining));
+    assert_eq!(world.deleted, None, "neither refused nor done");
+    world.settle();
+    assert_eq!(world.deleted, Some(Ok(())));
 }
 
 #[test]

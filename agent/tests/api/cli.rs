@@ -97,6 +97,7 @@ fn the_help_of_every_verb_is_as_written() {
         "config",
         "config show",
         "config check",
+        "check",
     ];
     for verb in verbs {
         let line = format!("{verb} --help").trim_start().to_owned();

@@ -10,9 +10,9 @@ mod process;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::manifest::{self, Manifest, Scalar};
+use super::manifest::{self, Manifest, PortNumber, Scalar};
 use super::quantity::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, memory_bytes};
-use super::{App, NetworkMode, Port, Registration, Resources, Warm};
+use super::{App, NetworkMode, Port, RegisteredAddress, Registration, Resources, Warm};
 use crate::document::{Findings, join_key, shown};
 use crate::instance::AppName;
 
@@ -191,8 +191,7 @@ fn ports(ports: Vec<manifest::Port>, findings: &mut Findings) -> Vec<Port> {
         let at = format!("{field}.containerPort");
         match port.container_port {
             None => findings.note(&at, "required: a port number, 1 to 65535"),
-            Some(0) => findings.wrong(&at, "0", "a port number, 1 to 65535"),
-            Some(number) if !seen_numbers.insert(number) => {
+            Some(PortNumber(number)) if !seen_numbers.insert(number) => {
                 findings.wrong(&at, number.to_string(), "a number that no other port has");
             }
             Some(_) => {}
@@ -200,7 +199,9 @@ fn ports(ports: Vec<manifest::Port>, findings: &mut Findings) -> Vec<Port> {
         // A port whose number could not be read keeps its name known: one finding is enough.
         valid.push(Port {
             name: port.name,
-            container_port: port.container_port.unwrap_or(1),
+            container_port: port
+                .container_port
+                .map_or(1, |PortNumber(number)| number.get()),
         });
     }
     valid
@@ -336,6 +337,10 @@ fn registration(
     Registration {
         enabled,
         service,
+        address: given.address.map(|address| match address {
+            manifest::RegisteredAddress::Instance => RegisteredAddress::Instance,
+            manifest::RegisteredAddress::Host => RegisteredAddress::Host,
+        }),
         port,
         weight,
         metadata,

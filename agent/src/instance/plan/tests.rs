@@ -46,6 +46,7 @@ fn app() -> App {
         warm: Warm::default(),
         registration: Registration {
             enabled: false,
+            address: None,
             service: "web".into(),
             port: 80,
             weight: 100,

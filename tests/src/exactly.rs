@@ -1,0 +1,62 @@
+//! Exactly so many instances, each in service found and started once, and nothing besides.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::documents::Pool;
+use crate::host::TestHost;
+use crate::wait::{Look, until};
+use crate::{http, leaks};
+
+/// Removal is asynchronous in part.
+const SETTLES: Duration = Duration::from_secs(15);
+
+/// Things of which every instance has one.
+const ONE_EACH: [&str; 6] = [
+    "containers",
+    "tasks",
+    "snapshots",
+    "netns",
+    "links",
+    "instance directories",
+];
+
+impl TestHost {
+    /// Waits for a pool with `active` in service and `armed` at the gate, the only one of the host,
+    /// and fails if anything else is there. Its app serves on 8080, and appends `started` to
+    /// `/www/starts` when it starts: each is found to have started once.
+    pub fn assert_exactly(&self, app: &str, active: u32, armed: u32) -> Result<Pool> {
+        let pool = self.wait_for_pool(app, &format!("{active} active, {armed} armed"), |pool| {
+            (pool.active, pool.armed) == (active, armed)
+                && pool.arming + pool.starting + pool.draining + pool.failed == 0
+        })?;
+        let count = (active + armed) as usize;
+        ensure!(pool.alarm.is_none(), "{:?}", pool.alarm);
+        ensure!(pool.instances.len() == count, "{:?}", pool.instances);
+        let found = self.discovered()?;
+        ensure!(found.len() == active as usize, "clients find {found:?}");
+        for instance in pool.instances.iter().filter(|i| i.state == "active") {
+            let address = instance.address.as_deref();
+            let address = address.context("active without an address")?;
+            let server = format!("{address}:8080");
+            ensure!(found.contains(&server), "{server} is not in {found:?}");
+            let starts = http::get(self.ground.netns(), server.parse()?, "/starts")?.text();
+            ensure!(
+                starts == "started\n",
+                "{} was started: {starts:?}",
+                instance.name
+            );
+        }
+        until("exactly these containers", SETTLES, || {
+            let there = leaks::look(&self.ground, &self.containerd, &self.agent)?;
+            let right = ONE_EACH.iter().all(|kind| there.of(kind).len() == count);
+            Ok(if right && there.of("leases").is_empty() {
+                Look::Seen(())
+            } else {
+                Look::NotYet(there.to_string())
+            })
+        })?;
+        Ok(pool)
+    }
+}
