@@ -86,5 +86,5 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn is_in_memory(directory: &Path) -> bool {
-    statfs(directory).is_ok_and(|found| IN_MEMORY.contains(&i64::from(found.f_type)))
+    statfs(directory).is_ok_and(|found| IN_MEMORY.contains(&found.f_type))
 }
