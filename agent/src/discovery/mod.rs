@@ -17,6 +17,7 @@ mod etcd;
 mod file;
 mod health;
 mod memory;
+mod metered;
 mod prometheus;
 mod record;
 mod table;
@@ -32,6 +33,7 @@ pub use etcd::{EtcdDiscovery, EtcdError};
 pub use file::{FileDiscovery, SetAside};
 pub use health::{Health, LeaseHealth, Reach};
 pub use memory::MemoryDiscovery;
+pub use metered::Metered;
 pub use record::{InvalidRecord, RegistrationRecord};
 pub use table::{Outcome, Table};
 

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Alarm, InstanceError, Timestamp, WarmTargets};
 
 /// The host and its pools.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     /// The host and the agent on it.
@@ -20,7 +21,7 @@ pub struct Status {
 }
 
 /// The host and the agent on it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostStatus {
     /// Stable id of the host.
@@ -45,7 +46,7 @@ pub struct HostStatus {
 }
 
 /// One discovery backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DiscoveryStatus {
     /// `file` or `etcd`.
@@ -74,7 +75,7 @@ pub struct DiscoveryStatus {
 }
 
 /// Whether a discovery backend takes writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum DiscoveryState {
     /// It does.
@@ -88,7 +89,7 @@ pub enum DiscoveryState {
 }
 
 /// The host's lease at a discovery backend.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LeaseStatus {
     /// Its id in hexadecimal, as etcdctl spells it.
@@ -104,7 +105,7 @@ pub struct LeaseStatus {
 }
 
 /// Whether containerd answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerdStatus {
     /// As of the last call.
@@ -115,7 +116,7 @@ pub struct ContainerdStatus {
 }
 
 /// Whether a peer answered the last time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Reachability {
     /// It answered.
@@ -127,7 +128,7 @@ pub enum Reachability {
 }
 
 /// All instances of one app on this host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Pool {
     /// The app.
@@ -161,7 +162,7 @@ pub struct Pool {
 }
 
 /// One instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Instance {
     /// `<app>-<ordinal>`.
@@ -189,7 +190,7 @@ pub struct Instance {
 }
 
 /// The life of an instance as the outside sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum InstanceState {
     /// Known from the journal, not yet observed after the agent's start.
