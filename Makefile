@@ -14,7 +14,7 @@ INIT := $(CURDIR)/target/$(INIT_TARGET)/init/container-init
 DEBUG := NODEAGENT_BIN=$(CURDIR)/target/debug/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
 RELEASE := NODEAGENT_BIN=$(CURDIR)/target/release/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
 
-SCRIPTS := .ci/run tests/peers/install tests/peers/build
+SCRIPTS := .ci/run tests/peers/install tests/peers/systemd-root tests/peers/build
 
 .PHONY: help
 help:
@@ -49,8 +49,8 @@ demo:
 
 # Tiers: test-core needs containerd and a registry from Debian's packages; test-peers needs servers
 # that tests/peers/build builds, and runs the tests that test-core ignores for it.
-.PHONY: test test-core test-peers
-test: test-core test-peers
+.PHONY: test test-core test-peers test-systemd
+test: test-core test-peers test-systemd
 
 test-core:
 	@tests/peers/install test
@@ -62,6 +62,13 @@ test-peers:
 	@$(MAKE) --no-print-directory build
 	@tests/peers/build etcd-3.6.6 >/dev/null
 	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd -- --ignored
+
+# Real systemd in systemd-nspawn, about 2 minutes; the first time debootstrap makes its Debian.
+test-systemd:
+	@tests/peers/install test systemd
+	@$(MAKE) --no-print-directory build
+	@tests/peers/systemd-root >/dev/null
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test systemd -- --ignored
 
 .PHONY: check
 check:

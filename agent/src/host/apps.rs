@@ -131,7 +131,7 @@ impl<E: Effects> Node<E> {
             revision: revision.clone(),
             applied_ms,
         });
-        self.shared.moved.notify_one();
+        self.shared.moved.send_replace(());
         Ok(())
     }
 

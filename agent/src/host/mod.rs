@@ -15,9 +15,11 @@ mod node;
 mod reboot;
 mod route;
 mod run;
+mod sentence;
 mod sockets;
 mod tasks;
 mod watch;
+mod watchdog;
 
 pub use executor::Executor;
 pub(crate) use failure::chain;

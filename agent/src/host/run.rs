@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use nodeagent_systemd::{Service, ServiceError, State};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,8 +17,10 @@ use super::answers;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::route;
+use super::sentence;
 use super::sockets::{self, Sockets, SocketsError};
 use super::watch as events;
+use super::watchdog;
 use crate::alarm::Alarms;
 use crate::api::Feed;
 use crate::app::HostTerms;
@@ -114,7 +116,7 @@ pub async fn run_with<E: Effects>(
 ) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let notifier = service.notifier;
+    let notifier = Arc::new(service.notifier);
     let say = |states: &[State<'_>]| {
         if let Err(error) = notifier.notify(states) {
             tracing::warn!(%error, "systemd was not told");
@@ -178,7 +180,7 @@ pub async fn run_with<E: Effects>(
         ))),
         index: Arc::new(Index::default()),
         alarms: Arc::new(Alarms::default()),
-        moved: Notify::new(),
+        moved: watch::Sender::new(()),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
         tracker: TaskTracker::new(),
@@ -213,9 +215,18 @@ pub async fn run_with<E: Effects>(
             .resume(&task.app, &task.context.task_id, &task.hash);
     }
     let serving = tokio::spawn(server.serve(node.clone(), shutdown.clone()));
+    if let Some(within) = service.watchdog {
+        let journal = node.journal.clone();
+        tokio::spawn(watchdog::run(
+            within,
+            notifier.clone(),
+            journal,
+            shutdown.clone(),
+        ));
+    }
     shared
         .tracker
-        .spawn(events::run(node, feed, shutdown.clone()));
+        .spawn(events::run(node.clone(), feed, shutdown.clone()));
     let known = recovered
         .instances
         .iter()
@@ -233,10 +244,9 @@ pub async fn run_with<E: Effects>(
         // A task of its own: what it wakes for is no turn of this future.
         let routing = tokio::spawn(route::run(pools.clone(), notices, exits, shutdown.clone()));
         observed_to.send_replace(true);
-        say(&[State::Status(&format!(
-            "{} apps, {known} instances observed",
-            pools.all().len()
-        ))]);
+        if notifier.is_heard() {
+            tokio::spawn(sentence::run(node, notifier.clone(), shutdown.clone()));
+        }
         tracing::info!(instances = known, "observed");
         if let Err(error) = routing.await {
             tracing::error!(%error, "the routing of exits ended by a panic");

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -66,7 +66,7 @@ pub struct Shared<E> {
     /// What somebody should look at.
     pub alarms: Arc<Alarms>,
     /// Told whenever a pool has a new snapshot, came or went.
-    pub moved: Notify,
+    pub moved: watch::Sender<()>,
     /// Creations for warm targets at a time.
     pub refill: Arc<Semaphore>,
     /// Creations for activations at a time.
@@ -161,7 +161,7 @@ impl<E: Effects> Driver<E> {
         self.alarm(None);
         // The handle is closed before readers look again.
         drop(publish);
-        self.shared.moved.notify_one();
+        self.shared.moved.send_replace(());
     }
 
     /// The app is gone: who comes late is told so.
@@ -192,7 +192,7 @@ impl<E: Effects> Driver<E> {
             if before.alarm != alarm {
                 self.alarm(alarm.as_deref());
             }
-            self.shared.moved.notify_one();
+            self.shared.moved.send_replace(());
             self.published = Instant::now();
             self.stale = false;
         }
