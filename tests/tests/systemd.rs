@@ -11,7 +11,7 @@ use nodeagent_tests::documents::{Pool, Status, Task};
 use nodeagent_tests::nspawn::Machine;
 use nodeagent_tests::registry::Registry;
 use nodeagent_tests::wait::{Look, until};
-use nodeagent_tests::{Ground, Image, Manifest};
+use nodeagent_tests::{Ground, Image, Manifest, http};
 
 const SOON: Duration = Duration::from_secs(30);
 /// Where the sources are in the machine.
@@ -27,7 +27,7 @@ struct Host {
     machine: Machine,
     registry: Registry,
     // What both stand on.
-    _ground: Ground,
+    ground: Ground,
 }
 
 impl Host {
@@ -55,7 +55,7 @@ impl Host {
         Ok(Self {
             machine,
             registry,
-            _ground: ground,
+            ground,
         })
     }
 
@@ -217,12 +217,13 @@ fn a_restart_refuses_no_client_and_disturbs_no_container() -> Result<()> {
     let inits = host.inits()?;
     assert_eq!(inits.lines().count(), 3, "{inits}");
 
-    // A client that asks over and over; one refusal ends it.
+    // A client that asks over and over; one refusal ends it. A question that was read before the
+    // agent ended may be broken off.
     let asked = host.sh(
         "rm -f /tmp/stop
         ( asked=0
           while [ ! -e /tmp/stop ]; do
-              nodeagent status >/tmp/answer 2>&1 || { cat /tmp/answer; exit 1; }
+              nodeagent status >/tmp/answer 2>&1 || grep -q 'broke off' /tmp/answer || { cat /tmp/answer; exit 1; }
               asked=$((asked + 1))
           done
           echo $asked ) >/tmp/asked & client=$!
@@ -304,6 +305,118 @@ fn a_stopped_process_is_found_by_the_watchdog_and_a_refused_configuration_is_not
     ensure!(
         journal.contains("network.mtu: 1 is not allowed"),
         "{journal}"
+    );
+    Ok(())
+}
+
+/// What systemd says of the scope.
+const SCOPE: &str = "nodeagent-instances.scope";
+
+#[test]
+#[ignore = "boots systemd: make test-systemd"]
+fn containers_live_in_a_delegated_scope_that_survives_the_agent() -> Result<()> {
+    let host = Host::installed()?;
+    host.start()?;
+    host.warm_web(2)?;
+    let shown = host.sh(&format!(
+        "for name in ActiveState Delegate Slice ControlGroup; do systemctl show -P $name {SCOPE}; done"
+    ))?;
+    assert_eq!(
+        shown,
+        format!("active\nyes\nsystem.slice\n/system.slice/{SCOPE}")
+    );
+    // The first processes of the containers, the shims and the holder; in the tree that systemd
+    // looks at, each in a group of its own.
+    let members = host.sh(&format!(
+        "cd /sys/fs/cgroup/systemd/system.slice/{SCOPE}
+        for group in *.g* holder shims; do echo $group $(wc -l <$group/cgroup.procs); done
+        cat cgroup.procs | wc -l"
+    ))?;
+    assert_eq!(members, "web-0.g1 1\nweb-1.g1 1\nholder 1\nshims 2\n0");
+    let holder = format!("cat /sys/fs/cgroup/systemd/system.slice/{SCOPE}/holder/cgroup.procs");
+    let (inits, holding) = (host.inits()?, host.sh(&holder)?);
+
+    host.sh("systemctl restart nodeagent")?;
+    host.sh("systemctl kill --signal=KILL nodeagent")?;
+    host.wait_for_pool("back", |pool| pool.armed == 2 && pool.arming == 0)?;
+    host.sh("systemctl stop nodeagent.socket nodeagent.service")?;
+    assert_eq!(host.sh(&format!("systemctl is-active {SCOPE}"))?, "active");
+    assert_eq!(host.inits()?, inits);
+    host.sh("systemctl start nodeagent.socket nodeagent.service")?;
+    host.wait_for_pool("back", |pool| pool.armed == 2 && pool.arming == 0)?;
+    assert_eq!(host.sh(&holder)?, holding, "a second scope was made");
+    host.sh("nodeagent app delete web")?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots systemd: make test-systemd"]
+fn without_d_bus_the_agent_works_and_says_where_containers_are() -> Result<()> {
+    let host = Host::installed()?;
+    host.sh("systemctl mask --now dbus.socket dbus.service")?;
+    host.start()?;
+    host.warm_web(1)?;
+    let task = host.activate(1, "first")?;
+    assert_eq!((task.state.as_str(), task.active), ("done", 1));
+    let journal = host.machine.journal("nodeagent");
+    ensure!(
+        journal.contains("containers live below runtime.cgroup_parent, not in a scope of systemd"),
+        "{journal}"
+    );
+    host.sh("ls -d /sys/fs/cgroup/pids/nodeagent/web-0.g1")?;
+    host.sh("nodeagent deactivate web --to 0 && nodeagent app delete web")?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots systemd: make test-systemd"]
+fn a_shutdown_of_the_host_waits_until_clients_could_notice_and_not_longer() -> Result<()> {
+    const BOUND: Duration = Duration::from_secs(3);
+    let mut host = Host::installed()?;
+    host.configure("[discovery.file]\npropagation_bound = \"3s\"\n[network]\nreachable = true\n")?;
+    host.start()?;
+    let held = host.sh("systemd-inhibit --list --no-legend --no-pager")?;
+    ensure!(
+        held.contains("nodeagent") && held.contains("delay"),
+        "{held}"
+    );
+    Image::web()?.push(&host.registry, "web:1")?;
+    let manifest = Manifest::web("web").with("drainSeconds", serde_json::json!(3));
+    fs::write(host.machine.path("/root/web.yaml"), manifest.text())?;
+    host.sh("nodeagent app apply -f /root/web.yaml")?;
+    let task = host.activate(1, "first")?;
+    let address = nodeagent_tests::host::address_of(&task.instances[0])?;
+    let discovered = host
+        .machine
+        .path("/run/nodeagent/discovery/prometheus.json");
+    let targets = || -> Result<usize> {
+        let text = fs::read_to_string(&discovered)?;
+        Ok(nodeagent_tests::leaks::targets(&serde_json::from_str(&text)?).len())
+    };
+    assert_eq!(targets()?, 1);
+
+    host.sh("systemctl poweroff --no-wall")?;
+    until("the registration to be withdrawn", SOON, || {
+        Ok(match targets()? {
+            0 => Look::Seen(()),
+            more => Look::NotYet(format!("{more} are registered")),
+        })
+    })?;
+    let withdrawn = std::time::Instant::now();
+    // Clients that have not noticed yet are still served.
+    let page = http::get(host.ground.netns(), address, "/")?;
+    assert_eq!(page.status, 200);
+    until("the machine to be off", 2 * SOON, || {
+        Ok(if host.machine.ended()? {
+            Look::Seen(())
+        } else {
+            Look::NotYet("it runs".to_owned())
+        })
+    })?;
+    let took = withdrawn.elapsed();
+    ensure!(
+        took > BOUND - Duration::from_millis(500),
+        "off after {took:?}"
     );
     Ok(())
 }

@@ -119,7 +119,13 @@ fn containerd(given: fragment::Containerd, check: &mut Check<'_>) -> Containerd 
 }
 
 fn runtime(given: fragment::Runtime, check: &mut Check<'_>) -> Runtime {
+    // Who names a place means it.
+    let usual = match given.cgroup_parent {
+        Some(_) => UseScope::Never,
+        None => UseScope::Auto,
+    };
     Runtime {
+        scope: check.scope("runtime.scope", given.scope, usual),
         shim: check.word(
             "runtime.shim",
             given.shim,

@@ -50,6 +50,7 @@ pub(super) struct Runtime {
     pub(super) shim: Option<String>,
     pub(super) binary: Option<String>,
     pub(super) cgroup_parent: Option<String>,
+    pub(super) scope: Option<String>,
     pub(super) container_init: Option<String>,
 }
 

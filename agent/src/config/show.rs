@@ -33,6 +33,7 @@ pub fn show(loaded: &Loaded) -> String {
     page.text("shim", &s.runtime.shim);
     page.optional_path("binary", s.runtime.binary.as_deref());
     page.text("cgroup_parent", &s.runtime.cgroup_parent);
+    page.text("scope", s.runtime.scope.as_str());
     page.path("container_init", &s.runtime.container_init);
     page.table("network");
     let pools: Vec<String> = s

@@ -16,8 +16,10 @@ use super::adopt;
 use super::answers;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
+use super::place::{self, PlaceError};
 use super::route;
 use super::sentence;
+use super::shutdown::Departure;
 use super::sockets::{self, Sockets, SocketsError};
 use super::watch as events;
 use super::watchdog;
@@ -61,6 +63,14 @@ pub enum RunError {
     /// The sockets of API and gate.
     #[error(transparent)]
     Sockets(#[from] SocketsError),
+    /// The cgroup of the containers.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The host was to shut down, and did not.
+    #[error(
+        "the host was to shut down and did not: registrations were withdrawn; starting again puts them back"
+    )]
+    StillUp,
     /// The gate.
     #[error(transparent)]
     Gate(#[from] GateError),
@@ -110,7 +120,7 @@ pub fn daemon(settings: Settings) -> anyhow::Result<()> {
 /// # Errors
 /// [`RunError`], before `READY=1`; containers are not touched by a start that fails.
 pub async fn run_with<E: Effects>(
-    settings: Settings,
+    mut settings: Settings,
     service: Service,
     wrap: impl FnOnce(Executor) -> E,
 ) -> Result<(), RunError> {
@@ -122,9 +132,11 @@ pub async fn run_with<E: Effects>(
             tracing::warn!(%error, "systemd was not told");
         }
     };
-    let settings = Arc::new(settings);
     let (journal, recovered) = Journal::open(&settings.paths.state, settings.tasks.keep_results)?;
     let journal = Arc::new(journal);
+    let place = place::find(&settings.runtime).await?;
+    let configured = std::mem::replace(&mut settings.runtime.cgroup_parent, place.parent);
+    let settings = Arc::new(settings);
     std::fs::create_dir_all(&settings.paths.runtime).map_err(|source| RunError::Directory {
         path: settings.paths.runtime.clone(),
         source,
@@ -134,7 +146,9 @@ pub async fn run_with<E: Effects>(
         gate: socket,
     } = sockets::open(&settings, service.passed, &notifier)?;
     let (notices_to, notices) = mpsc::unbounded_channel();
-    let gate = Gate::open(socket, &settings.runtime.cgroup_parent, notices_to)?;
+    // Containers of a time before the scope, or after it, are where they were made.
+    let parents = [settings.runtime.cgroup_parent.as_str(), &configured];
+    let gate = Gate::open(socket, &parents, notices_to)?;
     for row in recovered
         .instances
         .iter()
@@ -146,7 +160,12 @@ pub async fn run_with<E: Effects>(
     let executor = Executor {
         host_address,
         journal: journal.clone(),
-        runtime: Containerd::connect(&settings.containerd, &settings.runtime).await?,
+        runtime: Containerd::connect(
+            &settings.containerd,
+            &settings.runtime,
+            place.shims.as_deref(),
+        )
+        .await?,
         gate,
         directories: Arc::new(Directories::open(
             &settings.paths.state,
@@ -238,6 +257,19 @@ pub async fn run_with<E: Effects>(
     ]);
     tracing::info!(instances = known, pools = recovered.pools.len(), socket = %settings.paths.api_socket.display(), "ready");
     let exits = executor.runtime.exits();
+    let departure = Departure {
+        notifier: notifier.clone(),
+        discovery: executor.discovery.clone(),
+        shutdown: shutdown.clone(),
+        effects: shared.tracker.clone(),
+    };
+    let departure = async {
+        if place::is_booted() {
+            departure.wait().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
     let adopting = async {
         adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
@@ -248,12 +280,15 @@ pub async fn run_with<E: Effects>(
             tokio::spawn(sentence::run(node, notifier.clone(), shutdown.clone()));
         }
         tracing::info!(instances = known, "observed");
-        if let Err(error) = routing.await {
-            tracing::error!(%error, "the routing of exits ended by a panic");
+        match routing.await {
+            Err(error) => tracing::error!(%error, "the routing of exits ended by a panic"),
+            // Everything rests: the host is being drained.
+            Ok(()) => std::future::pending().await,
         }
     };
     tokio::select! {
         () = adopting => {}
+        () = departure => return Err(RunError::StillUp),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
