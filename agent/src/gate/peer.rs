@@ -328,7 +328,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_outside_is_turned_away_by_its_pid_namespace() {
         let (one, _other) = UnixStream::pair().unwrap();
-        let refused = Peer::verify(&one, "/nodeagent").unwrap_err();
+        let refused = Peer::verify(&one, &["/nodeagent".to_owned()]).unwrap_err();
         assert!(
             matches!(refused, TurnedAway::NotInit { pid, .. } if pid as u32 == std::process::id()),
             "{refused}"
