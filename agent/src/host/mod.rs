@@ -17,6 +17,7 @@ mod route;
 mod run;
 mod sockets;
 mod tasks;
+mod volumes;
 mod watch;
 
 pub use executor::Executor;
