@@ -22,6 +22,8 @@ pub struct Settings {
     pub network: Network,
     /// `[images]`
     pub images: Images,
+    /// `[volumes]`
+    pub volumes: Volumes,
     /// `[discovery]`
     pub discovery: Discovery,
     /// `[tasks]`
@@ -214,6 +216,13 @@ pub struct Images {
     pub stall_timeout: Duration,
     /// `config.json` of docker with credentials, when there is one.
     pub auth_file: Option<PathBuf>,
+}
+
+/// What of the host apps may mount.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Volumes {
+    /// Directories below which `hostPath` volumes may lie; default none.
+    pub allowed_host_paths: Vec<PathBuf>,
 }
 
 /// Discovery backends.

@@ -22,6 +22,7 @@ mod sentence;
 mod shutdown;
 mod sockets;
 mod tasks;
+mod volumes;
 mod watch;
 mod watchdog;
 
