@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use super::volumes::VolumeError;
 use crate::chain::chain;
 use crate::discovery::Unacknowledged;
 use crate::gate::{DirectoryError, GateError};
@@ -60,6 +61,12 @@ impl From<NetworkError> for Failure {
 impl From<DirectoryError> for Failure {
     fn from(error: DirectoryError) -> Self {
         failure("instance_directory", &error)
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(error: VolumeError) -> Self {
+        failure("volume", &error)
     }
 }
 
