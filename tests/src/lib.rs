@@ -26,6 +26,7 @@ pub mod http;
 pub mod image;
 pub mod leaks;
 pub mod manifest;
+pub mod neighbour;
 pub mod netns;
 pub mod process;
 pub mod registry;

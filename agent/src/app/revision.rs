@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{App, Essential, NetworkMode, ProbeTiming, Readiness, RegisteredAddress, User};
+use super::{
+    App, Essential, HostPortWish, NetworkMode, ProbeTiming, Protocol, Readiness, RegisteredAddress,
+    User,
+};
 
 /// Short name of an app's version: 12 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -141,6 +144,17 @@ impl Writer {
         for port in ports {
             self.text("port", port.name.as_deref().unwrap_or(""));
             self.number("number", port.container_port.into());
+            if port.protocol == Protocol::Udp {
+                self.text("protocol", "udp");
+            }
+            match port.host_port {
+                None => {}
+                Some(HostPortWish::Auto) => self.text("host-port", "auto"),
+                Some(HostPortWish::Fixed(number)) => self.number("host-port", number.into()),
+            }
+            if let Some(address) = port.host_ip {
+                self.text("host-ip", &address.to_string());
+            }
         }
         if let Some(cpu) = resources.cpu_millis {
             self.number("cpu", cpu);

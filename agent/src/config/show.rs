@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Loaded;
 use super::duration::spell;
 use super::fragment::VERSION;
+use super::{AddressRange, Forwarding, Loaded};
 
 /// Valid TOML of everything in effect; a comment names the file and line of each key, or `default`.
 /// Keys without a value are comments. Reading the text back gives the same settings.
@@ -35,13 +35,7 @@ pub fn show(loaded: &Loaded) -> String {
     page.text("cgroup_parent", &s.runtime.cgroup_parent);
     page.path("container_init", &s.runtime.container_init);
     page.table("network");
-    let pools: Vec<String> = s
-        .network
-        .pools
-        .iter()
-        .map(|range| format!("{}/{}", range.base, range.prefix))
-        .collect();
-    page.list("pools", &pools);
+    page.ranges("pools", &s.network.pools);
     page.text("gateway", &s.network.gateway.to_string());
     page.number("link_group", s.network.link_group.into());
     page.number("mtu", s.network.mtu.into());
@@ -51,6 +45,18 @@ pub fn show(loaded: &Loaded) -> String {
         "host_address",
         s.network.host_address.map(|a| a.to_string()),
     );
+    let ports = &s.network.host_ports;
+    page.text("host_ports", &format!("{}-{}", ports.start(), ports.end()));
+    page.value("masquerade", &s.network.masquerade.to_string());
+    page.ranges("masquerade_except", &s.network.masquerade_except);
+    page.text(
+        "forwarding",
+        match s.network.forwarding {
+            Forwarding::Check => "check",
+            Forwarding::Enable => "enable",
+        },
+    );
+    page.text("table", &s.network.table);
     page.table("images");
     page.list("insecure_registries", &s.images.insecure_registries);
     page.duration("pull_timeout", s.images.pull_timeout);
@@ -120,6 +126,14 @@ impl Page<'_> {
     fn list(&mut self, key: &str, values: &[String]) {
         let quoted: Vec<String> = values.iter().map(|value| quoted(value)).collect();
         self.value(key, &format!("[{}]", quoted.join(", ")));
+    }
+
+    fn ranges(&mut self, key: &str, ranges: &[AddressRange]) {
+        let texts: Vec<String> = ranges
+            .iter()
+            .map(|range| format!("{}/{}", range.base, range.prefix))
+            .collect();
+        self.list(key, &texts);
     }
 
     fn origin(&self, key: &str) -> String {

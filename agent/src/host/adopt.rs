@@ -74,6 +74,7 @@ pub(super) async fn adopt<E: Effects>(
         Some(seen) => sweep(executor, &live, seen).await,
         None => {}
     }
+    restore_ports(executor, &live).await;
     restore_leases(shared, &recovered.instances);
     let unheard: Vec<ContainerId> = observations
         .iter()
@@ -235,7 +236,10 @@ async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String
             tracing::warn!(instance = %slot.instance, "removing a network slot that belongs to no instance");
             said(
                 "network slot",
-                executor.network.remove_slot(&slot.instance).await,
+                executor
+                    .network
+                    .remove_slot(&slot.instance, slot.address())
+                    .await,
             );
         }
     }
@@ -283,6 +287,21 @@ fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
     }
 }
 
+/// The packet filter as the journal says. Without it instances go on; only their host ports and the
+/// masquerade do not work.
+async fn restore_ports(executor: &Executor, live: &[&InstanceRow]) {
+    let ports = live.iter().filter_map(|row| {
+        let ports = row.host_ports.clone();
+        Some((row.instance.clone(), row.address?, ports))
+    });
+    if let Err(error) = executor.network.restore_ports(ports.collect()).await {
+        tracing::error!(
+            error = chain(&error),
+            "the packet filter cannot be set up: host ports and masquerade do not work"
+        );
+    }
+}
+
 fn restore_leases<E>(shared: &Shared<E>, instances: &[InstanceRow]) {
     let held: BTreeSet<_> = instances
         .iter()
@@ -324,6 +343,9 @@ fn restore_leases<E>(shared: &Shared<E>, instances: &[InstanceRow]) {
         .ledger
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
+    for row in instances {
+        ledger.restore_ports(&row.instance, row.host_ports.clone(), row.released_ms);
+    }
     for lease in leases {
         if let Err(conflict) = ledger.restore([lease]) {
             tracing::error!(

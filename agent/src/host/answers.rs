@@ -8,6 +8,7 @@ use crate::api::v1::{
 use crate::config::Settings;
 use crate::instance::{Failure, State};
 use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask};
+use crate::network::HostPort;
 use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
 use crate::task::{self, EndState, InstanceResult};
 
@@ -145,6 +146,7 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
         create_generation: Some(i.create_generation),
         revision: i.revision.clone(),
         address: i.address.map(|a| a.to_string()),
+        host_ports: host_ports(&i.host_ports),
         task_id: i.task_id.as_ref().map(ToString::to_string),
         since: timestamp(i.since_ms),
         error: i.failure.as_ref().map(instance_error),
@@ -169,6 +171,12 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
     }
 }
 
+/// `tcp 20000 -> 8080`.
+fn host_ports(ports: &[HostPort]) -> Vec<String> {
+    let text = |port: &HostPort| format!("{port} -> {}", port.container_port);
+    ports.iter().map(text).collect()
+}
+
 /// A pool as the journal left it: nobody has looked at its instances yet.
 pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
     let live = recovered
@@ -182,6 +190,7 @@ pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
         create_generation: Some(row.create_generation),
         revision: row.revision.clone(),
         address: row.address.map(|a| a.to_string()),
+        host_ports: host_ports(&row.host_ports),
         task_id: row.task.as_ref().map(|task| task.task_id.to_string()),
         since: Timestamp::now(),
         error: None,

@@ -3,6 +3,7 @@
 //! An applied app is an app whose image is on this host: the pull is part of the application, so
 //! that a registry's trouble is told to who applies, and never to who activates.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -12,9 +13,10 @@ use super::failure::{chain, failure};
 use super::node::{Entry, Node, app_name, stopping};
 use crate::api::Deletion;
 use crate::api::v1::{ApplyOutcome, ApplyResult, Finding, Problem, ProblemCode};
-use crate::app::{self, App, manifest_hash};
+use crate::app::{self, App, NetworkMode, manifest_hash};
 use crate::instance::{Failure, Revision};
 use crate::journal::Write;
+use crate::network::{self, HostPort};
 use crate::pool::{Effects, Message, Pool, driver, read_clocks};
 use crate::runtime::{Image, RuntimeError};
 
@@ -26,6 +28,10 @@ impl<E: Effects> Node<E> {
             return Err(invalid(findings));
         }
         self.observation().await?;
+        let findings = self.ports_in_use(&app);
+        if !findings.is_empty() {
+            return Err(invalid(findings));
+        }
         let image = self
             .image(&app.image)
             .await
@@ -61,6 +67,43 @@ impl<E: Effects> Node<E> {
             revision: revision.id.clone(),
             detail,
         })
+    }
+
+    /// Fixed host ports that somebody else has: another app, or a process of this host.
+    fn ports_in_use(&self, app: &App) -> Vec<crate::document::Finding> {
+        if app.network == NetworkMode::Host {
+            return Vec::new();
+        }
+        let others = self.pools.all();
+        let others = others
+            .iter()
+            .map(|entry| &entry.revision.app)
+            .filter(|other| other.name != app.name && other.network != NetworkMode::Host);
+        let theirs: Vec<(&App, HostPort)> = others
+            .flat_map(|other| fixed(other).map(move |(_, port)| (other, port)))
+            .collect();
+        let finding = |(index, port): (usize, HostPort)| {
+            let taken = theirs.iter().find(|(_, other)| other.conflicts(&port));
+            let allowed = match (taken, network::probe(&port)) {
+                (Some((other, _)), _) => {
+                    format!(
+                        "a host port that no other app has; app {} has {port}",
+                        other.name
+                    )
+                }
+                (None, Err(error)) if error.kind() == ErrorKind::AddrInUse => {
+                    format!("a host port that no process of this host has; {port} is in use")
+                }
+                (None, Err(error)) if error.kind() == ErrorKind::AddrNotAvailable => {
+                    format!("a hostIP that this host has; {port} cannot be bound")
+                }
+                _ => return None,
+            };
+            let field = format!("spec.ports[{index}].hostPort");
+            let value = Some(port.port.to_string());
+            Some(crate::document::Finding::new(&field, value, allowed))
+        };
+        fixed(app).filter_map(finding).collect()
     }
 
     /// What the reference means now. A registry that does not answer does not stand in the way of
@@ -160,6 +203,19 @@ impl<E: Effects> Node<E> {
             detail: None,
         })
     }
+}
+
+/// Host ports that the manifest names, with their place in it.
+fn fixed(app: &App) -> impl Iterator<Item = (usize, HostPort)> {
+    app.fixed_host_ports().map(|(index, port, number)| {
+        let port = HostPort {
+            protocol: port.protocol,
+            address: port.host_ip,
+            port: number,
+            container_port: port.container_port,
+        };
+        (index, port)
+    })
 }
 
 fn same(one: &Revision, other: &Revision) -> bool {

@@ -6,6 +6,7 @@ use crate::gate::{DirectoryError, GateError};
 use crate::instance::Failure;
 use crate::journal::JournalError;
 use crate::network::NetworkError;
+use crate::pool::HOST_PORT_TAKEN;
 use crate::runtime::RuntimeError;
 
 /// The chain of an error: `what: why: why`.
@@ -57,7 +58,11 @@ impl From<GateError> for Failure {
 
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
-        failure("network", &error)
+        let code = match &error {
+            NetworkError::HostPortTaken { .. } => HOST_PORT_TAKEN,
+            _ => "network",
+        };
+        failure(code, &error)
     }
 }
 

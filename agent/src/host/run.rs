@@ -24,7 +24,7 @@ use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
-use crate::network::{self, Ledger, Network, NetworkError};
+use crate::network::{self, Forwards, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
 use crate::task::Index;
@@ -139,6 +139,15 @@ pub async fn run_with<E: Effects>(
         gate.expect(&adopt::container_of(row));
     }
     let host_address = network::host_address(&settings.network)?;
+    match network::forwarding(settings.network.forwarding)? {
+        Forwards::Already => {}
+        Forwards::SwitchedOn => {
+            tracing::info!("IPv4 forwarding was off and is switched on (network.forwarding)")
+        }
+        Forwards::No => tracing::warn!(
+            "IPv4 forwarding is off: instances reach this host only, and host ports are reached from this host only; set net.ipv4.ip_forward = 1, or network.forwarding = \"enable\""
+        ),
+    }
     let executor = Executor {
         host_address,
         journal: journal.clone(),
@@ -169,11 +178,7 @@ pub async fn run_with<E: Effects>(
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         effects: Arc::new(wrap(executor.clone())),
-        ledger: Arc::new(Mutex::new(Ledger::new(
-            &settings.network.pools,
-            settings.network.gateway,
-            settings.network.quarantine,
-        ))),
+        ledger: Arc::new(Mutex::new(Ledger::new(&settings.network))),
         index: Arc::new(Index::default()),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),

@@ -103,7 +103,7 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
 
 const INSTANCE: &str =
     "SELECT app, ordinal, generation, create_generation, revision, phase, serving, warmth, task_id,
-   traceparent, address, registered, urgency, released_ms FROM instances";
+   traceparent, address, registered, urgency, released_ms, host_ports FROM instances";
 
 const TASK: &str =
     "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
@@ -166,6 +166,10 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRow> {
         from: warmth.as_deref().and_then(Warmth::from_name),
         task,
         address: address.map(|text| parse(&text, 10)).transpose()?,
+        host_ports: match row.get::<_, Option<String>>(14)? {
+            Some(_) => json(row, 14)?,
+            None => Vec::new(),
+        },
         registered: row.get(11)?,
         urgency: if urgency == "now" {
             Urgency::Now

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::instance::{AppName, Instance, InstanceName, Phase, Revision, Urgency, Warmth};
+use crate::network::HostPort;
 use crate::task::{Outcome, Request, TaskContext, TaskId, Trail, Verb};
 
 /// One change of the journal. Several in one commit are one transaction.
@@ -80,6 +81,8 @@ pub struct InstanceRow {
     pub task: Option<TaskContext>,
     /// Its address.
     pub address: Option<Ipv4Addr>,
+    /// Its ports of the host.
+    pub host_ports: Vec<HostPort>,
     /// A backend may know it.
     pub registered: bool,
     /// How it is being taken out.
@@ -101,6 +104,7 @@ impl InstanceRow {
             from: instance.from,
             task: instance.task.clone(),
             address: instance.address,
+            host_ports: instance.host_ports.clone(),
             registered: instance.registered,
             urgency: instance.urgency,
             released_ms: None,

@@ -3,9 +3,9 @@
 use rusqlite::Connection;
 
 /// Version of the tables below; `PRAGMA user_version` of the file.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
-const V1: &str = "
+pub(super) const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE apps (
   name TEXT PRIMARY KEY, revision TEXT NOT NULL, target INTEGER NOT NULL, seq INTEGER NOT NULL,
@@ -34,6 +34,9 @@ CREATE TABLE operations (
 ) STRICT;
 ";
 
+/// Host ports, as JSON.
+const V2: &str = "ALTER TABLE instances ADD COLUMN host_ports TEXT;";
+
 /// What is wrong with a journal's version.
 #[derive(Debug)]
 pub(super) enum Version {
@@ -51,7 +54,11 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Version> 
     }
     if found < VERSION {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(V1)?;
+        for (version, change) in [(1, V1), (2, V2)] {
+            if found < version {
+                transaction.execute_batch(change)?;
+            }
+        }
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }

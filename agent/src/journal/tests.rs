@@ -138,11 +138,30 @@ async fn a_journal_of_a_newer_nodeagent_is_refused_and_left_alone() {
     drop(db);
     let refused = Journal::open(state.path(), KEEP).unwrap_err();
     assert!(
-        refused
-            .to_string()
-            .contains("has schema 99, this nodeagent knows up to 1"),
+        refused.to_string().contains(&format!(
+            "has schema 99, this nodeagent knows up to {}",
+            schema::VERSION
+        )),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn a_journal_of_before_host_ports_is_brought_up_to_date() {
+    let state = tempfile::tempdir().unwrap();
+    let db = rusqlite::Connection::open(state.path().join("journal.db")).unwrap();
+    db.execute_batch(schema::V1).unwrap();
+    db.execute_batch(
+        "INSERT INTO instances VALUES ('web', 0, 2, 1, 'r', 'armed', 0, NULL, NULL, NULL, '10.88.0.1', 0, 'drain', NULL);
+         PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    drop(db);
+    let (_journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
+    let [row] = recovered.instances.as_slice() else {
+        panic!("{recovered:?}")
+    };
+    assert_eq!((row.generation, row.host_ports.as_slice()), (2, &[][..]));
 }
 
 #[tokio::test]

@@ -131,10 +131,14 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
         Urgency::Drain => "drain",
         Urgency::Now => "now",
     };
+    let host_ports = match row.host_ports[..] {
+        [] => None,
+        _ => Some(serde_json::to_string(&row.host_ports)?),
+    };
     db.prepare_cached(
         "INSERT OR REPLACE INTO instances (app, ordinal, generation, create_generation, revision, phase, serving,
-           warmth, task_id, traceparent, address, registered, urgency, released_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+           warmth, task_id, traceparent, address, registered, urgency, released_ms, host_ports)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?
     .execute(params![
         row.instance.app.as_str(),
@@ -151,6 +155,7 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
         row.registered,
         urgency,
         row.released_ms.map(signed),
+        host_ports,
     ])?;
     Ok(())
 }

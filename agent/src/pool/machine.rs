@@ -233,6 +233,8 @@ pub struct Pool {
 const FAILURES_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// Pause before the journal is asked again after it refused.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+/// Code of a failure: a process of the host has a port that the ledger granted.
+pub const HOST_PORT_TAKEN: &str = "host_port_taken";
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Pause after `failures` consecutive ones: none after the first, then 200 ms doubling to a minute.
@@ -441,8 +443,16 @@ impl Pool {
             Next::Perform(kind) => self.perform(ordinal, kind, Duration::ZERO, out),
             Next::Again(kind) => self.perform(ordinal, kind, pause(attempt.min(9)), out),
             Next::Gone => {
-                let name = self.instance_name(ordinal);
-                ledger.release(&name, now.wall_ms);
+                let name = crate::instance::InstanceName::new(self.app.clone(), ordinal);
+                if slot
+                    .instance
+                    .failure
+                    .as_ref()
+                    .is_some_and(|f| f.code == HOST_PORT_TAKEN)
+                {
+                    ledger.avoid_ports(&name, now.wall_ms);
+                }
+                ledger.release_all(&name, now.wall_ms);
                 self.slots.remove(&ordinal);
                 self.released.insert(ordinal, now.wall_ms);
                 self.dirty.insert(ordinal);

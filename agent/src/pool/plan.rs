@@ -6,10 +6,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::app::NetworkMode;
 use crate::instance::{Failure, Phase, Revision, Urgency};
 use crate::journal::Write;
-use crate::network::Ledger;
+use crate::network::{GrantRefused, Ledger, PortRefused};
 use crate::task::TaskContext;
 
 use super::intent::{Change, Intent};
@@ -205,18 +204,25 @@ impl Pool {
         let free = (0..u32::MAX)
             .filter(|ordinal| !self.slots.contains_key(ordinal) && !planned.contains(ordinal));
         for ordinal in free.take(wanted as usize) {
-            let address = match revision.app.network {
-                NetworkMode::Host => None,
-                NetworkMode::Routed => {
-                    match ledger.grant(&self.instance_name(ordinal), now.wall_ms) {
-                        Ok(address) => Some(address),
-                        Err(exhausted) => {
-                            intent
-                                .unplanned
-                                .push(Failure::new("addresses_exhausted", exhausted.to_string()));
-                            return;
-                        }
-                    }
+            let name = self.instance_name(ordinal);
+            let grant = match ledger.grant_all(&name, &revision.app, now.wall_ms) {
+                Ok(grant) => grant,
+                // The one that has the app's fixed port is all that can be.
+                Err(GrantRefused::Port(PortRefused::Taken { holder, .. }))
+                    if serve.is_none() && holder.app == self.app =>
+                {
+                    return;
+                }
+                Err(refused) => {
+                    let code = match &refused {
+                        GrantRefused::Address(_) => "addresses_exhausted",
+                        GrantRefused::Port(PortRefused::Taken { .. }) => "host_port_taken",
+                        GrantRefused::Port(PortRefused::Exhausted { .. }) => "host_ports_exhausted",
+                    };
+                    intent
+                        .unplanned
+                        .push(Failure::new(code, refused.to_string()));
+                    return;
                 }
             };
             let generation = self.generations.get(&ordinal).copied().unwrap_or(0) + 1;
@@ -224,7 +230,7 @@ impl Pool {
                 ordinal,
                 generation,
                 serve: serve.as_ref().map(|_| generation + 1),
-                address,
+                grant,
                 task: serve.clone().flatten(),
             });
         }

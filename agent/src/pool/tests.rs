@@ -8,16 +8,21 @@ use proptest::prelude::*;
 
 use super::machine::Slot;
 use super::*;
-use crate::config::AddressRange;
+use crate::config::{self, AddressRange};
 use crate::instance::{EffectKind, Failure, ImageConfig, Phase, Revision};
 use crate::journal::Write;
 use crate::network::Ledger;
 use crate::task::{EndState, Outcome, Request, TaskContext, TaskId, Verb};
 
 fn revision(id: &str, armed: u32) -> Arc<Revision> {
+    revision_with(id, armed, "")
+}
+
+/// `port`: more fields of its port.
+fn revision_with(id: &str, armed: u32, port: &str) -> Arc<Revision> {
     let manifest = format!(
         "apiVersion: nodeagent/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: 127.0.0.1:5000/web:1\n  \
-         ports: [{{name: http, containerPort: 8080}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n"
+         ports: [{{name: http, containerPort: 8080{port}}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n"
     );
     Arc::new(Revision {
         id: id.to_owned(),
@@ -54,6 +59,10 @@ struct World {
 
 impl World {
     fn new(armed: u32, addresses: u8) -> Self {
+        Self::of(revision("r1", armed), addresses)
+    }
+
+    fn of(revision: Arc<Revision>, addresses: u8) -> Self {
         let range = AddressRange {
             base: [10, 0, 0, 0].into(),
             prefix: 32 - addresses,
@@ -65,8 +74,11 @@ impl World {
             refill: 2,
         };
         let mut world = Self {
-            pool: Pool::new(revision("r1", armed), limits),
-            ledger: Ledger::new(&[range], [169, 254, 1, 1].into(), Duration::from_secs(120)),
+            pool: Pool::new(revision, limits),
+            ledger: Ledger::new(&config::Network {
+                pools: vec![range],
+                ..config::defaults("test").network
+            }),
             now: Now {
                 at: Instant::now(),
                 wall_ms: 1_000_000,
@@ -480,6 +492,52 @@ fn too_few_addresses_give_a_partial_answer_that_says_so() {
             .is_some_and(|d| d.contains("address")),
         "{outcome:?}"
     );
+}
+
+#[test]
+fn the_one_instance_with_a_fixed_host_port_is_all_that_can_be() {
+    let mut world = World::of(revision_with("r1", 1, ", hostPort: 8080"), 8);
+    world.settle();
+    let up = world.ask("one", Verb::Activate, 1);
+    world.settle();
+    assert_eq!(world.end(&up), EndState::Done);
+    assert_eq!(world.phases(), [Phase::Active], "no second one waits");
+    assert_eq!(world.pool.snapshot().alarm, None);
+
+    let more = world.ask("two", Verb::Activate, 2);
+    world.settle();
+    for _ in 0..70 {
+        world.pass(Duration::from_secs(1));
+        world.settle();
+    }
+    assert_eq!(world.end(&more), EndState::Failed);
+    let outcome = &world.answers[&more];
+    let detail = outcome.detail.as_deref().unwrap_or_default();
+    assert!(
+        detail.contains("host port tcp 8080 is held by web-0"),
+        "{outcome:?}"
+    );
+
+    world.ask("none", Verb::Scale, 0);
+    world.settle();
+    world.pass(Duration::from_secs(1));
+    world.settle();
+    assert_eq!(world.phases(), [Phase::Armed], "the port is free again");
+}
+
+#[test]
+fn an_automatic_port_that_a_process_has_is_not_granted_again() {
+    let mut world = World::of(revision_with("r1", 1, ", hostPort: auto"), 8);
+    let port = |world: &World| world.pool.snapshot().instances[0].host_ports[0].port;
+    world.commit_one();
+    assert_eq!(port(&world), 20000);
+    let taken = Failure::new(HOST_PORT_TAKEN, "somebody has it");
+    world.perform_one(0, Err(taken));
+    world.settle();
+    world.pass(Duration::from_secs(61));
+    world.settle();
+    assert_eq!(world.phases(), [Phase::Armed]);
+    assert_eq!(port(&world), 20001);
 }
 
 #[test]

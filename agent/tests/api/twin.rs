@@ -273,6 +273,7 @@ fn instances_of(pool: &Pool) -> Vec<Instance> {
             create_generation: Some(3),
             revision: pool.revision.clone(),
             address: Some(format!("10.88.0.{}", ordinal + 2)),
+            host_ports: Vec::new(),
             task_id: active.then(|| "peak-7".to_owned()),
             since: at(10),
             error: None,
