@@ -14,12 +14,14 @@ INIT := $(CURDIR)/target/$(INIT_TARGET)/init/container-init
 DEBUG := NODEAGENT_BIN=$(CURDIR)/target/debug/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
 RELEASE := NODEAGENT_BIN=$(CURDIR)/target/release/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
 
-SCRIPTS := .ci/run tests/peers/install
+SCRIPTS := .ci/run tests/peers/install tests/peers/build
 
 .PHONY: help
 help:
 	@echo 'make demo             the main job in front of your eyes, on real components'
-	@echo 'make test             every test; installs what the tests need'
+	@echo 'make test             every test; installs and builds what the tests need'
+	@echo 'make test-core        those that Debian packages are enough for'
+	@echo 'make test-peers       those on servers that are built first (etcd 3.6; needs Go 1.26)'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
 	@echo 'make bench [NAME]     measure: activation, agent; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
@@ -45,14 +47,21 @@ demo:
 	@$(MAKE) --no-print-directory release
 	@$(RELEASE) target/debug/demo
 
-# Tiers: test-core needs containerd and a registry from Debian's packages. It is all there is so far.
-.PHONY: test test-core
-test: test-core
+# Tiers: test-core needs containerd and a registry from Debian's packages; test-peers needs servers
+# that tests/peers/build builds, and runs the tests that test-core ignores for it.
+.PHONY: test test-core test-peers
+test: test-core test-peers
 
 test-core:
 	@tests/peers/install test
 	@$(MAKE) --no-print-directory build
 	$(DEBUG) $(CARGO) test --locked --workspace
+
+test-peers:
+	@tests/peers/install test
+	@$(MAKE) --no-print-directory build
+	@tests/peers/build etcd-3.6.6 >/dev/null
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd -- --ignored
 
 .PHONY: check
 check:

@@ -2,8 +2,10 @@
 //!
 //! The daemon (`nodeagent run`), the CLI and the API share this library; `main.rs` only calls it.
 
+pub mod alarm;
 pub mod api;
 pub mod app;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod discovery;

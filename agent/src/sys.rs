@@ -58,6 +58,35 @@ pub(crate) fn unshare_network() -> io::Result<()> {
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(io::Error::from)
 }
 
+/// Whether the kernel's wall clock is kept right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClockState {
+    /// Somebody disciplines it.
+    Synchronised {
+        /// How far it may be off, in microseconds.
+        max_error_us: u32,
+    },
+    /// Nobody does.
+    Unsynchronised,
+}
+
+/// Reads the clock's state without changing it (adjtimex(2) with `modes` 0).
+pub(crate) fn clock_state() -> io::Result<ClockState> {
+    // SAFETY: `timex` is plain integers, for which zero is a value; `modes` 0 asks to change nothing.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: `timex` outlives the call and is of the size that the kernel fills.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    if state < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if state == libc::TIME_ERROR || timex.status & libc::STA_UNSYNC != 0 {
+        return Ok(ClockState::Unsynchronised);
+    }
+    Ok(ClockState::Synchronised {
+        max_error_us: u32::try_from(timex.maxerror).unwrap_or(u32::MAX),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,3 +17,7 @@ pub mod supervisor;
 mod wire;
 
 pub use wire::{Malformed, TooLarge};
+
+/// What the program calls itself when it is used wrongly, name and version. `nodeagent check` looks
+/// for it in the file.
+pub const MARK: &str = concat!("nodeagent container-init ", env!("CARGO_PKG_VERSION"));

@@ -14,6 +14,7 @@ mod turn;
 
 pub use arena::entry;
 
+use container_init::MARK;
 use container_init::plan::{EXIT_BAD_PLAN, MAX_PLAN, Plan};
 use container_init::supervisor::Scope;
 use core::ffi::CStr;
@@ -37,7 +38,7 @@ fn run<'a>(mut arguments: impl Iterator<Item = &'a CStr>, arena: &'static mut Ar
     ) {
         (Some(b"--plan"), Some(path), None) => read_plan(path, &mut arena.plan),
         _ => {
-            say(&[b"usage: container-init --plan FILE"]);
+            say(&[MARK.as_bytes(), b"; usage: container-init --plan FILE"]);
             sys::exit(EXIT_USAGE)
         }
     };

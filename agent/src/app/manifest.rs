@@ -3,9 +3,10 @@
 //! Everything is optional here: what is missing or wrong is for `validate` to say.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Visitor};
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
 /// The whole document.
 #[derive(Debug, Default, Deserialize)]
@@ -56,7 +57,7 @@ pub(super) struct NameValue {
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Port {
     pub(super) name: Option<String>,
-    pub(super) container_port: Option<u16>,
+    pub(super) container_port: Option<PortNumber>,
     pub(super) protocol: Option<Protocol>,
     pub(super) host_port: Option<Scalar>,
     #[serde(rename = "hostIP")]
@@ -166,6 +167,30 @@ pub(super) enum RegisteredAddress {
 pub(super) enum Network {
     Routed,
     Host,
+}
+
+/// A port: 1 to 65535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PortNumber(pub(super) NonZeroU16);
+
+impl<'de> Deserialize<'de> for PortNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Port;
+        impl Visitor<'_> for Port {
+            type Value = PortNumber;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a port number, 1 to 65535")
+            }
+
+            fn visit_i128<E: Error>(self, number: i128) -> Result<PortNumber, E> {
+                let port = u16::try_from(number).ok().and_then(NonZeroU16::new);
+                port.map(PortNumber)
+                    .ok_or_else(|| E::invalid_value(Unexpected::Other("this number"), &self))
+            }
+        }
+        deserializer.deserialize_i128(Port)
+    }
 }
 
 /// A text or a number, as Kubernetes has it for ports, quantities and users.

@@ -59,6 +59,12 @@ impl App {
                 _ => None,
             })
     }
+
+    /// Whether the end of the in-container agent of this name is the end of the instance.
+    pub fn is_essential_agent(&self, name: &str) -> bool {
+        let mut agents = self.agents.iter();
+        agents.any(|agent| agent.name == name && agent.essential == Essential::Yes)
+    }
 }
 
 /// Numeric or named user, resolved against the image's `/etc/passwd` when named.

@@ -6,6 +6,7 @@
 
 mod activate;
 mod app;
+mod check;
 mod config;
 mod deactivate;
 mod duration;
@@ -96,6 +97,7 @@ enum Verb {
     #[command(flatten)]
     Call(Call),
     Config(config::Config),
+    Check(check::Check),
 }
 
 /// The verbs that ask an agent.
@@ -144,16 +146,22 @@ pub fn main(daemon: Daemon) -> ExitCode {
     let report = match cli.verb {
         Verb::Run(run) => run.run(&cli.options, daemon),
         Verb::Config(config) => config.execute(&cli.options),
-        Verb::Call(call) => match tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-        {
-            Ok(runtime) => runtime.block_on(execute(&cli.options, call)),
-            Err(error) => Report::error(Exit::Failed, format!("no runtime for the call: {error}")),
-        },
+        Verb::Check(check) => waited_for(check.execute(&cli.options)),
+        Verb::Call(call) => waited_for(execute(&cli.options, call)),
     };
     print(&report);
     ExitCode::from(report.exit.code())
+}
+
+/// Runs a verb that waits for something.
+fn waited_for(verb: impl Future<Output = Report>) -> Report {
+    match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime.block_on(verb),
+        Err(error) => Report::error(Exit::Failed, format!("no runtime for the call: {error}")),
+    }
 }
 
 async fn execute(options: &Options, call: Call) -> Report {

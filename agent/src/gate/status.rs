@@ -28,6 +28,8 @@ pub struct Status {
     pub app_pid: Option<u32>,
     /// How the app ended; `None` while it runs again.
     pub app_exit: Option<Exit>,
+    /// In-container agents that ended before the app did, in that order, each with its last end.
+    pub agents_ended: Vec<Exit>,
     /// A stop is under way.
     pub stopping: bool,
     /// Nothing of the plan runs any more; init has ended or is about to.
@@ -200,6 +202,12 @@ impl Status {
     fn ended(&mut self, exit: &Exit) {
         if !exit.is_app() {
             self.agents_ready.retain(|name| *name != exit.name);
+            // What ends after the app was stopped with it.
+            if self.app_exit.is_none() {
+                self.agents_ended
+                    .retain(|earlier| earlier.name != exit.name);
+                self.agents_ended.push(exit.clone());
+            }
         } else if self.app_pid.is_none_or(|pid| pid == exit.pid) {
             self.app_pid = None;
             self.ready = false;
@@ -320,13 +328,17 @@ mod tests {
         event(&mut status, exited("proxy", 7, 2));
         event(&mut status, exited("app", 9, 1));
         assert!(status.ready && status.app_exit.is_none() && status.agents_ready.is_empty());
+        assert_eq!(status.agents_ended[0].name, "proxy");
         let news = event(&mut status, exited("app", 10, 2));
         assert_eq!(news, status.app_exit.clone().map(NoticeKind::Exited));
         assert_eq!((status.ready, status.app_pid), (false, None));
         assert!(
             status
                 .app_exit
+                .as_ref()
                 .is_some_and(|exit| exit.is_app() && exit.status == ExitStatus::Code(3))
         );
+        event(&mut status, exited("logs", 8, 2));
+        assert_eq!(status.agents_ended.len(), 1, "it was stopped with the app");
     }
 }

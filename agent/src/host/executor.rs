@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::failure;
-use crate::app::Readiness;
+use crate::app::{App, Readiness};
 use crate::config::Settings;
 use crate::discovery::{Discovery, Outcome, RegistrationRecord};
 use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
@@ -70,7 +70,7 @@ impl Effects for Executor {
             EffectKind::Deregister => self.deregister(&name, instance).await,
             EffectKind::Drain => until_cancelled(cancel, self.drain()).await,
             EffectKind::Stop => self.stop(&id, instance).await,
-            EffectKind::Remove => self.remove(&id).await,
+            EffectKind::Remove => self.remove(&id, instance).await,
             EffectKind::Release => Ok(self.network.remove_slot(&name, instance.address).await?),
         }
     }
@@ -95,23 +95,22 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         self.runtime.start_task(id).await?;
-        let agents: Duration = instance
-            .revision
-            .app
+        let app = &instance.revision.app;
+        let agents: Duration = app
             .agents
             .iter()
             .map(|agent| agent.readiness.deadline())
             .sum();
         let deadline = Instant::now() + agents + ARM_MARGIN;
-        let wait = self
-            .gate
-            .wait(id, "reaching the gate", deadline, |s| s.armed || ended(s));
+        let wait = self.gate.wait(id, "reaching the gate", deadline, |s| {
+            s.armed || alive(s, app).is_err()
+        });
         let status = until_cancelled(cancel, async { Ok(wait.await?) }).await?;
-        alive(&status)
+        alive(&status, app)
     }
 
     async fn start(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
-        let generation = instance.generation;
+        let (app, generation) = (&instance.revision.app, instance.generation);
         let (task_id, traceparent) = context(instance);
         let start = Start {
             generation,
@@ -130,16 +129,19 @@ impl Executor {
             other => other?,
         }
         let deadline = Instant::now() + START_DEADLINE;
-        let started = |s: &Status| (s.started && s.generation >= generation) || ended(s);
+        let started =
+            |s: &Status| (s.started && s.generation >= generation) || alive(s, app).is_err();
         let status = self
             .gate
             .wait(id, "starting the app", deadline, started)
             .await?;
-        alive(&status)
+        alive(&status, app)
     }
 
     async fn ready(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
-        let readiness = &instance.revision.app.readiness;
+        let app = &instance.revision.app;
+        let readiness = &app.readiness;
+        let over = |s: &Status| alive(s, app).is_err();
         let deadline = Instant::now() + readiness.deadline();
         match readiness {
             Readiness::None => Ok(()),
@@ -147,15 +149,15 @@ impl Executor {
                 // container-init bounds an exec probe itself; its verdict comes as the app's state.
                 let wait = self
                     .gate
-                    .wait(id, "becoming ready", deadline, |s| s.ready || ended(s));
-                alive(&wait.await.map_err(|e| failure("not_ready", &e))?)
+                    .wait(id, "becoming ready", deadline, |s| s.ready || over(s));
+                alive(&wait.await.map_err(|e| failure("not_ready", &e))?, app)
             }
             Readiness::Tcp { .. } | Readiness::Http { .. } => {
                 let address = IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST));
                 tokio::select! {
                     probed = probe::ready(readiness, address, deadline) => probed.map_err(|e| failure("not_ready", &e)),
-                    over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, ended) => match over {
-                        Ok(status) => alive(&status),
+                    over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, over) => match over {
+                        Ok(status) => alive(&status, app),
                         Err(error) => Err(error.into()),
                     },
                 }
@@ -316,10 +318,11 @@ impl Executor {
         Ok(container.and_then(|c| c.task).map(|task| task.status))
     }
 
-    async fn remove(&self, id: &ContainerId) -> Result<(), Failure> {
-        self.runtime.delete_task(id).await?;
+    async fn remove(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
         self.runtime.delete_container(id).await?;
-        self.runtime.remove_snapshot(&id.to_string()).await?;
+        self.runtime
+            .remove_snapshot(&rootfs(id, instance).to_string())
+            .await?;
         let (directories, container) = (self.directories.clone(), id.clone());
         blocking(move || directories.remove(&container)).await??;
         self.gate.forget(id);
@@ -332,6 +335,11 @@ const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 /// Between two looks at a task that is ending, or being created.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The key of an instance's rootfs is the id of the container that it was made for.
+pub(super) fn rootfs(id: &ContainerId, instance: &Instance) -> ContainerId {
+    ContainerId::new(id.instance.clone(), instance.rootfs_generation)
+}
 
 /// Deregisters up to `generation`; the generation of a newer record, when one stands in the way.
 async fn deregistered(
@@ -376,12 +384,14 @@ fn context(instance: &Instance) -> (String, String) {
         .unwrap_or_default()
 }
 
-fn ended(status: &Status) -> bool {
-    status.stopped || status.stopping || status.app_exit.is_some()
-}
-
-fn alive(status: &Status) -> Result<(), Failure> {
-    match &status.app_exit {
+/// Fails when the container is over, or about to be: the first essential process that ended says why.
+fn alive(status: &Status, app: &App) -> Result<(), Failure> {
+    let agents = status.agents_ended.iter();
+    let first = agents
+        .filter(|exit| app.is_essential_agent(&exit.name))
+        .chain(&status.app_exit)
+        .next();
+    match first {
         Some(exit) => Err(exited(exit)),
         None if status.stopped || status.stopping => Err(Failure::new(
             "exited",

@@ -10,7 +10,7 @@ use crate::pool::HOST_PORT_TAKEN;
 use crate::runtime::RuntimeError;
 
 /// The chain of an error: `what: why: why`.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -48,7 +48,19 @@ fn take_notice(pools: &Pools, last: &mut HashMap<ContainerId, Exit>, notice: Not
             deliver(pools, &notice.container, exited(&exit));
         }
         NoticeKind::Exited(exit) => {
-            last.insert(notice.container, exit);
+            let (agent, failure) = (exit.name.clone(), exited(&exit));
+            let container = notice.container;
+            send(
+                pools,
+                &container,
+                Event::AgentExited {
+                    ordinal: container.instance.ordinal,
+                    create_generation: container.create_generation,
+                    agent,
+                    failure,
+                },
+            );
+            last.insert(container, exit);
         }
         NoticeKind::Stopped => {
             let failure = last.remove(&notice.container).map_or_else(
@@ -67,12 +79,16 @@ fn take_notice(pools: &Pools, last: &mut HashMap<ContainerId, Exit>, notice: Not
 
 fn deliver(pools: &Pools, container: &ContainerId, failure: Failure) {
     tracing::debug!(%container, %failure, "ended");
+    let event = Event::Exited {
+        ordinal: container.instance.ordinal,
+        create_generation: container.create_generation,
+        failure,
+    };
+    send(pools, container, event);
+}
+
+fn send(pools: &Pools, container: &ContainerId, event: Event) {
     if let Some(handle) = pools.handle(&container.instance.app) {
-        let event = Event::Exited {
-            ordinal: container.instance.ordinal,
-            create_generation: container.create_generation,
-            failure,
-        };
         // A pool that has ended has no instances.
         let _ = handle.messages.send(Message::Happened(event));
     }

@@ -10,8 +10,9 @@
 //! absent ◄─ releasing ◄─ removing ◄─ stopping ◄─ draining ◄───────────────────────── deregistering
 //!
 //! any of the upper rows ── fail, exited ──► failed ── discard ──► deregistering | stopping
+//! after a reboot: lost ── restore ──► networking (same rootfs and address) │ discard
 //! ```
-//! A phase that is not resting (`armed`, `active`, `failed`) *is* its effect: entering it means
+//! A phase that is not resting (`armed`, `active`, `failed`, `lost`) *is* its effect: entering it means
 //! that the effect has to be performed, and `done` leaves it. Going down never fails: an effect
 //! that fails there, and a registration, is tried again until it succeeds; on the way to the gate
 //! so is one whose failure says that waiting helps.
@@ -28,7 +29,7 @@ use crate::app::{NetworkMode, Protocol, RegisteredAddress};
 use crate::network::{Grant, HostPort};
 use crate::task::TaskContext;
 
-/// Where an instance is. Every phase but `Armed`, `Active` and `Failed` is an effect under way.
+/// Where an instance is. Every phase but `Armed`, `Active`, `Failed` and `Lost` is an effect under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// Network namespace, veth and address are being made.
@@ -59,11 +60,14 @@ pub enum Phase {
     Releasing,
     /// Rests until it is discarded; the reason is in [`Instance::failure`].
     Failed,
+    /// The host was rebooted: nothing runs of it, its rootfs and its address are kept. Rests until
+    /// it is restored or discarded.
+    Lost,
 }
 
 impl Phase {
     /// All phases, in the order of an undisturbed life.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Networking,
         Self::Creating,
         Self::Arming,
@@ -78,6 +82,7 @@ impl Phase {
         Self::Removing,
         Self::Releasing,
         Self::Failed,
+        Self::Lost,
     ];
 
     /// Stable word for the journal and the trail.
@@ -97,6 +102,7 @@ impl Phase {
             Self::Removing => "removing",
             Self::Releasing => "releasing",
             Self::Failed => "failed",
+            Self::Lost => "lost",
         }
     }
 
@@ -119,7 +125,7 @@ impl Phase {
             Self::Stopping => EffectKind::Stop,
             Self::Removing => EffectKind::Remove,
             Self::Releasing => EffectKind::Release,
-            Self::Armed | Self::Active | Self::Failed => return None,
+            Self::Armed | Self::Active | Self::Failed | Self::Lost => return None,
         })
     }
 
@@ -150,7 +156,7 @@ impl Phase {
             Self::Active => State::Active,
             Self::Deregistering | Self::Draining => State::Draining,
             Self::Stopping => State::Stopping,
-            Self::Removing | Self::Releasing => State::Stopped,
+            Self::Removing | Self::Releasing | Self::Lost => State::Stopped,
             Self::Failed => State::Failed,
         }
     }
@@ -328,6 +334,9 @@ pub struct Instance {
     pub generation: u64,
     /// Generation of the create: part of the container's id.
     pub create_generation: u64,
+    /// Generation of the create that made the rootfs: part of the snapshot's key. Older than
+    /// `create_generation` when the rootfs was kept.
+    pub rootfs_generation: u64,
     /// What it was made from.
     pub revision: Arc<Revision>,
     /// Its address; `None` in the host's network.
@@ -384,6 +393,11 @@ pub enum Event {
     },
     /// It is removed: failed, superfluous or of an old revision.
     Discard,
+    /// A new container on its kept rootfs, with its address.
+    Restore {
+        /// The instance's new generation.
+        generation: u64,
+    },
 }
 
 /// What a step leads to.
@@ -431,6 +445,7 @@ impl Event {
             Self::Deactivate { .. } => "deactivate",
             Self::Reinstate { .. } => "reinstate",
             Self::Discard => "discard",
+            Self::Restore { .. } => "restore",
         }
     }
 }
@@ -440,13 +455,10 @@ impl Instance {
     pub fn create(ordinal: u32, generation: u64, revision: Arc<Revision>, grant: Grant) -> Self {
         Self {
             ordinal,
-            phase: if grant.address.is_some() {
-                Phase::Networking
-            } else {
-                Phase::Creating
-            },
+            phase: Self::first_phase(grant.address),
             generation,
             create_generation: generation,
+            rootfs_generation: generation,
             revision,
             address: grant.address,
             host_ports: grant.host_ports,
@@ -457,6 +469,14 @@ impl Instance {
             urgency: Urgency::Drain,
             failure: None,
             attempt: 1,
+        }
+    }
+
+    fn first_phase(address: Option<Ipv4Addr>) -> Phase {
+        if address.is_some() {
+            Phase::Networking
+        } else {
+            Phase::Creating
         }
     }
 
@@ -504,7 +524,8 @@ impl Instance {
                 })
             }
             Event::Unserve => {
-                if !(self.phase.on_the_way_to_armed() && self.serving) {
+                let waits = self.phase.on_the_way_to_armed() || self.phase == Phase::Lost;
+                if !(waits && self.serving) {
                     return Err(denied);
                 }
                 self.serving = false;
@@ -538,11 +559,20 @@ impl Instance {
                 _ => Err(denied),
             },
             Event::Discard => match self.phase {
-                Phase::Failed => Ok(self.take_out(Urgency::Now)),
+                Phase::Failed | Phase::Lost => Ok(self.take_out(Urgency::Now)),
                 Phase::Armed => Ok(self.enter(Phase::Stopping)),
                 phase if phase.on_the_way_to_armed() => Ok(self.enter(Phase::Stopping)),
                 _ => Err(denied),
             },
+            Event::Restore { generation } => {
+                if self.phase != Phase::Lost {
+                    return Err(denied);
+                }
+                self.generation = generation;
+                self.create_generation = generation;
+                self.from = self.serving.then_some(Warmth::Cached);
+                Ok(self.enter(Self::first_phase(self.address)))
+            }
         }
     }
 
@@ -569,13 +599,13 @@ impl Instance {
             Phase::Stopping => self.enter(Phase::Removing),
             Phase::Removing if self.address.is_some() => self.enter(Phase::Releasing),
             Phase::Removing | Phase::Releasing => Next::Gone,
-            Phase::Armed | Phase::Active | Phase::Failed => return None,
+            Phase::Armed | Phase::Active | Phase::Failed | Phase::Lost => return None,
         })
     }
 
     fn fail(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
-            Phase::Armed | Phase::Active | Phase::Failed => None,
+            Phase::Armed | Phase::Active | Phase::Failed | Phase::Lost => None,
             // The app is well; discovery is not. It serves whoever knows it, and is not counted.
             phase if phase == Phase::Registering || phase.going_down() => self.again(failure),
             phase if phase.on_the_way_to_armed() && failure.retry == Retry::Later => {
@@ -596,7 +626,9 @@ impl Instance {
 
     fn exited(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
-            Phase::Failed | Phase::Stopping | Phase::Removing | Phase::Releasing => None,
+            Phase::Failed | Phase::Lost | Phase::Stopping | Phase::Removing | Phase::Releasing => {
+                None
+            }
             Phase::Deregistering => {
                 self.urgency = Urgency::Now;
                 self.failure = Some(failure);

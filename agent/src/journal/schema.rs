@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Version of the tables below; `PRAGMA user_version` of the file.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 pub(super) const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -34,8 +34,19 @@ CREATE TABLE operations (
 ) STRICT;
 ";
 
-/// Host ports, as JSON.
-const V2: &str = "ALTER TABLE instances ADD COLUMN host_ports TEXT;";
+/// Rootfs that outlive their container; open tasks are found without reading the ended ones.
+const V2: &str = "
+ALTER TABLE instances ADD COLUMN rootfs_generation INTEGER NOT NULL DEFAULT 0;
+UPDATE instances SET rootfs_generation = create_generation;
+ALTER TABLE tasks ADD COLUMN revision TEXT;
+CREATE INDEX tasks_open ON tasks (seq) WHERE outcome IS NULL;
+";
+
+/// Host ports of an instance, as JSON.
+const V3: &str = "ALTER TABLE instances ADD COLUMN host_ports TEXT;";
+
+/// What leads from each version to the next, the first from nothing.
+const STEPS: [&str; VERSION as usize] = [V1, V2, V3];
 
 /// What is wrong with a journal's version.
 #[derive(Debug)]
@@ -52,12 +63,11 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Version> 
     if found > VERSION {
         return Ok(Version::Newer(found));
     }
+    let missing = STEPS.iter().skip(usize::try_from(found).unwrap_or(0));
     if found < VERSION {
         let transaction = connection.transaction()?;
-        for (version, change) in [(1, V1), (2, V2)] {
-            if found < version {
-                transaction.execute_batch(change)?;
-            }
+        for step in missing {
+            transaction.execute_batch(step)?;
         }
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;

@@ -137,8 +137,8 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
     };
     db.prepare_cached(
         "INSERT OR REPLACE INTO instances (app, ordinal, generation, create_generation, revision, phase, serving,
-           warmth, task_id, traceparent, address, registered, urgency, released_ms, host_ports)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+           warmth, task_id, traceparent, address, registered, urgency, released_ms, rootfs_generation, host_ports)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
     .execute(params![
         row.instance.app.as_str(),
@@ -155,6 +155,7 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
         row.registered,
         urgency,
         row.released_ms.map(signed),
+        signed(row.rootfs_generation),
         host_ports,
     ])?;
     Ok(())

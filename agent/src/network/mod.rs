@@ -23,6 +23,7 @@ mod netlink;
 mod netns;
 mod ports;
 mod slot;
+mod trial;
 mod worker;
 
 pub use error::NetworkError;
@@ -33,4 +34,5 @@ pub use netlink::NetlinkError;
 pub use netns::NetnsFile;
 pub use ports::{HostPort, PortRefused, probe};
 pub use slot::{ObservedLink, ObservedSlot, Slot};
+pub use trial::try_veth;
 pub use worker::{Network, SlotGrant};

@@ -90,7 +90,7 @@ impl Network {
         let (removers, to_remove) = mpsc::channel();
         let maker = Slots::open(&netns_dir, shape)?;
         let remover = Slots::open(&netns_dir, shape)?;
-        let firewall = Arc::new(Mutex::new(Firewall::open(Table {
+        let firewall = Arc::new(Mutex::new(Firewall::new(Table {
             name: settings.table.clone(),
             owner: maker.owner(),
             pools: settings.pools.clone(),
@@ -99,7 +99,7 @@ impl Network {
                 true => Masquerade::Yes,
                 false => Masquerade::No,
             },
-        })?));
+        })));
         let filter = firewall.clone();
         start("network-make", &netns_dir, move || {
             make(maker, &filter, &to_make)

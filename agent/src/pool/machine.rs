@@ -105,12 +105,23 @@ pub enum Event {
         /// How it ended.
         result: Result<(), Failure>,
     },
-    /// A container, its app or one of its essential processes ended.
+    /// A container or its app ended.
     Exited {
         /// The instance.
         ordinal: u32,
         /// Of the container that ended; another one's end is ignored.
         create_generation: u64,
+        /// What is known of the end.
+        failure: Failure,
+    },
+    /// An in-container agent ended; an essential one takes its instance along.
+    AgentExited {
+        /// The instance.
+        ordinal: u32,
+        /// Of the container that it ran in; another one's is ignored.
+        create_generation: u64,
+        /// Name of the agent.
+        agent: String,
         /// What is known of the end.
         failure: Failure,
     },
@@ -307,9 +318,18 @@ impl Pool {
                 create_generation,
                 failure,
             } => {
-                let current =
-                    |slot: &&mut Slot| slot.instance.create_generation == create_generation;
-                if self.slots.get_mut(&ordinal).filter(current).is_some() {
+                if self.container(ordinal, create_generation).is_some() {
+                    self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
+                }
+            }
+            Event::AgentExited {
+                ordinal,
+                create_generation,
+                agent,
+                failure,
+            } => {
+                let slot = self.container(ordinal, create_generation);
+                if slot.is_some_and(|slot| slot.instance.revision.app.is_essential_agent(&agent)) {
                     self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
                 }
             }
@@ -319,6 +339,19 @@ impl Pool {
         self.plan_next(now, ledger, &mut out);
         self.settle(&mut out);
         out
+    }
+
+    /// The instance, if its container is still the one that is meant.
+    fn container(&self, ordinal: u32, create_generation: u64) -> Option<&Slot> {
+        let slot = self.slots.get(&ordinal);
+        slot.filter(|slot| slot.instance.create_generation == create_generation)
+    }
+
+    /// Why the instance has failed, as long as it waits to be discarded.
+    pub fn failed(&self, ordinal: u32) -> Option<&Failure> {
+        let instance = &self.slots.get(&ordinal)?.instance;
+        let failed = instance.phase == Phase::Failed;
+        instance.failure.as_ref().filter(|_| failed)
     }
 
     /// What is over is forgotten: no timer of the past wakes the driver.

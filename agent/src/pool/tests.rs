@@ -22,7 +22,8 @@ fn revision(id: &str, armed: u32) -> Arc<Revision> {
 fn revision_with(id: &str, armed: u32, port: &str) -> Arc<Revision> {
     let manifest = format!(
         "apiVersion: nodeagent/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: 127.0.0.1:5000/web:1\n  \
-         ports: [{{name: http, containerPort: 8080{port}}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n"
+         ports: [{{name: http, containerPort: 8080{port}}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n  \
+         agents:\n  - {{name: proxy, command: [proxy]}}\n  - {{name: logs, command: [logs], essential: false}}\n"
     );
     Arc::new(Revision {
         id: id.to_owned(),
@@ -442,6 +443,29 @@ fn an_active_instance_that_dies_is_replaced_from_the_warm_ones() {
 }
 
 #[test]
+fn the_end_of_an_essential_agent_fails_its_instance_and_that_of_another_does_not() {
+    let mut world = World::new(0, 8);
+    world.ask("up", Verb::Activate, 1);
+    world.settle();
+    let create_generation = world.pool.slots[&0].instance.create_generation;
+    let ended = |agent: &str, create_generation: u64| Event::AgentExited {
+        ordinal: 0,
+        create_generation,
+        agent: agent.into(),
+        failure: Failure::new("exited", "code 1"),
+    };
+    world.event(ended("logs", create_generation));
+    world.event(ended("proxy", create_generation + 1));
+    assert_eq!(world.phases(), [Phase::Active]);
+    world.event(ended("proxy", create_generation));
+    assert_eq!(world.phases(), [Phase::Failed]);
+    assert_eq!(
+        world.pool.failed(0).map(|failure| failure.code),
+        Some("exited")
+    );
+}
+
+#[test]
 fn a_journal_that_refuses_leaves_the_pool_as_it_was() {
     let mut world = World::new(1, 8);
     world.settle();
@@ -729,6 +753,88 @@ fn what_discovery_lists_and_nobody_runs_is_deregistered_before_it_comes_again() 
     world.settle();
     assert_eq!(world.performed[0], (0, EffectKind::Deregister));
     assert_eq!(world.pool.active(), 1);
+}
+
+/// A pool after a reboot: `serving` in service and `warm` at the gate before it.
+fn rebooted(world: &mut World, serving: u32, warm: u32, target: u32) {
+    let row = |ordinal, serving| crate::journal::InstanceRow {
+        instance: crate::instance::InstanceName::new("web".parse().unwrap(), ordinal),
+        generation: 5,
+        create_generation: 4,
+        rootfs_generation: 3,
+        revision: "r1".into(),
+        phase: Phase::Lost,
+        serving,
+        from: None,
+        task: None,
+        host_ports: Vec::new(),
+        address: Some([10, 0, 0, 10 + u8::try_from(ordinal).unwrap()].into()),
+        registered: false,
+        urgency: crate::instance::Urgency::Drain,
+        released_ms: None,
+    };
+    let rows = (0..serving + warm).map(|n| (row(n, n < serving), Observation::Absent, Listed::No));
+    let adopted = Adopted {
+        pool: crate::journal::PoolRow {
+            app: world.pool.app.clone(),
+            revision: "r1".into(),
+            target,
+            seq: 1,
+            deleting: false,
+            applied_ms: 0,
+        },
+        revision: revision("r1", 2),
+        revisions: BTreeMap::new(),
+        instances: rows.collect(),
+        tasks: Vec::new(),
+    };
+    let (pool, actions) = Pool::adopt(adopted, world.pool.limits, world.now, &mut world.ledger);
+    world.pool = pool;
+    world.commits.clear();
+    world.effects.clear();
+    for action in actions {
+        match action {
+            Action::Commit { id, writes, .. } => world.commits.push((id, writes)),
+            other => panic!("before its intent: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn after_a_reboot_those_in_service_are_restored_first_on_their_rootfs() {
+    let mut world = World::new(2, 8);
+    rebooted(&mut world, 3, 2, 3);
+    world.commit_one();
+    let asked: Vec<u32> = world.effects.iter().map(|e| e.instance.ordinal).collect();
+    assert_eq!(asked, [0, 1, 2], "the warm ones wait");
+    for effect in &world.effects {
+        let i = &effect.instance;
+        assert_eq!(
+            (i.generation, i.create_generation, i.rootfs_generation),
+            (6, 6, 3)
+        );
+    }
+    world.settle();
+    assert_eq!(world.pool.active(), 3);
+    assert_eq!(world.phases().len(), 5);
+    assert!(
+        world
+            .pool
+            .slots
+            .values()
+            .all(|s| s.instance.rootfs_generation == 3)
+    );
+    assert_eq!(world.registered.len(), 3);
+}
+
+#[test]
+fn what_is_not_wanted_after_a_reboot_is_discarded() {
+    let mut world = World::new(2, 8);
+    rebooted(&mut world, 3, 2, 1);
+    world.settle();
+    assert_eq!(world.pool.active(), 1);
+    assert_eq!(world.phases().len(), 3);
+    assert!(!world.phases().contains(&Phase::Lost));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::names;
-use crate::app::manifest::{self, Scalar};
+use crate::app::manifest::{self, PortNumber, Scalar};
 use crate::app::{HostPortWish, NetworkMode, Port, Protocol, Warm};
 use crate::document::{Findings, shown};
 
@@ -36,8 +36,7 @@ pub(super) fn ports(
         let at = format!("{field}.containerPort");
         match port.container_port {
             None => findings.note(&at, "required: a port number, 1 to 65535"),
-            Some(0) => findings.wrong(&at, "0", "a port number, 1 to 65535"),
-            Some(number) if !seen_numbers.insert((protocol, number)) => {
+            Some(PortNumber(number)) if !seen_numbers.insert((protocol, number)) => {
                 findings.wrong(&at, number.to_string(), "a number that no other port has");
             }
             Some(_) => {}
@@ -45,7 +44,9 @@ pub(super) fn ports(
         let checked = Port {
             name: port.name,
             // A port whose number could not be read keeps its name known: one finding is enough.
-            container_port: port.container_port.unwrap_or(1),
+            container_port: port
+                .container_port
+                .map_or(1, |PortNumber(number)| number.get()),
             protocol,
             host_port: host_port(
                 &format!("{field}.hostPort"),

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use rustix::io::Errno;
 
 use super::conntrack::{self, Forget};
+use super::message::{INET, Message, Object};
 use super::socket::Netfilter;
 use super::table::{Forward, Masquerade, Table, owner_of};
 use crate::app::Protocol;
@@ -20,25 +21,21 @@ const USER_DATA: u16 = 6;
 
 /// Host ports by instance, and the table that carries them.
 pub(in crate::network) struct Firewall {
-    socket: Netfilter,
+    /// Opened when it is needed first: a kernel without nf_tables runs instances all the same.
+    socket: Option<Netfilter>,
     table: Table,
     forwards: BTreeMap<InstanceName, Vec<Forward>>,
 }
 
 impl Firewall {
-    /// Opens a socket in the calling thread's network namespace: that is "the host". Nothing is
-    /// changed.
-    pub(in crate::network) fn open(table: Table) -> Result<Self, NetworkError> {
-        let socket = Netfilter::open().map_err(|source| NetworkError::Kernel {
-            operation: "open the packet filter's socket",
-            object: table.name.clone(),
-            source,
-        })?;
-        Ok(Self {
-            socket,
+    /// Knows nothing and has changed nothing. "The host" is the network namespace of the threads
+    /// that use it.
+    pub(in crate::network) fn new(table: Table) -> Self {
+        Self {
+            socket: None,
             table,
             forwards: BTreeMap::new(),
-        })
+        }
     }
 
     /// The host ports of all instances that have any, and nothing else: in one transaction.
@@ -70,7 +67,7 @@ impl Firewall {
             changes.extend(self.table.withdraw(&before));
         }
         changes.extend(self.table.forward(&wanted));
-        match self.socket.commit(&changes) {
+        match self.commit(&changes) {
             // The table is not there, or not as it was left.
             Err(failed)
                 if matches!(
@@ -97,7 +94,7 @@ impl Firewall {
         let Some(before) = self.forwards.remove(instance) else {
             return Ok(());
         };
-        match self.socket.commit(&self.table.withdraw(&before)) {
+        match self.commit(&self.table.withdraw(&before)) {
             Err(failed) if failed.error.errno() == Some(Errno::NOENT) => self.replace(),
             other => other.map_err(|failed| {
                 self.forwards.insert(instance.clone(), before);
@@ -118,7 +115,11 @@ impl Firewall {
     }
 
     fn forget(&mut self, what: &Forget) -> Result<(), NetworkError> {
-        match conntrack::forget(&mut self.socket, what) {
+        // Who never came to the packet filter translated nothing.
+        let Some(socket) = &mut self.socket else {
+            return Ok(());
+        };
+        match conntrack::forget(socket, what) {
             Ok(count) => {
                 tracing::debug!(count, "connections forgotten");
                 Ok(())
@@ -150,22 +151,44 @@ impl Firewall {
             (false, Some(_)) => self.table.remove(),
             (false, None) => return Ok(()),
         };
-        let done = self.socket.commit(&changes);
-        done.map_err(|failed| self.refused(failed))
+        self.commit(&changes).map_err(|failed| self.refused(failed))
     }
 
     /// Whose table of that name is there; empty for one without a comment.
     fn owner(&mut self) -> Result<Option<String>, NetworkError> {
         let name = self.table.name.clone();
         let mut owner = None;
-        let listed = self.socket.list(&Table::list(), |table| {
-            if table.family == super::message::INET && table.text(NAME) == Some(&name) {
+        let read = |table: Object| {
+            if table.family == INET && table.text(NAME) == Some(&name) {
                 let comment = table.get(USER_DATA).and_then(owner_of);
                 owner = Some(comment.unwrap_or_default().to_owned());
             }
+        };
+        let listed = self.socket().and_then(|socket| {
+            socket.list(&Table::list(), read).map_err(|error| Failed {
+                what: "list the tables",
+                error,
+            })
         });
-        listed.map_err(|source| self.kernel("list the tables", source))?;
+        listed.map_err(|failed| self.refused(failed))?;
         Ok(owner)
+    }
+
+    fn commit(&mut self, changes: &[Message]) -> Result<(), Failed> {
+        self.socket()?.commit(changes)
+    }
+
+    fn socket(&mut self) -> Result<&mut Netfilter, Failed> {
+        match &mut self.socket {
+            Some(socket) => Ok(socket),
+            none => {
+                let opened = Netfilter::open().map_err(|error| Failed {
+                    what: "open the packet filter's socket",
+                    error,
+                })?;
+                Ok(none.insert(opened))
+            }
+        }
     }
 
     fn refused(&self, failed: Failed) -> NetworkError {
