@@ -19,6 +19,7 @@ use crate::journal::Write;
 use crate::network::{self, HostPort};
 use crate::pool::{Effects, Message, Pool, driver, read_clocks};
 use crate::runtime::{Image, RuntimeError};
+use crate::sys;
 
 impl<E: Effects> Node<E> {
     pub(super) async fn apply_manifest(&self, manifest: &str) -> Result<ApplyResult, Problem> {
@@ -111,7 +112,11 @@ impl<E: Effects> Node<E> {
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
         let images = &self.settings.images;
         match self.runtime.resolve_image(reference, images).await {
-            Ok(resolved) => self.runtime.ensure_image(&resolved, images).await,
+            Ok(resolved) => {
+                let image = self.runtime.ensure_image(&resolved, images).await;
+                sys::give_memory_back();
+                image
+            }
             Err(error) => {
                 let known = self
                     .pools

@@ -23,13 +23,15 @@ use crate::alarm::Alarms;
 use crate::api::Feed;
 use crate::app::HostTerms;
 use crate::config::Settings;
-use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
+use crate::discovery::{Discovery, DiscoveryError, FileDiscovery, Metered};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
+use crate::metrics::Metrics;
 use crate::network::{self, Forwards, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
+use crate::sys;
 use crate::task::Index;
 
 /// Creations at a time that activations may cause: more only queue in the kernel and in runc.
@@ -150,6 +152,7 @@ pub async fn run_with<E: Effects>(
             "IPv4 forwarding is off: instances reach this host only, and host ports are reached from this host only; set net.ipv4.ip_forward = 1, or network.forwarding = \"enable\""
         ),
     }
+    let metrics = Arc::new(Metrics::default());
     let executor = Executor {
         host_address,
         journal: journal.clone(),
@@ -163,7 +166,7 @@ pub async fn run_with<E: Effects>(
             &settings.network,
             settings.paths.runtime.join("netns"),
         )?),
-        discovery: backends(&settings)?,
+        discovery: backends(&metrics, &settings)?,
         facts: HostFacts::detect(),
         settings: settings.clone(),
     };
@@ -184,6 +187,7 @@ pub async fn run_with<E: Effects>(
         index: Arc::new(Index::default()),
         alarms: Arc::new(Alarms::default()),
         moved: Notify::new(),
+        metrics: metrics.clone(),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
         tracker: TaskTracker::new(),
@@ -210,6 +214,8 @@ pub async fn run_with<E: Effects>(
         observed,
         applying: tokio::sync::Mutex::default(),
         feed: feed.clone(),
+        gate: executor.gate.clone(),
+        metrics,
     });
     // Who repeats the id of an interrupted task waits for its end, from the first request on.
     for task in &recovered.open_tasks {
@@ -236,13 +242,20 @@ pub async fn run_with<E: Effects>(
         adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
-        let routing = tokio::spawn(route::run(pools.clone(), notices, exits, shutdown.clone()));
+        let routing = tokio::spawn(route::run(
+            pools.clone(),
+            executor.directories.clone(),
+            notices,
+            exits,
+            shutdown.clone(),
+        ));
         observed_to.send_replace(true);
         say(&[State::Status(&format!(
             "{} apps, {known} instances observed",
             pools.all().len()
         ))]);
         tracing::info!(instances = known, "observed");
+        sys::give_memory_back();
         if let Err(error) = routing.await {
             tracing::error!(%error, "the routing of exits ended by a panic");
         }
@@ -264,12 +277,16 @@ pub async fn run_with<E: Effects>(
     Ok(())
 }
 
-fn backends(settings: &Settings) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
+fn backends(
+    metrics: &Metrics,
+    settings: &Settings,
+) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
     let mut backends: Vec<Arc<dyn Discovery>> = Vec::new();
     if let Some(file) = &settings.discovery.file {
         backends.push(Arc::new(FileDiscovery::open(file)?));
     }
-    Ok(backends)
+    let counted = |backend| Arc::new(Metered::new(backend, metrics)) as Arc<dyn Discovery>;
+    Ok(backends.into_iter().map(counted).collect())
 }
 
 fn identity() -> Identity {
