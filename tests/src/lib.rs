@@ -32,6 +32,7 @@ pub mod manager;
 pub mod manifest;
 pub mod neighbour;
 pub mod netns;
+pub mod nspawn;
 pub mod process;
 pub mod reboot;
 pub mod registry;
