@@ -6,6 +6,8 @@ use super::config::loaded;
 use super::report::Exit;
 use super::{Options, Report};
 use crate::config::Settings;
+use crate::host::RunError;
+use crate::journal::JournalError;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,7 +33,14 @@ impl Run {
         };
         match daemon(settings) {
             Ok(()) => Report::done(),
-            Err(error) => Report::error(Exit::Failed, format!("{error:#}")),
+            Err(error) => {
+                // Starting again helps with most; what only an operator can change is said apart.
+                let exit = match error.downcast_ref::<RunError>() {
+                    Some(RunError::Journal(JournalError::Newer { .. })) => Exit::Refused,
+                    _ => Exit::Failed,
+                };
+                Report::error(exit, format!("{error:#}"))
+            }
         }
     }
 }

@@ -67,8 +67,8 @@ impl<E: Effects> Node<E> {
     /// an image that is here.
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
         let images = &self.settings.images;
-        match self.runtime.resolve_image(reference, images).await {
-            Ok(resolved) => self.runtime.ensure_image(&resolved, images).await,
+        match self.executor.runtime.resolve_image(reference, images).await {
+            Ok(resolved) => self.executor.runtime.ensure_image(&resolved, images).await,
             Err(error) => {
                 let known = self
                     .pools
@@ -84,7 +84,8 @@ impl<E: Effects> Node<E> {
                     digest = known.revision.image.digest,
                     "the registry does not answer; the image that is here is used"
                 );
-                self.runtime
+                self.executor
+                    .runtime
                     .ensure_image(&known.revision.image.reference, images)
                     .await
             }
@@ -123,8 +124,11 @@ impl<E: Effects> Node<E> {
             .journal
             .left_behind(&revision.app.name)
             .map_err(|e| answers::unwritten(&Failure::from(e)))?;
-        let pool = Pool::new(revision.clone(), Self::limits(&self.settings, &self.terms))
-            .with_left_behind(&left);
+        let pool = Pool::new(
+            revision.clone(),
+            Self::limits(&self.settings, &self.terms, &self.epoch),
+        )
+        .with_left_behind(&left);
         let handle = driver::spawn(pool, Vec::new(), self.shared.clone());
         self.pools.put(Entry {
             handle,

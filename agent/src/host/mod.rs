@@ -9,12 +9,15 @@ mod answers;
 mod apps;
 mod changes;
 mod create;
+mod epoch;
 mod executor;
 mod failure;
 mod node;
 mod reboot;
+mod rebuild;
 mod route;
 mod run;
+mod strays;
 mod tasks;
 mod watch;
 

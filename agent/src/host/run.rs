@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::adopt;
 use super::answers;
+use super::epoch::Epoch;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::route;
@@ -184,6 +185,10 @@ pub async fn run_with<E: Effects>(
         tracker: TaskTracker::new(),
         shutdown: shutdown.clone(),
     });
+    let epoch = Arc::new(Epoch::new(recovered.epoch, recovered.floor, None));
+    if let Some(loss) = recovered.loss.clone() {
+        epoch.lose(loss, &shared.alarms);
+    }
     let pools = Arc::new(Pools::default());
     let (observed_to, observed) = watch::channel(false);
     let identity = identity();
@@ -192,8 +197,9 @@ pub async fn run_with<E: Effects>(
     let node = Arc::new(Node {
         settings: settings.clone(),
         identity,
-        journal,
-        runtime: executor.runtime.clone(),
+        journal: journal.clone(),
+        executor: executor.clone(),
+        epoch: epoch.clone(),
         pools: pools.clone(),
         shared: shared.clone(),
         terms,
@@ -229,7 +235,10 @@ pub async fn run_with<E: Effects>(
     tracing::info!(instances = known, pools = recovered.pools.len(), socket = %settings.paths.api_socket.display(), "ready");
     let exits = executor.runtime.exits();
     let adopting = async {
-        adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
+        adopt::adopt(
+            &executor, &shared, &pools, &terms, &epoch, &boot_id, recovered,
+        )
+        .await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
         let routing = tokio::spawn(route::run(pools.clone(), notices, exits, shutdown.clone()));
@@ -243,11 +252,12 @@ pub async fn run_with<E: Effects>(
             tracing::error!(%error, "the routing of exits ended by a panic");
         }
     };
-    tokio::select! {
-        () = adopting => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let ended = tokio::select! {
+        () = adopting => Ok(()),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        damaged = journal.damaged() => Err(RunError::Journal(damaged)),
+    };
     say(&[
         State::Stopping,
         State::Status("stopping; containers and registrations stay"),
@@ -257,7 +267,7 @@ pub async fn run_with<E: Effects>(
         tracing::error!(%error, "the api ended by a panic");
     }
     tracing::info!("stopped; containers and registrations stay");
-    Ok(())
+    ended
 }
 
 fn backends(settings: &Settings) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {

@@ -31,11 +31,15 @@ const CHECKED_AT_START: [&str; 4] = ["meta", "apps", "revisions", "instances"];
 /// Why this error means that the file is damaged; none when it may be read again later.
 pub(super) fn damage(error: &rusqlite::Error) -> Option<String> {
     let damaged = match error {
-        rusqlite::Error::SqliteFailure(failure, _) => matches!(
-            failure.code,
+        rusqlite::Error::SqliteFailure(failure, _) => {
+            let short = failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ;
             // `Unknown` is SQL that does not fit the tables: these are not ours any more.
-            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown
-        ),
+            let unfit = matches!(
+                failure.code,
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::Unknown
+            );
+            short || unfit
+        }
         rusqlite::Error::SqlInputError { .. }
         | rusqlite::Error::FromSqlConversionFailure(..)
         | rusqlite::Error::IntegralValueOutOfRange(..)
@@ -48,10 +52,11 @@ pub(super) fn damage(error: &rusqlite::Error) -> Option<String> {
 }
 
 /// SQLite's own check of the tables that a start needs; the first finding, if any.
-pub(super) fn check_for_start(db: &Connection) -> rusqlite::Result<Option<String>> {
+pub(super) fn check_for_start(db: &Connection, was_here: bool) -> rusqlite::Result<Option<String>> {
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables == 0 {
-        return Ok(None);
+        // All of a young journal is in its write-ahead log.
+        return Ok(was_here.then(|| "journal.db has no tables".to_owned()));
     }
     for table in CHECKED_AT_START {
         if let Some(finding) = quick_check(db, &format!("PRAGMA quick_check({table})"))? {

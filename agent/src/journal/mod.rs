@@ -24,4 +24,6 @@ pub use rows::{InstanceRow, StoredTask, TaskRow, Write};
 pub use store::{Journal, JournalError};
 
 #[cfg(test)]
+mod loss_tests;
+#[cfg(test)]
 mod tests;

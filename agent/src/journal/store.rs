@@ -136,9 +136,11 @@ impl Journal {
         };
         let beside = Beside::of(state);
         let copies = Copies::open(state).map_err(beside_error)?;
-        let opened = match unusable(&path, &beside, &copies).map_err(beside_error)? {
+        let known = beside.epoch().map_err(beside_error)?.is_some();
+        let was_here = known || copies.any().map_err(beside_error)?;
+        let opened = match unusable(&path, &beside, was_here).map_err(beside_error)? {
             Some(reason) => Err(reason),
-            None => read_whole(&path)?,
+            None => read_whole(&path, was_here)?,
         };
         let (mut writer, recovered) = match opened {
             Ok(opened) => opened,
@@ -294,11 +296,10 @@ fn lock(state: &Path) -> Result<std::fs::File, JournalError> {
 }
 
 /// Why the file is not even to be opened; none when it is, or when there never was one.
-fn unusable(path: &Path, beside: &Beside, copies: &Copies) -> std::io::Result<Option<String>> {
+fn unusable(path: &Path, beside: &Beside, was_here: bool) -> std::io::Result<Option<String>> {
     if let Some(noted) = beside.noted_damage()? {
         return Ok(Some(noted));
     }
-    let was_here = beside.epoch()?.is_some() || copies.any()?;
     let size = match std::fs::metadata(path) {
         Ok(found) => Some(found.len()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -313,18 +314,17 @@ fn unusable(path: &Path, beside: &Beside, copies: &Copies) -> std::io::Result<Op
 }
 
 /// What the file holds, or why it is damaged.
-#[expect(
-    clippy::type_complexity,
-    reason = "one caller, and both halves are named there"
-)]
-fn read_whole(path: &Path) -> Result<Result<(Connection, Recovered), String>, JournalError> {
+fn read_whole(
+    path: &Path,
+    was_here: bool,
+) -> Result<Result<(Connection, Recovered), String>, JournalError> {
     let read = || -> rusqlite::Result<Result<(Connection, Recovered, Version), String>> {
         let mut db = Connection::open(path)?;
         configure(&db)?;
         if let Some(found) = schema::newer(&db)? {
             return Ok(Ok((db, Recovered::default(), Version::Newer(found))));
         }
-        if let Some(finding) = loss::check_for_start(&db)? {
+        if let Some(finding) = loss::check_for_start(&db, was_here)? {
             return Ok(Err(finding));
         }
         schema::migrate(&mut db)?;

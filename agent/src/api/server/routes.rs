@@ -61,6 +61,8 @@ pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationT
         .route("/v1/tasks/{id}/trail", get(trail::<H>))
         .route("/v1/status", get(status::<H>))
         .route("/v1/events", get(events::<H>))
+        .route("/v1/journal", get(journal::<H>))
+        .route("/v1/journal/accept", post(accept_journal::<H>))
         .route("/v1/apps", get(apps::<H>).put(apply::<H>))
         .route("/v1/apps/{app}", get(app::<H>).delete(delete_app::<H>))
         .route("/healthz", get(async || "ok\n"))
@@ -119,6 +121,10 @@ async fn submit<H: Host>(
     let (parts, body) = http.into_parts();
     let body = body::read(&parts.headers, body, &api.limits).await?;
     let mut wanted = request::task_request(verb, &body)?;
+    if wanted.task_id.is_none() {
+        // An id that is made up here was never used before.
+        wanted.new_epoch = Some(true);
+    }
     let task_id = wanted.task_id.get_or_insert_with(generate_task_id).clone();
     let first_byte = received.first_byte;
 
@@ -207,6 +213,23 @@ async fn status<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
         }
         .await,
     )
+}
+
+async fn journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    let answer = async {
+        request::no_parameters(&uri)?;
+        api.host.journal().await
+    };
+    json_or_problem(answer.await)
+}
+
+async fn accept_journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    let answer = async {
+        request::no_parameters(&uri)?;
+        let host = Arc::clone(&api.host);
+        to_its_end(tokio::spawn(async move { host.accept_journal().await })).await
+    };
+    json_or_problem(answer.await)
 }
 
 async fn events<H: Host>(State(api): Shared<H>, uri: Uri, headers: HeaderMap) -> Response {
