@@ -7,7 +7,6 @@ use super::report::Exit;
 use super::{Options, Report};
 use crate::config::Settings;
 use crate::host::RunError;
-use crate::journal::JournalError;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,11 +33,10 @@ impl Run {
         match daemon(settings) {
             Ok(()) => Report::done(),
             Err(error) => {
-                // Starting again helps with most; what only an operator can change is said apart.
-                let exit = match error.downcast_ref::<RunError>() {
-                    Some(RunError::Journal(JournalError::Newer { .. })) => Exit::Refused,
-                    _ => Exit::Failed,
-                };
+                let refused = error
+                    .downcast_ref::<RunError>()
+                    .is_some_and(RunError::is_refusal);
+                let exit = if refused { Exit::Refused } else { Exit::Failed };
                 Report::error(exit, format!("{error:#}"))
             }
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::app::NetworkMode;
+use crate::instance::machine::Wish;
 use crate::instance::{Failure, Phase, Revision, Urgency};
 use crate::journal::Write;
 use crate::network::Ledger;
@@ -134,8 +135,33 @@ impl Pool {
         if excess == Urgency::Now {
             self.hurry(task, &mut intent);
         }
+        self.plan_probed(&mut intent);
         self.plan_warm(deleting, &revision, &mut intent, now, ledger);
         intent
+    }
+
+    /// What the probes of instances in service have found.
+    fn plan_probed(&self, intent: &mut Intent) {
+        let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
+        for (&ordinal, slot) in &self.slots {
+            let resting = slot.effect.is_none() && !planned.contains(&ordinal);
+            let Some(wish) = slot.instance.wish().filter(|_| resting) else {
+                continue;
+            };
+            intent.changes.push(match wish {
+                Wish::Withdraw => Change::Withdraw { ordinal },
+                Wish::Return => Change::Reinstate {
+                    ordinal,
+                    generation: self.generations.get(&ordinal).copied().unwrap_or(0) + 1,
+                    task: slot.instance.task.clone(),
+                },
+                Wish::End => Change::TakeOut {
+                    ordinal,
+                    urgency: Urgency::Drain,
+                    task: None,
+                },
+            });
+        }
     }
 
     fn plan_failed(&self, intent: &mut Intent) {
@@ -167,7 +193,12 @@ impl Pool {
         intent
             .changes
             .extend(in_service.map(|(&ordinal, _)| restore(ordinal)));
-        if serving == self.active() && !deleting {
+        let in_service = |slot: &Slot| {
+            use Phase::{Active, Unready, Withdrawing};
+            matches!(slot.instance.phase, Active | Unready | Withdrawing)
+        };
+        let coming = |slot: &Slot| slot.instance.serving && !in_service(slot);
+        if !self.slots.values().any(coming) && !deleting {
             let warm = self.slots.values().filter(|slot| {
                 let instance = &slot.instance;
                 let waits = instance.phase == Phase::Armed || instance.phase.on_the_way_to_armed();
@@ -197,6 +228,7 @@ impl Pool {
             let instance = &slot.instance;
             matches!(instance.phase, Phase::Deregistering | Phase::Draining)
                 && instance.urgency == Urgency::Drain
+                && !instance.unhealthy
         };
         let mut chosen: Vec<Change> = Vec::new();
         let generation = |ordinal: &u32| self.next_generation(*ordinal);
@@ -280,7 +312,7 @@ impl Pool {
         let rank = |phase: Phase| match phase {
             phase if phase.on_the_way_to_armed() || phase == Phase::Lost => 0,
             Phase::Starting | Phase::Probing => 1,
-            Phase::Registering => 2,
+            Phase::Registering | Phase::Withdrawing | Phase::Unready => 2,
             _ => 3,
         };
         let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
