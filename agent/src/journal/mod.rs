@@ -11,6 +11,7 @@
 //! It does not decide anything: rows are data, the machines know what they mean.
 
 mod copies;
+mod log;
 mod loss;
 mod read;
 mod rows;

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::copies::Copies;
+use super::log::{Log, QUIET};
 use super::loss::{self, Beside, Loss, Watch};
 use super::read::{self, Recovered};
 use super::rows::{InstanceRow, StoredTask, Write};
@@ -106,7 +107,7 @@ pub struct Journal {
 
 /// Largest number of jobs that share one transaction.
 const GROUP: usize = 256;
-/// How often what is past its time is removed; behind a commit, so that an idle agent writes nothing.
+/// How often what is past its time is removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// How long a writer waits for a reader that holds the file; both are ours and short.
 const BUSY: Duration = Duration::from_secs(5);
@@ -142,7 +143,7 @@ impl Journal {
             Some(reason) => Err(reason),
             None => read_whole(&path, was_here)?,
         };
-        let (mut writer, recovered) = match opened {
+        let (writer, recovered) = match opened {
             Ok(opened) => opened,
             Err(reason) => {
                 let ended = beside.epoch().map_err(beside_error)?.unwrap_or(1);
@@ -185,10 +186,19 @@ impl Journal {
             found: CancellationToken::new(),
         };
         let (jobs, queue) = mpsc::channel();
-        let writer_watch = watch.clone();
+        let writer = Writer {
+            db: writer,
+            log: Log::of(&path),
+            keep,
+            pruned: None,
+            wrote: false,
+            copies,
+            behind: BTreeSet::new(),
+            watch: watch.clone(),
+        };
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || run(&mut writer, &queue, keep, &copies, &writer_watch))
+            .spawn(move || writer.run(&queue))
             .map_err(directory_error)?;
         check_behind(&path, &watch).map_err(directory_error)?;
         let journal = Self {
@@ -398,30 +408,81 @@ fn configure(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "synchronous", "full")?;
     // 1 MiB of pages: the journal of a host is small, the agent's memory smaller.
     db.pragma_update(None, "cache_size", -1024)?;
-    db.pragma_update(None, "wal_autocheckpoint", 1000)?;
+    Log::configure(db)?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
 
-fn run(
-    db: &mut Connection,
-    queue: &mpsc::Receiver<Job>,
+/// The one that writes.
+struct Writer {
+    db: Connection,
+    log: Log,
+    /// How long ended tasks are kept.
     keep: Duration,
-    copies: &Copies,
-    watch: &Watch,
-) {
-    let mut pruned: Option<Instant> = None;
-    let mut behind = BTreeSet::new();
-    while let Ok(first) = queue.recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP
-            && let Ok(job) = queue.try_recv()
-        {
-            group.push(job);
+    pruned: Option<Instant>,
+    /// Something was written since the last prune: an idle agent writes nothing.
+    wrote: bool,
+    copies: Copies,
+    /// Apps whose copy is behind the journal.
+    behind: BTreeSet<AppName>,
+    watch: Watch,
+}
+
+impl Writer {
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        if let Err(error) = self.log.extend() {
+            tracing::warn!(%error, "the journal's log could not be given its size; commits are slower until it has it");
         }
-        match transaction(db, &group) {
+        while let Some(first) = self.next(queue) {
+            let mut group = vec![first];
+            while group.len() < GROUP
+                && let Ok(job) = queue.try_recv()
+            {
+                group.push(job);
+            }
+            self.commit(group);
+        }
+    }
+
+    /// The next job. What can wait is done when none has come for a while. `None` when nobody can
+    /// ask any more.
+    fn next(&mut self, queue: &mpsc::Receiver<Job>) -> Option<Job> {
+        if self.log.is_due() || self.is_prune_due() {
+            match queue.recv_timeout(QUIET) {
+                Ok(job) => return Some(job),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                Err(mpsc::RecvTimeoutError::Timeout) => self.tidy(),
+            }
+        }
+        queue.recv().ok()
+    }
+
+    /// Brings the copies of those apps up to date that were applied or deleted, or are behind.
+    fn copy(&mut self, group: &[Job]) {
+        for change in group.iter().flat_map(|job| &job.writes) {
+            match change {
+                Write::Revision(revision, _) => self.behind.insert(revision.app.name.clone()),
+                Write::AppGone(app) => self.behind.insert(app.clone()),
+                _ => continue,
+            };
+        }
+        let (copies, db) = (&self.copies, &self.db);
+        self.behind.retain(|app| match copies.refresh(db, app) {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::error!(%app, %error, "the copy of the manifest is behind the journal");
+                true
+            }
+        });
+    }
+
+    fn commit(&mut self, mut group: Vec<Job>) {
+        self.wrote = true;
+        self.log
+            .written(group.iter().map(|job| job.writes.len()).sum());
+        match transaction(&mut self.db, &group) {
             Ok(()) => {
-                copy(db, copies, &group, &mut behind);
+                self.copy(&group);
                 for job in group {
                     // A caller that is gone does not need the answer.
                     let _ = job.reply.send(Ok(()));
@@ -430,23 +491,36 @@ fn run(
             // One bad job must not take the others with it.
             Err(_) if group.len() > 1 => {
                 for job in group {
-                    let written = transaction(db, std::slice::from_ref(&job));
-                    let result = written.map_err(|error| refused(error, watch));
-                    copy(db, copies, std::slice::from_ref(&job), &mut behind);
+                    let written = transaction(&mut self.db, std::slice::from_ref(&job));
+                    let result = written.map_err(|error| refused(error, &self.watch));
+                    self.copy(std::slice::from_ref(&job));
                     let _ = job.reply.send(result);
                 }
             }
             Err(error) => {
                 if let Some(job) = group.pop() {
-                    let _ = job.reply.send(Err(refused(error, watch)));
+                    let _ = job.reply.send(Err(refused(error, &self.watch)));
                 }
             }
         }
-        if pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
-            pruned = Some(Instant::now());
-            if let Err(error) = prune(db, keep) {
+    }
+
+    fn is_prune_due(&self) -> bool {
+        self.wrote && self.pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY)
+    }
+
+    fn tidy(&mut self) {
+        if self.is_prune_due() {
+            self.pruned = Some(Instant::now());
+            self.wrote = false;
+            if let Err(error) = prune(&self.db, self.keep) {
                 tracing::warn!(%error, "old tasks could not be removed from the journal");
             }
+        }
+        if self.log.is_due()
+            && let Err(error) = self.log.checkpoint(&self.db)
+        {
+            tracing::warn!(%error, "the journal's log could not be brought into its tables");
         }
     }
 }
@@ -478,24 +552,6 @@ fn transaction(db: &mut Connection, group: &[Job]) -> write::Result<()> {
     }
     transaction.commit()?;
     Ok(())
-}
-
-/// Brings the copies of those apps up to date that were applied or deleted, or are behind.
-fn copy(db: &Connection, copies: &Copies, group: &[Job], behind: &mut BTreeSet<AppName>) {
-    for change in group.iter().flat_map(|job| &job.writes) {
-        match change {
-            Write::Revision(revision, _) => behind.insert(revision.app.name.clone()),
-            Write::AppGone(app) => behind.insert(app.clone()),
-            _ => continue,
-        };
-    }
-    behind.retain(|app| match copies.refresh(db, app) {
-        Ok(()) => false,
-        Err(error) => {
-            tracing::error!(%app, %error, "the copy of the manifest is behind the journal");
-            true
-        }
-    });
 }
 
 fn refused(error: Unwritable, watch: &Watch) -> JournalError {

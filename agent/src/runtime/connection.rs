@@ -1,6 +1,6 @@
 //! The channel to containerd: dials when it must, names the namespace, keeps the deadlines.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tonic::metadata::{Ascii, MetadataValue};
@@ -27,6 +27,7 @@ pub(super) struct Connection {
     channel: Channel,
     namespace: MetadataValue<Ascii>,
     namespace_name: String,
+    socket: PathBuf,
     snapshotter: String,
     timeout: Duration,
 }
@@ -55,6 +56,7 @@ impl Connection {
             channel: endpoint.connect_timeout(settings.timeout).connect_lazy(),
             namespace,
             namespace_name: settings.namespace.clone(),
+            socket: settings.socket.clone(),
             snapshotter: settings.snapshotter.clone(),
             timeout: settings.timeout,
         })
@@ -66,6 +68,10 @@ impl Connection {
 
     pub(super) fn namespace(&self) -> &str {
         &self.namespace_name
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     pub(super) fn snapshotter(&self) -> String {
