@@ -18,13 +18,15 @@ use crate::api::v1::{
 use crate::api::{Deletion, Feed, Host, Received};
 use crate::app::HostTerms;
 use crate::config::Settings;
+use crate::gate::Gate;
 use crate::instance::{AppName, Revision};
 use crate::journal::{Journal, StoredTask, Write};
+use crate::metrics::{Metrics, Page, render};
 use crate::pool::{Effects, Event, Limits, Message, PoolHandle, Shared};
 use crate::task::TaskId;
 
 /// How long `status` waits for containerd's version.
-const VERSION_DEADLINE: Duration = Duration::from_millis(500);
+pub(super) const VERSION_DEADLINE: Duration = Duration::from_millis(500);
 /// How long a request waits for the first observation.
 const OBSERVATION_DEADLINE: Duration = Duration::from_secs(15);
 /// Tasks that `tasks` lists.
@@ -101,6 +103,8 @@ pub struct Node<E> {
     pub(super) journal: Arc<Journal>,
     pub(super) executor: Executor,
     pub(super) epoch: Arc<Epoch>,
+    pub(super) gate: Gate,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) pools: Arc<Pools>,
     pub(super) shared: Arc<Shared<E>>,
     /// What apps have to go by here.
@@ -242,6 +246,10 @@ impl<E: Effects> Host for Node<E> {
                 "the journal is loaded; instances are being observed (containerd, container-init, network, discovery)",
             ))
         }
+    }
+
+    async fn metrics(&self) -> Page {
+        render(&self.metrics, &self.facts().await)
     }
 
     fn feed(&self) -> Arc<Feed> {

@@ -1,11 +1,12 @@
 //! The journal: `GET /v1/journal`, `POST /v1/journal/accept`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 
 /// The agent's journal, and whether one before it was lost.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JournalDocument {
     /// Counts the journals of this host that were lost, from 1.
@@ -24,7 +25,7 @@ pub struct JournalDocument {
 }
 
 /// Whether a lost journal waits to be accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum JournalState {
     /// All is in it, or the loss was accepted.
