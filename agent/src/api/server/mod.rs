@@ -3,11 +3,12 @@
 //! ```text
 //! accept ── who? ── read (deadline, 1 MiB) ── validate ── Host ── answer (deadline) ── answered
 //! ```
-//! Owns the socket file and every connection. Promises: who has
-//! the role that a route needs is served, others are told so; a request that is cut off, too large or malformed never reaches the
-//! core; a submission goes on when its client goes away; time counts from the request's first
-//! byte; every answer that is not a success is a problem document. Deliberately without TLS, TCP,
-//! roles and compression.
+//! Owns the socket file and every connection. Promises: who has the role that a route
+//! needs is served, others are told so; callers of little right do not keep out those of more; a
+//! request that is cut off, too large or malformed never reaches the core; a submission goes on
+//! when its client goes away; time counts from the request's first byte; every answer that is not a
+//! success is a problem document; what a reader of events does not take is kept nowhere.
+//! Deliberately without TLS, TCP and compression.
 
 mod answer;
 mod body;
