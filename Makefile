@@ -18,7 +18,7 @@ RELEASE := NODEAGENT_BIN=$(CURDIR)/target/release/nodeagent NODEAGENT_CONTAINER_
 PEERS := $(or $(NODEAGENT_PEERS),/var/cache/nodeagent-peers)
 CONTAINERD_2 := PATH=$(PEERS)/containerd-2.2.0/bin:$(PATH) NODEAGENT_TESTS_CONTAINERD=2.2.
 
-SCRIPTS := .ci/run tests/peers/install tests/peers/build tests/peers/vm-image
+SCRIPTS := .ci/run tests/peers/install tests/peers/build tests/peers/systemd-root tests/peers/vm-image
 
 .PHONY: help
 help:
@@ -52,8 +52,8 @@ demo:
 	@$(RELEASE) target/debug/demo
 
 # The tiers, what each proves and how long it takes: docs/development/testing.md.
-.PHONY: test test-core test-peers
-test: test-core test-peers
+.PHONY: test test-core test-peers test-systemd
+test: test-core test-peers test-systemd
 
 test-core:
 	@tests/peers/install test
@@ -73,6 +73,13 @@ test-peers:
 		--test registry_faults --test hostile_container
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test crashes a_cold_activation
+
+# Real systemd in systemd-nspawn, about 2 minutes; the first time debootstrap makes its Debian.
+test-systemd:
+	@tests/peers/install test systemd
+	@$(MAKE) --no-print-directory build
+	@tests/peers/systemd-root >/dev/null
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test systemd -- --ignored
 
 .PHONY: check
 check:

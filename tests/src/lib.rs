@@ -31,6 +31,7 @@ pub mod leaks;
 pub mod manager;
 pub mod manifest;
 pub mod netns;
+pub mod nspawn;
 pub mod process;
 pub mod reboot;
 pub mod registry;

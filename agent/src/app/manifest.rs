@@ -40,6 +40,9 @@ pub(super) struct Spec {
     pub(super) readiness: Option<Readiness>,
     pub(super) liveness: Option<VitalProbe>,
     pub(super) agents: Option<Vec<Agent>>,
+    pub(super) volumes: Option<Vec<Volume>>,
+    pub(super) volume_mounts: Option<Vec<VolumeMount>>,
+    pub(super) secret_files: Option<Vec<SecretFile>>,
     pub(super) warm: Option<Warm>,
     pub(super) registration: Option<Registration>,
     pub(super) network: Option<Network>,
@@ -151,6 +154,58 @@ pub(super) struct Agent {
     pub(super) user: Option<Scalar>,
     pub(super) readiness: Option<Readiness>,
     pub(super) essential: Option<bool>,
+}
+
+/// Exactly one of the last three.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Volume {
+    pub(super) name: Option<String>,
+    pub(super) host_path: Option<HostPath>,
+    pub(super) empty_dir: Option<EmptyDir>,
+    pub(super) instance_directory: Option<Empty>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct HostPath {
+    pub(super) path: Option<String>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<HostPathType>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) enum HostPathType {
+    Directory,
+    File,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct EmptyDir {
+    pub(super) medium: Option<Medium>,
+    pub(super) size_limit: Option<Scalar>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) enum Medium {
+    Memory,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct VolumeMount {
+    pub(super) name: Option<String>,
+    pub(super) mount_path: Option<String>,
+    pub(super) read_only: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct SecretFile {
+    pub(super) name: Option<String>,
+    pub(super) source: Option<String>,
+    pub(super) mode: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

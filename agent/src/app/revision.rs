@@ -11,8 +11,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    App, Essential, Look, NetworkMode, Probe, Readiness, RegisteredAddress, Scheme, User,
-    VitalProbe,
+    Access, App, Essential, HostPathKind, Look, NetworkMode, Probe, Readiness, RegisteredAddress,
+    Scheme, SecretFile, User, VitalProbe, Volume, VolumeMount,
 };
 
 /// Short name of an app's version: 12 hexadecimal digits.
@@ -126,6 +126,8 @@ impl Writer {
             readiness,
             liveness,
             agents,
+            mounts,
+            secret_files,
             warm: _,
             registration,
             network,
@@ -170,6 +172,14 @@ impl Writer {
                 },
             );
         }
+        for mount in mounts {
+            self.mount(mount);
+        }
+        for SecretFile { name, source, mode } in secret_files {
+            self.text("secret", name);
+            self.text("source", source);
+            self.number("mode", (*mode).into());
+        }
         if registration.enabled {
             self.text("service", &registration.service);
             match registration.address {
@@ -189,6 +199,38 @@ impl Writer {
             },
         );
         self.duration("grace", *termination_grace);
+    }
+
+    fn mount(&mut self, mount: &VolumeMount) {
+        let VolumeMount {
+            name,
+            volume,
+            path,
+            access,
+        } = mount;
+        self.text("mount", name);
+        self.text("path", path);
+        if *access == Access::ReadOnly {
+            self.text("access", "read-only");
+        }
+        match volume {
+            Volume::HostPath { path, kind } => {
+                self.text("host-path", path);
+                match kind {
+                    None => {}
+                    Some(HostPathKind::Directory) => self.text("type", "directory"),
+                    Some(HostPathKind::File) => self.text("type", "file"),
+                }
+            }
+            Volume::EmptyDir => self.text("volume", "empty"),
+            Volume::Memory { size } => {
+                self.text("volume", "memory");
+                if let Some(size) = size {
+                    self.number("size", *size);
+                }
+            }
+            Volume::InstanceDirectory => self.text("volume", "instance"),
+        }
     }
 
     fn readiness(&mut self, readiness: &Readiness) {

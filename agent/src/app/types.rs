@@ -37,6 +37,10 @@ pub struct App {
     pub liveness: Option<VitalProbe>,
     /// In-container processes that run before the app, in order.
     pub agents: Vec<Agent>,
+    /// Volumes where they are mounted, parents before what lies below them.
+    pub mounts: Vec<VolumeMount>,
+    /// Files of the host that are copied into the container's memory.
+    pub secret_files: Vec<SecretFile>,
     /// How many instances wait at each warmth.
     pub warm: Warm,
     /// How the instance is made known.
@@ -225,6 +229,73 @@ pub enum Essential {
     /// It is started again with back-off; the app is not disturbed.
     No,
 }
+
+/// A volume at its place in the container. Never set-user-ID, never devices, never propagated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeMount {
+    /// Name of the volume.
+    pub name: String,
+    /// What it is.
+    pub volume: Volume,
+    /// Absolute path inside.
+    pub path: String,
+    /// Whether it may be written.
+    pub access: Access,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Volume {
+    /// A file or directory of the host, below one of its `volumes.allowed_host_paths`.
+    HostPath {
+        /// Absolute, without `.` and `..`.
+        path: String,
+        /// What has to be there; anything when absent.
+        kind: Option<HostPathKind>,
+    },
+    /// An empty directory that goes with the container.
+    EmptyDir,
+    /// A tmpfs that goes with the container.
+    Memory {
+        /// Bytes; the instance's memory limit when absent.
+        size: Option<u64>,
+    },
+    /// A directory that stays with the instance's name, over containers and revisions.
+    InstanceDirectory,
+}
+
+/// `type` of a `hostPath`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPathKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+}
+
+/// Whether a mount may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It may.
+    ReadWrite,
+    /// Not even by root.
+    ReadOnly,
+}
+
+/// A file of the host, of root and readable by nobody else, that the app finds in
+/// [`SECRETS`] as its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretFile {
+    /// Name of the file in there.
+    pub name: String,
+    /// Absolute path on the host.
+    pub source: String,
+    /// Permission bits of the copy.
+    pub mode: u32,
+}
+
+/// Where an app finds its secret files.
+pub const SECRETS: &str = "/run/secrets";
 
 /// How many instances wait at each warmth, beyond those in service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -33,6 +33,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
         runtime: runtime(merged.runtime.unwrap_or_default(), &mut check),
         network: network(merged.network.unwrap_or_default(), &discovery, &mut check),
         images: images(merged.images.unwrap_or_default(), &mut check),
+        volumes: volumes(merged.volumes.unwrap_or_default(), &mut check),
         tasks: tasks(merged.tasks.unwrap_or_default(), &mut check),
         refill: Refill {
             concurrency: check.number(
@@ -145,7 +146,13 @@ fn containerd(given: fragment::Containerd, check: &mut Check<'_>) -> Containerd 
 }
 
 fn runtime(given: fragment::Runtime, check: &mut Check<'_>) -> Runtime {
+    // Who names a place means it.
+    let usual = match given.cgroup_parent {
+        Some(_) => UseScope::Never,
+        None => UseScope::Auto,
+    };
     Runtime {
+        scope: check.scope("runtime.scope", given.scope, usual),
         shim: check.word(
             "runtime.shim",
             given.shim,
@@ -242,6 +249,17 @@ fn pools(texts: &[String], gateway: Ipv4Addr, check: &mut Check<'_>) -> Vec<Addr
         }
     }
     pools
+}
+
+fn volumes(given: fragment::Volumes, check: &mut Check<'_>) -> Volumes {
+    let paths = given.allowed_host_paths.unwrap_or_default();
+    let checked = paths.into_iter().enumerate().map(|(index, path)| {
+        let field = format!("volumes.allowed_host_paths[{index}]");
+        check.path(&field, Some(path), "")
+    });
+    Volumes {
+        allowed_host_paths: checked.collect(),
+    }
 }
 
 fn images(given: fragment::Images, check: &mut Check<'_>) -> Images {

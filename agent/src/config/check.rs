@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::{Account, AddressRange, duration};
+use super::{Account, AddressRange, UseScope, duration};
 use crate::document::{Findings, shown};
 
 /// Longest path of a unix socket, without the NUL (unix(7): `sun_path` has 108 bytes).
@@ -158,6 +158,27 @@ impl Check<'_> {
             );
         }
         value
+    }
+
+    /// One of [`UseScope::ALL`].
+    pub(super) fn scope(
+        &mut self,
+        field: &str,
+        given: Option<String>,
+        default: UseScope,
+    ) -> UseScope {
+        let Some(given) = given else {
+            return default;
+        };
+        let known = UseScope::ALL.iter().find(|(_, name)| *name == given);
+        match known {
+            Some((scope, _)) => *scope,
+            None => {
+                let names = UseScope::ALL.map(|(_, name)| name).join(", ");
+                self.0.wrong(field, shown(&given), names);
+                default
+            }
+        }
     }
 
     /// An IPv4 unicast address.

@@ -16,6 +16,7 @@ pub(super) struct Fragment {
     pub(super) runtime: Option<Runtime>,
     pub(super) network: Option<Network>,
     pub(super) images: Option<Images>,
+    pub(super) volumes: Option<Volumes>,
     pub(super) discovery: Option<Discovery>,
     pub(super) tasks: Option<Tasks>,
     pub(super) refill: Option<Refill>,
@@ -64,6 +65,7 @@ pub(super) struct Runtime {
     pub(super) shim: Option<String>,
     pub(super) binary: Option<String>,
     pub(super) cgroup_parent: Option<String>,
+    pub(super) scope: Option<String>,
     pub(super) container_init: Option<String>,
 }
 
@@ -86,6 +88,12 @@ pub(super) struct Images {
     pub(super) pull_timeout: Option<String>,
     pub(super) stall_timeout: Option<String>,
     pub(super) auth_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Volumes {
+    pub(super) allowed_host_paths: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

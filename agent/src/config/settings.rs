@@ -22,6 +22,8 @@ pub struct Settings {
     pub network: Network,
     /// `[images]`
     pub images: Images,
+    /// `[volumes]`
+    pub volumes: Volumes,
     /// `[discovery]`
     pub discovery: Discovery,
     /// `[tasks]`
@@ -135,8 +137,41 @@ pub struct Runtime {
     pub binary: Option<PathBuf>,
     /// Absolute cgroup below which containers live, the same in every hierarchy, default `/nodeagent`.
     pub cgroup_parent: String,
+    /// Whether containers live below a transient scope of systemd instead; default `auto`, or
+    /// `never` where `cgroup_parent` is set.
+    pub scope: UseScope,
     /// The static container-init on this host, default `/usr/lib/nodeagent/container-init`.
     pub container_init: PathBuf,
+}
+
+/// Whether containers live below `nodeagent-instances.scope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UseScope {
+    /// Where systemd is PID 1 and starts one; else below `cgroup_parent`.
+    Auto,
+    /// The agent does not start without.
+    Always,
+    /// Below `cgroup_parent`.
+    Never,
+}
+
+impl UseScope {
+    /// Every value with its spelling.
+    pub const ALL: [(Self, &str); 3] = [
+        (Self::Auto, "auto"),
+        (Self::Always, "always"),
+        (Self::Never, "never"),
+    ];
+
+    /// As in the configuration.
+    pub fn as_str(self) -> &'static str {
+        let [(_, auto), (_, always), (_, never)] = Self::ALL;
+        match self {
+            Self::Auto => auto,
+            Self::Always => always,
+            Self::Never => never,
+        }
+    }
 }
 
 /// Addresses and links.
@@ -181,6 +216,13 @@ pub struct Images {
     pub stall_timeout: Duration,
     /// `config.json` of docker with credentials, when there is one.
     pub auth_file: Option<PathBuf>,
+}
+
+/// What of the host apps may mount.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Volumes {
+    /// Directories below which `hostPath` volumes may lie; default none.
+    pub allowed_host_paths: Vec<PathBuf>,
 }
 
 /// Discovery backends.

@@ -45,6 +45,7 @@ pub fn show(loaded: &Loaded) -> String {
     page.text("shim", &s.runtime.shim);
     page.optional_path("binary", s.runtime.binary.as_deref());
     page.text("cgroup_parent", &s.runtime.cgroup_parent);
+    page.text("scope", s.runtime.scope.as_str());
     page.path("container_init", &s.runtime.container_init);
     page.table("network");
     let pools: Vec<String> = s
@@ -68,6 +69,14 @@ pub fn show(loaded: &Loaded) -> String {
     page.duration("pull_timeout", s.images.pull_timeout);
     page.duration("stall_timeout", s.images.stall_timeout);
     page.optional_path("auth_file", s.images.auth_file.as_deref());
+    page.table("volumes");
+    let allowed: Vec<String> = s
+        .volumes
+        .allowed_host_paths
+        .iter()
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
+    page.list("allowed_host_paths", &allowed);
     page.table("discovery.file");
     page.value("enabled", &s.discovery.file.is_some().to_string());
     if let Some(file) = &s.discovery.file {

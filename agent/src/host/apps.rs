@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use super::answers;
 use super::failure::{chain, failure};
 use super::node::{Entry, Node, app_name, stopping};
+use super::volumes;
 use crate::api::Deletion;
 use crate::api::v1::{ApplyOutcome, ApplyResult, Finding, Problem, ProblemCode};
 use crate::app::{self, App, manifest_hash};
@@ -22,7 +23,8 @@ use crate::sys;
 impl<E: Effects> Node<E> {
     pub(super) async fn apply_manifest(&self, manifest: &str) -> Result<ApplyResult, Problem> {
         let app = app::parse(manifest).map_err(|refused| invalid(refused.findings))?;
-        let findings = app::check_against(&app, &self.terms);
+        let mut findings = app::check_against(&app, &self.terms);
+        findings.extend(volumes::check(&app, &self.settings));
         if !findings.is_empty() {
             return Err(invalid(findings));
         }
@@ -140,7 +142,7 @@ impl<E: Effects> Node<E> {
             revision: revision.clone(),
             applied_ms,
         });
-        self.shared.moved.notify_one();
+        self.shared.moved.send_replace(());
         Ok(())
     }
 

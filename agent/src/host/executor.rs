@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::failure;
+use super::volumes;
 use crate::app::{App, Look, Probe, Readiness};
 use crate::config::Settings;
 use crate::discovery::{Discovery, Outcome, RegistrationRecord};
@@ -365,6 +366,7 @@ impl Executor {
             .await?;
         let (directories, container) = (self.directories.clone(), id.clone());
         blocking(move || directories.remove(&container)).await??;
+        volumes::remove(id, &self.settings)?;
         self.gate.forget(id);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use super::volumes::VolumeError;
 use crate::gate::{DirectoryError, GateError};
 use crate::instance::Failure;
 use crate::journal::JournalError;
@@ -64,6 +65,12 @@ impl From<NetworkError> for Failure {
 impl From<DirectoryError> for Failure {
     fn from(error: DirectoryError) -> Self {
         failure("instance_directory", &error)
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(error: VolumeError) -> Self {
+        failure("volume", &error)
     }
 }
 

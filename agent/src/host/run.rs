@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use nodeagent_systemd::{Service, ServiceError, State};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,9 +17,13 @@ use super::answers;
 use super::epoch::Epoch;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
+use super::place::{self, PlaceError};
 use super::route;
+use super::sentence;
+use super::shutdown::Departure;
 use super::sockets::{self, Sockets, SocketsError};
 use super::watch as events;
+use super::watchdog;
 use crate::alarm::Alarms;
 use crate::api::Feed;
 use crate::app::HostTerms;
@@ -62,6 +66,14 @@ pub enum RunError {
     /// The sockets of API and gate.
     #[error(transparent)]
     Sockets(#[from] SocketsError),
+    /// The cgroup of the containers.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The host was to shut down, and did not.
+    #[error(
+        "the host was to shut down and did not: registrations were withdrawn; starting again puts them back"
+    )]
+    StillUp,
     /// The gate.
     #[error(transparent)]
     Gate(#[from] GateError),
@@ -114,21 +126,23 @@ pub fn daemon(settings: Settings) -> anyhow::Result<()> {
 /// # Errors
 /// [`RunError`], before `READY=1`; containers are not touched by a start that fails.
 pub async fn run_with<E: Effects>(
-    settings: Settings,
+    mut settings: Settings,
     service: Service,
     wrap: impl FnOnce(Executor) -> E,
 ) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let notifier = service.notifier;
+    let notifier = Arc::new(service.notifier);
     let say = |states: &[State<'_>]| {
         if let Err(error) = notifier.notify(states) {
             tracing::warn!(%error, "systemd was not told");
         }
     };
-    let settings = Arc::new(settings);
     let (journal, recovered) = Journal::open(&settings.paths.state, settings.tasks.keep_results)?;
     let journal = Arc::new(journal);
+    let place = place::find(&settings.runtime).await?;
+    let configured = std::mem::replace(&mut settings.runtime.cgroup_parent, place.parent);
+    let settings = Arc::new(settings);
     std::fs::create_dir_all(&settings.paths.runtime).map_err(|source| RunError::Directory {
         path: settings.paths.runtime.clone(),
         source,
@@ -138,7 +152,9 @@ pub async fn run_with<E: Effects>(
         gate: socket,
     } = sockets::open(&settings, service.passed, &notifier)?;
     let (notices_to, notices) = mpsc::unbounded_channel();
-    let gate = Gate::open(socket, &settings.runtime.cgroup_parent, notices_to)?;
+    // Containers of a time before the scope, or after it, are where they were made.
+    let parents = [settings.runtime.cgroup_parent.as_str(), &configured];
+    let gate = Gate::open(socket, &parents, notices_to)?;
     for row in recovered
         .instances
         .iter()
@@ -151,7 +167,12 @@ pub async fn run_with<E: Effects>(
     let executor = Executor {
         host_address,
         journal: journal.clone(),
-        runtime: Containerd::connect(&settings.containerd, &settings.runtime).await?,
+        runtime: Containerd::connect(
+            &settings.containerd,
+            &settings.runtime,
+            place.shims.as_deref(),
+        )
+        .await?,
         gate,
         directories: Arc::new(Directories::open(
             &settings.paths.state,
@@ -185,7 +206,7 @@ pub async fn run_with<E: Effects>(
         ))),
         index: Arc::new(Index::default()),
         alarms: Arc::new(Alarms::default()),
-        moved: Notify::new(),
+        moved: watch::Sender::new(()),
         metrics: metrics.clone(),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
@@ -228,9 +249,18 @@ pub async fn run_with<E: Effects>(
             .resume(&task.app, &task.context.task_id, &task.hash);
     }
     let serving = tokio::spawn(server.serve(node.clone(), shutdown.clone()));
+    if let Some(within) = service.watchdog {
+        let journal = node.journal.clone();
+        tokio::spawn(watchdog::run(
+            within,
+            notifier.clone(),
+            journal,
+            shutdown.clone(),
+        ));
+    }
     shared
         .tracker
-        .spawn(events::run(node, feed, shutdown.clone()));
+        .spawn(events::run(node.clone(), feed, shutdown.clone()));
     let known = recovered
         .instances
         .iter()
@@ -242,6 +272,19 @@ pub async fn run_with<E: Effects>(
     ]);
     tracing::info!(instances = known, pools = recovered.pools.len(), socket = %settings.paths.api_socket.display(), "ready");
     let exits = executor.runtime.exits();
+    let departure = Departure {
+        notifier: notifier.clone(),
+        discovery: executor.discovery.clone(),
+        shutdown: shutdown.clone(),
+        effects: shared.tracker.clone(),
+    };
+    let departure = async {
+        if place::is_booted() {
+            departure.wait().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
     let adopting = async {
         adopt::adopt(
             &executor, &shared, &pools, &terms, &epoch, &boot_id, recovered,
@@ -257,18 +300,20 @@ pub async fn run_with<E: Effects>(
             shutdown.clone(),
         ));
         observed_to.send_replace(true);
-        say(&[State::Status(&format!(
-            "{} apps, {known} instances observed",
-            pools.all().len()
-        ))]);
+        if notifier.is_heard() {
+            tokio::spawn(sentence::run(node, notifier.clone(), shutdown.clone()));
+        }
         tracing::info!(instances = known, "observed");
         sys::give_memory_back();
-        if let Err(error) = routing.await {
-            tracing::error!(%error, "the routing of exits ended by a panic");
+        match routing.await {
+            Err(error) => tracing::error!(%error, "the routing of exits ended by a panic"),
+            // Everything rests: the host is being drained.
+            Ok(()) => std::future::pending().await,
         }
     };
     let ended = tokio::select! {
         () = adopting => Ok(()),
+        () = departure => return Err(RunError::StillUp),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         damaged = journal.damaged() => Err(RunError::Journal(damaged)),

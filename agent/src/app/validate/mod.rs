@@ -6,6 +6,7 @@
 mod names;
 mod probe;
 mod process;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -64,6 +65,12 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     let startup = probe::vital("spec.startup", spec.startup, &ports, findings);
     let liveness = probe::vital("spec.liveness", spec.liveness, &ports, findings);
     let agents = process::agents(spec.agents.unwrap_or_default(), &ports, findings);
+    let mounts = volumes::mounts(
+        spec.volumes.unwrap_or_default(),
+        spec.volume_mounts.unwrap_or_default(),
+        findings,
+    );
+    let secret_files = volumes::secrets(spec.secret_files.unwrap_or_default(), findings);
     let resources = resources(spec.resources.unwrap_or_default(), findings);
     let warm = warm(spec.warm.unwrap_or_default(), findings);
     let registration = registration(
@@ -105,6 +112,8 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         readiness,
         liveness,
         agents,
+        mounts,
+        secret_files,
         warm,
         registration,
         network: match spec.network {
