@@ -3,8 +3,9 @@
 use crate::alarm::{Alarms, Subject};
 use crate::api::v1::{
     Alarm, AppDocument, AppSummary, ContainerdStatus, Current, HostStatus, Instance, InstanceError,
-    InstanceState, Pool, Problem, ProblemCode, Reachability, StartedFrom, Status, Step,
-    StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
+    InstanceState, JournalDocument, JournalState, Pool, Problem, ProblemCode, Reachability,
+    StartedFrom, Status, Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb,
+    WarmTargets,
 };
 use crate::config::Settings;
 use crate::instance::{Failure, State};
@@ -13,6 +14,7 @@ use crate::network::HostPort;
 use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
 use crate::task::{self, EndState, InstanceResult};
 
+use super::epoch::Epoch;
 use super::node::{Entry, Identity};
 
 /// Whether the answer is of a task that was known before.
@@ -237,6 +239,7 @@ fn count(snapshot: &Snapshot, state: State) -> u32 {
 pub(super) fn status(
     settings: &Settings,
     identity: &Identity,
+    epoch: u64,
     ready: bool,
     containerd: Option<String>,
     pools: Vec<Pool>,
@@ -248,7 +251,7 @@ pub(super) fn status(
             fleet: settings.host.fleet.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: identity.boot_id.clone(),
-            epoch: 1,
+            epoch,
             ready,
             started_at: timestamp(identity.started_ms),
             containerd: ContainerdStatus {
@@ -262,6 +265,24 @@ pub(super) fn status(
         },
         pools,
         alarms,
+    }
+}
+
+/// The journal, and whether one before it was lost.
+pub(super) fn journal(epoch: &Epoch) -> JournalDocument {
+    let loss = epoch.loss();
+    JournalDocument {
+        epoch: epoch.number,
+        state: match loss {
+            Some(_) => JournalState::Lost,
+            None => JournalState::Sound,
+        },
+        reason: loss.as_ref().map(|loss| loss.reason.clone()),
+        set_aside: loss
+            .as_ref()
+            .and_then(|loss| loss.set_aside.as_ref())
+            .map(|path| path.display().to_string()),
+        since: loss.map(|loss| timestamp(loss.since_ms)),
     }
 }
 

@@ -113,9 +113,9 @@ impl<E: Effects> Node<E> {
     /// an image that is here.
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
         let images = &self.settings.images;
-        match self.runtime.resolve_image(reference, images).await {
+        match self.executor.runtime.resolve_image(reference, images).await {
             Ok(resolved) => {
-                let image = self.runtime.ensure_image(&resolved, images).await;
+                let image = self.executor.runtime.ensure_image(&resolved, images).await;
                 sys::give_memory_back();
                 image
             }
@@ -134,7 +134,8 @@ impl<E: Effects> Node<E> {
                     digest = known.revision.image.digest,
                     "the registry does not answer; the image that is here is used"
                 );
-                self.runtime
+                self.executor
+                    .runtime
                     .ensure_image(&known.revision.image.reference, images)
                     .await
             }
@@ -173,8 +174,11 @@ impl<E: Effects> Node<E> {
             .journal
             .left_behind(&revision.app.name)
             .map_err(|e| answers::unwritten(&Failure::from(e)))?;
-        let pool = Pool::new(revision.clone(), Self::limits(&self.settings, &self.terms))
-            .with_left_behind(&left);
+        let pool = Pool::new(
+            revision.clone(),
+            Self::limits(&self.settings, &self.terms, &self.epoch),
+        )
+        .with_left_behind(&left);
         let handle = driver::spawn(pool, Vec::new(), self.shared.clone());
         self.pools.put(Entry {
             handle,

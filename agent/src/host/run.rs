@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::adopt;
 use super::answers;
+use super::epoch::Epoch;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::place::{self, PlaceError};
@@ -93,7 +94,10 @@ pub enum RunError {
 impl RunError {
     /// Whether starting again with the same configuration and units ends the same way.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Sockets(SocketsError::Unfit { .. }))
+        matches!(
+            self,
+            Self::Sockets(SocketsError::Unfit { .. }) | Self::Journal(JournalError::Newer { .. })
+        )
     }
 }
 
@@ -214,6 +218,10 @@ pub async fn run_with<E: Effects>(
         tracker: TaskTracker::new(),
         shutdown: shutdown.clone(),
     });
+    let epoch = Arc::new(Epoch::new(recovered.epoch, recovered.floor, None));
+    if let Some(loss) = recovered.loss.clone() {
+        epoch.lose(loss, &shared.alarms);
+    }
     let pools = Arc::new(Pools::default());
     let (observed_to, observed) = watch::channel(false);
     let identity = identity();
@@ -222,8 +230,9 @@ pub async fn run_with<E: Effects>(
     let node = Arc::new(Node {
         settings: settings.clone(),
         identity,
-        journal,
-        runtime: executor.runtime.clone(),
+        journal: journal.clone(),
+        executor: executor.clone(),
+        epoch: epoch.clone(),
         pools: pools.clone(),
         shared: shared.clone(),
         terms,
@@ -282,7 +291,10 @@ pub async fn run_with<E: Effects>(
         }
     };
     let adopting = async {
-        adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
+        adopt::adopt(
+            &executor, &shared, &pools, &terms, &epoch, &boot_id, recovered,
+        )
+        .await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
         let routing = tokio::spawn(route::run(
@@ -304,12 +316,13 @@ pub async fn run_with<E: Effects>(
             Ok(()) => std::future::pending().await,
         }
     };
-    tokio::select! {
-        () = adopting => {}
+    let ended = tokio::select! {
+        () = adopting => Ok(()),
         () = departure => return Err(RunError::StillUp),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        damaged = journal.damaged() => Err(RunError::Journal(damaged)),
+    };
     say(&[
         State::Stopping,
         State::Status("stopping; containers and registrations stay"),
@@ -319,7 +332,7 @@ pub async fn run_with<E: Effects>(
         tracing::error!(%error, "the api ended by a panic");
     }
     tracing::info!("stopped; containers and registrations stay");
-    Ok(())
+    ended
 }
 
 fn backends(

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::loss::Loss;
 use crate::instance::{AppName, Instance, InstanceName, Phase, Revision, Urgency, Warmth};
 use crate::network::HostPort;
 use crate::task::{Outcome, Request, TaskContext, TaskId, Trail, Verb};
@@ -51,6 +52,12 @@ pub enum Write {
     Trail(TaskId, Trail),
     /// The kernel's boot id, once everything of this boot was observed.
     Boot(String),
+    /// The journal before this one was lost, and what of it is done.
+    Loss(Loss),
+    /// The loss is accepted: life is normal again.
+    Accepted,
+    /// Generations and sequence numbers of this epoch are greater than this.
+    Floor(u64),
     /// Background work of the agent's own: the intent of changes that no task asked for.
     Operation {
         /// The app.

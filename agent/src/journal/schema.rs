@@ -57,12 +57,15 @@ pub(super) enum Version {
     Newer(i64),
 }
 
-/// Brings the tables to [`VERSION`], in one transaction.
-pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Version> {
+/// The schema of a file that a newer nodeagent made.
+pub(super) fn newer(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found > VERSION {
-        return Ok(Version::Newer(found));
-    }
+    Ok((found > VERSION).then_some(found))
+}
+
+/// Brings the tables to [`VERSION`], in one transaction.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let missing = STEPS.iter().skip(usize::try_from(found).unwrap_or(0));
     if found < VERSION {
         let transaction = connection.transaction()?;
@@ -72,5 +75,5 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Version> 
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }
-    Ok(Version::Current)
+    Ok(())
 }

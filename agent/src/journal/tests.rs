@@ -49,7 +49,7 @@ fn id(text: &str) -> TaskId {
 async fn what_was_committed_is_there_after_the_process_is_gone() {
     let state = tempfile::tempdir().unwrap();
     let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
-    assert!(recovered.is_new);
+    assert_eq!((recovered.epoch, &recovered.loss), (1, &None));
     journal
         .commit(vec![
             Write::TaskOpened(task("t1", u64::MAX >> 2)),
@@ -61,8 +61,8 @@ async fn what_was_committed_is_there_after_the_process_is_gone() {
     let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
     assert_eq!(recovered.open_tasks, [task("t1", u64::MAX >> 2)]);
     assert_eq!(
-        (recovered.boot_id.as_deref(), recovered.is_new),
-        (Some("b1"), false)
+        (recovered.boot_id.as_deref(), recovered.epoch),
+        (Some("b1"), 1)
     );
     journal.commit(vec![closed("t1")]).await.unwrap();
     assert_eq!(
@@ -217,7 +217,7 @@ async fn a_log_of_zeros_is_an_empty_log() {
     let state = tempfile::tempdir().unwrap();
     std::fs::write(state.path().join("journal.db-wal"), vec![0; 1 << 20]).unwrap();
     let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
-    assert!(recovered.is_new);
+    assert_eq!(recovered.loss, None);
     journal
         .commit(vec![Write::Boot("boot-1".to_owned())])
         .await

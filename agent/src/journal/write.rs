@@ -114,16 +114,24 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
             db.prepare_cached("INSERT INTO trails (task_id, trail) VALUES (?1, ?2) ON CONFLICT (task_id) DO UPDATE SET trail = ?2")?
                 .execute(params![task_id.as_str(), serde_json::to_string(trail)?])?;
         }
-        Write::Boot(id) => {
-            db.prepare_cached("INSERT INTO meta (key, value) VALUES ('boot_id', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1")?
-                .execute([id])?;
+        Write::Boot(id) => meta(db, "boot_id", id)?,
+        Write::Loss(loss) => meta(db, "loss", &serde_json::to_string(loss)?)?,
+        Write::Accepted => {
+            db.execute("DELETE FROM meta WHERE key = 'loss'", [])?;
         }
+        Write::Floor(floor) => meta(db, "floor", &floor.to_string())?,
         Write::Operation { app, changes } => {
             db.prepare_cached("INSERT INTO operations (app, changes) VALUES (?1, ?2)")?
                 .execute(params![app.as_str(), changes])?;
         }
     }
     Ok(())
+}
+
+pub(super) fn meta(db: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    let sql =
+        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
+    db.prepare_cached(sql)?.execute([key, value]).map(drop)
 }
 
 fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {

@@ -38,6 +38,10 @@ pub struct Now {
 /// What the host allows a pool.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Generations and sequence numbers are greater than this: those of a lost journal were not.
+    pub floor: u64,
+    /// Nothing is removed of the pool's own accord: a lost journal was not accepted yet.
+    pub keep_everything: bool,
     /// Consecutive failures after which a task gives up.
     pub give_up_after: u32,
     /// Default deadline of an activation.
@@ -125,6 +129,8 @@ pub enum Event {
         /// What is known of the end.
         failure: Failure,
     },
+    /// The loss of the journal is accepted.
+    Accepted,
     /// A deadline or a back-off is over.
     Tick,
 }
@@ -263,7 +269,7 @@ impl Pool {
             app: revision.app.name.clone(),
             revision,
             target: 0,
-            seq: 0,
+            seq: limits.floor,
             slots: BTreeMap::new(),
             generations: BTreeMap::new(),
             released: BTreeMap::new(),
@@ -333,6 +339,7 @@ impl Pool {
                     self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
                 }
             }
+            Event::Accepted => self.limits.keep_everything = false,
             Event::Tick => {}
         }
         self.close_tasks(now, &mut out);
@@ -574,6 +581,12 @@ impl Pool {
 
     pub(super) fn pausing(&self, now: Now) -> bool {
         self.retry_at.is_some_and(|at| now.at < at)
+    }
+
+    /// The generation of an ordinal's next incarnation or activation.
+    pub(super) fn next_generation(&self, ordinal: u32) -> u64 {
+        let last = self.generations.get(&ordinal).copied().unwrap_or(0);
+        last.max(self.limits.floor) + 1
     }
 
     pub(super) fn instance_name(&self, ordinal: u32) -> crate::instance::InstanceName {

@@ -118,7 +118,10 @@ impl Pool {
             Some(Command::Revise(revision)) => revision.clone(),
             _ => self.revision.clone(),
         };
-        self.plan_failed(&mut intent);
+        let keep = self.limits.keep_everything && !deleting;
+        if !keep {
+            self.plan_failed(&mut intent);
+        }
         self.plan_lost(deleting, &revision, &mut intent);
         let serving = self.serving();
         if serving < intent.target && !self.pausing(now) {
@@ -180,7 +183,7 @@ impl Pool {
         };
         let restore = |ordinal: u32| Change::Restore {
             ordinal,
-            generation: self.generations.get(&ordinal).copied().unwrap_or(0) + 1,
+            generation: self.next_generation(ordinal),
         };
         let serving = self.serving();
         let unwanted = serving.saturating_sub(intent.target);
@@ -189,7 +192,12 @@ impl Pool {
         intent
             .changes
             .extend(in_service.map(|(&ordinal, _)| restore(ordinal)));
-        if serving == self.active() && !deleting {
+        let in_service = |slot: &Slot| {
+            use Phase::{Active, Unready, Withdrawing};
+            matches!(slot.instance.phase, Active | Unready | Withdrawing)
+        };
+        let coming = |slot: &Slot| slot.instance.serving && !in_service(slot);
+        if !self.slots.values().any(coming) && !deleting {
             let warm = self.slots.values().filter(|slot| {
                 let instance = &slot.instance;
                 let waits = instance.phase == Phase::Armed || instance.phase.on_the_way_to_armed();
@@ -222,7 +230,7 @@ impl Pool {
                 && !instance.unhealthy
         };
         let mut chosen: Vec<Change> = Vec::new();
-        let generation = |ordinal: &u32| self.generations.get(ordinal).copied().unwrap_or(0) + 1;
+        let generation = |ordinal: &u32| self.next_generation(*ordinal);
         chosen.extend(
             self.slots
                 .iter()
@@ -287,7 +295,7 @@ impl Pool {
                     return;
                 }
             };
-            let generation = self.generations.get(&ordinal).copied().unwrap_or(0) + 1;
+            let generation = self.next_generation(ordinal);
             intent.changes.push(Change::Create {
                 ordinal,
                 generation,
@@ -390,13 +398,15 @@ impl Pool {
             .values()
             .filter(|s| s.instance.phase.going_down() && s.instance.revision.id != revision.id);
         let room = at_once.saturating_sub(leaving.count());
+        let keep = self.limits.keep_everything && !deleting;
+        let room = if keep { 0 } else { room };
         intent.changes.extend(
             stale
                 .into_iter()
                 .take(room)
                 .map(|(&ordinal, _)| Change::Discard { ordinal }),
         );
-        if fresh.len() > wanted {
+        if fresh.len() > wanted && !keep {
             let superfluous = fresh.iter().rev().take(fresh.len() - wanted);
             intent
                 .changes

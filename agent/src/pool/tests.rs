@@ -84,6 +84,8 @@ impl World {
         };
         let limits = Limits {
             host_address: None,
+            floor: 0,
+            keep_everything: false,
             give_up_after: 3,
             activation_deadline: Duration::from_secs(60),
             refill: 2,
