@@ -1,6 +1,6 @@
 //! The channel to containerd: dials when it must, names the namespace, keeps the deadlines.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tonic::metadata::{Ascii, MetadataValue};
@@ -28,6 +28,7 @@ pub(super) struct Connection {
     namespace: MetadataValue<Ascii>,
     namespace_name: String,
     snapshotter: String,
+    socket: PathBuf,
     timeout: Duration,
 }
 
@@ -56,6 +57,7 @@ impl Connection {
             namespace,
             namespace_name: settings.namespace.clone(),
             snapshotter: settings.snapshotter.clone(),
+            socket: settings.socket.clone(),
             timeout: settings.timeout,
         })
     }
@@ -66,6 +68,10 @@ impl Connection {
 
     pub(super) fn namespace(&self) -> &str {
         &self.namespace_name
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     pub(super) fn snapshotter(&self) -> String {
@@ -123,7 +129,7 @@ impl Connection {
             {
                 Err(Answer::Unavailable(overdue))
             }
-            Ok(Err(status)) => Err(Answer::of(status)),
+            Ok(Err(status)) => Err(Answer::of(status, &self.socket)),
             Err(_) => Err(Answer::Unavailable(overdue)),
         }
     }

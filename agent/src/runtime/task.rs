@@ -183,7 +183,7 @@ impl Containerd {
         loop {
             match self.try_delete(&name).await {
                 Ok(ended) => return Ok(ended),
-                Err(said @ Answer::Unavailable(Unanswered::Connection(_))) => {
+                Err(said @ Answer::Unavailable(Unanswered::Connection { .. })) => {
                     return Err(said.into_error("delete task", &name));
                 }
                 Err(said) if Instant::now() >= end => {
