@@ -2,6 +2,7 @@
 //!
 //! The daemon (`nodeagent run`), the CLI and the API share this library; `main.rs` only calls it.
 
+pub mod alarm;
 pub mod api;
 pub mod app;
 pub mod check;

@@ -21,12 +21,25 @@ pub const RECORD: &str = "record";
 /// The boundary to crash at.
 pub const CRASH_AT: &str = "at";
 
+/// How long the agent may take to reach the boundary behind the answer, or after its start.
 const DIES: Duration = Duration::from_secs(10);
+const DIES_STARTING: Duration = Duration::from_secs(30);
+
+/// Where an operation begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    /// With a request to an agent that is ready.
+    WithRequest,
+    /// With the agent's start: `before` leaves it stopped.
+    WithStart,
+}
 
 /// One operation whose boundaries are to be survived.
 pub struct Operation<'a> {
-    /// Brings the host into the state before the operation; the agent runs.
-    pub before: &'a dyn Fn(&TestHost) -> Result<()>,
+    /// Where it begins.
+    pub begins: Begins,
+    /// Brings the host into the state before the operation.
+    pub before: &'a dyn Fn(&mut TestHost) -> Result<()>,
     /// The operation, numbered by run. Its answer is lost when the agent dies within.
     pub run: &'a dyn Fn(&TestHost, usize) -> Result<()>,
     /// The agent that was killed has been started again: repeats the operation of that number and
@@ -73,17 +86,37 @@ fn one(
     boundary: Option<&str>,
 ) -> Result<()> {
     (operation.before)(host).context("before the operation")?;
-    restart(host, Some(crash_agent.to_owned()))?;
     let at = files.join(CRASH_AT);
     fs::write(&at, boundary.unwrap_or("")).with_context(|| format!("write {}", at.display()))?;
     let mark = files.join(MARK);
-    fs::write(&mark, "").with_context(|| format!("write {}", mark.display()))?;
-
-    let answer = (operation.run)(host, number);
+    let set = || fs::write(&mark, "").with_context(|| format!("write {}", mark.display()));
+    let dies = match (operation.begins, boundary) {
+        (Begins::WithRequest, _) => {
+            restart(host, Some(crash_agent.to_owned()))?;
+            set()?;
+            DIES
+        }
+        (Begins::WithStart, None) => {
+            set()?;
+            restart(host, Some(crash_agent.to_owned()))?;
+            DIES
+        }
+        // It may die before it is ready.
+        (Begins::WithStart, Some(_)) => {
+            set()?;
+            host.agent.run_as(Some(crash_agent.to_owned()));
+            host.agent.launch(&host.ground)?;
+            DIES_STARTING
+        }
+    };
+    let answer = match (operation.begins, boundary) {
+        (Begins::WithStart, Some(_)) => Ok(()),
+        _ => (operation.run)(host, number),
+    };
     if boundary.is_some() {
         // What the operation leaves to the background counts as well, and its boundaries are later.
         // Background commits share or do not share one: a run that has fewer is killed at its end.
-        match host.agent.wait_ended(DIES) {
+        match host.agent.wait_ended(dies) {
             Ok(status) => ensure!(
                 status.code().is_none(),
                 "the agent ended by itself: {status}"

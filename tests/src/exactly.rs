@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::documents::Pool;
+use crate::documents::{Instance, Pool};
 use crate::host::TestHost;
 use crate::wait::{Look, until};
 use crate::{http, leaks};
@@ -27,6 +27,25 @@ impl TestHost {
     /// and fails if anything else is there. Its app serves on 8080, and appends `started` to
     /// `/www/starts` when it starts: each is found to have started once.
     pub fn assert_exactly(&self, app: &str, active: u32, armed: u32) -> Result<Pool> {
+        let pool = self.assert_nothing_besides(app, active, armed)?;
+        for instance in pool.instances.iter().filter(|i| i.state == "active") {
+            let starts = self.starts(instance)?;
+            ensure!(starts == 1, "{} was started {starts} times", instance.name);
+        }
+        Ok(pool)
+    }
+
+    /// How often the app of an instance has been started on its present rootfs.
+    pub fn starts(&self, instance: &Instance) -> Result<usize> {
+        let address = instance.address.as_deref();
+        let server = format!("{}:8080", address.context("active without an address")?);
+        let answer = http::get(self.ground.netns(), server.parse()?, "/starts")?;
+        ensure!(answer.status == 200, "{server}: status {}", answer.status);
+        Ok(answer.text().lines().count())
+    }
+
+    /// As [`assert_exactly`](Self::assert_exactly), however often they were started.
+    pub fn assert_nothing_besides(&self, app: &str, active: u32, armed: u32) -> Result<Pool> {
         let pool = self.wait_for_pool(app, &format!("{active} active, {armed} armed"), |pool| {
             (pool.active, pool.armed) == (active, armed)
                 && pool.arming + pool.starting + pool.draining + pool.failed == 0
@@ -41,12 +60,6 @@ impl TestHost {
             let address = address.context("active without an address")?;
             let server = format!("{address}:8080");
             ensure!(found.contains(&server), "{server} is not in {found:?}");
-            let starts = http::get(self.ground.netns(), server.parse()?, "/starts")?.text();
-            ensure!(
-                starts == "started\n",
-                "{} was started: {starts:?}",
-                instance.name
-            );
         }
         until("exactly these containers", SETTLES, || {
             let there = leaks::look(&self.ground, &self.containerd, &self.agent)?;

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use nodeagent_tests::crash::{Operation, at_every_boundary};
+use nodeagent_tests::crash::{Begins, Operation, at_every_boundary};
 use nodeagent_tests::host::address_of;
 use nodeagent_tests::{Image, Manifest, TestHost};
 use serde_json::json;
@@ -83,6 +83,7 @@ fn assert_activated(host: &TestHost, number: usize, armed: u32) -> Result<()> {
 fn an_activation_from_the_gate_survives_a_kill_at_every_boundary() -> Result<()> {
     let mut host = host(WANTED)?;
     let operation = Operation {
+        begins: Begins::WithRequest,
         before: &|host| reset(host, WANTED),
         run: &|host, n| {
             host.cli()
@@ -108,6 +109,7 @@ fn an_activation_from_the_gate_survives_a_kill_at_every_boundary() -> Result<()>
 fn a_cold_activation_survives_a_kill_at_every_boundary() -> Result<()> {
     let mut host = host(0)?;
     let operation = Operation {
+        begins: Begins::WithRequest,
         before: &|host| reset(host, 0),
         run: &|host, n| {
             host.cli()
@@ -129,6 +131,7 @@ fn a_deactivation_survives_a_kill_at_every_boundary() -> Result<()> {
     let mut host = host(WANTED)?;
     let down = |host: &TestHost, n: usize| host.cli().deactivate("web", 0, &format!("down-{n}"));
     let operation = Operation {
+        begins: Begins::WithRequest,
         before: &|host| {
             host.cli().json(&["activate", "web", "--to", "2"])?.ok()?;
             host.assert_exactly("web", WANTED, WANTED).map(drop)
@@ -156,6 +159,7 @@ fn survives_a_scale(from: u32, to: u32) -> Result<Vec<String>> {
     let scale = |host: &TestHost, n: usize| host.cli().scale("web", to, &format!("scale-{n}"));
     let from_text = from.to_string();
     let operation = Operation {
+        begins: Begins::WithRequest,
         before: &|host| {
             host.cli()
                 .json(&["scale", "web", "--to", &from_text])?
@@ -202,6 +206,7 @@ fn a_new_revision_survives_a_kill_at_every_boundary() -> Result<()> {
     let serving = host.assert_exactly("web", 1, WANTED)?.instances;
     let serving = serving.iter().find(|instance| instance.state == "active");
     let operation = Operation {
+        begins: Begins::WithRequest,
         before: &|host| host.assert_exactly("web", 1, WANTED).map(drop),
         run: &|host, n| {
             host.apply(&changed(WANTED, n))?;
@@ -236,6 +241,7 @@ fn a_new_revision_survives_a_kill_at_every_boundary() -> Result<()> {
 fn a_deletion_survives_a_kill_at_every_boundary() -> Result<()> {
     let mut host = host(WANTED)?;
     let operation = Operation {
+        begins: Begins::WithRequest,
         before: &|host| {
             host.apply(&web(WANTED))?;
             host.assert_exactly("web", 0, WANTED).map(drop)

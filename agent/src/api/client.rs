@@ -4,17 +4,22 @@
 //! both from an answer that did not come in time. Deliberately without retries: whoever repeats a
 //! submission repeats its task id.
 
+mod events;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+
+pub use events::Events;
 
 use super::Deletion;
 use super::v1::{
@@ -172,6 +177,12 @@ impl Client {
         self.call(builder, Bytes::new(), self.deadline).await
     }
 
+    /// `GET /v1/events`: everything that is true and then what changes, of one app or of all. The
+    /// connection is made, and made again, by [`Events::next`].
+    pub fn events(&self, app: Option<&str>) -> Events {
+        Events::new(self.clone(), app.map(str::to_owned))
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.call(Request::get(path), Bytes::new(), self.deadline)
             .await
@@ -194,10 +205,7 @@ impl Client {
             return serde_json::from_slice(&answer)
                 .map_err(|e| self.foreign(status, &e.to_string()));
         }
-        match serde_json::from_slice::<Problem>(&answer) {
-            Ok(problem) => Err(ClientError::Problem(Box::new(problem))),
-            Err(_) => Err(self.foreign(status, "it is no problem document")),
-        }
+        Err(self.refusal(status, &answer))
     }
 
     async fn exchange(
@@ -205,10 +213,41 @@ impl Client {
         builder: hyper::http::request::Builder,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
-        let broken = |source| ClientError::BrokenOff {
-            socket: self.socket.clone(),
-            source,
+        let (response, connection) = self.send(builder, body).await?;
+        let status = response.status();
+        let answer = self.collect(response).await?;
+        drop(connection);
+        Ok((status, answer))
+    }
+
+    /// Begins an answer that has no end; what is no success is collected into its problem. The
+    /// call's deadline is that of the answer's head.
+    async fn open(
+        &self,
+        builder: hyper::http::request::Builder,
+    ) -> Result<(Response<Incoming>, Connection), ClientError> {
+        let begun = async {
+            let (response, connection) = self.send(builder, Bytes::new()).await?;
+            let status = response.status();
+            if status.is_success() {
+                return Ok((response, connection));
+            }
+            let answer = self.collect(response).await?;
+            Err(self.refusal(status, &answer))
         };
+        tokio::time::timeout(self.deadline, begun)
+            .await
+            .map_err(|_| ClientError::Deadline {
+                socket: self.socket.clone(),
+                deadline: self.deadline,
+            })?
+    }
+
+    async fn send(
+        &self,
+        builder: hyper::http::request::Builder,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, Connection), ClientError> {
         let stream =
             UnixStream::connect(&self.socket)
                 .await
@@ -225,20 +264,41 @@ impl Client {
             })?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(broken)?;
+            .map_err(|source| self.broken(source))?;
         // Its end is the call's end: errors come out of `send_request` too.
-        let driver = AbortOnDrop(tokio::spawn(connection));
-        let response = sender.send_request(request).await.map_err(broken)?;
+        let connection = Connection(tokio::spawn(connection));
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|source| self.broken(source))?;
+        Ok((response, connection))
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         let status = response.status();
         let answer = http_body_util::Limited::new(response.into_body(), LARGEST_ANSWER)
             .collect()
             .await
             .map_err(|error| match error.downcast::<hyper::Error>() {
-                Ok(source) => broken(*source),
+                Ok(source) => self.broken(*source),
                 Err(other) => self.foreign(status, &other.to_string()),
             })?;
-        drop(driver);
-        Ok((status, answer.to_bytes()))
+        Ok(answer.to_bytes())
+    }
+
+    fn broken(&self, source: hyper::Error) -> ClientError {
+        ClientError::BrokenOff {
+            socket: self.socket.clone(),
+            source,
+        }
+    }
+
+    /// The problem in an answer that is no success.
+    fn refusal(&self, status: StatusCode, answer: &[u8]) -> ClientError {
+        match serde_json::from_slice::<Problem>(answer) {
+            Ok(problem) => ClientError::Problem(Box::new(problem)),
+            Err(_) => self.foreign(status, "it is no problem document"),
+        }
     }
 
     fn foreign(&self, status: StatusCode, what: &str) -> ClientError {
@@ -251,9 +311,10 @@ impl Client {
 }
 
 /// The connection's task lives as long as the call.
-struct AbortOnDrop(tokio::task::JoinHandle<Result<(), hyper::Error>>);
+#[derive(Debug)]
+struct Connection(tokio::task::JoinHandle<Result<(), hyper::Error>>);
 
-impl Drop for AbortOnDrop {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.0.abort();
     }

@@ -1,8 +1,10 @@
 //! The seam behind the API: what the daemon's core answers.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Feed;
 use super::v1::{
     AppDocument, AppList, ApplyResult, Problem, Status, Task, TaskList, TaskRequest, Trail, Verb,
 };
@@ -63,6 +65,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// What is true now.
     fn status(&self) -> impl Future<Output = Result<Status, Problem>> + Send;
+
+    /// What `/v1/events` tells. Empty until somebody reads, then filled by the core.
+    fn feed(&self) -> Arc<Feed>;
 
     /// Ok once requests can be served; until then `unavailable` with what is awaited.
     fn ready(&self) -> Result<(), Problem>;

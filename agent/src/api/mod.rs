@@ -8,11 +8,13 @@
 pub mod v1;
 
 mod client;
+mod feed;
 mod host;
 mod server;
 mod task_id;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Events};
+pub use feed::{Feed, Subscription};
 pub use host::{Deletion, Host, Received};
 pub use server::{BindError, Limits, Server};
 pub use task_id::{generate_task_id, is_task_id};

@@ -36,7 +36,7 @@ impl Status {
             }
         }
         Report::document(options.output, &status, || match &self.app {
-            None => host(&status) + "\n" + &pools(&status.pools),
+            None => host(&status) + &alarms(&status) + "\n" + &pools(&status.pools),
             Some(_) => {
                 pools(&status.pools)
                     + "\n"
@@ -60,6 +60,25 @@ fn host(status: &v1::Status) -> String {
         host.id, host.fleet, host.version, host.started_at, host.epoch
     );
     text.lines().map(|text| plain(text) + "\n").collect()
+}
+
+/// The alarms that no pool's line tells.
+fn alarms(status: &v1::Status) -> String {
+    let mut text = String::new();
+    for alarm in status.alarms.iter().filter(|alarm| alarm.app.is_none()) {
+        let about = alarm.backend.as_deref().map(|name| format!(" ({name})"));
+        line(
+            &mut text,
+            format_args!(
+                "ALARM {}{} since {}: {}",
+                plain(&alarm.code),
+                plain(&about.unwrap_or_default()),
+                alarm.since,
+                plain(&alarm.detail)
+            ),
+        );
+    }
+    text
 }
 
 fn pools(pools: &[Pool]) -> String {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::executor::Executor;
 use super::failure::chain;
 use super::node::{Entry, Node, Pools};
+use super::reboot;
 use crate::app::{self, HostTerms};
 use crate::config::Settings;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
@@ -41,27 +42,21 @@ pub(super) async fn adopt<E: Effects>(
     pools: &Arc<Pools>,
     terms: &HostTerms,
     boot_id: &str,
-    recovered: Recovered,
+    mut recovered: Recovered,
 ) {
+    let rebooted = recovered
+        .boot_id
+        .as_deref()
+        .is_some_and(|known| known != boot_id);
     let live: Vec<&InstanceRow> = recovered
         .instances
         .iter()
         .filter(|row| row.released_ms.is_none())
         .collect();
     let seen = containers(executor).await;
-    let mut observations = observe(executor, &live, seen.as_ref()).await;
-    // After a reboot nothing runs of what ran before, whoever can be asked.
-    let rebooted = recovered
-        .boot_id
-        .as_deref()
-        .is_some_and(|known| known != boot_id);
+    let observations = observe(executor, &live, seen.as_ref(), rebooted).await;
     if rebooted {
-        for observation in observations
-            .values_mut()
-            .filter(|o| **o == Observation::Unknown)
-        {
-            *observation = Observation::Absent;
-        }
+        reboot::deregister_everything(executor).await;
     }
     let listed = listed(executor).await;
     match &seen {
@@ -74,7 +69,6 @@ pub(super) async fn adopt<E: Effects>(
         Some(seen) => sweep(executor, &live, seen).await,
         None => {}
     }
-    restore_leases(shared, &recovered.instances);
     let unheard: Vec<ContainerId> = observations
         .iter()
         .filter(|(_, observation)| **observation == Observation::Unknown)
@@ -84,6 +78,23 @@ pub(super) async fn adopt<E: Effects>(
                 .any(|row| container_of(row) == *id && !row.phase.on_the_way_to_armed())
         })
         .collect();
+    if recovered.boot_id.as_deref() != Some(boot_id) {
+        let lost = match rebooted {
+            true => reboot::lost(&recovered.instances, &observations),
+            false => Vec::new(),
+        };
+        begin_boot(shared, boot_id, &lost).await;
+        for row in lost {
+            let former = recovered
+                .instances
+                .iter_mut()
+                .find(|former| former.instance == row.instance);
+            if let Some(former) = former {
+                *former = row;
+            }
+        }
+    }
+    restore_leases(shared, &recovered.instances);
     revive(
         shared,
         pools,
@@ -93,16 +104,6 @@ pub(super) async fn adopt<E: Effects>(
         &observations,
         listed.as_ref(),
     );
-    if let Err(failure) = shared
-        .effects
-        .commit(vec![Write::Boot(boot_id.to_owned())])
-        .await
-    {
-        tracing::error!(
-            error = failure.detail,
-            "the boot id is not in the journal; the next start takes this for another boot"
-        );
-    }
     if !unheard.is_empty() {
         shared.tracker.spawn(hear_later(
             executor.clone(),
@@ -110,6 +111,24 @@ pub(super) async fn adopt<E: Effects>(
             shared.shutdown.clone(),
             unheard,
         ));
+    }
+}
+
+/// From now on the journal is of this boot.
+async fn begin_boot<E: Effects>(shared: &Shared<E>, boot_id: &str, lost: &[InstanceRow]) {
+    if !lost.is_empty() {
+        tracing::warn!(
+            instances = lost.len(),
+            "the host was rebooted; they are restored on their rootfs"
+        );
+    }
+    let rows = lost.iter().cloned().map(Write::Instance);
+    let writes = rows.chain([Write::Boot(boot_id.to_owned())]).collect();
+    if let Err(failure) = shared.effects.commit(writes).await {
+        tracing::error!(
+            error = failure.detail,
+            "the boot id is not in the journal; the next start takes this for another boot"
+        );
     }
 }
 
@@ -166,11 +185,13 @@ async fn observe(
     executor: &Executor,
     live: &[&InstanceRow],
     seen: Option<&HashMap<String, Observed>>,
+    rebooted: bool,
 ) -> HashMap<ContainerId, Observation> {
     let deadline = Instant::now() + DIAL_PATIENCE;
     let each = live.iter().map(|row| async move {
         let id = container_of(row);
-        let runs = running(seen, &id);
+        // After a reboot nothing runs of what ran before, whoever can be asked.
+        let runs = running(seen, &id).or(rebooted.then_some(false));
         // What is not running does not dial; who never came to the gate is not waited for.
         let patience = if runs == Some(false) {
             Instant::now()
@@ -205,6 +226,10 @@ async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String
         .iter()
         .map(|row| container_of(row).to_string())
         .collect();
+    let rootfs: BTreeSet<String> = live
+        .iter()
+        .map(|row| ContainerId::new(row.instance.clone(), row.rootfs_generation).to_string())
+        .collect();
     let instances: BTreeSet<&InstanceName> = live.iter().map(|row| &row.instance).collect();
     let stray = seen
         .keys()
@@ -215,7 +240,7 @@ async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String
         said("container", executor.runtime.delete_container(&id).await);
     }
     if let Some(keys) = told("snapshots", executor.runtime.list_snapshots().await) {
-        for key in keys.iter().filter(|key| !known.contains(*key)) {
+        for key in keys.iter().filter(|key| !rootfs.contains(*key)) {
             said("snapshot", executor.runtime.remove_snapshot(key).await);
         }
     }
@@ -259,7 +284,10 @@ async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String
     }
 }
 
-fn told<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> Option<T> {
+pub(super) fn told<T, E: std::error::Error + 'static>(
+    what: &str,
+    result: Result<T, E>,
+) -> Option<T> {
     match result {
         Ok(value) => Some(value),
         Err(error) => {
@@ -273,7 +301,7 @@ fn told<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) -> 
     }
 }
 
-fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
+pub(super) fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
     if let Err(error) = result {
         tracing::warn!(
             what,

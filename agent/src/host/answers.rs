@@ -1,7 +1,8 @@
 //! What the machines and the journal know, as documents of the API.
 
+use crate::alarm::{Alarms, Subject};
 use crate::api::v1::{
-    AppDocument, AppSummary, ContainerdStatus, Current, HostStatus, Instance, InstanceError,
+    Alarm, AppDocument, AppSummary, ContainerdStatus, Current, HostStatus, Instance, InstanceError,
     InstanceState, Pool, Problem, ProblemCode, Reachability, StartedFrom, Status, Step,
     StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
 };
@@ -228,6 +229,7 @@ pub(super) fn status(
     ready: bool,
     containerd: Option<String>,
     pools: Vec<Pool>,
+    alarms: Vec<Alarm>,
 ) -> Status {
     Status {
         host: HostStatus {
@@ -248,7 +250,27 @@ pub(super) fn status(
             },
         },
         pools,
+        alarms,
     }
+}
+
+/// The alarms that stand.
+pub(super) fn alarms(alarms: &Alarms) -> Vec<Alarm> {
+    let document = |alarm: crate::alarm::Alarm| {
+        let (app, backend) = match alarm.subject {
+            Subject::Host => (None, None),
+            Subject::App(app) => (Some(app.to_string()), None),
+            Subject::Backend(name) => (None, Some(name)),
+        };
+        Alarm {
+            code: alarm.code.as_str().to_owned(),
+            app,
+            backend,
+            detail: alarm.detail,
+            since: timestamp(alarm.since_ms),
+        }
+    };
+    alarms.standing_now().into_iter().map(document).collect()
 }
 
 /// An app's line.

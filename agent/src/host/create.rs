@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::executor::{Executor, LOOK_AGAIN, blocking};
+use super::executor::{Executor, LOOK_AGAIN, blocking, rootfs};
 use super::failure::failure;
 use crate::app::{NetworkMode, User};
 use crate::instance::plan::ProcessIds;
@@ -24,7 +24,10 @@ impl Executor {
     ) -> Result<(), Failure> {
         let revision = &instance.revision;
         let image = revision.image.clone();
-        let key = id.to_string();
+        if instance.rootfs_generation != id.create_generation {
+            self.remove_former_containers(id).await?;
+        }
+        let key = rootfs(id, instance).to_string();
         let rootfs = self.runtime.prepare_snapshot(&key, &image).await?;
         let (app, config, container) = (revision.app.clone(), image.config.clone(), id.clone());
         let basics = [("HOSTNAME".to_owned(), id.instance.to_string())];
@@ -95,6 +98,25 @@ impl Executor {
             Err(error @ RuntimeError::Failed { .. }) => self.created_meanwhile(id, error).await,
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What a reboot left of the containers that had this rootfs before: records without a task,
+    /// and their directories.
+    async fn remove_former_containers(&self, id: &ContainerId) -> Result<(), Failure> {
+        let of_instance = |former: &ContainerId| former.instance == id.instance && former != id;
+        let containers = self.runtime.list().await?;
+        let records = containers.iter().filter_map(|c| c.id.parse().ok());
+        for former in records.filter(of_instance) {
+            self.runtime.delete_container(&former).await?;
+        }
+        let directories = self.directories.clone();
+        let existing = blocking(move || directories.existing()).await??;
+        for former in existing.into_iter().filter(of_instance) {
+            let directories = self.directories.clone();
+            self.gate.forget(&former);
+            blocking(move || directories.remove(&former)).await??;
+        }
+        Ok(())
     }
 
     /// containerd goes on with a create whose caller was killed, and refuses ours meanwhile: the

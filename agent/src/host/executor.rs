@@ -70,7 +70,7 @@ impl Effects for Executor {
             EffectKind::Deregister => self.deregister(&name, instance).await,
             EffectKind::Drain => until_cancelled(cancel, self.drain()).await,
             EffectKind::Stop => self.stop(&id, instance).await,
-            EffectKind::Remove => self.remove(&id).await,
+            EffectKind::Remove => self.remove(&id, instance).await,
             EffectKind::Release => Ok(self.network.remove_slot(&name).await?),
         }
     }
@@ -314,10 +314,11 @@ impl Executor {
         Ok(container.and_then(|c| c.task).map(|task| task.status))
     }
 
-    async fn remove(&self, id: &ContainerId) -> Result<(), Failure> {
-        self.runtime.delete_task(id).await?;
+    async fn remove(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
         self.runtime.delete_container(id).await?;
-        self.runtime.remove_snapshot(&id.to_string()).await?;
+        self.runtime
+            .remove_snapshot(&rootfs(id, instance).to_string())
+            .await?;
         let (directories, container) = (self.directories.clone(), id.clone());
         blocking(move || directories.remove(&container)).await??;
         self.gate.forget(id);
@@ -330,6 +331,11 @@ const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 /// Between two looks at a task that is ending, or being created.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// The key of an instance's rootfs is the id of the container that it was made for.
+pub(super) fn rootfs(id: &ContainerId, instance: &Instance) -> ContainerId {
+    ContainerId::new(id.instance.clone(), instance.rootfs_generation)
+}
 
 /// Deregisters up to `generation`; the generation of a newer record, when one stands in the way.
 async fn deregistered(

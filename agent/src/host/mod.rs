@@ -1,21 +1,26 @@
 //! This host: what ties journal, pools, gate, runtime, network and discovery into one agent.
 //!
 //! [`run`] is the daemon. `node` answers the API, `executor` performs effects, `adopt` observes
-//! reality at start, `route` brings exits to their pools. What a pool does is decided in
+//! reality at start (`reboot`: after one), `route` brings exits to their pools. What a pool does is decided in
 //! [`crate::pool`], never here.
 
 mod adopt;
 mod answers;
 mod apps;
+mod changes;
 mod create;
 mod executor;
 mod failure;
 mod node;
+mod reboot;
 mod route;
 mod run;
+mod sockets;
 mod tasks;
+mod watch;
 
 pub use executor::Executor;
 pub(crate) use failure::chain;
 pub use node::Node;
-pub use run::{RunError, daemon, run, run_with};
+pub use run::{RunError, daemon, run_with};
+pub use sockets::SocketsError;

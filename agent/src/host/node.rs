@@ -10,13 +10,13 @@ use super::answers;
 use super::failure::chain;
 use crate::api::v1::{
     AppDocument, AppList, ApplyResult, Pool, Problem, ProblemCode, Status, Task, TaskList,
-    TaskRequest, Trail, Verb,
+    TaskRequest, TaskSummary, Trail, Verb,
 };
-use crate::api::{Deletion, Host, Received};
+use crate::api::{Deletion, Feed, Host, Received};
 use crate::app::HostTerms;
 use crate::config::Settings;
 use crate::instance::{AppName, Revision};
-use crate::journal::Journal;
+use crate::journal::{Journal, StoredTask};
 use crate::pool::{Effects, Limits, Message, PoolHandle, Shared};
 use crate::runtime::Containerd;
 use crate::task::TaskId;
@@ -106,6 +106,8 @@ pub struct Node<E> {
     pub(super) observed: watch::Receiver<bool>,
     /// One application or deletion at a time; images are pulled before it.
     pub(super) applying: Mutex<()>,
+    /// What `/v1/events` tells.
+    pub(super) feed: Arc<Feed>,
 }
 
 impl<E: Effects> Node<E> {
@@ -203,35 +205,21 @@ impl<E: Effects> Host for Node<E> {
     }
 
     async fn tasks(&self) -> Result<TaskList, Problem> {
-        let stored = self.journal.tasks(TASK_LIST).map_err(|e| unreadable(&e))?;
-        let tasks = stored.iter().map(|task| {
-            let snapshot = self.snapshot(&task.row.app);
-            (&answers::task(task, snapshot.as_deref(), answers::Replayed::No)).into()
-        });
-        Ok(TaskList {
-            tasks: tasks.collect(),
-        })
+        let tasks = self.recent_tasks()?;
+        Ok(TaskList { tasks })
     }
 
     async fn status(&self) -> Result<Status, Problem> {
         let version = tokio::time::timeout(VERSION_DEADLINE, self.runtime.version()).await;
         let version = version.ok().and_then(Result::ok);
         let observed = *self.observed.borrow();
-        let pools = match observed {
-            true => self
-                .pools
-                .all()
-                .iter()
-                .map(|entry| answers::pool(&entry.handle.snapshot.borrow()))
-                .collect(),
-            false => self.unverified.clone(),
-        };
         Ok(answers::status(
             &self.settings,
             &self.identity,
             observed,
             version,
-            pools,
+            self.pools_now(),
+            answers::alarms(&self.shared.alarms),
         ))
     }
 
@@ -244,6 +232,10 @@ impl<E: Effects> Host for Node<E> {
                 "the journal is loaded; instances are being observed (containerd, container-init, network, discovery)",
             ))
         }
+    }
+
+    fn feed(&self) -> Arc<Feed> {
+        Arc::clone(&self.feed)
     }
 
     async fn apply(&self, manifest: &str) -> Result<ApplyResult, Problem> {
@@ -267,6 +259,26 @@ impl<E: Effects> Host for Node<E> {
 }
 
 impl<E> Node<E> {
+    /// The pools as they are, or as the journal left them while nobody has looked yet.
+    pub(super) fn pools_now(&self) -> Vec<Pool> {
+        if !*self.observed.borrow() {
+            return self.unverified.clone();
+        }
+        let pool = |entry: &Entry| answers::pool(&entry.handle.snapshot.borrow());
+        self.pools.all().iter().map(pool).collect()
+    }
+
+    /// The newest tasks, newest first.
+    pub(super) fn recent_tasks(&self) -> Result<Vec<TaskSummary>, Problem> {
+        let stored = self.journal.tasks(TASK_LIST).map_err(|e| unreadable(&e))?;
+        Ok(stored.iter().map(|task| self.summary(task)).collect())
+    }
+
+    pub(super) fn summary(&self, task: &StoredTask) -> TaskSummary {
+        let snapshot = self.snapshot(&task.row.app);
+        (&answers::task(task, snapshot.as_deref(), answers::Replayed::No)).into()
+    }
+
     pub(super) fn snapshot(&self, app: &AppName) -> Option<Arc<crate::pool::Snapshot>> {
         self.pools
             .get(app)

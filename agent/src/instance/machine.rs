@@ -10,8 +10,9 @@
 //! absent ◄─ releasing ◄─ removing ◄─ stopping ◄─ draining ◄───────────────────────── deregistering
 //!
 //! any of the upper rows ── fail, exited ──► failed ── discard ──► deregistering | stopping
+//! after a reboot: lost ── restore ──► networking (same rootfs and address) │ discard
 //! ```
-//! A phase that is not resting (`armed`, `active`, `failed`) *is* its effect: entering it means
+//! A phase that is not resting (`armed`, `active`, `failed`, `lost`) *is* its effect: entering it means
 //! that the effect has to be performed, and `done` leaves it. Going down never fails: an effect
 //! that fails there, and a registration, is tried again until it succeeds; on the way to the gate
 //! so is one whose failure says that waiting helps.
@@ -27,7 +28,7 @@ use super::Revision;
 use crate::app::NetworkMode;
 use crate::task::TaskContext;
 
-/// Where an instance is. Every phase but `Armed`, `Active` and `Failed` is an effect under way.
+/// Where an instance is. Every phase but `Armed`, `Active`, `Failed` and `Lost` is an effect under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Phase {
     /// Network namespace, veth and address are being made.
@@ -58,11 +59,14 @@ pub enum Phase {
     Releasing,
     /// Rests until it is discarded; the reason is in [`Instance::failure`].
     Failed,
+    /// The host was rebooted: nothing runs of it, its rootfs and its address are kept. Rests until
+    /// it is restored or discarded.
+    Lost,
 }
 
 impl Phase {
     /// All phases, in the order of an undisturbed life.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Networking,
         Self::Creating,
         Self::Arming,
@@ -77,6 +81,7 @@ impl Phase {
         Self::Removing,
         Self::Releasing,
         Self::Failed,
+        Self::Lost,
     ];
 
     /// Stable word for the journal and the trail.
@@ -96,6 +101,7 @@ impl Phase {
             Self::Removing => "removing",
             Self::Releasing => "releasing",
             Self::Failed => "failed",
+            Self::Lost => "lost",
         }
     }
 
@@ -118,7 +124,7 @@ impl Phase {
             Self::Stopping => EffectKind::Stop,
             Self::Removing => EffectKind::Remove,
             Self::Releasing => EffectKind::Release,
-            Self::Armed | Self::Active | Self::Failed => return None,
+            Self::Armed | Self::Active | Self::Failed | Self::Lost => return None,
         })
     }
 
@@ -149,7 +155,7 @@ impl Phase {
             Self::Active => State::Active,
             Self::Deregistering | Self::Draining => State::Draining,
             Self::Stopping => State::Stopping,
-            Self::Removing | Self::Releasing => State::Stopped,
+            Self::Removing | Self::Releasing | Self::Lost => State::Stopped,
             Self::Failed => State::Failed,
         }
     }
@@ -327,6 +333,9 @@ pub struct Instance {
     pub generation: u64,
     /// Generation of the create: part of the container's id.
     pub create_generation: u64,
+    /// Generation of the create that made the rootfs: part of the snapshot's key. Older than
+    /// `create_generation` when the rootfs was kept.
+    pub rootfs_generation: u64,
     /// What it was made from.
     pub revision: Arc<Revision>,
     /// Its address; `None` in the host's network.
@@ -381,6 +390,11 @@ pub enum Event {
     },
     /// It is removed: failed, superfluous or of an old revision.
     Discard,
+    /// A new container on its kept rootfs, with its address.
+    Restore {
+        /// The instance's new generation.
+        generation: u64,
+    },
 }
 
 /// What a step leads to.
@@ -428,6 +442,7 @@ impl Event {
             Self::Deactivate { .. } => "deactivate",
             Self::Reinstate { .. } => "reinstate",
             Self::Discard => "discard",
+            Self::Restore { .. } => "restore",
         }
     }
 }
@@ -442,13 +457,10 @@ impl Instance {
     ) -> Self {
         Self {
             ordinal,
-            phase: if address.is_some() {
-                Phase::Networking
-            } else {
-                Phase::Creating
-            },
+            phase: Self::first_phase(address),
             generation,
             create_generation: generation,
+            rootfs_generation: generation,
             revision,
             address,
             serving: false,
@@ -458,6 +470,14 @@ impl Instance {
             urgency: Urgency::Drain,
             failure: None,
             attempt: 1,
+        }
+    }
+
+    fn first_phase(address: Option<Ipv4Addr>) -> Phase {
+        if address.is_some() {
+            Phase::Networking
+        } else {
+            Phase::Creating
         }
     }
 
@@ -500,7 +520,8 @@ impl Instance {
                 })
             }
             Event::Unserve => {
-                if !(self.phase.on_the_way_to_armed() && self.serving) {
+                let waits = self.phase.on_the_way_to_armed() || self.phase == Phase::Lost;
+                if !(waits && self.serving) {
                     return Err(denied);
                 }
                 self.serving = false;
@@ -534,11 +555,20 @@ impl Instance {
                 _ => Err(denied),
             },
             Event::Discard => match self.phase {
-                Phase::Failed => Ok(self.take_out(Urgency::Now)),
+                Phase::Failed | Phase::Lost => Ok(self.take_out(Urgency::Now)),
                 Phase::Armed => Ok(self.enter(Phase::Stopping)),
                 phase if phase.on_the_way_to_armed() => Ok(self.enter(Phase::Stopping)),
                 _ => Err(denied),
             },
+            Event::Restore { generation } => {
+                if self.phase != Phase::Lost {
+                    return Err(denied);
+                }
+                self.generation = generation;
+                self.create_generation = generation;
+                self.from = self.serving.then_some(Warmth::Cached);
+                Ok(self.enter(Self::first_phase(self.address)))
+            }
         }
     }
 
@@ -565,13 +595,13 @@ impl Instance {
             Phase::Stopping => self.enter(Phase::Removing),
             Phase::Removing if self.address.is_some() => self.enter(Phase::Releasing),
             Phase::Removing | Phase::Releasing => Next::Gone,
-            Phase::Armed | Phase::Active | Phase::Failed => return None,
+            Phase::Armed | Phase::Active | Phase::Failed | Phase::Lost => return None,
         })
     }
 
     fn fail(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
-            Phase::Armed | Phase::Active | Phase::Failed => None,
+            Phase::Armed | Phase::Active | Phase::Failed | Phase::Lost => None,
             // The app is well; discovery is not. It serves whoever knows it, and is not counted.
             phase if phase == Phase::Registering || phase.going_down() => self.again(failure),
             phase if phase.on_the_way_to_armed() && failure.retry == Retry::Later => {
@@ -592,7 +622,9 @@ impl Instance {
 
     fn exited(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
-            Phase::Failed | Phase::Stopping | Phase::Removing | Phase::Releasing => None,
+            Phase::Failed | Phase::Lost | Phase::Stopping | Phase::Removing | Phase::Releasing => {
+                None
+            }
             Phase::Deregistering => {
                 self.urgency = Urgency::Now;
                 self.failure = Some(failure);

@@ -103,7 +103,7 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
 
 const INSTANCE: &str =
     "SELECT app, ordinal, generation, create_generation, revision, phase, serving, warmth, task_id,
-   traceparent, address, registered, urgency, released_ms FROM instances";
+   traceparent, address, registered, urgency, released_ms, rootfs_generation FROM instances";
 
 const TASK: &str =
     "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
@@ -160,6 +160,7 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRow> {
         instance: InstanceName::new(parsed(row, 0)?, row.get(1)?),
         generation: unsigned(row, 2)?,
         create_generation: unsigned(row, 3)?,
+        rootfs_generation: unsigned(row, 14)?,
         revision: row.get(4)?,
         phase: word(row, 5, Phase::from_name)?,
         serving: row.get(6)?,

@@ -68,6 +68,8 @@ pub struct InstanceRow {
     pub generation: u64,
     /// Of the create: part of the container's id.
     pub create_generation: u64,
+    /// Of the create that made its rootfs: part of the snapshot's key.
+    pub rootfs_generation: u64,
     /// Revision id.
     pub revision: String,
     /// Where it is, or is about to be.
@@ -95,6 +97,7 @@ impl InstanceRow {
             instance: InstanceName::new(app.clone(), instance.ordinal),
             generation: instance.generation,
             create_generation: instance.create_generation,
+            rootfs_generation: instance.rootfs_generation,
             revision: instance.revision.id.clone(),
             phase: instance.phase,
             serving: instance.serving,

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Version of the tables below; `PRAGMA user_version` of the file.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -34,6 +34,17 @@ CREATE TABLE operations (
 ) STRICT;
 ";
 
+/// Rootfs that outlive their container; open tasks are found without reading the ended ones.
+const V2: &str = "
+ALTER TABLE instances ADD COLUMN rootfs_generation INTEGER NOT NULL DEFAULT 0;
+UPDATE instances SET rootfs_generation = create_generation;
+ALTER TABLE tasks ADD COLUMN revision TEXT;
+CREATE INDEX tasks_open ON tasks (seq) WHERE outcome IS NULL;
+";
+
+/// What leads from each version to the next, the first from nothing.
+const STEPS: [&str; VERSION as usize] = [V1, V2];
+
 /// What is wrong with a journal's version.
 #[derive(Debug)]
 pub(super) enum Version {
@@ -49,9 +60,12 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Version> 
     if found > VERSION {
         return Ok(Version::Newer(found));
     }
+    let missing = STEPS.iter().skip(usize::try_from(found).unwrap_or(0));
     if found < VERSION {
         let transaction = connection.transaction()?;
-        transaction.execute_batch(V1)?;
+        for step in missing {
+            transaction.execute_batch(step)?;
+        }
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }

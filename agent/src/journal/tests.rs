@@ -140,7 +140,7 @@ async fn a_journal_of_a_newer_nodeagent_is_refused_and_left_alone() {
     assert!(
         refused
             .to_string()
-            .contains("has schema 99, this nodeagent knows up to 1"),
+            .contains("has schema 99, this nodeagent knows up to 2"),
         "{refused}"
     );
 }

@@ -133,8 +133,8 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
     };
     db.prepare_cached(
         "INSERT OR REPLACE INTO instances (app, ordinal, generation, create_generation, revision, phase, serving,
-           warmth, task_id, traceparent, address, registered, urgency, released_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+           warmth, task_id, traceparent, address, registered, urgency, released_ms, rootfs_generation)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
     )?
     .execute(params![
         row.instance.app.as_str(),
@@ -151,6 +151,7 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
         row.registered,
         urgency,
         row.released_ms.map(signed),
+        signed(row.rootfs_generation),
     ])?;
     Ok(())
 }

@@ -163,6 +163,7 @@ fn resume(
     );
     let first = instance.phase;
     instance.generation = row.generation;
+    instance.rootfs_generation = row.rootfs_generation;
     instance.serving = row.serving;
     instance.from = row.from;
     instance.task = row.task.clone();
@@ -201,6 +202,7 @@ fn place(row: &InstanceRow, observation: Observation, listed: Listed, first: Pha
         // On its way down it goes on from the beginning: each of these steps finds its work done.
         (Phase::Deregistering | Phase::Draining, _) => Resume::At(Phase::Deregistering),
         (Phase::Stopping | Phase::Removing | Phase::Releasing, _) => Resume::At(Phase::Stopping),
+        (Phase::Lost, _) => Resume::At(Phase::Lost),
         (Phase::Failed, _) => Resume::Failed("had failed before the agent came back"),
         (_, Observation::Connected { over: true, .. }) => Resume::Failed(OVER),
         (phase, Observation::Connected { started: true, .. }) => {

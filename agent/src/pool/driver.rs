@@ -10,12 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::trails::Trails;
 use super::{Action, Command, Effect, Effects, Event, Now, Pool, Refusal, Snapshot};
+use crate::alarm::{AlarmCode, Alarms, Subject};
 use crate::instance::{EffectKind, Failure};
 use crate::journal::Write;
 use crate::network::Ledger;
@@ -62,6 +63,10 @@ pub struct Shared<E> {
     pub ledger: Arc<Mutex<Ledger>>,
     /// Where callers wait for their tasks.
     pub index: Arc<Index>,
+    /// What somebody should look at.
+    pub alarms: Arc<Alarms>,
+    /// Told whenever a pool has a new snapshot, came or went.
+    pub moved: Notify,
     /// Creations for warm targets at a time.
     pub refill: Arc<Semaphore>,
     /// Creations for activations at a time.
@@ -125,6 +130,7 @@ impl<E: Effects> Driver<E> {
         publish: watch::Sender<Arc<Snapshot>>,
     ) {
         let now = read_clocks();
+        self.alarm(publish.borrow().alarm.as_deref());
         for task in self.pool.open_tasks() {
             self.trails.resume(task, now.at);
         }
@@ -152,6 +158,10 @@ impl<E: Effects> Driver<E> {
             self.publish(&publish);
         }
         self.turn_away(inbox);
+        self.alarm(None);
+        // The handle is closed before readers look again.
+        drop(publish);
+        self.shared.moved.notify_one();
     }
 
     /// The app is gone: who comes late is told so.
@@ -176,13 +186,26 @@ impl<E: Effects> Driver<E> {
         if self.stale
             && (resting || !self.answers.is_empty() || self.published.elapsed() >= BUSY_SNAPSHOTS)
         {
-            publish.send_replace(Arc::new(self.pool.snapshot()));
+            let snapshot = Arc::new(self.pool.snapshot());
+            let alarm = snapshot.alarm.clone();
+            let before = publish.send_replace(snapshot);
+            if before.alarm != alarm {
+                self.alarm(alarm.as_deref());
+            }
+            self.shared.moved.notify_one();
             self.published = Instant::now();
             self.stale = false;
         }
         for (task_id, outcome) in self.answers.drain(..) {
             self.shared.index.ended(&task_id, outcome);
         }
+    }
+
+    fn alarm(&self, detail: Option<&str>) {
+        let subject = Subject::App(self.pool.app.clone());
+        self.shared
+            .alarms
+            .set(AlarmCode::InstancesFail, subject, detail);
     }
 
     fn take(&mut self, message: Message) {

@@ -47,6 +47,8 @@ pub(super) enum Change {
     },
     /// Removed.
     Discard { ordinal: u32 },
+    /// A new container on the rootfs that a reboot left.
+    Restore { ordinal: u32, generation: u64 },
 }
 
 impl Change {
@@ -57,7 +59,8 @@ impl Change {
             | Self::Unserve { ordinal }
             | Self::TakeOut { ordinal, .. }
             | Self::Reinstate { ordinal, .. }
-            | Self::Discard { ordinal } => *ordinal,
+            | Self::Discard { ordinal }
+            | Self::Restore { ordinal, .. } => *ordinal,
         }
     }
 }
@@ -241,7 +244,8 @@ impl Pool {
             ..
         }
         | Change::Activate { generation, .. }
-        | Change::Reinstate { generation, .. } = &change
+        | Change::Reinstate { generation, .. }
+        | Change::Restore { generation, .. } = &change
         {
             self.generations.insert(ordinal, *generation);
         }
@@ -249,7 +253,10 @@ impl Pool {
             Change::Create { task, .. }
             | Change::Activate { task, .. }
             | Change::Reinstate { task, .. } => task.as_ref(),
-            Change::Unserve { .. } | Change::TakeOut { .. } | Change::Discard { .. } => None,
+            Change::Unserve { .. }
+            | Change::TakeOut { .. }
+            | Change::Discard { .. }
+            | Change::Restore { .. } => None,
         };
         if let Some(task) = task.and_then(|task| self.tasks.get_mut(&task.task_id)) {
             task.picked.insert(ordinal);
@@ -284,7 +291,7 @@ fn concerns(change: &Change, verb: Verb) -> bool {
         Change::Create { serve, .. } => serve.is_some() && verb != Verb::Deactivate,
         Change::Activate { .. } | Change::Reinstate { .. } => verb != Verb::Deactivate,
         Change::Unserve { .. } | Change::TakeOut { .. } => verb != Verb::Activate,
-        Change::Discard { .. } => false,
+        Change::Discard { .. } | Change::Restore { .. } => false,
     }
 }
 
@@ -306,5 +313,6 @@ fn edge(change: &Change) -> Option<life::Event> {
             generation, task, ..
         } => life::Event::Reinstate { generation, task },
         Change::Discard { .. } => life::Event::Discard,
+        Change::Restore { generation, .. } => life::Event::Restore { generation },
     })
 }

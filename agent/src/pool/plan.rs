@@ -1,7 +1,8 @@
 //! What a pool does next: one plan at a time, data until it is durable.
 //!
-//! The order of what a plan looks at: the command that waits longest, what has failed, what is
-//! missing in service or too many, and last the warm ones (refill yields to activations).
+//! The order of what a plan looks at: the command that waits longest, what has failed, what a reboot
+//! left, what is missing in service or too many, and last the warm ones (refill yields to
+//! activations).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -118,6 +119,7 @@ impl Pool {
             _ => self.revision.clone(),
         };
         self.plan_failed(&mut intent);
+        self.plan_lost(deleting, &revision, &mut intent);
         let serving = self.serving();
         if serving < intent.target && !self.pausing(now) {
             let missing = intent.target - serving;
@@ -141,6 +143,39 @@ impl Pool {
         intent
             .changes
             .extend(failed.map(|(&ordinal, _)| Change::Discard { ordinal }));
+    }
+
+    /// After a reboot those in service come first; the others when all of these are. What nobody
+    /// wants any more is discarded by [`plan_warm`](Self::plan_warm).
+    fn plan_lost(&self, deleting: bool, revision: &Revision, intent: &mut Intent) {
+        let lost = |serving: bool| {
+            self.slots.iter().filter(move |(_, slot)| {
+                slot.instance.phase == Phase::Lost && slot.instance.serving == serving
+            })
+        };
+        let restore = |ordinal: u32| Change::Restore {
+            ordinal,
+            generation: self.generations.get(&ordinal).copied().unwrap_or(0) + 1,
+        };
+        let serving = self.serving();
+        let unwanted = serving.saturating_sub(intent.target);
+        let wanted = count(lost(true)).saturating_sub(unwanted);
+        let in_service = lost(true).take(wanted as usize);
+        intent
+            .changes
+            .extend(in_service.map(|(&ordinal, _)| restore(ordinal)));
+        if serving == self.active() && !deleting {
+            let warm = self.slots.values().filter(|slot| {
+                let instance = &slot.instance;
+                let waits = instance.phase == Phase::Armed || instance.phase.on_the_way_to_armed();
+                waits && !instance.serving && instance.revision.id == revision.id
+            });
+            let room = (revision.app.warm.armed as usize).saturating_sub(warm.count());
+            let fresh = lost(false).filter(|(_, s)| s.instance.revision.id == revision.id);
+            intent
+                .changes
+                .extend(fresh.take(room).map(|(&ordinal, _)| restore(ordinal)));
+        }
     }
 
     /// Cheapest first: one that is still draining, armed ones, ones on their way, new ones.
@@ -240,15 +275,16 @@ impl Pool {
         intent: &mut Intent,
     ) {
         let rank = |phase: Phase| match phase {
-            phase if phase.on_the_way_to_armed() => 0,
+            phase if phase.on_the_way_to_armed() || phase == Phase::Lost => 0,
             Phase::Starting | Phase::Probing => 1,
             Phase::Registering => 2,
             _ => 3,
         };
+        let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
         let mut serving: Vec<(u8, std::cmp::Reverse<u32>)> = self
             .slots
             .iter()
-            .filter(|(_, slot)| slot.instance.serving)
+            .filter(|(ordinal, slot)| slot.instance.serving && !planned.contains(ordinal))
             .map(|(&ordinal, slot)| (rank(slot.instance.phase), std::cmp::Reverse(ordinal)))
             .collect();
         serving.sort_unstable();
@@ -292,8 +328,8 @@ impl Pool {
         let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
         let waiting = |slot: &Slot| {
             let instance = &slot.instance;
-            !instance.serving
-                && (instance.phase == Phase::Armed || instance.phase.on_the_way_to_armed())
+            let waits = matches!(instance.phase, Phase::Armed | Phase::Lost);
+            !instance.serving && (waits || instance.phase.on_the_way_to_armed())
         };
         let unplanned = || {
             self.slots
@@ -302,10 +338,14 @@ impl Pool {
         };
         let (fresh, stale): (Vec<_>, Vec<_>) =
             unplanned().partition(|(_, s)| s.instance.revision.id == revision.id);
+        let restored = intent.changes.iter().filter(|change| {
+            let waits = |ordinal| self.slots.get(ordinal).is_some_and(|s| !s.instance.serving);
+            matches!(change, Change::Restore { ordinal, .. } if waits(ordinal))
+        });
         let wanted = if deleting {
             0
         } else {
-            revision.app.warm.armed as usize
+            (revision.app.warm.armed as usize).saturating_sub(restored.count())
         };
         let at_once = if deleting {
             usize::MAX

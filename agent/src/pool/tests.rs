@@ -697,6 +697,87 @@ fn what_discovery_lists_and_nobody_runs_is_deregistered_before_it_comes_again() 
     assert_eq!(world.pool.active(), 1);
 }
 
+/// A pool after a reboot: `serving` in service and `warm` at the gate before it.
+fn rebooted(world: &mut World, serving: u32, warm: u32, target: u32) {
+    let row = |ordinal, serving| crate::journal::InstanceRow {
+        instance: crate::instance::InstanceName::new("web".parse().unwrap(), ordinal),
+        generation: 5,
+        create_generation: 4,
+        rootfs_generation: 3,
+        revision: "r1".into(),
+        phase: Phase::Lost,
+        serving,
+        from: None,
+        task: None,
+        address: Some([10, 0, 0, 10 + u8::try_from(ordinal).unwrap()].into()),
+        registered: false,
+        urgency: crate::instance::Urgency::Drain,
+        released_ms: None,
+    };
+    let rows = (0..serving + warm).map(|n| (row(n, n < serving), Observation::Absent, Listed::No));
+    let adopted = Adopted {
+        pool: crate::journal::PoolRow {
+            app: world.pool.app.clone(),
+            revision: "r1".into(),
+            target,
+            seq: 1,
+            deleting: false,
+            applied_ms: 0,
+        },
+        revision: revision("r1", 2),
+        revisions: BTreeMap::new(),
+        instances: rows.collect(),
+        tasks: Vec::new(),
+    };
+    let (pool, actions) = Pool::adopt(adopted, world.pool.limits, world.now, &mut world.ledger);
+    world.pool = pool;
+    world.commits.clear();
+    world.effects.clear();
+    for action in actions {
+        match action {
+            Action::Commit { id, writes, .. } => world.commits.push((id, writes)),
+            other => panic!("before its intent: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn after_a_reboot_those_in_service_are_restored_first_on_their_rootfs() {
+    let mut world = World::new(2, 8);
+    rebooted(&mut world, 3, 2, 3);
+    world.commit_one();
+    let asked: Vec<u32> = world.effects.iter().map(|e| e.instance.ordinal).collect();
+    assert_eq!(asked, [0, 1, 2], "the warm ones wait");
+    for effect in &world.effects {
+        let i = &effect.instance;
+        assert_eq!(
+            (i.generation, i.create_generation, i.rootfs_generation),
+            (6, 6, 3)
+        );
+    }
+    world.settle();
+    assert_eq!(world.pool.active(), 3);
+    assert_eq!(world.phases().len(), 5);
+    assert!(
+        world
+            .pool
+            .slots
+            .values()
+            .all(|s| s.instance.rootfs_generation == 3)
+    );
+    assert_eq!(world.registered.len(), 3);
+}
+
+#[test]
+fn what_is_not_wanted_after_a_reboot_is_discarded() {
+    let mut world = World::new(2, 8);
+    rebooted(&mut world, 3, 2, 1);
+    world.settle();
+    assert_eq!(world.pool.active(), 1);
+    assert_eq!(world.phases().len(), 3);
+    assert!(!world.phases().contains(&Phase::Lost));
+}
+
 #[test]
 fn a_second_deactivation_waits_for_what_the_first_takes_out() {
     let mut world = World::new(0, 8);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::{Outcome, Request, TaskId, Trail};
 use crate::instance::{AppName, Failure};
@@ -50,10 +50,24 @@ struct Entry {
 }
 
 /// Tasks under way, by id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Index {
     entries: Mutex<HashMap<TaskId, Entry>>,
     late: Mutex<BTreeMap<TaskId, Trail>>,
+    changes: broadcast::Sender<TaskId>,
+}
+
+/// Tasks whose change a listener may be behind; then it reads the list.
+const UNHEARD: usize = 256;
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            entries: Mutex::default(),
+            late: Mutex::default(),
+            changes: broadcast::Sender::new(UNHEARD),
+        }
+    }
 }
 
 /// Trails kept for the next commit; beyond that the oldest ids lose their last two steps.
@@ -109,6 +123,7 @@ impl Index {
         if let Some(entry) = self.entries().get(id) {
             entry.progress.send_replace(Progress::Running);
         }
+        self.tell(id);
     }
 
     /// The task's outcome cannot be written now.
@@ -121,6 +136,7 @@ impl Index {
     /// The task's outcome is durable; from now on the journal answers for it.
     pub fn ended(&self, id: &TaskId, outcome: Outcome) {
         self.leave(id, Progress::Ended(outcome));
+        self.tell(id);
     }
 
     /// The request was refused; its id is free again.
@@ -131,6 +147,18 @@ impl Index {
     /// The request did not reach a pool; those who joined it ask again.
     pub fn withdrawn(&self, id: &TaskId) {
         self.entries().remove(id);
+    }
+
+    /// The ids of tasks whose intent or outcome became durable, from now on.
+    pub fn changes(&self) -> broadcast::Receiver<TaskId> {
+        self.changes.subscribe()
+    }
+
+    fn tell(&self, id: &TaskId) {
+        if self.changes.receiver_count() > 0 {
+            // Who stopped listening needs nothing.
+            let _ = self.changes.send(id.clone());
+        }
     }
 
     fn leave(&self, id: &TaskId, progress: Progress) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nodeagent::api::Limits;
 use nodeagent::api::v1::*;
 
-use crate::twin::Served;
+use crate::twin::{Served, at};
 
 /// What a command left behind, as one text for a golden file.
 struct Ran {
@@ -158,6 +158,13 @@ async fn tables_and_documents_are_as_written() {
         "web",
         "3 starts in a row failed; see nodeagent trace peak-8",
     );
+    served.twin.raise(Alarm {
+        code: "discovery_unreachable".to_owned(),
+        app: None,
+        backend: Some("etcd".to_owned()),
+        detail: "http://10.0.0.9:2379 does not answer; registrations are kept for 60 s".to_owned(),
+        since: at(2),
+    });
     shows(&served, "status", "status").await;
     shows(&served, "status-app", "status web").await;
     shows(&served, "status-json", "status web -o json").await;

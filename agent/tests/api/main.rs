@@ -6,5 +6,6 @@
 )]
 
 mod cli;
+mod events;
 mod server;
 mod twin;

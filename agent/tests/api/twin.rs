@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nodeagent::api::v1::*;
-use nodeagent::api::{Client, Deletion, Host, Limits, Received, Server};
+use nodeagent::api::{Client, Deletion, Feed, Host, Limits, Received, Server};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -30,13 +30,14 @@ struct State {
     submitted: Vec<Submitted>,
     answered: Vec<(String, Duration)>,
     finished: u32,
+    alarms: Vec<Alarm>,
 }
 
 /// The in-memory host.
-#[derive(Default)]
 pub struct Twin {
     state: Mutex<State>,
     changed: Notify,
+    pub feed: Arc<Feed>,
     /// Lets submissions of `slow` end.
     pub release: CancellationToken,
 }
@@ -53,7 +54,12 @@ fn problem(code: ProblemCode, detail: &str) -> Problem {
 
 impl Twin {
     pub fn with_apps(names: &[&str]) -> Arc<Self> {
-        let twin = Self::default();
+        let twin = Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            feed: Arc::new(Feed::new(0xfeed)),
+            release: CancellationToken::new(),
+        };
         for name in names {
             twin.state
                 .lock()
@@ -85,6 +91,10 @@ impl Twin {
             .unwrap()
             .1
             .alarm = Some(alarm.to_owned());
+    }
+
+    pub fn raise(&self, alarm: Alarm) {
+        self.state.lock().unwrap().alarms.push(alarm);
     }
 
     /// Waits until `claim` holds, at most 5 s.
@@ -397,7 +407,12 @@ impl Host for Twin {
                 },
             },
             pools: state.apps.values().map(pool).collect(),
+            alarms: state.alarms.clone(),
         })
+    }
+
+    fn feed(&self) -> Arc<Feed> {
+        Arc::clone(&self.feed)
     }
 
     fn ready(&self) -> Result<(), Problem> {

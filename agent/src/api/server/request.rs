@@ -97,6 +97,8 @@ pub(super) enum Parameter {
     Wait,
     /// `force=true|false`
     Force,
+    /// `app=NAME`
+    App,
     /// Nothing.
     None,
 }
@@ -108,6 +110,7 @@ fn parameters(uri: &Uri, allowed: Parameter) -> Result<Vec<String>, Problem> {
     let known: &[&str] = match allowed {
         Parameter::Wait => &["wait"],
         Parameter::Force => &["force"],
+        Parameter::App => &["app"],
         Parameter::None => &[],
     };
     let (good, bad): (Vec<_>, Vec<_>) = pairs
@@ -161,6 +164,13 @@ pub(super) fn deletion(uri: &Uri) -> Result<Deletion, Problem> {
     }
 }
 
+/// `?app=NAME`: only what is about this app.
+pub(super) fn only_app(uri: &Uri) -> Result<Option<AppName>, Problem> {
+    let values = parameters(uri, Parameter::App)?;
+    let name = single("?app", values)?;
+    name.map(|name| named("?app", &name)).transpose()
+}
+
 fn single(field: &str, values: Vec<String>) -> Result<Option<String>, Problem> {
     if values.len() > 1 {
         return Err(refusal([Finding::new(
@@ -174,9 +184,13 @@ fn single(field: &str, values: Vec<String>) -> Result<Option<String>, Problem> {
 
 /// The app's name in the path.
 pub(super) fn app_name(text: &str) -> Result<AppName, Problem> {
+    named("app", text)
+}
+
+fn named(field: &str, text: &str) -> Result<AppName, Problem> {
     text.parse()
         .map_err(|refused: crate::instance::InvalidName| {
-            refusal([Finding::new("app", refused.value, refused.allowed)])
+            refusal([Finding::new(field, refused.value, refused.allowed)])
         })
 }
 

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::Semaphore;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{json, json_or_problem};
 use super::exchange::Exchange;
-use super::{Limits, body, request};
+use super::{Limits, body, request, stream};
 use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, TaskState, Verb};
 use crate::api::{Host, Received, generate_task_id};
 
@@ -24,6 +24,7 @@ struct Api<H> {
     host: Arc<H>,
     limits: Limits,
     submissions: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -48,6 +49,7 @@ pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationT
         host,
         limits: limits.clone(),
         submissions: Arc::new(Semaphore::new(limits.submissions)),
+        streams: Arc::new(Semaphore::new(limits.streams)),
         stop,
     });
     Router::new()
@@ -58,6 +60,7 @@ pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationT
         .route("/v1/tasks/{id}", get(task::<H>))
         .route("/v1/tasks/{id}/trail", get(trail::<H>))
         .route("/v1/status", get(status::<H>))
+        .route("/v1/events", get(events::<H>))
         .route("/v1/apps", get(apps::<H>).put(apply::<H>))
         .route("/v1/apps/{app}", get(app::<H>).delete(delete_app::<H>))
         .route("/healthz", get(async || "ok\n"))
@@ -204,6 +207,25 @@ async fn status<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
         }
         .await,
     )
+}
+
+async fn events<H: Host>(State(api): Shared<H>, uri: Uri, headers: HeaderMap) -> Response {
+    let app = match request::only_app(&uri) {
+        Ok(app) => app.map(|app| app.to_string()),
+        Err(problem) => return problem.into_response(),
+    };
+    let Ok(permit) = Arc::clone(&api.streams).try_acquire_owned() else {
+        let detail = format!(
+            "{} streams of events are open, try again",
+            api.limits.streams
+        );
+        return Problem::new(ProblemCode::Unavailable, detail).into_response();
+    };
+    let subscription = api
+        .host
+        .feed()
+        .subscribe(stream::last_event_id(&headers), app);
+    stream::answer(subscription, api.limits.heartbeat, api.stop.clone(), permit)
 }
 
 async fn apps<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {

@@ -5,14 +5,18 @@
 //! fields in requests, because there a misspelt field would be a wish silently ignored.
 //! Deliberately not the domain's types: the core converts at once.
 
+mod alarm;
 mod app;
+mod event;
 mod problem;
 mod status;
 mod task;
 mod time;
 mod trail;
 
+pub use alarm::Alarm;
 pub use app::{AppDocument, AppList, AppSummary, ApplyOutcome, ApplyResult, WarmTargets};
+pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange};
 pub use problem::{Finding, Problem, ProblemCode, ProblemRow};
 pub use status::{
     ContainerdStatus, HostStatus, Instance, InstanceState, Pool, Reachability, Status,

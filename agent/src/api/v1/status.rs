@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{InstanceError, Timestamp, WarmTargets};
+use super::{Alarm, InstanceError, Timestamp, WarmTargets};
 
 /// The host and its pools.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,9 @@ pub struct Status {
     pub host: HostStatus,
     /// One pool for each app, by name.
     pub pools: Vec<Pool>,
+    /// Every alarm that stands, those of pools too.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
 }
 
 /// The host and the agent on it.

@@ -1,0 +1,125 @@
+//! Brings what changes on this host into the feed of `/v1/events`.
+//!
+//! Works only while somebody reads: then it looks at the pools whenever a driver says that one
+//! moved, and tells the difference to what it saw last. Without a reader a driver's word costs one
+//! atomic operation, and this task sleeps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use super::node::Node;
+use super::{answers, changes};
+use crate::api::Feed;
+use crate::api::v1::{Alarm, Event, Pool, TaskSummary};
+use crate::pool::Effects;
+use crate::task::TaskId;
+
+/// What the feed's readers were told last.
+#[derive(Default)]
+struct Told {
+    pools: BTreeMap<String, Pool>,
+    alarms: Vec<Alarm>,
+}
+
+/// Runs until `shutdown`.
+pub(super) async fn run<E: Effects>(
+    node: Arc<Node<E>>,
+    feed: Arc<Feed>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = feed.wanted() => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = watch(&node, &feed) => {}
+        }
+        feed.end();
+    }
+}
+
+/// Until nobody reads any more.
+async fn watch<E: Effects>(node: &Node<E>, feed: &Feed) {
+    // Everything that may change is listened to before the first look: nothing falls between.
+    let mut tasks = node.shared.index.changes();
+    let mut alarms = node.shared.alarms.changes();
+    let mut observed = node.observed.clone();
+    let mut told = Told::default();
+    let mut state = look(node, &mut told);
+    state.extend(open_tasks(node).into_iter().map(Event::Task));
+    feed.begin(state);
+    while !feed.is_deserted() {
+        let mut changed: Vec<Event> = Vec::new();
+        tokio::select! {
+            () = node.shared.moved.notified() => {}
+            // Its sender lives as long as the agent; observation ends once.
+            Ok(()) = observed.changed() => {}
+            _ = alarms.changed() => {}
+            task = tasks.recv() => match task {
+                Ok(id) => changed.extend(task_event(node, &id)),
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    changed.extend(recent_tasks(node).into_iter().map(Event::Task));
+                }
+                Err(broadcast::error::RecvError::Closed) => return,
+            },
+        }
+        while let Ok(id) = tasks.try_recv() {
+            changed.extend(task_event(node, &id));
+        }
+        // Instances first: who reads that a task is done has read that its instances are.
+        let mut events = look(node, &mut told);
+        events.append(&mut changed);
+        feed.publish(events);
+    }
+}
+
+/// What changed since the last look.
+fn look<E: Effects>(node: &Node<E>, told: &mut Told) -> Vec<Event> {
+    let pools: BTreeMap<String, Pool> = node
+        .pools_now()
+        .into_iter()
+        .map(|pool| (pool.app.clone(), pool))
+        .collect();
+    let gone = told.pools.keys().filter(|app| !pools.contains_key(*app));
+    let mut events: Vec<Event> = gone
+        .flat_map(|app| changes::of_pool(told.pools.get(app), None))
+        .collect();
+    for (app, pool) in &pools {
+        events.extend(changes::of_pool(told.pools.get(app), Some(pool)));
+    }
+    let alarms = answers::alarms(&node.shared.alarms);
+    events.extend(changes::of_alarms(&told.alarms, &alarms));
+    *told = Told { pools, alarms };
+    events
+}
+
+fn task_event<E: Effects>(node: &Node<E>, id: &TaskId) -> Option<Event> {
+    match node.journal.task(id) {
+        Ok(stored) => stored.map(|stored| Event::Task(node.summary(&stored))),
+        Err(error) => {
+            tracing::warn!(%error, task_id = id.as_str(), "a task's change is not told: it cannot be read");
+            None
+        }
+    }
+}
+
+fn open_tasks<E: Effects>(node: &Node<E>) -> Vec<TaskSummary> {
+    let mut tasks = recent_tasks(node);
+    tasks.retain(|task| task.finished_at.is_none());
+    tasks
+}
+
+fn recent_tasks<E: Effects>(node: &Node<E>) -> Vec<TaskSummary> {
+    match node.recent_tasks() {
+        Ok(tasks) => tasks,
+        Err(problem) => {
+            tracing::warn!(%problem, "tasks are not told: they cannot be read");
+            Vec::new()
+        }
+    }
+}
