@@ -112,12 +112,13 @@ pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
         let now = Instant::now();
         let peer = match refusals.are_owed(now) {
             true => known_as(&stream, own_cgroup),
-            false => Vec::new(),
+            false => Some(Vec::new()),
         };
-        if refusals.knows(&peer, now) {
+        let peer = peer.filter(|peer| !refusals.knows(peer, now));
+        let Some(peer) = peer else {
             refusals.turned_away(TurnedAwayAfter::Glance, [], now);
             continue;
-        }
+        };
         let (shared, complaints) = (Arc::clone(&shared), Arc::clone(&complaints));
         let refusals = Arc::clone(&refusals);
         tokio::spawn(async move {
@@ -143,17 +144,20 @@ pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
     }
 }
 
-/// By what the peer would be known again: two system calls, and none of `/proc`. `own` is our
-/// cgroup: where it has everybody in it, it tells nobody apart.
-fn known_as(stream: &UnixStream, own: Option<u64>) -> Vec<Known> {
+/// By what the peer would be known again, `None` when it has ended already: two system calls, and
+/// none of `/proc`. `own` is our cgroup: where it has everybody in it, it tells nobody apart.
+fn known_as(stream: &UnixStream, own: Option<u64>) -> Option<Vec<Known>> {
     let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
     let cgroup = sys::peer_pidfd(stream).and_then(|pidfd| sys::cgroup_id(&pidfd));
+    if let Err(error) = &cgroup
+        && matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL))
+    {
+        return None;
+    }
     let process = process.map(Known::Process);
     let cgroup = cgroup.ok().filter(|id| own.is_some_and(|own| *id != own));
-    process
-        .into_iter()
-        .chain(cgroup.map(Known::Cgroup))
-        .collect()
+    let known = process.into_iter().chain(cgroup.map(Known::Cgroup));
+    Some(known.collect())
 }
 
 /// A session whose hello was heard.

@@ -51,7 +51,7 @@ impl TurnedAwayAfter {
     const fn cost(self) -> Duration {
         match self {
             Self::Look => Duration::from_micros(150),
-            Self::Glance => Duration::from_micros(10),
+            Self::Glance => Duration::from_micros(20),
         }
     }
 }
