@@ -9,6 +9,7 @@ mod answers;
 mod apps;
 mod changes;
 mod create;
+mod ended;
 mod executor;
 mod failure;
 mod node;

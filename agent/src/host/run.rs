@@ -30,6 +30,7 @@ use crate::journal::{Journal, JournalError};
 use crate::network::{self, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
+use crate::sys;
 use crate::task::Index;
 
 /// Creations at a time that activations may cause: more only queue in the kernel and in runc.
@@ -231,13 +232,20 @@ pub async fn run_with<E: Effects>(
         adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
-        let routing = tokio::spawn(route::run(pools.clone(), notices, exits, shutdown.clone()));
+        let routing = tokio::spawn(route::run(
+            pools.clone(),
+            executor.directories.clone(),
+            notices,
+            exits,
+            shutdown.clone(),
+        ));
         observed_to.send_replace(true);
         say(&[State::Status(&format!(
             "{} apps, {known} instances observed",
             pools.all().len()
         ))]);
         tracing::info!(instances = known, "observed");
+        sys::give_memory_back();
         if let Err(error) = routing.await {
             tracing::error!(%error, "the routing of exits ended by a panic");
         }
