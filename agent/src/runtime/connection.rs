@@ -29,7 +29,6 @@ pub(super) struct Connection {
     namespace_name: String,
     socket: PathBuf,
     snapshotter: String,
-    socket: PathBuf,
     timeout: Duration,
 }
 
@@ -59,7 +58,6 @@ impl Connection {
             namespace_name: settings.namespace.clone(),
             socket: settings.socket.clone(),
             snapshotter: settings.snapshotter.clone(),
-            socket: settings.socket.clone(),
             timeout: settings.timeout,
         })
     }
