@@ -33,6 +33,7 @@ pub mod process;
 pub mod reboot;
 pub mod registry;
 pub mod teardown;
+pub mod vm;
 pub mod wait;
 
 pub use agent::Agent;
@@ -44,3 +45,4 @@ pub use host::TestHost;
 pub use image::Image;
 pub use manifest::Manifest;
 pub use registry::Registry;
+pub use vm::Vm;
