@@ -5,11 +5,17 @@
 //! never to let a value smuggle in a line of its own.
 
 use std::ffi::{OsStr, OsString};
-use std::io;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
+
+use rustix::net::{
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
+};
 
 /// The environment variable that names the socket (sd_notify(3)).
 const SOCKET_VARIABLE: &str = "NOTIFY_SOCKET";
@@ -30,6 +36,8 @@ pub enum State<'a> {
     Watchdog,
     /// The main process of the service, where it is not the one that was started.
     MainPid(u32),
+    /// The stored descriptors of this name are to be closed (sd_pid_notify_with_fds(3)).
+    ForgetStored(&'a str),
 }
 
 impl State<'_> {
@@ -40,6 +48,7 @@ impl State<'_> {
             Self::Status(text) => format!("STATUS={}", text.replace(['\n', '\r', '\0'], " ")),
             Self::Watchdog => "WATCHDOG=1".to_owned(),
             Self::MainPid(pid) => format!("MAINPID={pid}"),
+            Self::ForgetStored(name) => format!("FDSTOREREMOVE=1\nFDNAME={name}"),
         }
     }
 }
@@ -145,6 +154,27 @@ impl Notifier {
         self.manager.is_some()
     }
 
+    /// Gives the manager a copy of `descriptor`, to be passed under `name` to the next process of
+    /// the service (`FDSTORE=1`, sd_pid_notify_with_fds(3)). It is kept while the service is
+    /// restarted and closed when the service stops; how many there may be is
+    /// `FileDescriptorStoreMax=` of the unit, and one too many is closed without a word. Nothing
+    /// happens without a manager.
+    ///
+    /// # Errors
+    /// [`NotifyError::Send`].
+    pub fn store(&self, name: &str, descriptor: impl AsFd) -> Result<(), NotifyError> {
+        let Some(manager) = &self.manager else {
+            return Ok(());
+        };
+        let text = format!("FDSTORE=1\nFDNAME={name}");
+        manager
+            .pass(&text, descriptor.as_fd())
+            .map_err(|source| NotifyError::Send {
+                value: manager.value.clone(),
+                source,
+            })
+    }
+
     /// Sends the states in one datagram. Nothing happens without a manager.
     ///
     /// # Errors
@@ -165,15 +195,34 @@ impl Notifier {
     }
 }
 
+impl Manager {
+    /// One datagram that carries a descriptor.
+    fn pass(&self, text: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let address = match (self.address.as_pathname(), self.address.as_abstract_name()) {
+            (Some(path), _) => SocketAddrUnix::new(path)?,
+            (None, name) => SocketAddrUnix::new_abstract_name(name.unwrap_or_default())?,
+        };
+        let descriptors = [descriptor];
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut room);
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let text = [IoSlice::new(text.as_bytes())];
+        let flags = SendFlags::NOSIGNAL;
+        sendmsg_addr(&self.socket, &address, &text, &mut ancillary, flags)?;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     use std::error::Error;
+    use std::os::fd::AsRawFd;
 
     const DEADLINE: Duration = Duration::from_secs(5);
 
-    fn received(socket: &UnixDatagram) -> String {
+    fn received_text(socket: &UnixDatagram) -> String {
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut datagram = [0; 512];
         let length = socket.recv(&mut datagram).unwrap();
@@ -190,13 +239,16 @@ mod tests {
         notifier
             .notify(&[State::Ready, State::Status("3 pools, 60 active")])
             .unwrap();
-        assert_eq!(received(&manager), "READY=1\nSTATUS=3 pools, 60 active");
+        assert_eq!(
+            received_text(&manager),
+            "READY=1\nSTATUS=3 pools, 60 active"
+        );
         notifier.notify(&[State::Watchdog]).unwrap();
-        assert_eq!(received(&manager), "WATCHDOG=1");
+        assert_eq!(received_text(&manager), "WATCHDOG=1");
         notifier
             .notify(&[State::Stopping, State::MainPid(42)])
             .unwrap();
-        assert_eq!(received(&manager), "STOPPING=1\nMAINPID=42");
+        assert_eq!(received_text(&manager), "STOPPING=1\nMAINPID=42");
     }
 
     #[test]
@@ -208,7 +260,49 @@ mod tests {
             .unwrap()
             .notify(&[State::Ready])
             .unwrap();
-        assert_eq!(received(&manager), "READY=1");
+        assert_eq!(received_text(&manager), "READY=1");
+    }
+
+    #[test]
+    fn a_stored_descriptor_arrives_with_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        manager.set_read_timeout(Some(DEADLINE)).unwrap();
+        let stored = UnixDatagram::bind(directory.path().join("stored")).unwrap();
+        let notifier = Notifier::to(path.as_os_str()).unwrap();
+        notifier.store("gate", &stored).unwrap();
+
+        let mut datagram = [0; 512];
+        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = rustix::net::RecvAncillaryBuffer::new(&mut room);
+        let received = rustix::net::recvmsg(
+            &manager,
+            &mut [io::IoSliceMut::new(&mut datagram)],
+            &mut ancillary,
+            rustix::net::RecvFlags::empty(),
+        )
+        .unwrap();
+        assert_eq!(&datagram[..received.bytes], b"FDSTORE=1\nFDNAME=gate");
+        let descriptors: Vec<_> = ancillary
+            .drain()
+            .flat_map(|message| match message {
+                rustix::net::RecvAncillaryMessage::ScmRights(descriptors) => {
+                    descriptors.collect::<Vec<_>>()
+                }
+                _ => Vec::new(),
+            })
+            .collect();
+        assert_eq!(descriptors.len(), 1);
+        let named = UnixDatagram::from(descriptors.into_iter().next().unwrap());
+        assert_ne!(named.as_raw_fd(), stored.as_raw_fd());
+        assert_eq!(
+            named.local_addr().unwrap().as_pathname(),
+            stored.local_addr().unwrap().as_pathname()
+        );
+
+        notifier.notify(&[State::ForgetStored("gate")]).unwrap();
+        assert_eq!(received_text(&manager), "FDSTOREREMOVE=1\nFDNAME=gate");
     }
 
     #[test]

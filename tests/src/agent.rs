@@ -13,6 +13,7 @@ use rustix::mount::{MountFlags, mount};
 
 use crate::cli::{Cli, container_init, nodeagent};
 use crate::ground::Ground;
+use crate::manager::{self, Named};
 use crate::netns::HOST;
 use crate::process::{Process, tail};
 use crate::wait::{Look, until};
@@ -33,6 +34,16 @@ pub struct Agent {
     program: Option<PathBuf>,
     // Bound as long as the agent may say something.
     notifications: Option<UnixDatagram>,
+    /// Passed at every start; with what the agent stores when `keeps` says so.
+    sockets: Vec<Named>,
+    keeps: Stored,
+}
+
+/// What becomes of sockets that the agent stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    Closed,
+    Kept,
 }
 
 impl Agent {
@@ -90,6 +101,8 @@ host_address = "{address}"
             environment: Vec::new(),
             program: None,
             notifications: None,
+            sockets: Vec::new(),
+            keeps: Stored::Closed,
             directory,
             socket,
         })
@@ -98,6 +111,25 @@ host_address = "{address}"
     /// Adds a variable to the agent's environment, from the next start on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Passes these sockets, two at most, at every start from now on, as a socket unit does.
+    pub fn pass(&mut self, sockets: Vec<Named>) {
+        self.sockets = sockets;
+    }
+
+    /// From the next start on, what the agent stores is kept and passed to the next one, as systemd
+    /// does while it restarts a service.
+    pub fn keep_stored(&mut self) {
+        self.keeps = Stored::Kept;
+    }
+
+    /// Names of the sockets that the next agent gets.
+    pub fn kept(&self) -> Vec<&str> {
+        self.sockets
+            .iter()
+            .map(|named| named.name.as_str())
+            .collect()
     }
 
     /// From the next start on the agent is this program; `None` is the real one.
@@ -113,15 +145,14 @@ host_address = "{address}"
             if let Some(status) = self.ended()? {
                 bail!("the agent ended ({status}):\n{}", self.tail(40));
             }
-            let mut datagram = [0; 4096];
-            let notifications = self.notifications.as_ref();
-            match notifications
-                .map(|socket| socket.recv(&mut datagram))
-                .transpose()
-            {
-                Ok(length) => {
-                    let length = length.unwrap_or(0);
-                    let said = String::from_utf8_lossy(&datagram[..length]);
+            let Some(notifications) = &self.notifications else {
+                bail!("nobody listens to the agent");
+            };
+            match manager::receive(notifications) {
+                Ok((said, descriptors)) => {
+                    if self.keeps == Stored::Kept {
+                        self.sockets.extend(manager::stored(&said, descriptors));
+                    }
                     Ok(if said.lines().any(|line| line == "READY=1") {
                         Look::Seen(())
                     } else {
@@ -154,14 +185,28 @@ host_address = "{address}"
             Some(program) => program.clone(),
             None => nodeagent()?,
         };
-        let mut command = Command::new(program);
+        let mut command = match self.sockets.len() {
+            0 => Command::new(program),
+            1 => passing("exec 3<&0 </dev/null", &program),
+            2 => passing("exec 3<&0 4<&1 </dev/null >&2", &program),
+            more => bail!("{more} sockets cannot be passed: {:?}", self.kept()),
+        };
+        if !self.sockets.is_empty() {
+            command
+                .env("LISTEN_FDS", self.sockets.len().to_string())
+                .env("LISTEN_FDNAMES", self.kept().join(":"));
+        }
+        let mut passed = [None, None];
+        for (place, named) in passed.iter_mut().zip(&self.sockets) {
+            *place = Some(named.duplicate()?.socket);
+        }
         command
             .arg("run")
             .arg("--config-dir")
             .arg(&self.config)
             .env("NOTIFY_SOCKET", &notify)
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
-        self.process = Some(Process::start(ground, "agent", command)?);
+        self.process = Some(Process::start_with(ground, "agent", command, passed)?);
         self.notifications = Some(notifications);
         Ok(())
     }
@@ -262,4 +307,13 @@ host_address = "{address}"
 fn runtime() -> String {
     let named = std::env::var("NODEAGENT_TESTS_RUNTIME").ok();
     named.map_or(String::new(), |name| format!("binary = {name:?}"))
+}
+
+/// The program behind a shell that puts descriptors where `LISTEN_FDS` says they are; the process
+/// stays the same one.
+fn passing(order: &str, program: &Path) -> Command {
+    let mut command = Command::new("/bin/sh");
+    let script = format!(r#"{order}; export LISTEN_PID=$$; exec "$0" "$@""#);
+    command.arg("-c").arg(script).arg(program);
+    command
 }

@@ -27,6 +27,7 @@ pub mod host;
 pub mod http;
 pub mod image;
 pub mod leaks;
+pub mod manager;
 pub mod manifest;
 pub mod netns;
 pub mod process;

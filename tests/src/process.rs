@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,7 +30,17 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` inside the host's network, its output appended to `<name>.log`.
-    pub fn start(ground: &Ground, name: &str, mut command: Command) -> Result<Self> {
+    pub fn start(ground: &Ground, name: &str, command: Command) -> Result<Self> {
+        Self::start_with(ground, name, command, [None, None])
+    }
+
+    /// The same with these descriptors as standard input and output, where they are given.
+    pub fn start_with(
+        ground: &Ground,
+        name: &str,
+        mut command: Command,
+        [input, out]: [Option<OwnedFd>; 2],
+    ) -> Result<Self> {
         let log = ground.path(&format!("{name}.log"));
         let output = OpenOptions::new()
             .create(true)
@@ -40,8 +51,8 @@ impl Process {
             .try_clone()
             .context("duplicate the log's descriptor")?;
         command
-            .stdin(Stdio::null())
-            .stdout(output)
+            .stdin(input.map_or_else(Stdio::null, Stdio::from))
+            .stdout(out.map_or_else(|| Stdio::from(output), Stdio::from))
             .stderr(errors)
             // Ctrl-C at the terminal is for the one who started the host, who then removes it.
             .process_group(0)

@@ -6,6 +6,7 @@ use super::config::loaded;
 use super::report::Exit;
 use super::{Options, Report};
 use crate::config::Settings;
+use crate::host::RunError;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,7 +32,13 @@ impl Run {
         };
         match daemon(settings) {
             Ok(()) => Report::done(),
-            Err(error) => Report::error(Exit::Failed, format!("{error:#}")),
+            Err(error) => {
+                let refused = error
+                    .downcast_ref::<RunError>()
+                    .is_some_and(RunError::is_refusal);
+                let exit = if refused { Exit::Refused } else { Exit::Failed };
+                Report::error(exit, format!("{error:#}"))
+            }
         }
     }
 }

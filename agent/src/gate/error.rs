@@ -30,6 +30,9 @@ pub enum GateError {
         #[source]
         source: io::Error,
     },
+    /// The socket cannot be accepted from.
+    #[error("cannot accept at the gate")]
+    Accept(#[source] io::Error),
     /// `/proc` cannot be read.
     #[error("cannot read /proc/self/status")]
     Proc(#[source] io::Error),

@@ -6,6 +6,7 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +25,7 @@ use super::session::{Inbox, Read, Session};
 use crate::sys;
 
 /// Name of the socket in its directory; what containers dial ends in it.
-const SOCKET: &str = "gate.sock";
-/// Where a new socket is made; as long as [`SOCKET`], because a socket's path is bounded (unix(7)).
-const FRESH: &str = ".gate.new";
+pub(super) const SOCKET: &str = "gate.sock";
 /// Connections between accept and session.
 const UNVERIFIED_LIMIT: usize = 64;
 /// From accept to a hello of an expected container.
@@ -34,18 +33,14 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(2);
 /// Pause after an accept that failed for lack of descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Makes the directory and listens. The new socket takes the old one's place in one step, so that
-/// an init that dials meanwhile finds one or the other.
-pub(super) fn bind(ctl_dir: &Path) -> Result<UnixListener, GateError> {
-    if !peer::proc_is_ours().map_err(GateError::Proc)? {
-        return Err(GateError::ForeignProc);
-    }
+/// Makes the directory and listens in the place of a socket that a former agent left.
+pub(super) fn bind(ctl_dir: &Path) -> Result<StdListener, GateError> {
     directory(ctl_dir).map_err(|source| GateError::Directory {
         path: ctl_dir.to_owned(),
         source,
     })?;
     let path = ctl_dir.join(SOCKET);
-    listen(&path, &ctl_dir.join(FRESH)).map_err(|source| GateError::Listen { path, source })
+    listen(&path).map_err(|source| GateError::Listen { path, source })
 }
 
 fn directory(path: &Path) -> io::Result<()> {
@@ -54,15 +49,27 @@ fn directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, Permissions::from_mode(0o755))
 }
 
-fn listen(path: &Path, fresh: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(fresh) {
+/// Makes ready to accept from a socket that listens, ours or one that was passed.
+pub(super) fn ready(socket: StdListener) -> Result<UnixListener, GateError> {
+    if !peer::proc_is_ours().map_err(GateError::Proc)? {
+        return Err(GateError::ForeignProc);
+    }
+    socket
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(socket))
+        .map_err(GateError::Accept)
+}
+
+/// An init that dials between the two steps dials again. Bound under its own name, not renamed: by
+/// that name (getsockname(2)) a later agent knows a socket that was kept for it.
+fn listen(path: &Path) -> io::Result<StdListener> {
+    match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let listener = UnixListener::bind(fresh)?;
+    let listener = StdListener::bind(path)?;
     // Whoever is in the container may connect; who stays is decided by verification.
-    fs::set_permissions(fresh, Permissions::from_mode(0o666))?;
-    fs::rename(fresh, path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o666))?;
     Ok(listener)
 }
 

@@ -20,7 +20,8 @@ mod session;
 mod status;
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -80,18 +81,28 @@ struct Shared {
     closing: CancellationToken,
 }
 
+/// The socket in the directory that every container has mounted.
+pub fn socket_path(ctl_dir: &Path) -> PathBuf {
+    ctl_dir.join(listener::SOCKET)
+}
+
+/// Listens at `<ctl_dir>/gate.sock`. The directory is made when it is missing (0755) and never
+/// removed: containers have it mounted. A socket that a former agent left is replaced.
+pub fn bind(ctl_dir: &Path) -> Result<UnixListener, GateError> {
+    listener::bind(ctl_dir)
+}
+
 impl Gate {
-    /// Listens at `<ctl_dir>/gate.sock`. The directory is made when it is missing (0755) and never
-    /// removed: containers have it mounted. A socket that a former agent left is replaced. Accepts
-    /// inits in cgroups `<cgroup_parent>/<container id>`; news goes to `notices`.
+    /// Accepts inits in cgroups `<cgroup_parent>/<container id>` from a socket that listens at
+    /// [`socket_path`]; news goes to `notices`.
     ///
     /// Must be called within a tokio runtime.
-    pub fn bind(
-        ctl_dir: &Path,
+    pub fn open(
+        socket: UnixListener,
         cgroup_parent: &str,
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Result<Self, GateError> {
-        let socket = listener::bind(ctl_dir)?;
+        let socket = listener::ready(socket)?;
         let closing = CancellationToken::new();
         let shared = Arc::new(Shared {
             cgroup_parent: cgroup_parent.trim_end_matches('/').to_owned(),

@@ -16,10 +16,12 @@ mod node;
 mod reboot;
 mod route;
 mod run;
+mod sockets;
 mod tasks;
 mod watch;
 
 pub use executor::Executor;
 pub(crate) use failure::chain;
 pub use node::Node;
-pub use run::{RunError, daemon, run, run_with};
+pub use run::{RunError, daemon, run_with};
+pub use sockets::SocketsError;

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use nodeagent_systemd::{Notifier, State};
+use nodeagent_systemd::{Service, ServiceError, State};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -17,9 +17,10 @@ use super::answers;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::route;
+use super::sockets::{self, Sockets, SocketsError};
 use super::watch as events;
 use crate::alarm::Alarms;
-use crate::api::{BindError, Feed, Limits, Server};
+use crate::api::Feed;
 use crate::app::HostTerms;
 use crate::config::Settings;
 use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
@@ -52,7 +53,13 @@ pub enum RunError {
     /// The directories of the instances, or container-init.
     #[error(transparent)]
     Instances(#[from] DirectoryError),
-    /// The gate's socket.
+    /// What the service manager gave.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The sockets of API and gate.
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
+    /// The gate.
     #[error(transparent)]
     Gate(#[from] GateError),
     /// The network.
@@ -64,19 +71,23 @@ pub enum RunError {
     /// The settings of containerd.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// The API's socket.
-    #[error(transparent)]
-    Api(#[from] BindError),
     /// Signals.
     #[error("signals cannot be handled")]
     Signals(#[source] std::io::Error),
 }
 
+impl RunError {
+    /// Whether starting again with the same configuration and units ends the same way.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Sockets(SocketsError::Unfit { .. }))
+    }
+}
+
 /// `nodeagent run`, as a process: logs to stderr (`NODEAGENT_LOG` filters, default `info`), a
-/// runtime, [`run`].
+/// runtime, [`run_with`] what the service manager gave.
 ///
 /// # Errors
-/// Those of [`run`].
+/// [`RunError`].
 pub fn daemon(settings: Settings) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("NODEAGENT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -84,37 +95,26 @@ pub fn daemon(settings: Settings) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
+    // Before the first thread, as it changes the environment.
+    let service = Service::from_environment().map_err(RunError::Service)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    Ok(runtime.block_on(run(settings))?)
+    Ok(runtime.block_on(run_with(settings, service, |executor| executor))?)
 }
 
-/// Runs the agent until SIGTERM or SIGINT.
+/// Runs the agent until SIGTERM or SIGINT, with effects of the caller's own around the executor.
 ///
 /// # Errors
 /// [`RunError`], before `READY=1`; containers are not touched by a start that fails.
-pub async fn run(settings: Settings) -> Result<(), RunError> {
-    run_with(settings, |executor| executor).await
-}
-
-/// As [`run`], with effects of the caller's own around the executor.
-///
-/// # Errors
-/// As [`run`].
 pub async fn run_with<E: Effects>(
     settings: Settings,
+    service: Service,
     wrap: impl FnOnce(Executor) -> E,
 ) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let notifier = match Notifier::from_environment() {
-        Ok(notifier) => notifier,
-        Err(error) => {
-            tracing::warn!(%error, "systemd cannot be told how we are");
-            Notifier::to_nobody()
-        }
-    };
+    let notifier = service.notifier;
     let say = |states: &[State<'_>]| {
         if let Err(error) = notifier.notify(states) {
             tracing::warn!(%error, "systemd was not told");
@@ -127,12 +127,12 @@ pub async fn run_with<E: Effects>(
         path: settings.paths.runtime.clone(),
         source,
     })?;
+    let Sockets {
+        api: server,
+        gate: socket,
+    } = sockets::open(&settings, service.passed, &notifier)?;
     let (notices_to, notices) = mpsc::unbounded_channel();
-    let gate = Gate::bind(
-        &settings.paths.runtime.join("ctl"),
-        &settings.runtime.cgroup_parent,
-        notices_to,
-    )?;
+    let gate = Gate::open(socket, &settings.runtime.cgroup_parent, notices_to)?;
     for row in recovered
         .instances
         .iter()
@@ -212,7 +212,6 @@ pub async fn run_with<E: Effects>(
             .index
             .resume(&task.app, &task.context.task_id, &task.hash);
     }
-    let server = Server::bind(&settings.paths.api_socket, Limits::default())?;
     let serving = tokio::spawn(server.serve(node.clone(), shutdown.clone()));
     shared
         .tracker

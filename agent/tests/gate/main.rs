@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use cgroup::Cgroups;
 use container_init::protocol::{self, Agents, EventKind, ExitStatus, Refusal, Report, RequestKind};
-use nodeagent::gate::{Exit, Gate, GateError, Notice, NoticeKind, Start, Status, recorded_exits};
+use nodeagent::gate::{
+    self, Exit, Gate, GateError, Notice, NoticeKind, Start, Status, recorded_exits,
+};
 use nodeagent::instance::ContainerId;
 use peer::{Depth, PATIENCE, Peer};
 use real::RealInit;
@@ -31,7 +33,8 @@ impl Host {
         let runtime = tempfile::tempdir().unwrap();
         let cgroups = Cgroups::new();
         let (sender, news) = unbounded_channel();
-        let gate = Gate::bind(&runtime.path().join("ctl"), &cgroups.parent, sender).unwrap();
+        let socket = gate::bind(&runtime.path().join("ctl")).unwrap();
+        let gate = Gate::open(socket, &cgroups.parent, sender).unwrap();
         Self {
             gate,
             news,
@@ -43,12 +46,8 @@ impl Host {
     /// Another agent in the place of this one.
     fn restart(&mut self) {
         let (sender, news) = unbounded_channel();
-        self.gate = Gate::bind(
-            &self.runtime.path().join("ctl"),
-            &self.cgroups.parent,
-            sender,
-        )
-        .unwrap();
+        let socket = gate::bind(&self.runtime.path().join("ctl")).unwrap();
+        self.gate = Gate::open(socket, &self.cgroups.parent, sender).unwrap();
         self.news = news;
     }
 

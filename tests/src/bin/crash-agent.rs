@@ -17,12 +17,14 @@ use nodeagent::host::{Executor, run_with};
 use nodeagent::instance::Failure;
 use nodeagent::journal::Write;
 use nodeagent::pool::{Effect, Effects};
+use nodeagent_systemd::Service;
 use nodeagent_tests::crash::{CRASH_AT, DIRECTORY, MARK, RECORD};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio_util::sync::CancellationToken;
 
 fn main() -> ExitCode {
     nodeagent::cli::main(|settings| {
+        let service = Service::from_environment()?;
         let directory = std::env::var_os(DIRECTORY).map(PathBuf::from);
         let directory = directory.with_context(|| format!("{DIRECTORY} is not set"))?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -36,7 +38,7 @@ fn main() -> ExitCode {
                 seen: Mutex::default(),
             }),
         };
-        Ok(runtime.block_on(run_with(settings, wrap))?)
+        Ok(runtime.block_on(run_with(settings, service, wrap))?)
     })
 }
 

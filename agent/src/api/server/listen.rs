@@ -61,6 +61,18 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, BindError> {
     UnixListener::from_std(StdListener::from(socket)).map_err(failed("listen on"))
 }
 
+/// Serves on a socket that listens already, at `path`.
+pub(super) fn inherit(socket: StdListener, path: &Path) -> Result<UnixListener, BindError> {
+    socket
+        .set_nonblocking(true)
+        .and_then(|()| UnixListener::from_std(socket))
+        .map_err(|source| BindError::Failed {
+            action: "serve",
+            path: path.to_owned(),
+            source,
+        })
+}
+
 /// Removes a stale socket; refuses to touch anything else.
 fn clear(path: &Path) -> Result<(), BindError> {
     let failed = |action: &'static str| {

@@ -18,6 +18,8 @@ mod routes;
 mod stream;
 
 use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,7 +82,8 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
-    path: PathBuf,
+    /// The file that goes with the server.
+    own_file: Option<PathBuf>,
     limits: Limits,
 }
 
@@ -97,13 +100,28 @@ impl Server {
     pub fn bind(path: &Path, limits: Limits) -> Result<Self, BindError> {
         Ok(Self {
             listener: listen::bind(path)?,
-            path: path.to_owned(),
+            own_file: Some(path.to_owned()),
             limits,
         })
     }
 
+    /// Serves on a socket that somebody else opened at `path` and keeps open. Must run inside a
+    /// tokio runtime.
+    pub fn inherit(socket: StdListener, path: &Path, limits: Limits) -> Result<Self, BindError> {
+        Ok(Self {
+            listener: listen::inherit(socket, path)?,
+            own_file: None,
+            limits,
+        })
+    }
+
+    /// From now on somebody else keeps the socket open, too: its file stays when serving ends.
+    pub fn leave_file(&mut self) {
+        self.own_file = None;
+    }
+
     /// Serves until `stop`, then lets answers in progress go out (within [`Limits::shutdown`]) and
-    /// removes the socket file. Submissions in progress go on; their callers are told.
+    /// removes the socket file, where it is the server's own. Submissions in progress go on; their callers are told.
     pub async fn serve<H: Host>(self, host: Arc<H>, stop: CancellationToken) {
         let router = TowerToHyperService::new(routes::router(host, &self.limits, stop.clone()));
         let mut connections = JoinSet::new();
@@ -132,9 +150,18 @@ impl Server {
         {
             tracing::warn!("api connections were closed before their answers went out");
         }
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(%error, socket = %self.path.display(), "api socket was already gone");
+        let Some(file) = &self.own_file else {
+            return;
+        };
+        if let Err(error) = std::fs::remove_file(file) {
+            tracing::debug!(%error, socket = %file.display(), "api socket was already gone");
         }
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
