@@ -12,6 +12,7 @@ mod create;
 mod ended;
 mod executor;
 mod failure;
+mod measure;
 mod node;
 mod reboot;
 mod route;

@@ -23,13 +23,15 @@ use crate::alarm::Alarms;
 use crate::api::Feed;
 use crate::app::HostTerms;
 use crate::config::Settings;
-use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
+use crate::discovery::{Discovery, DiscoveryError, FileDiscovery, Metered};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
+use crate::metrics::Metrics;
 use crate::network::{self, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
+use crate::sys;
 use crate::task::Index;
 
 /// Creations at a time that activations may cause: more only queue in the kernel and in runc.
@@ -141,6 +143,7 @@ pub async fn run_with<E: Effects>(
         gate.expect(&adopt::container_of(row));
     }
     let host_address = network::host_address(&settings.network)?;
+    let metrics = Arc::new(Metrics::default());
     let executor = Executor {
         host_address,
         journal: journal.clone(),
@@ -154,7 +157,7 @@ pub async fn run_with<E: Effects>(
             &settings.network,
             settings.paths.runtime.join("netns"),
         )?),
-        discovery: backends(&settings)?,
+        discovery: backends(&metrics, &settings)?,
         facts: HostFacts::detect(),
         settings: settings.clone(),
     };
@@ -179,6 +182,7 @@ pub async fn run_with<E: Effects>(
         index: Arc::new(Index::default()),
         alarms: Arc::new(Alarms::default()),
         moved: Notify::new(),
+        metrics: metrics.clone(),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
         tracker: TaskTracker::new(),
@@ -205,6 +209,8 @@ pub async fn run_with<E: Effects>(
         observed,
         applying: tokio::sync::Mutex::default(),
         feed: feed.clone(),
+        gate: executor.gate.clone(),
+        metrics,
     });
     // Who repeats the id of an interrupted task waits for its end, from the first request on.
     for task in &recovered.open_tasks {
@@ -244,6 +250,7 @@ pub async fn run_with<E: Effects>(
             pools.all().len()
         ))]);
         tracing::info!(instances = known, "observed");
+        sys::give_memory_back();
         if let Err(error) = routing.await {
             tracing::error!(%error, "the routing of exits ended by a panic");
         }
@@ -265,12 +272,16 @@ pub async fn run_with<E: Effects>(
     Ok(())
 }
 
-fn backends(settings: &Settings) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
+fn backends(
+    metrics: &Metrics,
+    settings: &Settings,
+) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
     let mut backends: Vec<Arc<dyn Discovery>> = Vec::new();
     if let Some(file) = &settings.discovery.file {
         backends.push(Arc::new(FileDiscovery::open(file)?));
     }
-    Ok(backends)
+    let counted = |backend| Arc::new(Metered::new(backend, metrics)) as Arc<dyn Discovery>;
+    Ok(backends.into_iter().map(counted).collect())
 }
 
 fn identity() -> Identity {

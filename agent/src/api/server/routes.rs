@@ -7,17 +7,23 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, MethodRouter, on};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{json, json_or_problem};
+use super::caller::guard;
 use super::exchange::Exchange;
+use super::requests::Requests;
+use super::table::{self, Operation, ROUTES, Route};
 use super::{Limits, body, request, stream};
+use crate::api::openapi;
 use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, TaskState, Verb};
 use crate::api::{Host, Received, generate_task_id};
+use crate::metrics::CONTENT_TYPE;
 
 /// What handlers share.
 struct Api<H> {
@@ -25,6 +31,7 @@ struct Api<H> {
     limits: Limits,
     submissions: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    requests: Arc<Requests>,
     stop: CancellationToken,
 }
 
@@ -44,30 +51,64 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
 
 type Shared<H> = State<Arc<Api<H>>>;
 
-pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationToken) -> Router {
+pub(super) fn router<H: Host>(
+    host: Arc<H>,
+    limits: &Limits,
+    requests: Arc<Requests>,
+    stop: CancellationToken,
+) -> Router {
     let api = Arc::new(Api {
         host,
         limits: limits.clone(),
         submissions: Arc::new(Semaphore::new(limits.submissions)),
         streams: Arc::new(Semaphore::new(limits.streams)),
+        requests: Arc::clone(&requests),
         stop,
     });
-    Router::new()
-        .route("/v1/apps/{app}/activate", post(activate::<H>))
-        .route("/v1/apps/{app}/deactivate", post(deactivate::<H>))
-        .route("/v1/apps/{app}/scale", post(scale::<H>))
-        .route("/v1/tasks", get(tasks::<H>))
-        .route("/v1/tasks/{id}", get(task::<H>))
-        .route("/v1/tasks/{id}/trail", get(trail::<H>))
-        .route("/v1/status", get(status::<H>))
-        .route("/v1/events", get(events::<H>))
-        .route("/v1/apps", get(apps::<H>).put(apply::<H>))
-        .route("/v1/apps/{app}", get(app::<H>).delete(delete_app::<H>))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz::<H>))
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
+    let guarded = |route: &'static Route| {
+        let (limits, requests) = (Arc::new(limits.clone()), Arc::clone(&requests));
+        let guard = move |caller, request, next| {
+            let (limits, requests) = (Arc::clone(&limits), Arc::clone(&requests));
+            async move { guard(route, &limits, &requests, caller, request, next).await }
+        };
+        handler(route).route_layer(middleware::from_fn(guard))
+    };
+    ROUTES
+        .iter()
+        .fold(Router::new(), |router, route| {
+            router.route(route.path, guarded(route))
+        })
+        .fallback(no_such_path::<H>)
+        .method_not_allowed_fallback(no_such_method::<H>)
         .with_state(api)
+}
+
+/// What serves a route.
+fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
+    let method = match route.method {
+        table::Method::Get => MethodFilter::GET,
+        table::Method::Post => MethodFilter::POST,
+        table::Method::Put => MethodFilter::PUT,
+        table::Method::Delete => MethodFilter::DELETE,
+    };
+    match route.operation {
+        Operation::Activate => on(method, activate::<H>),
+        Operation::Deactivate => on(method, deactivate::<H>),
+        Operation::Scale => on(method, scale::<H>),
+        Operation::ListTasks => on(method, tasks::<H>),
+        Operation::ShowTask => on(method, task::<H>),
+        Operation::ShowTrail => on(method, trail::<H>),
+        Operation::ShowStatus => on(method, status::<H>),
+        Operation::WatchEvents => on(method, events::<H>),
+        Operation::ListApps => on(method, apps::<H>),
+        Operation::ApplyApp => on(method, apply::<H>),
+        Operation::ShowApp => on(method, app::<H>),
+        Operation::DeleteApp => on(method, delete_app::<H>),
+        Operation::ShowOpenapi => on(method, description),
+        Operation::ShowMetrics => on(method, metrics::<H>),
+        Operation::ShowHealth => on(method, async || "ok\n"),
+        Operation::ShowReadiness => on(method, readyz::<H>),
+    }
 }
 
 async fn activate<H: Host>(
@@ -281,6 +322,20 @@ async fn to_its_end<T>(work: tokio::task::JoinHandle<Result<T, Problem>>) -> Res
     }
 }
 
+async fn description(uri: Uri) -> Response {
+    json_or_problem(request::no_parameters(&uri).map(|()| openapi()))
+}
+
+async fn metrics<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    if let Err(problem) = request::no_parameters(&uri) {
+        return problem.into_response();
+    }
+    let mut page = api.host.metrics().await;
+    api.requests.render(&mut page);
+    let content_type = [(header::CONTENT_TYPE, CONTENT_TYPE)];
+    (content_type, page.finish()).into_response()
+}
+
 async fn readyz<H: Host>(State(api): Shared<H>) -> Response {
     match api.host.ready() {
         Ok(()) => Body::from("ok\n").into_response(),
@@ -288,12 +343,14 @@ async fn readyz<H: Host>(State(api): Shared<H>) -> Response {
     }
 }
 
-async fn no_such_path(uri: Uri) -> Problem {
+async fn no_such_path<H: Host>(State(api): Shared<H>, uri: Uri) -> Problem {
+    api.requests.count(None, StatusCode::NOT_FOUND);
     let detail = format!("{} is not a path of this API", uri.path());
     Problem::new(ProblemCode::NotFound, detail).about(uri.path())
 }
 
-async fn no_such_method(method: Method, uri: Uri) -> Problem {
+async fn no_such_method<H: Host>(State(api): Shared<H>, method: Method, uri: Uri) -> Problem {
+    api.requests.count(None, StatusCode::METHOD_NOT_ALLOWED);
     let detail = format!(
         "{method} is not a method of {}; the Allow header lists them",
         uri.path()
