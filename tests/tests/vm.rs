@@ -57,7 +57,8 @@ fn installed(armed: u32) -> Result<Vm> {
         systemctl enable --now nodeagent.socket nodeagent.service
         nodeagent app apply -f web.yaml
         # What is installed is on the disk; what the agent keeps is the agent's to get there.
-        sync -f /usr/bin/nodeagent")?;
+        sync -f /usr/bin/nodeagent")
+        .with_context(|| vm.console(40))?;
     wait_for_pool(&mut vm, 0, armed)?;
     Ok(vm)
 }
