@@ -37,6 +37,7 @@ pub mod process;
 pub mod reboot;
 pub mod registry;
 pub mod teardown;
+pub mod vm;
 pub mod wait;
 
 pub use agent::Agent;
@@ -48,3 +49,4 @@ pub use host::TestHost;
 pub use image::Image;
 pub use manifest::Manifest;
 pub use registry::Registry;
+pub use vm::Vm;
