@@ -26,6 +26,7 @@ help:
 	@echo 'make test             every test; installs and builds what the tests need'
 	@echo 'make test-core        those that Debian packages are enough for'
 	@echo 'make test-peers       those on what is built first: containerd 2.2, etcd 3.6; needs Go 1.26'
+	@echo 'make test-vm          those in a virtual machine: cgroup 2, crun, reboots, power cuts'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
 	@echo 'make bench [NAME]     measure: activation, agent; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
@@ -81,6 +82,14 @@ test-systemd:
 	@$(MAKE) --no-print-directory build
 	@tests/peers/systemd-root >/dev/null
 	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test systemd -- --ignored
+
+# cgroup 2, crun, systemd, reboots and power cuts: in a virtual machine, emulated, so not in `test`.
+.PHONY: test-vm
+test-vm:
+	@tests/peers/install vm
+	@tests/peers/vm-image >/dev/null
+	@$(MAKE) --no-print-directory build
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test vm -- --ignored --test-threads 1
 
 .PHONY: check
 check:

@@ -39,6 +39,42 @@ pub(crate) fn peer_pidfd(socket: impl AsFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Id of the cgroup (version 2) that the process of a pidfd lives in, without looking at `/proc`
+/// (`PIDFD_GET_INFO` of linux/pidfd.h, since Linux 6.13; `ENOTTY` before).
+pub(crate) fn cgroup_id(pidfd: &OwnedFd) -> io::Result<u64> {
+    /// `struct pidfd_info` as it was in the first version: mask, cgroup id, and ids.
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroup_id: u64,
+        ids: [u32; 12],
+    }
+    const CGROUP_ID: u64 = 1 << 2;
+    // _IOWR(0xff, 11, struct pidfd_info): direction, size, type, number (asm-generic/ioctl.h).
+    const GET_INFO: u32 = 3 << 30 | (size_of::<PidfdInfo>() as u32) << 16 | 0xff << 8 | 11;
+    let mut info = PidfdInfo {
+        mask: CGROUP_ID,
+        ..PidfdInfo::default()
+    };
+    // SAFETY: the descriptor is borrowed for the call; `info` outlives it, and the request's number
+    // states its size, so that the kernel writes no further.
+    let answer = unsafe {
+        libc::ioctl(
+            pidfd.as_raw_fd(),
+            libc::Ioctl::from(GET_INFO),
+            &raw mut info,
+        )
+    };
+    if answer != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    match info.mask & CGROUP_ID {
+        0 => Err(io::ErrorKind::NotFound.into()),
+        _ => Ok(info.cgroup_id),
+    }
+}
+
 /// The supplementary groups that the process had when it connected this unix stream socket
 /// (unix(7), `SO_PEERGROUPS`, since Linux 4.13).
 pub(crate) fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
@@ -163,5 +199,24 @@ mod tests {
             }
             Err(e) => assert_eq!(e.raw_os_error(), Some(libc::ENOPROTOOPT), "{e}"),
         }
+    }
+
+    #[test]
+    fn processes_of_one_cgroup_have_one_cgroup_id() {
+        let own = rustix::process::getpid();
+        let open = |pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty());
+        let id = cgroup_id(&open(own).unwrap());
+        match &id {
+            Ok(id) => assert_ne!(*id, 0),
+            Err(e) => assert_eq!(e.raw_os_error(), Some(libc::ENOTTY), "{e}"),
+        }
+        let mut child = std::process::Command::new("/bin/sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        assert_eq!(cgroup_id(&open(pid).unwrap()).ok(), id.ok());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

@@ -2,6 +2,7 @@
  * replaces what it can, and then serves a page that says what it achieved. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,29 @@ static int lie(const void *bytes, size_t length)
     return listened_to;
 }
 
+/* Connects and hangs up as fast as it can, for ever: one process, and one that is new each time. */
+static void storm(void)
+{
+    struct sockaddr_un to = { .sun_family = AF_UNIX, .sun_path = ROOT "ctl/gate.sock" };
+    for (int forks = 0; forks < 2; forks++) {
+        if (fork() != 0)
+            continue;
+        signal(SIGCHLD, SIG_IGN);
+        for (;;) {
+            if (forks && fork() != 0) {
+                usleep(100);
+                continue;
+            }
+            int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+            if (fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof to) < 0)
+                usleep(100);
+            close(fd);
+            if (forks)
+                _exit(0);
+        }
+    }
+}
+
 static int overwrite(const char *path)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
@@ -82,6 +106,8 @@ int main(void)
     mkfifo(ROOT "log/fifo", 0666);
     symlink("/", ROOT "log/root");
     fclose(page);
+    if (getenv("STORM") != NULL)
+        storm();
     execl("/bin/httpd", "httpd", "-f", "-p", "8080", "-h", "/www", (char *)NULL);
     return 1;
 }

@@ -1,6 +1,9 @@
 //! A process in a container that means harm: it gets nowhere, and its neighbours do not notice.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
+use nodeagent_tests::wait::{Look, until};
 use nodeagent_tests::{Image, Manifest, TestHost};
 
 #[test]
@@ -50,4 +53,78 @@ fn a_hostile_container_neither_speaks_for_init_nor_replaces_what_the_agent_trust
         "the machine's own file was changed"
     );
     Ok(())
+}
+
+/// CPU time of a process so far: `utime` and `stime` of proc_pid_stat(5).
+fn cpu(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(") ").context("no end of the name")?;
+    let fields: Vec<&str> = fields.split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(
+        ticks * 1000 / rustix::param::clock_ticks_per_second(),
+    ))
+}
+
+#[test]
+fn a_storm_of_connects_costs_the_agent_little_and_delays_no_neighbour() -> Result<()> {
+    let host = TestHost::start()?;
+    host.push(&Image::web()?, "web:1")?;
+    let directory = host.ground.directory().to_owned();
+    host.push(&Image::hostile(&directory)?, "hostile:1")?;
+    let storm = serde_json::json!([{ "name": "STORM", "value": "1" }]);
+    let hostile = Manifest::new("hostile", "hostile:1")
+        .armed(1)
+        .with("env", storm)
+        // Its share of the processors is the kernel's to bound; here it is about the gate.
+        .with("resources", serde_json::json!({"limits": {"cpu": "300m"}}))
+        .ready_by_page(20);
+    host.apply(&hostile)?;
+    host.wait_for_armed("hostile", 1)?;
+    host.cli().activate("hostile", 1, "attack")?;
+    let log = directory.join("agent.log");
+    until("the storm at the gate", Duration::from_secs(20), || {
+        let log = std::fs::read_to_string(&log)?;
+        let count = log.matches("turned away from the gate").count();
+        Ok(match count {
+            0 => Look::NotYet("nobody was turned away".to_owned()),
+            _ => Look::Seen(()),
+        })
+    })?;
+
+    // Neighbours come to the gate and into service in the middle of it.
+    let began = Instant::now();
+    host.apply(&Manifest::web("web").armed(3))?;
+    let applied = began.elapsed();
+    host.wait_for_armed("web", 3)?;
+    let armed = began.elapsed();
+    // About 2 s without a storm; one that keeps them out takes them through every pause.
+    ensure!(
+        armed < Duration::from_secs(20),
+        "neighbours came to the gate in {armed:?}"
+    );
+    let task = host.cli().activate("web", 3, "neighbours")?;
+    assert_eq!((task.state.as_str(), task.active), ("done", 3));
+    for instance in &task.instances {
+        host.assert_serves(instance)?;
+    }
+    let neighbours = began.elapsed();
+    host.wait_for_armed("web", 3)?;
+
+    let pid = host.agent.pid().context("no agent")?;
+    let (began, before) = (Instant::now(), cpu(pid)?);
+    // What is measured is a length of time, not an event.
+    std::thread::sleep(Duration::from_secs(5));
+    let share = (cpu(pid)? - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    println!(
+        "a storm costs {:.1} % of a core; neighbours: {applied:?} applied, {armed:?} armed, {neighbours:?} in service",
+        share * 100.0
+    );
+    ensure!(
+        share < 0.15,
+        "a storm of connects costs {:.0} % of a core",
+        share * 100.0
+    );
+    host.remove_app_only("hostile")?;
+    host.remove_app("web")
 }

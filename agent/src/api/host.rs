@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::Feed;
 use super::v1::{
-    AppDocument, AppList, ApplyResult, Problem, Status, Task, TaskList, TaskRequest, Trail, Verb,
+    AppDocument, AppList, ApplyResult, JournalDocument, Problem, Status, Task, TaskList,
+    TaskRequest, Trail, Verb,
 };
 use crate::metrics::Page;
 
@@ -72,6 +73,13 @@ pub trait Host: Send + Sync + 'static {
 
     /// What `/v1/events` tells. Empty until somebody reads, then filled by the core.
     fn feed(&self) -> Arc<Feed>;
+
+    /// The journal, and whether one before it was lost.
+    fn journal(&self) -> impl Future<Output = Result<JournalDocument, Problem>> + Send;
+
+    /// Accepts the loss of the journal: what belongs to no instance is removed, ids of tasks that are
+    /// not known are new. Without a loss nothing happens.
+    fn accept_journal(&self) -> impl Future<Output = Result<JournalDocument, Problem>> + Send;
 
     /// Ok once requests can be served; until then `unavailable` with what is awaited.
     fn ready(&self) -> Result<(), Problem>;

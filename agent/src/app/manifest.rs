@@ -63,6 +63,10 @@ pub(super) struct NameValue {
 pub(super) struct Port {
     pub(super) name: Option<String>,
     pub(super) container_port: Option<PortNumber>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) host_port: Option<Scalar>,
+    #[serde(rename = "hostIP")]
+    pub(super) host_ip: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -223,6 +227,15 @@ pub(super) struct Registration {
     pub(super) port: Option<Scalar>,
     pub(super) weight: Option<u32>,
     pub(super) metadata: Option<BTreeMap<String, String>>,
+}
+
+/// As Kubernetes spells them; SCTP is not forwarded.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) enum Protocol {
+    #[serde(rename = "TCP")]
+    Tcp,
+    #[serde(rename = "UDP")]
+    Udp,
 }
 
 #[derive(Debug, Deserialize)]

@@ -11,8 +11,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Access, App, Essential, HostPathKind, Look, NetworkMode, Probe, Readiness, RegisteredAddress,
-    Scheme, SecretFile, User, VitalProbe, Volume, VolumeMount,
+    Access, App, Essential, HostPathKind, HostPortWish, Look, NetworkMode, Probe, Protocol,
+    Readiness, RegisteredAddress, Scheme, SecretFile, User, VitalProbe, Volume, VolumeMount,
 };
 
 /// Short name of an app's version: 12 hexadecimal digits.
@@ -148,6 +148,17 @@ impl Writer {
         for port in ports {
             self.text("port", port.name.as_deref().unwrap_or(""));
             self.number("number", port.container_port.into());
+            if port.protocol == Protocol::Udp {
+                self.text("protocol", "udp");
+            }
+            match port.host_port {
+                None => {}
+                Some(HostPortWish::Auto) => self.text("host-port", "auto"),
+                Some(HostPortWish::Fixed(number)) => self.number("host-port", number.into()),
+            }
+            if let Some(address) = port.host_ip {
+                self.text("host-ip", &address.to_string());
+            }
         }
         if let Some(cpu) = resources.cpu_millis {
             self.number("cpu", cpu);

@@ -1,8 +1,11 @@
 //! The validated app. Names and meanings are Kubernetes' wherever Kubernetes has the thing.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::instance::AppName;
 
@@ -54,6 +57,17 @@ pub struct App {
 }
 
 impl App {
+    /// The fixed host ports: what only one instance of a host can have.
+    pub fn fixed_host_ports(&self) -> impl Iterator<Item = (usize, &Port, u16)> {
+        self.ports
+            .iter()
+            .enumerate()
+            .filter_map(|(index, port)| match port.host_port {
+                Some(HostPortWish::Fixed(number)) => Some((index, port, number)),
+                _ => None,
+            })
+    }
+
     /// The readiness probe that goes on in service; `None` when readiness is not probed from here.
     pub fn steady_readiness(&self) -> Option<&Probe> {
         match &self.readiness {
@@ -85,6 +99,43 @@ pub struct Port {
     pub name: Option<String>,
     /// 1..=65535.
     pub container_port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+    /// Which port of the host leads to it, if any.
+    pub host_port: Option<HostPortWish>,
+    /// The host's address that the host port is on; absent, all of them.
+    pub host_ip: Option<Ipv4Addr>,
+}
+
+/// Transport of a port.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// Which port of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPortWish {
+    /// This one; one instance of the host can have it.
+    Fixed(u16),
+    /// One of the host's range, another one for each instance.
+    Auto,
 }
 
 /// Limits of an instance. Absent means unlimited, except memory and pids, which have defaults.

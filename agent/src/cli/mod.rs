@@ -10,6 +10,7 @@ mod check;
 mod config;
 mod deactivate;
 mod duration;
+mod journal;
 mod progress;
 mod report;
 mod run;
@@ -110,6 +111,7 @@ enum Call {
     Trace(trace::Trace),
     Tasks(tasks::Tasks),
     App(app::App),
+    Journal(journal::Journal),
 }
 
 impl Options {
@@ -173,6 +175,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Trace(verb) => verb.execute(options).await,
         Call::Tasks(verb) => verb.execute(options).await,
         Call::App(verb) => verb.execute(options).await,
+        Call::Journal(verb) => verb.execute(options).await,
     }
 }
 

@@ -202,6 +202,12 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
             ),
         );
     }
+    let reachable = given.reachable.unwrap_or(false);
+    let except = given.masquerade_except.unwrap_or_default();
+    let except = except.iter().enumerate().filter_map(|(index, text)| {
+        check.range(&format!("network.masquerade_except[{index}]"), text)
+    });
+    let masquerade_except = except.collect();
     Network {
         pools,
         gateway,
@@ -214,8 +220,25 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
         ),
         mtu: check.number("network.mtu", given.mtu, 1500, 576..=65_535),
         quarantine,
-        reachable: given.reachable.unwrap_or(false),
+        reachable,
         host_address: check.optional_address("network.host_address", given.host_address),
+        host_ports: check.ports("network.host_ports", given.host_ports, 20000..=29999),
+        masquerade: given.masquerade.unwrap_or(!reachable),
+        masquerade_except,
+        forwarding: forwarding(given.forwarding, check),
+        table: check.word("network.table", given.table, "nodeagent", "-_", 64),
+    }
+}
+
+fn forwarding(given: Option<String>, check: &mut Check<'_>) -> Forwarding {
+    match given.as_deref() {
+        None | Some("check") => Forwarding::Check,
+        Some("enable") => Forwarding::Enable,
+        Some(other) => {
+            let allowed = "check or enable";
+            check.0.wrong("network.forwarding", shown(other), allowed);
+            Forwarding::Check
+        }
     }
 }
 

@@ -146,6 +146,27 @@ impl Check<'_> {
         value
     }
 
+    /// A range of ports, `FIRST-LAST`.
+    pub(super) fn ports(
+        &mut self,
+        field: &str,
+        given: Option<String>,
+        default: RangeInclusive<u16>,
+    ) -> RangeInclusive<u16> {
+        let Some(given) = given else {
+            return default;
+        };
+        let range = given
+            .split_once('-')
+            .and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?))
+            .filter(|range| *range.start() > 0 && !range.is_empty());
+        range.unwrap_or_else(|| {
+            let allowed = "FIRST-LAST with 1 <= FIRST <= LAST <= 65535, for example 20000-29999";
+            self.0.wrong(field, shown(&given), allowed);
+            default
+        })
+    }
+
     /// The cgroup below which containers live.
     pub(super) fn cgroup(&mut self, field: &str, given: Option<String>, default: &str) -> String {
         let value = given.unwrap_or_else(|| default.to_owned());

@@ -79,6 +79,11 @@ pub(super) struct Network {
     pub(super) quarantine: Option<String>,
     pub(super) reachable: Option<bool>,
     pub(super) host_address: Option<String>,
+    pub(super) host_ports: Option<String>,
+    pub(super) masquerade: Option<bool>,
+    pub(super) masquerade_except: Option<Vec<String>>,
+    pub(super) forwarding: Option<String>,
+    pub(super) table: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

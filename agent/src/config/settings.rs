@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -194,6 +195,26 @@ pub struct Network {
     /// Address under which clients reach this host; the address of the default route's interface
     /// when absent.
     pub host_address: Option<Ipv4Addr>,
+    /// Range of the host ports that `hostPort: auto` takes from, default 20000-29999.
+    pub host_ports: RangeInclusive<u16>,
+    /// Whether connections of instances that leave the host come from the host's address; default:
+    /// where the instances' own are not `reachable`.
+    pub masquerade: bool,
+    /// Destinations that see the instances' own addresses all the same.
+    pub masquerade_except: Vec<AddressRange>,
+    /// What is done about IPv4 forwarding that is off; default [`Forwarding::Check`].
+    pub forwarding: Forwarding,
+    /// The agent's table (family inet) in the packet filter, default `nodeagent`.
+    pub table: String,
+}
+
+/// What is done about IPv4 forwarding (`net.ipv4.ip_forward`) that is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarding {
+    /// It is said.
+    Check,
+    /// It is switched on at start, and that is said.
+    Enable,
 }
 
 /// An IPv4 range in CIDR notation.

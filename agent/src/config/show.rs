@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::duration::spell;
 use super::fragment::VERSION;
-use super::{Account, Discovery, Loaded, Requirement};
+use super::{Account, AddressRange, Discovery, Forwarding, Loaded, Requirement};
 
 /// Valid TOML of everything in effect; a comment names the file and line of each key, or `default`.
 /// Keys without a value are comments. Reading the text back gives the same settings.
@@ -48,13 +48,7 @@ pub fn show(loaded: &Loaded) -> String {
     page.text("scope", s.runtime.scope.as_str());
     page.path("container_init", &s.runtime.container_init);
     page.table("network");
-    let pools: Vec<String> = s
-        .network
-        .pools
-        .iter()
-        .map(|range| format!("{}/{}", range.base, range.prefix))
-        .collect();
-    page.list("pools", &pools);
+    page.ranges("pools", &s.network.pools);
     page.text("gateway", &s.network.gateway.to_string());
     page.number("link_group", s.network.link_group.into());
     page.number("mtu", s.network.mtu.into());
@@ -64,6 +58,18 @@ pub fn show(loaded: &Loaded) -> String {
         "host_address",
         s.network.host_address.map(|a| a.to_string()),
     );
+    let ports = &s.network.host_ports;
+    page.text("host_ports", &format!("{}-{}", ports.start(), ports.end()));
+    page.value("masquerade", &s.network.masquerade.to_string());
+    page.ranges("masquerade_except", &s.network.masquerade_except);
+    page.text(
+        "forwarding",
+        match s.network.forwarding {
+            Forwarding::Check => "check",
+            Forwarding::Enable => "enable",
+        },
+    );
+    page.text("table", &s.network.table);
     page.table("images");
     page.list("insecure_registries", &s.images.insecure_registries);
     page.duration("pull_timeout", s.images.pull_timeout);
@@ -141,6 +147,10 @@ impl Page<'_> {
         self.value(key, &format!("[{}]", quoted.join(", ")));
     }
 
+    fn unset(&mut self, key: &str) {
+        let _ = writeln!(self.text, "# {key} is not set");
+    }
+
     fn discovery(&mut self, discovery: &Discovery) {
         self.table("discovery.file");
         self.value("enabled", &discovery.file.is_some().to_string());
@@ -178,8 +188,12 @@ impl Page<'_> {
         self.value("required", &required.to_string());
     }
 
-    fn unset(&mut self, key: &str) {
-        let _ = writeln!(self.text, "# {key} is not set");
+    fn ranges(&mut self, key: &str, ranges: &[AddressRange]) {
+        let texts: Vec<String> = ranges
+            .iter()
+            .map(|range| format!("{}/{}", range.base, range.prefix))
+            .collect();
+        self.list(key, &texts);
     }
 
     fn origin(&self, key: &str) -> String {

@@ -1,7 +1,8 @@
 //! The socket that containers see, and the way of a connection from accept to its session.
 //!
 //! accept -> verified by the kernel's word -> expected -> hello -> session. Up to the session there
-//! are at most [`UNVERIFIED_LIMIT`] connections, each with a deadline; more wait in the kernel.
+//! are at most [`UNVERIFIED_LIMIT`] connections, each with a deadline; more wait in the kernel. A
+//! storm of peers that are turned away is paced ([`Refusals`]).
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -12,14 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use container_init::protocol::{Report, Request};
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Shared;
 use super::entry::{Entry, Taken};
 use super::error::GateError;
-use super::pace::Complaints;
+use super::pace::{Complaints, Known, Refusals, TurnedAwayAfter};
 use super::peer::{self, Peer, TurnedAway};
 use super::session::{Inbox, Read, Session};
 use crate::sys;
@@ -77,8 +79,14 @@ fn listen(path: &Path) -> io::Result<StdListener> {
 pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
     let unverified = Arc::new(Semaphore::new(UNVERIFIED_LIMIT));
     let complaints = Arc::new(Complaints::default());
+    let refusals = Arc::new(Refusals::default());
+    let own = pidfd_open(getpid(), PidfdFlags::empty()).map_err(io::Error::from);
+    let own_cgroup = own.and_then(|pidfd| sys::cgroup_id(&pidfd)).ok();
     loop {
         let admitted = async {
+            if let Some(paid) = refusals.shut_until(Instant::now()) {
+                sleep_until(paid).await;
+            }
             // The semaphore is never closed.
             let permit = Arc::clone(&unverified).acquire_owned().await.ok();
             (listener.accept().await, permit)
@@ -101,13 +109,27 @@ pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
                 continue;
             }
         };
+        let now = Instant::now();
+        let peer = match refusals.are_owed(now) {
+            true => known_as(&stream, own_cgroup),
+            false => Some(Vec::new()),
+        };
+        let peer = peer.filter(|peer| !refusals.knows(peer, now));
+        let Some(peer) = peer else {
+            refusals.turned_away(TurnedAwayAfter::Glance, [], now);
+            continue;
+        };
         let (shared, complaints) = (Arc::clone(&shared), Arc::clone(&complaints));
+        let refusals = Arc::clone(&refusals);
         tokio::spawn(async move {
             let introduced = introduce(stream, &shared).await;
             drop(permit);
             match introduced {
                 Ok(introduced) => serve(introduced, &shared).await,
                 Err(why) => {
+                    // An init may come again at once; who is none has nothing to say here.
+                    let known = peer.into_iter().filter(|_| !why.is_of_an_init());
+                    refusals.turned_away(TurnedAwayAfter::Look, known, Instant::now());
                     if let Some(left_out) = complaints.admit(Instant::now()) {
                         let why = &why as &dyn std::error::Error;
                         tracing::warn!(
@@ -120,6 +142,22 @@ pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
             }
         });
     }
+}
+
+/// By what the peer would be known again, `None` when it has ended already: two system calls, and
+/// none of `/proc`. `own` is our cgroup: where it has everybody in it, it tells nobody apart.
+fn known_as(stream: &UnixStream, own: Option<u64>) -> Option<Vec<Known>> {
+    let process = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    let cgroup = sys::peer_pidfd(stream).and_then(|pidfd| sys::cgroup_id(&pidfd));
+    if let Err(error) = &cgroup
+        && matches!(error.raw_os_error(), Some(libc::ESRCH | libc::EINVAL))
+    {
+        return None;
+    }
+    let process = process.map(Known::Process);
+    let cgroup = cgroup.ok().filter(|id| own.is_some_and(|own| *id != own));
+    let known = process.into_iter().chain(cgroup.map(Known::Cgroup));
+    Some(known.collect())
 }
 
 /// A session whose hello was heard.

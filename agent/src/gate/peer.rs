@@ -84,6 +84,29 @@ pub(super) enum TurnedAway {
     },
 }
 
+impl TurnedAway {
+    /// Whether the peer was found to be the init of a container, or may have been one.
+    pub(super) fn is_of_an_init(&self) -> bool {
+        match self {
+            Self::NotInit { .. }
+            | Self::NoInstance { .. }
+            | Self::ForeignCgroup { .. }
+            | Self::TwoInstances { .. } => false,
+            Self::Credentials(_)
+            | Self::InvisiblePid
+            | Self::Pidfd { .. }
+            | Self::Proc { .. }
+            | Self::Ended { .. }
+            | Self::Unexpected(_)
+            | Self::Second(_)
+            | Self::OtherName { .. }
+            | Self::Silent(_)
+            | Self::NoHello { .. }
+            | Self::Connection { .. } => true,
+        }
+    }
+}
+
 /// A verified container-init.
 #[derive(Debug)]
 pub(super) struct Peer {

@@ -3,17 +3,19 @@
 use crate::alarm::{Alarms, Subject};
 use crate::api::v1::{
     Alarm, AppDocument, AppSummary, ContainerdStatus, Current, DiscoveryState, DiscoveryStatus,
-    HostStatus, Instance, InstanceError, InstanceState, LeaseStatus, Pool, Problem, ProblemCode,
-    Reachability, StartedFrom, Status, Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp,
-    Trail, Verb, WarmTargets,
+    HostStatus, Instance, InstanceError, InstanceState, JournalDocument, JournalState, LeaseStatus,
+    Pool, Problem, ProblemCode, Reachability, StartedFrom, Status, Step, StepOutcome, Task,
+    TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
 };
 use crate::config::{Requirement, Settings};
 use crate::discovery::{Health, Reach};
 use crate::instance::{Failure, State};
 use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask};
+use crate::network::HostPort;
 use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
 use crate::task::{self, EndState, InstanceResult};
 
+use super::epoch::Epoch;
 use super::node::{Entry, Identity};
 
 /// Whether the answer is of a task that was known before.
@@ -148,6 +150,7 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
         create_generation: Some(i.create_generation),
         revision: i.revision.clone(),
         address: i.address.map(|a| a.to_string()),
+        host_ports: host_ports(&i.host_ports),
         task_id: i.task_id.as_ref().map(ToString::to_string),
         since: timestamp(i.since_ms),
         error: i.failure.as_ref().map(instance_error),
@@ -172,6 +175,12 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
     }
 }
 
+/// `tcp 20000 -> 8080`.
+fn host_ports(ports: &[HostPort]) -> Vec<String> {
+    let text = |port: &HostPort| format!("{port} -> {}", port.container_port);
+    ports.iter().map(text).collect()
+}
+
 /// A pool as the journal left it: nobody has looked at its instances yet.
 pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
     let live = recovered
@@ -185,6 +194,7 @@ pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
         create_generation: Some(row.create_generation),
         revision: row.revision.clone(),
         address: row.address.map(|a| a.to_string()),
+        host_ports: host_ports(&row.host_ports),
         task_id: row.task.as_ref().map(|task| task.task_id.to_string()),
         since: Timestamp::now(),
         error: None,
@@ -226,23 +236,36 @@ fn count(snapshot: &Snapshot, state: State) -> u32 {
     snapshot.count(|phase| phase.state() == state)
 }
 
+/// What the agent has just looked at.
+pub(super) struct Look {
+    /// Whether everything was observed.
+    pub ready: bool,
+    /// Version of containerd, when it answers.
+    pub containerd: Option<String>,
+    /// Each backend of discovery.
+    pub discovery: Vec<(String, Requirement, Health)>,
+    /// The pools.
+    pub pools: Vec<Pool>,
+    /// The alarms that stand.
+    pub alarms: Vec<Alarm>,
+}
+
 /// The host.
-pub(super) fn status(
-    settings: &Settings,
-    identity: &Identity,
-    ready: bool,
-    containerd: Option<String>,
-    discovery: Vec<(String, Requirement, Health)>,
-    pools: Vec<Pool>,
-    alarms: Vec<Alarm>,
-) -> Status {
+pub(super) fn status(settings: &Settings, identity: &Identity, epoch: u64, look: Look) -> Status {
+    let Look {
+        ready,
+        containerd,
+        discovery,
+        pools,
+        alarms,
+    } = look;
     Status {
         host: HostStatus {
             id: settings.host.id.clone(),
             fleet: settings.host.fleet.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: identity.boot_id.clone(),
-            epoch: 1,
+            epoch,
             ready,
             started_at: timestamp(identity.started_ms),
             containerd: ContainerdStatus {
@@ -285,6 +308,24 @@ fn backend((name, requirement, health): (String, Requirement, Health)) -> Discov
             .registered
             .and_then(|count| u64::try_from(count).ok()),
         lease,
+    }
+}
+
+/// The journal, and whether one before it was lost.
+pub(super) fn journal(epoch: &Epoch) -> JournalDocument {
+    let loss = epoch.loss();
+    JournalDocument {
+        epoch: epoch.number,
+        state: match loss {
+            Some(_) => JournalState::Lost,
+            None => JournalState::Sound,
+        },
+        reason: loss.as_ref().map(|loss| loss.reason.clone()),
+        set_aside: loss
+            .as_ref()
+            .and_then(|loss| loss.set_aside.as_ref())
+            .map(|path| path.display().to_string()),
+        since: loss.map(|loss| timestamp(loss.since_ms)),
     }
 }
 

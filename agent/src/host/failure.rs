@@ -9,6 +9,7 @@ use crate::gate::{DirectoryError, GateError};
 use crate::instance::Failure;
 use crate::journal::JournalError;
 use crate::network::NetworkError;
+use crate::pool::HOST_PORT_TAKEN;
 use crate::runtime::RuntimeError;
 
 /// A failure with this code and the error's chain.
@@ -54,7 +55,11 @@ impl From<Unacknowledged> for Failure {
 
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
-        failure("network", &error)
+        let code = match &error {
+            NetworkError::HostPortTaken { .. } => HOST_PORT_TAKEN,
+            _ => "network",
+        };
+        failure(code, &error)
     }
 }
 

@@ -54,6 +54,7 @@ mod tests {
             serving: true,
             from: None,
             task: None,
+            host_ports: Vec::new(),
             address: None,
             registered: true,
             urgency: Urgency::Drain,

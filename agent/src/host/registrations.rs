@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use super::adopt::{said, told};
 use super::node::Pools;
+use super::strays::{said, told};
 use crate::discovery::{Backends, Discovery, RegistrationRecord};
 use crate::instance::InstanceName;
 
@@ -18,9 +18,13 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// A pool shows an instance this long after its registration at the latest.
 const SNAPSHOTS_LAG: Duration = Duration::from_secs(1);
 
+/// Backends with what each lists.
+pub(super) type Records = Vec<(Arc<dyn Discovery>, Vec<RegistrationRecord>)>;
+
 /// What every backend lists.
 pub(super) struct Listing {
-    heard: Vec<(Arc<dyn Discovery>, Vec<RegistrationRecord>)>,
+    /// Those that answered.
+    pub heard: Records,
     /// Those that did not answer.
     pub unheard: Vec<Arc<dyn Discovery>>,
 }

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::adopt;
 use super::answers;
+use super::epoch::Epoch;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::place::{self, PlaceError};
@@ -34,7 +35,7 @@ use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
-use crate::network::{self, Ledger, Network, NetworkError};
+use crate::network::{self, Forwards, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
 use crate::sys;
@@ -95,7 +96,10 @@ pub enum RunError {
 impl RunError {
     /// Whether starting again with the same configuration and units ends the same way.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Sockets(SocketsError::Unfit { .. }))
+        matches!(
+            self,
+            Self::Sockets(SocketsError::Unfit { .. }) | Self::Journal(JournalError::Newer { .. })
+        )
     }
 }
 
@@ -161,6 +165,15 @@ pub async fn run_with<E: Effects>(
         gate.expect(&adopt::container_of(row));
     }
     let host_address = network::host_address(&settings.network)?;
+    match network::forwarding(settings.network.forwarding)? {
+        Forwards::Already => {}
+        Forwards::SwitchedOn => {
+            tracing::info!("IPv4 forwarding was off and is switched on (network.forwarding)")
+        }
+        Forwards::No => tracing::warn!(
+            "IPv4 forwarding is off: instances reach this host only, and host ports are reached from this host only; set net.ipv4.ip_forward = 1, or network.forwarding = \"enable\""
+        ),
+    }
     let metrics = Arc::new(Metrics::default());
     let executor = Executor {
         host_address,
@@ -192,11 +205,7 @@ pub async fn run_with<E: Effects>(
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         effects: Arc::new(wrap(executor.clone())),
-        ledger: Arc::new(Mutex::new(Ledger::new(
-            &settings.network.pools,
-            settings.network.gateway,
-            settings.network.quarantine,
-        ))),
+        ledger: Arc::new(Mutex::new(Ledger::new(&settings.network))),
         index: Arc::new(Index::default()),
         alarms: Arc::new(Alarms::default()),
         moved: watch::Sender::new(()),
@@ -206,6 +215,10 @@ pub async fn run_with<E: Effects>(
         tracker: TaskTracker::new(),
         shutdown: shutdown.clone(),
     });
+    let epoch = Arc::new(Epoch::new(recovered.epoch, recovered.floor, None));
+    if let Some(loss) = recovered.loss.clone() {
+        epoch.lose(loss, &shared.alarms);
+    }
     let pools = Arc::new(Pools::default());
     let (observed_to, observed) = watch::channel(false);
     let identity = identity();
@@ -214,9 +227,9 @@ pub async fn run_with<E: Effects>(
     let node = Arc::new(Node {
         settings: settings.clone(),
         identity,
-        journal,
-        runtime: executor.runtime.clone(),
-        discovery: executor.discovery.clone(),
+        journal: journal.clone(),
+        executor: executor.clone(),
+        epoch: epoch.clone(),
         pools: pools.clone(),
         shared: shared.clone(),
         terms,
@@ -275,7 +288,10 @@ pub async fn run_with<E: Effects>(
         }
     };
     let adopting = async {
-        adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
+        adopt::adopt(
+            &executor, &shared, &pools, &terms, &epoch, &boot_id, recovered,
+        )
+        .await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
         let routing = tokio::spawn(route::run(
@@ -297,12 +313,13 @@ pub async fn run_with<E: Effects>(
             Ok(()) => std::future::pending().await,
         }
     };
-    tokio::select! {
-        () = adopting => {}
+    let ended = tokio::select! {
+        () = adopting => Ok(()),
         () = departure => return Err(RunError::StillUp),
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        damaged = journal.damaged() => Err(RunError::Journal(damaged)),
+    };
     say(&[
         State::Stopping,
         State::Status("stopping; containers and registrations stay"),
@@ -312,7 +329,7 @@ pub async fn run_with<E: Effects>(
         tracing::error!(%error, "the api ended by a panic");
     }
     tracing::info!("stopped; containers and registrations stay");
-    Ok(())
+    ended
 }
 
 fn backends(

@@ -129,7 +129,7 @@ impl Connection {
             {
                 Err(Answer::Unavailable(overdue))
             }
-            Ok(Err(status)) => Err(Answer::of(status)),
+            Ok(Err(status)) => Err(Answer::of(status, &self.socket)),
             Err(_) => Err(Answer::Unavailable(overdue)),
         }
     }

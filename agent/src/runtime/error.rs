@@ -1,5 +1,7 @@
 //! What can go wrong between us and containerd.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +66,7 @@ pub enum RuntimeError {
         object: String,
         /// What it said.
         #[source]
-        source: Status,
+        source: Said,
     },
     /// The image could not be had.
     #[error("image {reference} could not be pulled")]
@@ -99,12 +101,20 @@ pub enum Unanswered {
         deadline: Duration,
     },
     /// The connection could not be made or broke.
-    #[error("the connection failed")]
-    Connection(#[source] Status),
+    #[error("{why}")]
+    Connection {
+        /// A sentence: the socket, what is true of it, and how to mend it.
+        why: String,
+    },
     /// Our own task that waited for the answer ended without one.
     #[error("the task that waited for the answer ended: {0}")]
     Ended(String),
 }
+
+/// What containerd said; its words alone, without gRPC's.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{}", if .0.message().is_empty() { .0.code().description() } else { .0.message() })]
+pub struct Said(pub(super) Status);
 
 impl RuntimeError {
     /// Whether the same call can succeed later with nothing changed.
@@ -130,16 +140,17 @@ pub(super) enum Answer {
 }
 
 impl Answer {
-    pub(super) fn of(status: Status) -> Self {
+    /// `socket` is where containerd was spoken to.
+    pub(super) fn of(status: Status, socket: &Path) -> Self {
         match status.code() {
             Code::AlreadyExists => Self::Exists,
             Code::NotFound => Self::NotFound,
             Code::FailedPrecondition => Self::Precondition(status),
-            Code::Unavailable => Self::Unavailable(Unanswered::Connection(status)),
+            Code::Unavailable => Self::Unavailable(disconnected(&status, socket)),
             // tonic reports a transport that breaks in mid-call as `Unknown` with a cause; what
             // containerd itself calls unknown has none.
             Code::Unknown | Code::Internal if broke(&status) => {
-                Self::Unavailable(Unanswered::Connection(status))
+                Self::Unavailable(disconnected(&status, socket))
             }
             _ => Self::Other(status),
         }
@@ -162,9 +173,29 @@ impl Answer {
             Self::Precondition(source) | Self::Other(source) => RuntimeError::Failed {
                 operation,
                 object,
-                source,
+                source: Said(source),
             },
         }
+    }
+}
+
+/// What is true of the socket, from the system's error below gRPC's.
+fn disconnected(status: &Status, socket: &Path) -> Unanswered {
+    let mut cause = std::error::Error::source(status);
+    let mut system = None;
+    while let Some(error) = cause {
+        system = error.downcast_ref::<io::Error>().or(system);
+        cause = error.source();
+    }
+    let at = socket.display();
+    let what = match system.map(io::Error::kind) {
+        Some(io::ErrorKind::NotFound) => format!("there is no socket {at}"),
+        Some(io::ErrorKind::ConnectionRefused) => format!("nobody listens on {at}"),
+        Some(io::ErrorKind::PermissionDenied) => format!("{at} may not be used"),
+        _ => format!("the connection to {at} broke"),
+    };
+    Unanswered::Connection {
+        why: format!("{what} (systemctl status containerd; its socket: containerd.socket)"),
     }
 }
 
@@ -201,5 +232,69 @@ pub(super) fn of_pull(reference: &str, error: PullError) -> RuntimeError {
             reference: reference.to_owned(),
             source: Arc::new(other),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_containerd_said_is_told_without_grpcs_words() {
+        let said = |status| {
+            Answer::of(status, Path::new("/run/c.sock")).into_error("create task", "web-1.g7")
+        };
+        let error = said(Status::internal("no space left"));
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(error.to_string(), "containerd failed: create task web-1.g7");
+        assert_eq!(source.as_deref(), Some("no space left"));
+        let error = said(Status::new(Code::ResourceExhausted, ""));
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert_eq!(
+            source.as_deref(),
+            Some(Code::ResourceExhausted.description())
+        );
+    }
+
+    #[tokio::test]
+    async fn a_containerd_that_is_down_is_told_by_its_socket_and_how_to_mend_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("c.sock");
+        let settings = crate::config::Containerd {
+            socket: socket.clone(),
+            namespace: "x".to_owned(),
+            snapshotter: "overlayfs".to_owned(),
+            timeout: Duration::from_secs(5),
+        };
+        let runtime = crate::config::Runtime {
+            shim: "io.containerd.runc.v2".to_owned(),
+            binary: None,
+            cgroup_parent: "/nodeagent".to_owned(),
+            scope: crate::config::UseScope::Never,
+            container_init: "/x".into(),
+        };
+        let said = async || {
+            let containerd = crate::runtime::Containerd::connect(&settings, &runtime, None)
+                .await
+                .unwrap();
+            let error = containerd.version().await.unwrap_err();
+            let cause = std::error::Error::source(&error).unwrap().to_string();
+            format!("{error}: {cause}")
+        };
+        let at = socket.display();
+        let mend = "(systemctl status containerd; its socket: containerd.socket)";
+        assert_eq!(
+            said().await,
+            format!(
+                "containerd did not answer: ask for the version of containerd: there is no socket {at} {mend}"
+            )
+        );
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        assert_eq!(
+            said().await,
+            format!(
+                "containerd did not answer: ask for the version of containerd: nobody listens on {at} {mend}"
+            )
+        );
     }
 }

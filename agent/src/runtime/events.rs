@@ -10,6 +10,7 @@
 //! An exit may be told more than once.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use containerd_client::events::{TaskExit as TaskExitEvent, TaskStart as TaskStartEvent};
@@ -172,7 +173,7 @@ impl Follower {
             match stream.message().await {
                 Ok(Some(envelope)) => self.event(envelope).await?,
                 Ok(None) => return Ok("the stream ended".to_owned()),
-                Err(status) => return Ok(reason(status)),
+                Err(status) => return Ok(reason(status, self.containerd.connection.socket())),
             }
         }
     }
@@ -229,11 +230,10 @@ fn is_ours(id: &str) -> bool {
     id.parse::<ContainerId>().is_ok()
 }
 
-fn reason(status: tonic::Status) -> String {
-    match Answer::of(status) {
-        Answer::Unavailable(Unanswered::Connection(status)) | Answer::Other(status) => {
-            status.message().to_owned()
-        }
+fn reason(status: tonic::Status, socket: &Path) -> String {
+    match Answer::of(status, socket) {
+        Answer::Unavailable(Unanswered::Connection { why }) => why,
+        Answer::Other(status) => status.message().to_owned(),
         other => other.into_error("follow", "events").to_string(),
     }
 }

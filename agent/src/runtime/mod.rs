@@ -26,7 +26,7 @@ mod unpack;
 
 pub use container::Observed;
 pub use content::{ContainerdStore, ContentWriter};
-pub use error::{RuntimeError, Unanswered};
+pub use error::{RuntimeError, Said, Unanswered};
 pub use events::TaskExit;
 pub use image::Image;
 pub use introspect::Snapshotter;

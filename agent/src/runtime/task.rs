@@ -189,7 +189,7 @@ impl Containerd {
                     self.end_forgotten_shim(&name).await;
                     return Ok(None);
                 }
-                Err(said @ Answer::Unavailable(Unanswered::Connection(_))) => {
+                Err(said @ Answer::Unavailable(Unanswered::Connection { .. })) => {
                     return Err(said.into_error("delete task", &name));
                 }
                 Err(said) if Instant::now() >= end => {

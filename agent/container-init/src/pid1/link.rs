@@ -1,11 +1,11 @@
 //! The connection to the agent: dials, judges the peer, frames in and out, dials again.
 //!
-//! Promises: nothing blocks; what is not read in time by the agent ends the connection, and events
+//! Promises: nothing blocks, but for a dial in a queue that is full (50 ms at most); what is not read in time by the agent ends the connection, and events
 //! are sent again on the next one. No timer runs while connected.
 
 use core::ffi::CStr;
 
-use container_init::link::{is_obeyed, next_redial};
+use container_init::link::{REDIAL_MIN_MS, is_obeyed, next_redial};
 use container_init::protocol::{MAX_FRAME, Report};
 
 use super::sys::{self, Errno, Fd, Poll};
@@ -74,8 +74,12 @@ impl Link {
                 self.redial_at = None;
                 true
             }
+            // The agent is there and its queue is full of others: no reason to come less often.
+            Err(Errno::EAGAIN) => {
+                self.redial_at = Some(now + REDIAL_MIN_MS);
+                false
+            }
             _ => {
-                self.redial_at = Some(now);
                 self.hang_up(now);
                 false
             }

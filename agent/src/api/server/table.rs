@@ -57,6 +57,10 @@ pub enum Operation {
     ShowStatus,
     /// Stream of events.
     WatchEvents,
+    /// The journal, and whether one was lost.
+    ShowJournal,
+    /// Accept the loss of a journal.
+    AcceptJournal,
     /// List apps.
     ListApps,
     /// Apply a manifest.
@@ -166,6 +170,20 @@ pub const ROUTES: &[Route] = &{
             "/v1/events",
             Some(View),
             "What is true and then what changes, as server-sent events",
+        ),
+        route(
+            ShowJournal,
+            Get,
+            "/v1/journal",
+            Some(View),
+            "The journal, and whether the one before was lost",
+        ),
+        route(
+            AcceptJournal,
+            Post,
+            "/v1/journal/accept",
+            Some(Admin),
+            "Accept the loss of a journal",
         ),
         route(ListApps, Get, "/v1/apps", Some(View), "All apps by name"),
         route(ApplyApp, Put, "/v1/apps", Some(Admin), "Apply a manifest"),

@@ -55,16 +55,58 @@ fn with_address(call: usize, fd: &Fd, address: &[u8]) -> Result<()> {
     .map(drop)
 }
 
-/// A stream connected to the listener at `path`. A full backlog is `EAGAIN`.
+/// Microseconds that a dial waits for its turn when the listener's queue is full.
+const TURN_US: i64 = 50_000;
+
+/// A stream connected to the listener at `path`. Where its queue is full this waits its turn, for
+/// [`TURN_US`] at most: who only looks now and then loses against others who wait. A queue that is
+/// still full is `EAGAIN`.
 pub fn connect_unix(path: &CStr) -> Result<Fd> {
+    const SO_SNDTIMEO: usize = 21;
     let (address, length) = unix_address(path)?;
+    let address = address.get(..length).unwrap_or_default();
     let fd = socket(AF_UNIX, STREAM)?;
-    with_address(
-        number::CONNECT,
-        &fd,
-        address.get(..length).unwrap_or_default(),
-    )?;
+    match with_address(number::CONNECT, &fd, address) {
+        Err(Errno::EAGAIN) => {}
+        answer => return answer.map(|()| fd),
+    }
+    // struct timeval; a stream's wait to be accepted is its send timeout (socket(7)).
+    let patience = [0i64, TURN_US];
+    // SAFETY: the kernel reads one timeval.
+    checked(unsafe {
+        syscall(
+            number::SETSOCKOPT,
+            [
+                fd.argument(),
+                SOL_SOCKET,
+                SO_SNDTIMEO,
+                patience.as_ptr().addr_for_kernel(),
+                size_of_val(&patience),
+                0,
+            ],
+        )
+    })?;
+    blocking(&fd, Blocking::Yes)?;
+    with_address(number::CONNECT, &fd, address)?;
+    blocking(&fd, Blocking::No)?;
     Ok(fd)
+}
+
+enum Blocking {
+    Yes,
+    No,
+}
+
+/// Sets the file's status flags anew: `O_NONBLOCK` is the only one that a socket here has.
+fn blocking(fd: &Fd, blocking: Blocking) -> Result<()> {
+    const F_SETFL: usize = 4;
+    const O_NONBLOCK: usize = 0o4000;
+    let flags = match blocking {
+        Blocking::Yes => 0,
+        Blocking::No => O_NONBLOCK,
+    };
+    // SAFETY: no pointer is passed.
+    checked(unsafe { syscall(number::FCNTL, [fd.argument(), F_SETFL, flags, 0, 0, 0]) }).map(drop)
 }
 
 /// A connection to 127.0.0.1, and whether it stands already.
