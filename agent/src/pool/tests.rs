@@ -895,7 +895,7 @@ fn a_wall_clock_that_is_set_moves_no_deadline_and_no_pause() {
         );
         world.pass(Duration::from_secs(2));
         while world.commit_one() {}
-        assert_eq!(world.end(&id), EndState::Failed);
+        assert_eq!(world.end_of(&id), EndState::Failed);
     }
 }
 
