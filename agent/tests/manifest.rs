@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nodeagent::app::{
-    App, Essential, HostTerms, NetworkMode, ProbeTiming, Readiness, Revision, check_against,
-    manifest_hash, parse, revision,
+    App, Essential, HostTerms, Look, NetworkMode, Probe, ProbeTiming, Readiness, Revision, Scheme,
+    check_against, manifest_hash, parse, revision,
 };
 use proptest::prelude::*;
 
@@ -32,6 +32,7 @@ fn every_field_of_a_full_manifest_arrives() {
         initial_delay: Duration::from_secs(1),
         period: Duration::from_secs(2),
         timeout: Duration::from_secs(3),
+        success_threshold: 1,
         failure_threshold: 4,
     };
     assert_eq!(app.name.as_str(), "web");
@@ -55,12 +56,16 @@ fn every_field_of_a_full_manifest_arrives() {
     );
     assert_eq!(
         app.readiness,
-        Readiness::Http {
-            port: 8080,
-            path: "/healthz".into(),
-            headers: vec![("X-Probe".into(), "nodeagent".into())],
+        Readiness::Probe(Probe {
+            look: Look::Http {
+                port: 8080,
+                host: None,
+                scheme: Scheme::Http,
+                path: "/healthz".into(),
+                headers: vec![("X-Probe".into(), "nodeagent".into())],
+            },
             timing,
-        }
+        })
     );
     let [shipper, cache] = app.agents.as_slice() else {
         panic!("two agents were written")
@@ -77,7 +82,10 @@ fn every_field_of_a_full_manifest_arrives() {
     );
     assert!(matches!(
         cache.readiness,
-        Readiness::Tcp { port: 11211, .. }
+        Readiness::Probe(Probe {
+            look: Look::Tcp { port: 11211, .. },
+            ..
+        })
     ));
     assert_eq!(app.warm.armed, 3);
     assert_eq!((app.registration.port, app.registration.weight), (8080, 50));

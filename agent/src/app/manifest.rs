@@ -36,7 +36,9 @@ pub(super) struct Spec {
     pub(super) env: Option<Vec<NameValue>>,
     pub(super) ports: Option<Vec<Port>>,
     pub(super) resources: Option<Resources>,
+    pub(super) startup: Option<VitalProbe>,
     pub(super) readiness: Option<Readiness>,
+    pub(super) liveness: Option<VitalProbe>,
     pub(super) agents: Option<Vec<Agent>>,
     pub(super) warm: Option<Warm>,
     pub(super) registration: Option<Registration>,
@@ -86,7 +88,23 @@ pub(super) struct Readiness {
     pub(super) initial_delay_seconds: Option<u32>,
     pub(super) period_seconds: Option<u32>,
     pub(super) timeout_seconds: Option<u32>,
+    pub(super) success_threshold: Option<u32>,
     pub(super) failure_threshold: Option<u32>,
+}
+
+/// `startup` and `liveness`: exactly one of the first three, and how to time it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct VitalProbe {
+    pub(super) http_get: Option<HttpGet>,
+    pub(super) tcp_socket: Option<TcpSocket>,
+    pub(super) exec: Option<Exec>,
+    pub(super) initial_delay_seconds: Option<u32>,
+    pub(super) period_seconds: Option<u32>,
+    pub(super) timeout_seconds: Option<u32>,
+    pub(super) success_threshold: Option<u32>,
+    pub(super) failure_threshold: Option<u32>,
+    pub(super) termination_grace_period_seconds: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -94,13 +112,23 @@ pub(super) struct Readiness {
 pub(super) struct HttpGet {
     pub(super) path: Option<String>,
     pub(super) port: Option<Scalar>,
+    pub(super) scheme: Option<Scheme>,
+    pub(super) host: Option<String>,
     pub(super) http_headers: Option<Vec<NameValue>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Scheme {
+    Http,
+    Https,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct TcpSocket {
     pub(super) port: Option<Scalar>,
+    pub(super) host: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -228,8 +256,14 @@ mod tests {
     use crate::document::names::{documented_fields, field_names};
     use std::collections::BTreeSet;
 
-    /// What agents share with the app is documented once.
+    /// What agents share with the app, and probes with each other, is documented once.
     fn documented_as(field: &str) -> String {
+        for probe in ["spec.startup", "spec.liveness"] {
+            let own = format!("{probe}.terminationGracePeriodSeconds");
+            if field.starts_with(probe) && field != own {
+                return probe.to_owned();
+            }
+        }
         for shared in ["spec.agents[].readiness", "spec.agents[].env"] {
             if field.starts_with(shared) {
                 return shared.to_owned();

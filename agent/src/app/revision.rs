@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{App, Essential, NetworkMode, ProbeTiming, Readiness, RegisteredAddress, User};
+use super::{
+    App, Essential, Look, NetworkMode, Probe, Readiness, RegisteredAddress, Scheme, User,
+    VitalProbe,
+};
 
 /// Short name of an app's version: 12 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,7 +122,9 @@ impl Writer {
             user,
             ports,
             resources,
+            startup,
             readiness,
+            liveness,
             agents,
             warm: _,
             registration,
@@ -148,6 +153,8 @@ impl Writer {
         self.number("memory", resources.memory_bytes);
         self.number("pids", resources.pids);
         self.readiness(readiness);
+        self.vital("startup", startup.as_ref());
+        self.vital("liveness", liveness.as_ref());
         self.number("agents", agents.len() as u64);
         for agent in agents {
             self.text("agent", &agent.name);
@@ -191,36 +198,58 @@ impl Writer {
                 self.text("readiness", "notify");
                 self.duration("timeout", *timeout);
             }
-            Readiness::Tcp { port, timing } => {
-                self.text("readiness", "tcp");
-                self.number("port", (*port).into());
-                self.timing(timing);
-            }
-            Readiness::Http {
-                port,
-                path,
-                headers,
-                timing,
-            } => {
-                self.text("readiness", "http");
-                self.number("port", (*port).into());
-                self.text("path", path);
-                self.pairs("headers", headers.iter().map(|(name, value)| (name, value)));
-                self.timing(timing);
-            }
-            Readiness::Exec { command, timing } => {
-                self.text("readiness", "exec");
-                self.list("command", command);
-                self.timing(timing);
-            }
+            Readiness::Probe(probe) => self.probe("readiness", probe),
         }
     }
 
-    fn timing(&mut self, timing: &ProbeTiming) {
+    fn vital(&mut self, name: &str, vital: Option<&VitalProbe>) {
+        let Some(vital) = vital else { return };
+        self.probe(name, &vital.probe);
+        if let Some(grace) = vital.termination_grace {
+            self.duration("grace", grace);
+        }
+    }
+
+    fn probe(&mut self, name: &str, probe: &Probe) {
+        let host = match &probe.look {
+            Look::Tcp { port, host } => {
+                self.text(name, "tcp");
+                self.number("port", (*port).into());
+                *host
+            }
+            Look::Http {
+                port,
+                host,
+                scheme,
+                path,
+                headers,
+            } => {
+                self.text(name, "http");
+                self.number("port", (*port).into());
+                self.text("path", path);
+                self.pairs("headers", headers.iter().map(|(name, value)| (name, value)));
+                if *scheme == Scheme::Https {
+                    self.text("scheme", "https");
+                }
+                *host
+            }
+            Look::Exec { command } => {
+                self.text(name, "exec");
+                self.list("command", command);
+                None
+            }
+        };
+        if let Some(host) = host {
+            self.text("host", &host.to_string());
+        }
+        let timing = &probe.timing;
         self.duration("delay", timing.initial_delay);
         self.duration("period", timing.period);
         self.duration("timeout", timing.timeout);
         self.number("threshold", timing.failure_threshold.into());
+        if timing.success_threshold != 1 {
+            self.number("successes", timing.success_threshold.into());
+        }
     }
 
     fn finish(self) -> String {

@@ -1,6 +1,7 @@
 //! The validated app. Names and meanings are Kubernetes' wherever Kubernetes has the thing.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::instance::AppName;
@@ -28,8 +29,12 @@ pub struct App {
     pub ports: Vec<Port>,
     /// Limits of the instance's cgroup.
     pub resources: Resources,
-    /// How we learn that the app is ready.
+    /// What holds the other probes until it has passed once.
+    pub startup: Option<VitalProbe>,
+    /// How we learn that the app is ready, and whether it still is.
     pub readiness: Readiness,
+    /// What has to go on passing while the app is in service.
+    pub liveness: Option<VitalProbe>,
     /// In-container processes that run before the app, in order.
     pub agents: Vec<Agent>,
     /// How many instances wait at each warmth.
@@ -45,6 +50,14 @@ pub struct App {
 }
 
 impl App {
+    /// The readiness probe that goes on in service; `None` when readiness is not probed from here.
+    pub fn steady_readiness(&self) -> Option<&Probe> {
+        match &self.readiness {
+            Readiness::Probe(probe) if !matches!(probe.look, Look::Exec { .. }) => Some(probe),
+            _ => None,
+        }
+    }
+
     /// Whether the end of the in-container agent of this name is the end of the instance.
     pub fn is_essential_agent(&self, name: &str) -> bool {
         let mut agents = self.agents.iter();
@@ -91,31 +104,56 @@ pub enum Readiness {
         /// How long it may take before the start counts as failed.
         timeout: Duration,
     },
+    /// A probe passes.
+    Probe(Probe),
+}
+
+/// A look at a process, and when to look.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probe {
+    /// What is done.
+    pub look: Look,
+    /// When, and how often it has to pass or fail.
+    pub timing: ProbeTiming,
+}
+
+/// What a probe does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Look {
     /// A connection to the port succeeds.
     Tcp {
         /// Port number, resolved from a name.
         port: u16,
-        /// When to probe.
-        timing: ProbeTiming,
+        /// Instead of the instance's own address.
+        host: Option<IpAddr>,
     },
     /// A GET answers 200..=399.
     Http {
         /// Port number, resolved from a name.
         port: u16,
+        /// Instead of the instance's own address.
+        host: Option<IpAddr>,
+        /// With or without TLS.
+        scheme: Scheme,
         /// Request target, beginning with `/`.
         path: String,
         /// Extra request headers.
         headers: Vec<(String, String)>,
-        /// When to probe.
-        timing: ProbeTiming,
     },
     /// The command exits 0; run by container-init inside the container, as the process's user.
     Exec {
         /// argv, not a shell line.
         command: Vec<String>,
-        /// When to probe.
-        timing: ProbeTiming,
     },
+}
+
+/// `scheme` of an HTTP probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain.
+    Http,
+    /// TLS; the certificate is not verified, as in Kubernetes.
+    Https,
 }
 
 /// Kubernetes' probe fields. The first probes after a start come faster than `period`
@@ -128,9 +166,27 @@ pub struct ProbeTiming {
     pub period: Duration,
     /// `timeoutSeconds` of one probe, default 1.
     pub timeout: Duration,
-    /// `failureThreshold`, default 3: with `period` it bounds the whole start:
+    /// `successThreshold`, default 1: passes in a row after a failure.
+    pub success_threshold: u32,
+    /// `failureThreshold`, default 3: failures in a row. With `period` it bounds a whole start:
     /// `initial_delay + period * failure_threshold`.
     pub failure_threshold: u32,
+}
+
+/// A probe whose failure ends the instance: of `startup` or `liveness`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VitalProbe {
+    /// The look and its timing.
+    pub probe: Probe,
+    /// `terminationGracePeriodSeconds` of the stop after its failure; the app's when absent.
+    pub termination_grace: Option<Duration>,
+}
+
+impl ProbeTiming {
+    /// The longest that a start may take until the probe passes.
+    pub fn deadline(&self) -> Duration {
+        self.initial_delay + self.period * self.failure_threshold
+    }
 }
 
 impl Readiness {
@@ -139,9 +195,7 @@ impl Readiness {
         match self {
             Self::None => Duration::from_secs(30),
             Self::Notify { timeout } => *timeout,
-            Self::Tcp { timing, .. } | Self::Http { timing, .. } | Self::Exec { timing, .. } => {
-                timing.initial_delay + timing.period * timing.failure_threshold
-            }
+            Self::Probe(probe) => probe.timing.deadline(),
         }
     }
 }

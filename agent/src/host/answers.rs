@@ -209,7 +209,9 @@ fn current(snapshot: &Snapshot) -> Current {
         target: snapshot.target,
         target_seq: snapshot.seq,
         active: count(snapshot, State::Active),
-        starting: count(snapshot, State::Starting) + count(snapshot, State::Ready),
+        starting: count(snapshot, State::Starting)
+            + count(snapshot, State::Ready)
+            + count(snapshot, State::Unready),
         armed: count(snapshot, State::Armed),
         draining: count(snapshot, State::Draining)
             + count(snapshot, State::Stopping)
@@ -360,6 +362,7 @@ fn instance_state(word: &str) -> InstanceState {
         "starting" => InstanceState::Starting,
         "ready" => InstanceState::Ready,
         "active" => InstanceState::Active,
+        "unready" => InstanceState::Unready,
         "draining" => InstanceState::Draining,
         "stopping" => InstanceState::Stopping,
         "stopped" => InstanceState::Stopped,

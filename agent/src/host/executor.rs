@@ -4,6 +4,7 @@
 //! discovery. Containerd, runc and netlink are reached from nowhere else than `network`, `create`,
 //! `arm`, `remove` and `release`, and from `stop` when container-init does not answer.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::failure;
-use crate::app::{App, Readiness};
+use crate::app::{App, Look, Probe, Readiness};
 use crate::config::Settings;
 use crate::discovery::{Discovery, Outcome, RegistrationRecord};
 use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
+use crate::instance::machine::{NOT_ALIVE, NOT_READY, NOT_STARTED};
 use crate::instance::spec::HostFacts;
 use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, probe};
 use crate::journal::{Journal, Write};
@@ -62,15 +64,18 @@ impl Effects for Executor {
         let id = ContainerId::new(name.clone(), instance.create_generation);
         match effect.kind {
             EffectKind::Network => self.network(&name, instance).await,
-            EffectKind::Create => self.create(&id, instance).await,
-            EffectKind::Arm => self.arm(&id, instance, cancel).await,
+            // Boxed: a watch of each instance in service must not be as large as a creation.
+            EffectKind::Create => Box::pin(self.create(&id, instance)).await,
+            EffectKind::Arm => Box::pin(self.arm(&id, instance, cancel)).await,
             EffectKind::Start => self.start(&id, instance).await,
             EffectKind::Ready => until_cancelled(cancel, self.ready(&id, instance)).await,
+            EffectKind::Watch => until_cancelled(cancel, self.watch(&id, instance)).await,
+            EffectKind::Recover => until_cancelled(cancel, self.recover(&id, instance)).await,
             EffectKind::Register => self.register(&id, instance).await,
             EffectKind::Deregister => self.deregister(&name, instance).await,
             EffectKind::Drain => until_cancelled(cancel, self.drain()).await,
-            EffectKind::Stop => self.stop(&id, instance).await,
-            EffectKind::Remove => self.remove(&id, instance).await,
+            EffectKind::Stop => Box::pin(self.stop(&id, instance)).await,
+            EffectKind::Remove => Box::pin(self.remove(&id, instance)).await,
             EffectKind::Release => Ok(self.network.remove_slot(&name).await?),
         }
     }
@@ -134,30 +139,69 @@ impl Executor {
         alive(&status, app)
     }
 
+    /// The startup probe first: it holds the others.
     async fn ready(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
         let app = &instance.revision.app;
-        let readiness = &app.readiness;
         let over = |s: &Status| alive(s, app).is_err();
-        let deadline = Instant::now() + readiness.deadline();
-        match readiness {
-            Readiness::None => Ok(()),
-            Readiness::Notify { .. } | Readiness::Exec { .. } => {
-                // container-init bounds an exec probe itself; its verdict comes as the app's state.
+        let address = probed_at(instance);
+        let startup = app
+            .startup
+            .as_ref()
+            .map(|vital| (&vital.probe, NOT_STARTED));
+        let readiness = match &app.readiness {
+            Readiness::Probe(probe) if !matches!(probe.look, Look::Exec { .. }) => {
+                Some((probe, NOT_READY))
+            }
+            _ => None,
+        };
+        for (probe, code) in startup.into_iter().chain(readiness) {
+            let deadline = Instant::now() + probe.timing.deadline();
+            tokio::select! {
+                probed = probe::until_passed(probe, address, deadline) => probed.map_err(|e| failure(code, &e))?,
+                over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, over) => {
+                    alive(&over?, app)?;
+                }
+            }
+        }
+        match &app.readiness {
+            // container-init bounds an exec probe itself; its verdict comes as the app's state.
+            Readiness::Notify { .. }
+            | Readiness::Probe(Probe {
+                look: Look::Exec { .. },
+                ..
+            }) => {
+                let deadline = Instant::now() + app.readiness.deadline();
                 let wait = self
                     .gate
                     .wait(id, "becoming ready", deadline, |s| s.ready || over(s));
-                alive(&wait.await.map_err(|e| failure("not_ready", &e))?, app)
+                alive(&wait.await.map_err(|e| failure(NOT_READY, &e))?, app)
             }
-            Readiness::Tcp { .. } | Readiness::Http { .. } => {
-                let address = IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST));
-                tokio::select! {
-                    probed = probe::ready(readiness, address, deadline) => probed.map_err(|e| failure("not_ready", &e)),
-                    over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, over) => match over {
-                        Ok(status) => alive(&status, app),
-                        Err(error) => Err(error.into()),
-                    },
-                }
+            Readiness::Probe(_) | Readiness::None => Ok(()),
+        }
+    }
+
+    /// In service, as long as its probes pass.
+    async fn watch(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
+        let app = &instance.revision.app;
+        let (address, seed) = (probed_at(instance), seed(id));
+        tokio::select! {
+            lost = failing(app.steady_readiness(), address, seed) => Err(failure(NOT_READY, &lost).passing()),
+            lost = failing(app.liveness.as_ref().map(|vital| &vital.probe), address, seed) => Err(failure(NOT_ALIVE, &lost)),
+        }
+    }
+
+    /// Out of discovery, until it is ready again.
+    async fn recover(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
+        let app = &instance.revision.app;
+        let (address, seed) = (probed_at(instance), seed(id));
+        let again = async {
+            if let Some(probe) = app.steady_readiness() {
+                probe::until_again(probe, address, seed).await;
             }
+        };
+        tokio::select! {
+            () = again => Ok(()),
+            lost = failing(app.liveness.as_ref().map(|vital| &vital.probe), address, seed) => Err(failure(NOT_ALIVE, &lost)),
         }
     }
 
@@ -253,7 +297,7 @@ impl Executor {
     }
 
     async fn stop(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
-        let grace = instance.revision.app.termination_grace;
+        let grace = instance.termination_grace();
         let deadline = Instant::now() + grace + STOP_MARGIN;
         let mut sent = self.gate.stop(id, grace).await;
         if let Err(GateError::NotConnected { .. }) = sent
@@ -378,6 +422,26 @@ fn context(instance: &Instance) -> (String, String) {
     let task = instance.task.as_ref();
     task.map(|task| (task.task_id.to_string(), task.traceparent.clone()))
         .unwrap_or_default()
+}
+
+/// Where the agent's probes find the instance.
+fn probed_at(instance: &Instance) -> IpAddr {
+    IpAddr::V4(instance.address.unwrap_or(Ipv4Addr::LOCALHOST))
+}
+
+/// Spreads the probes of instances over their period, always in the same way.
+fn seed(id: &ContainerId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    id.to_string().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Never ends without a probe.
+async fn failing(probe: Option<&Probe>, address: IpAddr, seed: u64) -> probe::Lost {
+    match probe {
+        Some(probe) => probe::until_failed(probe, address, seed).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Fails when the container is over, or about to be: the first essential process that ended says why.

@@ -7,13 +7,17 @@
 //!                                                        │          │            │           │
 //!                                                        └──────────┴─deactivate─┴───────────┤
 //!   reinstate: deregistering, draining ──► registering                                       ▼
+//!   active ─withdraw─► withdrawing ──► unready ─reinstate─► registering
 //! absent ◄─ releasing ◄─ removing ◄─ stopping ◄─ draining ◄───────────────────────── deregistering
 //!
 //! any of the upper rows ── fail, exited ──► failed ── discard ──► deregistering | stopping
 //! after a reboot: lost ── restore ──► networking (same rootfs and address) │ discard
 //! ```
-//! A phase that is not resting (`armed`, `active`, `failed`, `lost`) *is* its effect: entering it means
-//! that the effect has to be performed, and `done` leaves it. Going down never fails: an effect
+//! A phase that is not resting (`armed`, `failed`, `lost`, and `active` without probes) *is* its effect:
+//! entering it means that the effect has to be performed, and `done` leaves it. `active` and
+//! `unready` are left by an edge that the pool plans (its intent comes first), once their effect has
+//! said that the app has stopped being ready, is ready again, or is not alive. Going down
+//! never fails: an effect
 //! that fails there, and a registration, is tried again until it succeeds; on the way to the gate
 //! so is one whose failure says that waiting helps.
 //!
@@ -23,10 +27,18 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Revision;
 use crate::app::NetworkMode;
 use crate::task::TaskContext;
+
+/// Failure of a readiness probe; while in service it passes.
+pub const NOT_READY: &str = "not_ready";
+/// Failure of a startup probe.
+pub const NOT_STARTED: &str = "not_started";
+/// Failure of a liveness probe.
+pub const NOT_ALIVE: &str = "not_alive";
 
 /// Where an instance is. Every phase but `Armed`, `Active`, `Failed` and `Lost` is an effect under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,8 +57,12 @@ pub enum Phase {
     Probing,
     /// Ready; every required discovery backend has to acknowledge this generation.
     Registering,
-    /// Rests in service.
+    /// Rests in service, watched by its probes.
     Active,
+    /// Stopped being ready: being taken out of discovery, the app goes on.
+    Withdrawing,
+    /// Out of discovery until it is ready again.
+    Unready,
     /// Being taken out of discovery.
     Deregistering,
     /// Deregistered; clients may still come until the propagation bound is over.
@@ -66,7 +82,7 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in the order of an undisturbed life.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Networking,
         Self::Creating,
         Self::Arming,
@@ -75,6 +91,8 @@ impl Phase {
         Self::Probing,
         Self::Registering,
         Self::Active,
+        Self::Withdrawing,
+        Self::Unready,
         Self::Deregistering,
         Self::Draining,
         Self::Stopping,
@@ -95,6 +113,8 @@ impl Phase {
             Self::Probing => "probing",
             Self::Registering => "registering",
             Self::Active => "active",
+            Self::Withdrawing => "withdrawing",
+            Self::Unready => "unready",
             Self::Deregistering => "deregistering",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
@@ -110,9 +130,12 @@ impl Phase {
         Self::ALL.into_iter().find(|phase| phase.as_str() == word)
     }
 
-    /// The effect that this phase waits for; `None` for the resting ones.
-    pub fn effect(self) -> Option<EffectKind> {
+    /// The effect that this phase waits for; `None` for the resting ones. That of `Active` depends
+    /// on the app: [`Instance::effect`].
+    fn effect(self) -> Option<EffectKind> {
         Some(match self {
+            Self::Withdrawing => EffectKind::Deregister,
+            Self::Unready => EffectKind::Recover,
             Self::Networking => EffectKind::Network,
             Self::Creating => EffectKind::Create,
             Self::Arming => EffectKind::Arm,
@@ -153,6 +176,7 @@ impl Phase {
             Self::Starting | Self::Probing => State::Starting,
             Self::Registering => State::Ready,
             Self::Active => State::Active,
+            Self::Withdrawing | Self::Unready => State::Unready,
             Self::Deregistering | Self::Draining => State::Draining,
             Self::Stopping => State::Stopping,
             Self::Removing | Self::Releasing | Self::Lost => State::Stopped,
@@ -176,6 +200,10 @@ pub enum EffectKind {
     Ready,
     /// Every required discovery backend acknowledged.
     Register,
+    /// In service: fails when it is not ready (for now) or not alive (for good); never succeeds.
+    Watch,
+    /// It is ready again.
+    Recover,
     /// Out of discovery.
     Deregister,
     /// The propagation bound has passed.
@@ -198,6 +226,8 @@ impl EffectKind {
             Self::Start => "start",
             Self::Ready => "ready",
             Self::Register => "register",
+            Self::Watch => "watch",
+            Self::Recover => "recover",
             Self::Deregister => "deregister",
             Self::Drain => "drain",
             Self::Stop => "stop",
@@ -220,6 +250,8 @@ pub enum State {
     Ready,
     /// In service.
     Active,
+    /// It stopped being ready: out of discovery until it is again.
+    Unready,
     /// Out of discovery, still serving.
     Draining,
     /// Being ended.
@@ -239,6 +271,7 @@ impl State {
             Self::Starting => "starting",
             Self::Ready => "ready",
             Self::Active => "active",
+            Self::Unready => "unready",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
@@ -354,6 +387,21 @@ pub struct Instance {
     pub failure: Option<Failure>,
     /// Attempts at the present effect, from 1.
     pub attempt: u32,
+    /// Its liveness probe failed: it is on its way out and is not taken back.
+    pub unhealthy: bool,
+    /// `terminationGracePeriodSeconds` of the probe that failed, when it has one.
+    pub probe_grace: Option<Duration>,
+}
+
+/// What an instance that is in service, or was until its readiness was lost, should do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Leave discovery: it is not ready.
+    Withdraw,
+    /// Come back into discovery: it is ready again.
+    Return,
+    /// Be ended: it is not alive.
+    End,
 }
 
 /// What happens to an instance. Named like the edges of the picture.
@@ -381,7 +429,9 @@ pub enum Event {
         /// The task that takes it out, when one did: the trail is its.
         task: Option<TaskContext>,
     },
-    /// It is wanted again before `stop` was sent.
+    /// It has stopped being ready.
+    Withdraw,
+    /// It is wanted again before `stop` was sent, or is ready again.
     Reinstate {
         /// The instance's new generation.
         generation: u64,
@@ -440,6 +490,7 @@ impl Event {
             Self::Activate { .. } => "activate",
             Self::Unserve => "unserve",
             Self::Deactivate { .. } => "deactivate",
+            Self::Withdraw => "withdraw",
             Self::Reinstate { .. } => "reinstate",
             Self::Discard => "discard",
             Self::Restore { .. } => "restore",
@@ -470,7 +521,36 @@ impl Instance {
             urgency: Urgency::Drain,
             failure: None,
             attempt: 1,
+            unhealthy: false,
+            probe_grace: None,
         }
+    }
+
+    /// The effect of its phase; `None` when it rests. In service only who has probes is watched.
+    pub fn effect(&self) -> Option<EffectKind> {
+        let app = &self.revision.app;
+        let probed = app.steady_readiness().is_some() || app.liveness.is_some();
+        match self.phase {
+            Phase::Active => probed.then_some(EffectKind::Watch),
+            phase => phase.effect(),
+        }
+    }
+
+    /// What its probes have found and nothing was done about yet.
+    pub fn wish(&self) -> Option<Wish> {
+        let retry = self.failure.as_ref().map(|failure| failure.retry);
+        match (self.phase, retry) {
+            (Phase::Active | Phase::Unready, _) if self.unhealthy => Some(Wish::End),
+            (Phase::Active, Some(_)) => Some(Wish::Withdraw),
+            (Phase::Unready, None) => Some(Wish::Return),
+            _ => None,
+        }
+    }
+
+    /// Budget of its stop.
+    pub fn termination_grace(&self) -> Duration {
+        self.probe_grace
+            .unwrap_or(self.revision.app.termination_grace)
     }
 
     fn first_phase(address: Option<Ipv4Addr>) -> Phase {
@@ -530,7 +610,12 @@ impl Instance {
                 Ok(Next::Rest)
             }
             Event::Deactivate { urgency, task } => match self.phase {
-                Phase::Starting | Phase::Probing | Phase::Registering | Phase::Active => {
+                Phase::Starting
+                | Phase::Probing
+                | Phase::Registering
+                | Phase::Active
+                | Phase::Withdrawing
+                | Phase::Unready => {
                     self.serving = false;
                     self.task = task;
                     Ok(self.take_out(urgency))
@@ -544,16 +629,27 @@ impl Instance {
                 }
                 _ => Err(denied),
             },
-            Event::Reinstate { generation, task } => match self.phase {
-                Phase::Deregistering | Phase::Draining if self.urgency == Urgency::Drain => {
-                    self.serving = true;
-                    self.generation = generation;
-                    self.task = task;
-                    self.registered = true;
-                    Ok(self.enter(Phase::Registering))
-                }
+            Event::Withdraw => match self.phase {
+                Phase::Active if self.registered => Ok(self.enter(Phase::Withdrawing)),
+                Phase::Active => Ok(self.enter(Phase::Unready)),
                 _ => Err(denied),
             },
+            Event::Reinstate { generation, task } => {
+                let back = match self.phase {
+                    Phase::Deregistering | Phase::Draining => {
+                        self.urgency == Urgency::Drain && !self.unhealthy
+                    }
+                    Phase::Unready => !self.unhealthy,
+                    _ => false,
+                };
+                if !back {
+                    return Err(denied);
+                }
+                self.serving = true;
+                self.generation = generation;
+                self.task = task;
+                Ok(self.go_into_service())
+            }
             Event::Discard => match self.phase {
                 Phase::Failed | Phase::Lost => Ok(self.take_out(Urgency::Now)),
                 Phase::Armed => Ok(self.enter(Phase::Stopping)),
@@ -579,11 +675,14 @@ impl Instance {
             Phase::Arming if self.serving => self.enter(Phase::Starting),
             Phase::Arming => self.enter(Phase::Armed),
             Phase::Starting => self.enter(Phase::Probing),
-            Phase::Probing if self.revision.app.registration.enabled => {
-                self.registered = true;
-                self.enter(Phase::Registering)
+            Phase::Probing => self.go_into_service(),
+            Phase::Registering => self.enter(Phase::Active),
+            // Still `registered`: who takes it out waits for clients that found it a moment ago.
+            Phase::Withdrawing => self.enter(Phase::Unready),
+            Phase::Unready => {
+                self.failure = None;
+                Next::Rest
             }
-            Phase::Probing | Phase::Registering => self.enter(Phase::Active),
             Phase::Deregistering => {
                 self.registered = false;
                 self.enter(match self.urgency {
@@ -601,23 +700,57 @@ impl Instance {
 
     fn fail(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
-            Phase::Armed | Phase::Active | Phase::Failed | Phase::Lost => None,
+            Phase::Armed | Phase::Failed | Phase::Lost => None,
+            Phase::Active | Phase::Unready => {
+                if failure.retry == Retry::Never {
+                    self.unhealthy = true;
+                    self.note_grace(&failure);
+                }
+                self.failure = Some(failure);
+                Some(Next::Rest)
+            }
             // The app is well; discovery is not. It serves whoever knows it, and is not counted.
-            phase if phase == Phase::Registering || phase.going_down() => self.again(failure),
+            phase
+                if matches!(phase, Phase::Registering | Phase::Withdrawing)
+                    || phase.going_down() =>
+            {
+                self.again(failure)
+            }
             phase if phase.on_the_way_to_armed() && failure.retry == Retry::Later => {
                 self.again(failure)
             }
             _ => {
+                self.note_grace(&failure);
                 self.failure = Some(failure);
                 Some(self.enter(Phase::Failed))
             }
         }
     }
 
+    /// A probe may have a grace of its own for the stop after its failure.
+    fn note_grace(&mut self, failure: &Failure) {
+        let app = &self.revision.app;
+        let vital = match failure.code {
+            NOT_ALIVE => &app.liveness,
+            NOT_STARTED => &app.startup,
+            _ => &None,
+        };
+        self.probe_grace = vital.as_ref().and_then(|vital| vital.termination_grace);
+    }
+
+    fn go_into_service(&mut self) -> Next {
+        if self.revision.app.registration.enabled {
+            self.registered = true;
+            self.enter(Phase::Registering)
+        } else {
+            self.enter(Phase::Active)
+        }
+    }
+
     fn again(&mut self, failure: Failure) -> Option<Next> {
         self.failure = Some(failure);
         self.attempt += 1;
-        self.phase.effect().map(Next::Again)
+        self.effect().map(Next::Again)
     }
 
     fn exited(&mut self, failure: Failure) -> Option<Next> {
@@ -658,6 +791,6 @@ impl Instance {
             Phase::Failed => self.serving = false,
             _ => {}
         }
-        phase.effect().map_or(Next::Rest, Next::Perform)
+        self.effect().map_or(Next::Rest, Next::Perform)
     }
 }

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::instance::{Failure, Instance, Phase, Revision};
+use crate::instance::machine::NOT_READY;
+use crate::instance::{EffectKind, Failure, Instance, Phase, Revision};
 use crate::journal::{InstanceRow, PoolRow, TaskRow};
 use crate::network::Ledger;
 
@@ -134,15 +135,13 @@ impl Pool {
             pool.tasks.insert(task.context.task_id.clone(), task);
         }
         let mut out = Vec::new();
-        let phases: Vec<(u32, Phase)> = pool
+        let effects: Vec<(u32, EffectKind)> = pool
             .slots
             .iter()
-            .map(|(&ordinal, slot)| (ordinal, slot.instance.phase))
+            .filter_map(|(&ordinal, slot)| Some((ordinal, slot.instance.effect()?)))
             .collect();
-        for (ordinal, phase) in phases {
-            if let Some(kind) = phase.effect() {
-                pool.perform(ordinal, kind, Duration::ZERO, &mut out);
-            }
+        for (ordinal, kind) in effects {
+            pool.perform(ordinal, kind, Duration::ZERO, &mut out);
         }
         out.extend(pool.step(Event::Tick, now, ledger));
         (pool, out)
@@ -172,7 +171,13 @@ fn resume(
     let may_be = was_let_go(row.phase) && instance.revision.app.registration.enabled;
     instance.registered = row.registered || may_be || listed == Listed::Yes;
     match place(row, observation, listed, first) {
-        Resume::At(phase) => instance.phase = phase,
+        Resume::At(phase) => {
+            instance.phase = phase;
+            if phase == Phase::Withdrawing {
+                let why = format!("{} was not ready before the agent came back", row.instance);
+                instance.failure = Some(Failure::new(NOT_READY, why).passing());
+            }
+        }
         Resume::Failed(why) => {
             instance.phase = Phase::Failed;
             instance.serving = false;
@@ -189,6 +194,8 @@ fn was_let_go(phase: Phase) -> bool {
             | Phase::Probing
             | Phase::Registering
             | Phase::Active
+            | Phase::Withdrawing
+            | Phase::Unready
             | Phase::Deregistering
             | Phase::Draining
     )
@@ -208,10 +215,10 @@ fn place(row: &InstanceRow, observation: Observation, listed: Listed, first: Pha
         (phase, Observation::Connected { started: true, .. }) => {
             if let_go || row.serving {
                 // Already active: to register again with the same generation changes nothing.
-                Resume::At(if phase == Phase::Active {
-                    Phase::Registering
-                } else {
-                    Phase::Probing
+                Resume::At(match phase {
+                    Phase::Active => Phase::Registering,
+                    Phase::Withdrawing | Phase::Unready => Phase::Withdrawing,
+                    _ => Phase::Probing,
                 })
             } else {
                 Resume::Failed("was let go without an intent")
@@ -229,6 +236,7 @@ fn place(row: &InstanceRow, observation: Observation, listed: Listed, first: Pha
         // Nobody contradicts the journal: what serves is not touched, and nothing is registered
         // without a sign of life.
         (Phase::Active, _) => Resume::At(Phase::Active),
+        (Phase::Withdrawing | Phase::Unready, _) => Resume::At(Phase::Withdrawing),
         (Phase::Armed, Observation::Silent | Observation::Connected { .. }) => {
             Resume::Failed("did not come to the gate")
         }

@@ -329,7 +329,9 @@ impl<E: Effects> Driver<E> {
     }
 
     fn perform(&mut self, effect: Effect, now: Now) {
-        self.trails.effect_begun(&effect, now.at);
+        if !matches!(effect.kind, EffectKind::Watch | EffectKind::Recover) {
+            self.trails.effect_begun(&effect, now.at);
+        }
         let ordinal = effect.instance.ordinal;
         let (cancel, over) = (CancellationToken::new(), CancellationToken::new());
         let running = Running {

@@ -39,7 +39,9 @@ pub(super) enum Change {
         urgency: Urgency,
         task: Option<TaskContext>,
     },
-    /// Back into service, before it was stopped.
+    /// Out of discovery until it is ready again.
+    Withdraw { ordinal: u32 },
+    /// Back into service: wanted before it was stopped, or ready again.
     Reinstate {
         ordinal: u32,
         generation: u64,
@@ -57,6 +59,7 @@ impl Change {
             Self::Create { ordinal, .. }
             | Self::Activate { ordinal, .. }
             | Self::Unserve { ordinal }
+            | Self::Withdraw { ordinal }
             | Self::TakeOut { ordinal, .. }
             | Self::Reinstate { ordinal, .. }
             | Self::Discard { ordinal }
@@ -227,7 +230,7 @@ impl Pool {
         } = &change
         {
             let instance = Instance::create(ordinal, *generation, self.revision.clone(), *address);
-            let first = instance.phase.effect();
+            let first = instance.effect();
             let slot = Slot {
                 instance,
                 effect: None,
@@ -255,6 +258,7 @@ impl Pool {
             | Change::Reinstate { task, .. } => task.as_ref(),
             Change::Unserve { .. }
             | Change::TakeOut { .. }
+            | Change::Withdraw { .. }
             | Change::Discard { .. }
             | Change::Restore { .. } => None,
         };
@@ -291,7 +295,7 @@ fn concerns(change: &Change, verb: Verb) -> bool {
         Change::Create { serve, .. } => serve.is_some() && verb != Verb::Deactivate,
         Change::Activate { .. } | Change::Reinstate { .. } => verb != Verb::Deactivate,
         Change::Unserve { .. } | Change::TakeOut { .. } => verb != Verb::Activate,
-        Change::Discard { .. } | Change::Restore { .. } => false,
+        Change::Withdraw { .. } | Change::Discard { .. } | Change::Restore { .. } => false,
     }
 }
 
@@ -308,6 +312,7 @@ fn edge(change: &Change) -> Option<life::Event> {
             generation, task, ..
         } => life::Event::Activate { generation, task },
         Change::Unserve { .. } => life::Event::Unserve,
+        Change::Withdraw { .. } => life::Event::Withdraw,
         Change::TakeOut { urgency, task, .. } => life::Event::Deactivate { urgency, task },
         Change::Reinstate {
             generation, task, ..

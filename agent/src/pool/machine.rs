@@ -455,22 +455,24 @@ impl Pool {
         let Some(slot) = self.slots.get_mut(&ordinal) else {
             return;
         };
-        let before = slot.instance.phase;
+        let (before, was_unhealthy) = (slot.instance.phase, slot.instance.unhealthy);
         let Ok(next) = slot.instance.step(event) else {
             return;
         };
         let (phase, attempt) = (slot.instance.phase, slot.instance.attempt);
+        let unhealthy = slot.instance.unhealthy && !was_unhealthy;
         if phase != before {
             slot.since_ms = now.wall_ms;
+            if matches!(phase, Phase::Armed | Phase::Active | Phase::Unready) {
+                self.dirty.insert(ordinal);
+            }
+            if matches!(phase, Phase::Armed | Phase::Active) {
+                self.streak = 0;
+                self.alarm = None;
+            }
         }
         match next {
-            Next::Rest => {
-                if matches!(phase, Phase::Armed | Phase::Active) {
-                    self.dirty.insert(ordinal);
-                    self.streak = 0;
-                    self.alarm = None;
-                }
-            }
+            Next::Rest => {}
             Next::Perform(kind) => self.perform(ordinal, kind, Duration::ZERO, out),
             Next::Again(kind) => self.perform(ordinal, kind, pause(attempt.min(9)), out),
             Next::Gone => {
@@ -483,6 +485,8 @@ impl Pool {
         }
         if phase == Phase::Failed && before != Phase::Failed {
             self.instance_failed(ordinal, now);
+        } else if unhealthy {
+            self.note_failure(now);
         }
     }
 

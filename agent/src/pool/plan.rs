@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::app::NetworkMode;
+use crate::instance::machine::Wish;
 use crate::instance::{Failure, Phase, Revision, Urgency};
 use crate::journal::Write;
 use crate::network::Ledger;
@@ -131,8 +132,33 @@ impl Pool {
         if excess == Urgency::Now {
             self.hurry(task, &mut intent);
         }
+        self.plan_probed(&mut intent);
         self.plan_warm(deleting, &revision, &mut intent, now, ledger);
         intent
+    }
+
+    /// What the probes of instances in service have found.
+    fn plan_probed(&self, intent: &mut Intent) {
+        let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
+        for (&ordinal, slot) in &self.slots {
+            let resting = slot.effect.is_none() && !planned.contains(&ordinal);
+            let Some(wish) = slot.instance.wish().filter(|_| resting) else {
+                continue;
+            };
+            intent.changes.push(match wish {
+                Wish::Withdraw => Change::Withdraw { ordinal },
+                Wish::Return => Change::Reinstate {
+                    ordinal,
+                    generation: self.generations.get(&ordinal).copied().unwrap_or(0) + 1,
+                    task: slot.instance.task.clone(),
+                },
+                Wish::End => Change::TakeOut {
+                    ordinal,
+                    urgency: Urgency::Drain,
+                    task: None,
+                },
+            });
+        }
     }
 
     fn plan_failed(&self, intent: &mut Intent) {
@@ -194,6 +220,7 @@ impl Pool {
             let instance = &slot.instance;
             matches!(instance.phase, Phase::Deregistering | Phase::Draining)
                 && instance.urgency == Urgency::Drain
+                && !instance.unhealthy
         };
         let mut chosen: Vec<Change> = Vec::new();
         let generation = |ordinal: &u32| self.generations.get(ordinal).copied().unwrap_or(0) + 1;
@@ -277,7 +304,7 @@ impl Pool {
         let rank = |phase: Phase| match phase {
             phase if phase.on_the_way_to_armed() || phase == Phase::Lost => 0,
             Phase::Starting | Phase::Probing => 1,
-            Phase::Registering => 2,
+            Phase::Registering | Phase::Withdrawing | Phase::Unready => 2,
             _ => 3,
         };
         let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();

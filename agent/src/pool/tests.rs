@@ -1,5 +1,7 @@
 //! The pool machine in a world that performs every effect, or does not, as the test says.
 
+mod probes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,15 +11,27 @@ use proptest::prelude::*;
 use super::machine::Slot;
 use super::*;
 use crate::config::AddressRange;
+use crate::instance::machine::{NOT_ALIVE, NOT_READY};
 use crate::instance::{EffectKind, Failure, ImageConfig, Phase, Revision};
 use crate::journal::Write;
 use crate::network::Ledger;
 use crate::task::{EndState, Outcome, Request, TaskContext, TaskId, Verb};
 
 fn revision(id: &str, armed: u32) -> Arc<Revision> {
+    revision_of(id, armed, "readiness: {none: {}}")
+}
+
+/// An app that is probed in service.
+fn probed(id: &str, armed: u32) -> Arc<Revision> {
+    let probe = "{tcpSocket: {port: http}, terminationGracePeriodSeconds: 1}";
+    let fields = format!("readiness: {{tcpSocket: {{port: http}}}}\n  liveness: {probe}");
+    revision_of(id, armed, &fields)
+}
+
+fn revision_of(id: &str, armed: u32, fields: &str) -> Arc<Revision> {
     let manifest = format!(
         "apiVersion: nodeagent/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: 127.0.0.1:5000/web:1\n  \
-         ports: [{{name: http, containerPort: 8080}}]\n  readiness: {{none: {{}}}}\n  warm: {{armed: {armed}}}\n  \
+         ports: [{{name: http, containerPort: 8080}}]\n  {fields}\n  warm: {{armed: {armed}}}\n  \
          agents:\n  - {{name: proxy, command: [proxy]}}\n  - {{name: logs, command: [logs], essential: false}}\n"
     );
     Arc::new(Revision {
@@ -55,6 +69,10 @@ struct World {
 
 impl World {
     fn new(armed: u32, addresses: u8) -> Self {
+        Self::of(revision("r1", armed), addresses)
+    }
+
+    fn of(revision: Arc<Revision>, addresses: u8) -> Self {
         let range = AddressRange {
             base: [10, 0, 0, 0].into(),
             prefix: 32 - addresses,
@@ -66,7 +84,7 @@ impl World {
             refill: 2,
         };
         let mut world = Self {
-            pool: Pool::new(revision("r1", armed), limits),
+            pool: Pool::new(revision, limits),
             ledger: Ledger::new(&[range], [169, 254, 1, 1].into(), Duration::from_secs(120)),
             now: Now {
                 at: Instant::now(),
@@ -141,10 +159,43 @@ impl World {
     }
 
     fn perform_one(&mut self, index: usize, result: Result<(), Failure>) -> bool {
-        if self.effects.is_empty() {
+        // A watch goes on until a probe says something: `probe` ends it.
+        let ending = |(_, effect): &(usize, &Effect)| effect.kind != EffectKind::Watch;
+        let ends: Vec<usize> = self
+            .effects
+            .iter()
+            .enumerate()
+            .filter(ending)
+            .map(|(at, _)| at)
+            .collect();
+        if ends.is_empty() {
             return false;
         }
-        let effect = self.effects.remove(index % self.effects.len());
+        let effect = self.effects.remove(ends[index % ends.len()]);
+        self.end(effect, result);
+        true
+    }
+
+    /// Ends the watch of an instance in service, or its wait until it is ready again.
+    fn probe(&mut self, ordinal: u32, failure: Failure) -> bool {
+        let watching = |e: &Effect| {
+            e.instance.ordinal == ordinal
+                && matches!(e.kind, EffectKind::Watch | EffectKind::Recover)
+        };
+        let Some(at) = self.effects.iter().position(watching) else {
+            return false;
+        };
+        let effect = self.effects.remove(at);
+        // Who waits to be ready again does not fail for not being ready.
+        if effect.kind == EffectKind::Watch || failure.code == NOT_ALIVE {
+            self.end(effect, Err(failure));
+        } else {
+            self.effects.push(effect);
+        }
+        true
+    }
+
+    fn end(&mut self, effect: Effect, result: Result<(), Failure>) {
         let ordinal = effect.instance.ordinal;
         if result.is_ok() {
             self.performed.push((ordinal, effect.kind));
@@ -167,7 +218,6 @@ impl World {
             id: effect.id,
             result,
         });
-        true
     }
 
     fn settle(&mut self) {
@@ -234,7 +284,7 @@ impl World {
             .collect()
     }
 
-    fn end(&self, id: &TaskId) -> EndState {
+    fn end_of(&self, id: &TaskId) -> EndState {
         self.answers[id].state
     }
 }
@@ -265,7 +315,7 @@ fn an_activation_takes_armed_instances_and_refill_waits_for_it() {
         "and refill yields"
     );
     world.settle();
-    assert_eq!(world.end(&id), EndState::Done);
+    assert_eq!(world.end_of(&id), EndState::Done);
     let outcome = &world.answers[&id];
     assert_eq!(outcome.active, 2);
     assert!(
@@ -301,7 +351,7 @@ fn without_a_warm_pool_it_is_created_and_the_answer_says_so() {
     let mut world = World::new(0, 8);
     let id = world.ask("t1", Verb::Activate, 2);
     world.settle();
-    assert_eq!(world.end(&id), EndState::Done);
+    assert_eq!(world.end_of(&id), EndState::Done);
     assert!(
         world.answers[&id]
             .instances
@@ -318,7 +368,7 @@ fn deactivation_drains_before_it_stops_and_leaves_nothing() {
     world.performed.clear();
     let id = world.ask("down", Verb::Deactivate, 0);
     world.settle();
-    assert_eq!(world.end(&id), EndState::Done);
+    assert_eq!(world.end_of(&id), EndState::Done);
     assert!(world.phases().is_empty());
     let one: Vec<EffectKind> = world
         .performed
@@ -339,8 +389,8 @@ fn opposite_targets_supersede_and_the_last_one_wins() {
     world.commit_one();
     let down = world.ask("down", Verb::Deactivate, 0);
     world.settle();
-    assert_eq!(world.end(&up), EndState::Superseded);
-    assert_eq!(world.end(&down), EndState::Done);
+    assert_eq!(world.end_of(&up), EndState::Superseded);
+    assert_eq!(world.end_of(&down), EndState::Done);
     assert_eq!(world.pool.active(), 0);
 }
 
@@ -356,7 +406,7 @@ fn a_draining_instance_is_reinstated_with_a_new_generation() {
     assert_eq!(world.phases(), [Phase::Draining]);
     let id = world.ask("again", Verb::Activate, 1);
     world.settle();
-    assert_eq!(world.end(&id), EndState::Done);
+    assert_eq!(world.end_of(&id), EndState::Done);
     assert_eq!(world.pool.slots[&0].instance.generation, before + 1);
     assert!(world.registered.contains(&0));
     world.performed.clear();
@@ -390,7 +440,7 @@ fn an_app_that_always_fails_ends_the_task_early_and_the_pool_goes_on_with_pauses
             world.pass(Duration::from_millis(100));
         }
     }
-    assert_eq!(world.end(&id), EndState::Failed);
+    assert_eq!(world.end_of(&id), EndState::Failed);
     let outcome = &world.answers[&id];
     assert_eq!(
         outcome.instances[0].error,
@@ -483,7 +533,7 @@ fn an_outcome_that_cannot_be_written_is_tried_again() {
     world.durable = true;
     world.pass(Duration::from_secs(2));
     world.settle();
-    assert_eq!(world.end(&id), EndState::Done);
+    assert_eq!(world.end_of(&id), EndState::Done);
 }
 
 #[test]
@@ -494,7 +544,7 @@ fn too_few_addresses_give_a_partial_answer_that_says_so() {
         world.settle();
         world.pass(Duration::from_secs(1));
     }
-    assert_eq!(world.end(&id), EndState::Partial);
+    assert_eq!(world.end_of(&id), EndState::Partial);
     let outcome = &world.answers[&id];
     assert!(outcome.active > 0 && outcome.active < 9, "{outcome:?}");
     assert!(
@@ -578,7 +628,7 @@ fn a_repeated_target_that_is_met_is_answered_at_once() {
     world.performed.clear();
     let id = world.ask("two", Verb::Activate, 1);
     world.settle();
-    assert_eq!((world.end(&id), world.pool.target), (EndState::Done, 2));
+    assert_eq!((world.end_of(&id), world.pool.target), (EndState::Done, 2));
     assert!(world.performed.is_empty());
 }
 
@@ -793,7 +843,7 @@ fn a_second_deactivation_waits_for_what_the_first_takes_out() {
     );
     world.settle();
     assert_eq!(
-        (world.end(&first), world.end(&second)),
+        (world.end_of(&first), world.end_of(&second)),
         (EndState::Done, EndState::Done)
     );
 }
@@ -822,7 +872,7 @@ fn failures_with_successes_between_are_not_consecutive() {
             world.pass(Duration::from_millis(500));
         }
     }
-    assert_eq!((failures, world.end(&id)), (4, EndState::Done));
+    assert_eq!((failures, world.end_of(&id)), (4, EndState::Done));
 }
 
 #[derive(Debug, Clone)]
@@ -831,6 +881,7 @@ enum Move {
     Commit,
     Perform(usize, bool),
     Exit(u32),
+    Probe(u32, bool),
     Pass(u64),
     Revise,
     RefuseNext,
@@ -847,6 +898,7 @@ fn moves() -> impl Strategy<Value = Move> {
         6 => Just(Move::Commit),
         12 => (0usize..8, prop::bool::weighted(0.9)).prop_map(|(index, ok)| Move::Perform(index, ok)),
         1 => (0u32..6).prop_map(Move::Exit),
+        2 => (0u32..6, any::<bool>()).prop_map(|(ordinal, alive)| Move::Probe(ordinal, alive)),
         1 => (0u64..5_000).prop_map(Move::Pass),
         1 => Just(Move::Revise),
         1 => Just(Move::RefuseNext),
@@ -859,7 +911,7 @@ proptest! {
     /// deregistered, and every address belongs to an instance.
     #[test]
     fn every_history_comes_to_rest_at_the_target(history in prop::collection::vec(moves(), 0..120)) {
-        let mut world = World::new(2, 8);
+        let mut world = World::of(probed("r1", 2), 8);
         let mut asked = 0;
         for (step, choice) in history.into_iter().enumerate() {
             match choice {
@@ -880,9 +932,14 @@ proptest! {
                     let create_generation = world.pool.slots.get(&ordinal).map_or(0, |s| s.instance.create_generation);
                     world.event(Event::Exited { ordinal, create_generation, failure: Failure::new("exited", "code 1") });
                 }
+                Move::Probe(ordinal, alive) => {
+                    let code = if alive { NOT_READY } else { NOT_ALIVE };
+                    let failure = Failure::new(code, "503");
+                    world.probe(ordinal, if alive { failure.passing() } else { failure });
+                }
                 Move::RefuseNext => world.refuse_next = true,
                 Move::Pass(ms) => world.pass(Duration::from_millis(ms)),
-                Move::Revise => world.event(Event::Command(Command::Revise(revision(&format!("r{step}"), 2)))),
+                Move::Revise => world.event(Event::Command(Command::Revise(probed(&format!("r{step}"), 2)))),
             }
         }
         world.refuse_next = false;

@@ -78,7 +78,7 @@ pub struct Pool {
     pub target_seq: u64,
     /// Instances in service.
     pub active: u32,
-    /// Instances on their way into service.
+    /// Instances on their way into service, or out of it until they are ready again.
     pub starting: u32,
     /// Instances that wait at the gate.
     pub armed: u32,
@@ -152,6 +152,8 @@ pub enum InstanceState {
     Active,
     /// Active, and frozen for an instant by the pressure reflex.
     Held,
+    /// It stopped being ready: deregistered until it is again.
+    Unready,
     /// Deregistered, still serving what clients send.
     Draining,
     /// Told to stop.
@@ -179,6 +181,7 @@ impl InstanceState {
             Self::Ready => "ready",
             Self::Active => "active",
             Self::Held => "held",
+            Self::Unready => "unready",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",

@@ -61,6 +61,8 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         probe::Whose::App,
         findings,
     );
+    let startup = probe::vital("spec.startup", spec.startup, &ports, findings);
+    let liveness = probe::vital("spec.liveness", spec.liveness, &ports, findings);
     let agents = process::agents(spec.agents.unwrap_or_default(), &ports, findings);
     let resources = resources(spec.resources.unwrap_or_default(), findings);
     let warm = warm(spec.warm.unwrap_or_default(), findings);
@@ -99,7 +101,9 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         user,
         ports,
         resources,
+        startup,
         readiness,
+        liveness,
         agents,
         warm,
         registration,

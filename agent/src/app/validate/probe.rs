@@ -1,14 +1,14 @@
-//! Rules for `readiness`: exactly one way to know, and when to look.
+//! Rules for `startup`, `readiness` and `liveness`: exactly one way to look, and when.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::port_number;
 use super::process::arguments;
 use crate::app::manifest;
-use crate::app::{Port, ProbeTiming, Readiness};
+use crate::app::{Look, Port, Probe, ProbeTiming, Readiness, Scheme, VitalProbe};
 use crate::document::{Findings, shown};
 
-const KINDS: &str = "httpGet, tcpSocket, exec, notify, none";
 /// Above this a start would wait longer than a day.
 const MAX_SECONDS: u32 = 3600;
 const MAX_THRESHOLD: u32 = 1000;
@@ -31,33 +31,15 @@ pub(super) fn readiness(
     let Some(given) = given else {
         return Readiness::None;
     };
-    let chosen: Vec<&str> = [
+    let chosen = [
         ("httpGet", given.http_get.is_some()),
         ("tcpSocket", given.tcp_socket.is_some()),
         ("exec", given.exec.is_some()),
         ("notify", given.notify.is_some()),
         ("none", given.none.is_some()),
-    ]
-    .into_iter()
-    .filter_map(|(name, there)| there.then_some(name))
-    .collect();
-    match chosen.as_slice() {
-        [_] => {}
-        [] => {
-            findings.note(
-                field,
-                format!("exactly one of {KINDS} is required (for example `none: {{}}`)"),
-            );
-            return Readiness::None;
-        }
-        several => {
-            findings.wrong(
-                field,
-                several.join(" and "),
-                format!("exactly one of {KINDS}"),
-            );
-            return Readiness::None;
-        }
+    ];
+    if !exactly_one(field, &chosen, " (for example `none: {}`)", findings) {
+        return Readiness::None;
     }
     if given.notify.is_some() {
         unused_timing(field, &given, Unused::AllButTimeout, findings);
@@ -75,45 +57,183 @@ pub(super) fn readiness(
         unused_timing(field, &given, Unused::All, findings);
         return Readiness::None;
     }
+    if whose == Whose::Agent {
+        not_for_agents(field, &given, findings);
+    }
+    if given.exec.is_some() && given.success_threshold.is_some_and(|n| n != 1) {
+        findings.note(
+            &format!("{field}.successThreshold"),
+            "not with exec: one pass is enough",
+        );
+    }
     let timing = timing(field, &given, findings);
-    if let Some(http) = given.http_get {
-        if whose == Whose::Agent {
-            findings.note(
-                &format!("{field}.httpGet"),
-                "not for agents: container-init waits for them from inside and speaks no HTTP; allowed: tcpSocket, exec, notify, none",
+    let look = look(
+        field,
+        given.http_get,
+        given.tcp_socket,
+        given.exec,
+        ports,
+        findings,
+    );
+    Readiness::Probe(Probe { look, timing })
+}
+
+/// `startup` or `liveness`: one pass is enough, as in Kubernetes.
+pub(super) fn vital(
+    field: &str,
+    given: Option<manifest::VitalProbe>,
+    ports: &[Port],
+    findings: &mut Findings,
+) -> Option<VitalProbe> {
+    let given = given?;
+    let chosen = [
+        ("httpGet", given.http_get.is_some()),
+        ("tcpSocket", given.tcp_socket.is_some()),
+        ("exec", given.exec.is_some()),
+    ];
+    if !exactly_one(field, &chosen, "", findings) {
+        return None;
+    }
+    if let Some(successes) = given.success_threshold.filter(|n| *n != 1) {
+        findings.wrong(
+            &format!("{field}.successThreshold"),
+            successes.to_string(),
+            "1: one pass is enough here",
+        );
+    }
+    if given.exec.is_some() {
+        findings.note(
+            &format!("{field}.exec"),
+            "not here: commands are run for readiness only; allowed: httpGet, tcpSocket",
+        );
+    }
+    let termination_grace = given.termination_grace_period_seconds.map(|grace| {
+        if grace > super::MAX_SECONDS {
+            findings.wrong(
+                &format!("{field}.terminationGracePeriodSeconds"),
+                grace.to_string(),
+                format!("0 to {} seconds", super::MAX_SECONDS),
             );
         }
-        return http_get(&format!("{field}.httpGet"), http, ports, timing, findings);
+        Duration::from_secs(grace.into())
+    });
+    let timed = manifest::Readiness {
+        initial_delay_seconds: given.initial_delay_seconds,
+        period_seconds: given.period_seconds,
+        timeout_seconds: given.timeout_seconds,
+        failure_threshold: given.failure_threshold,
+        ..Default::default()
+    };
+    let timing = timing(field, &timed, findings);
+    let look = look(
+        field,
+        given.http_get,
+        given.tcp_socket,
+        given.exec,
+        ports,
+        findings,
+    );
+    Some(VitalProbe {
+        probe: Probe { look, timing },
+        termination_grace,
+    })
+}
+
+/// Whether one way was chosen; else it is said.
+fn exactly_one(field: &str, ways: &[(&str, bool)], example: &str, findings: &mut Findings) -> bool {
+    let all: Vec<&str> = ways.iter().map(|(name, _)| *name).collect();
+    let all = all.join(", ");
+    let chosen: Vec<&str> = ways
+        .iter()
+        .filter_map(|(name, there)| there.then_some(*name))
+        .collect();
+    match chosen.as_slice() {
+        [_] => return true,
+        [] => findings.note(field, format!("exactly one of {all} is required{example}")),
+        several => findings.wrong(
+            field,
+            several.join(" and "),
+            format!("exactly one of {all}"),
+        ),
     }
-    if let Some(tcp) = given.tcp_socket {
-        let at = format!("{field}.tcpSocket.port");
-        return Readiness::Tcp {
-            port: required_port(&at, tcp.port.as_ref(), ports, findings),
-            timing,
+    false
+}
+
+/// container-init looks at agents from inside, on loopback, and stops looking when they are ready.
+fn not_for_agents(field: &str, given: &manifest::Readiness, findings: &mut Findings) {
+    if given.http_get.is_some() {
+        findings.note(
+            &format!("{field}.httpGet"),
+            "not for agents: container-init waits for them from inside and speaks no HTTP; allowed: tcpSocket, exec, notify, none",
+        );
+    }
+    if given
+        .tcp_socket
+        .as_ref()
+        .is_some_and(|tcp| tcp.host.is_some())
+    {
+        findings.note(
+            &format!("{field}.tcpSocket.host"),
+            "not for agents: container-init looks at them on loopback",
+        );
+    }
+    if given.success_threshold.is_some_and(|n| n != 1) {
+        findings.note(
+            &format!("{field}.successThreshold"),
+            "not for agents: one pass is enough",
+        );
+    }
+}
+
+fn look(
+    field: &str,
+    http: Option<manifest::HttpGet>,
+    tcp: Option<manifest::TcpSocket>,
+    exec: Option<manifest::Exec>,
+    ports: &[Port],
+    findings: &mut Findings,
+) -> Look {
+    if let Some(http) = http {
+        return http_get(&format!("{field}.httpGet"), http, ports, findings);
+    }
+    if let Some(tcp) = tcp {
+        let field = format!("{field}.tcpSocket");
+        return Look::Tcp {
+            port: required_port(&format!("{field}.port"), tcp.port.as_ref(), ports, findings),
+            host: host(&field, tcp.host.as_deref(), findings),
         };
     }
-    let command = given.exec.and_then(|exec| exec.command).unwrap_or_default();
+    let command = exec.and_then(|exec| exec.command).unwrap_or_default();
     let at = format!("{field}.exec.command");
     if command.first().is_none_or(String::is_empty) {
         findings.note(&at, "required: the program and its arguments, as a list");
     }
     arguments(&at, &command, findings);
-    Readiness::Exec { command, timing }
+    Look::Exec { command }
 }
 
-fn http_get(
-    field: &str,
-    http: manifest::HttpGet,
-    ports: &[Port],
-    timing: ProbeTiming,
-    findings: &mut Findings,
-) -> Readiness {
+/// Names are not looked up: a probe must not hang on a resolver.
+fn host(field: &str, given: Option<&str>, findings: &mut Findings) -> Option<IpAddr> {
+    let given = given?;
+    let address = given.parse().ok();
+    if address.is_none() {
+        findings.wrong(
+            &format!("{field}.host"),
+            shown(given),
+            "an IP address; without it the instance's own is probed",
+        );
+    }
+    address
+}
+
+fn http_get(field: &str, http: manifest::HttpGet, ports: &[Port], findings: &mut Findings) -> Look {
     let port = required_port(
         &format!("{field}.port"),
         http.port.as_ref(),
         ports,
         findings,
     );
+    let host = host(field, http.host.as_deref(), findings);
     let path = http.path.unwrap_or_else(|| "/".to_owned());
     let visible = |b: u8| b.is_ascii_graphic();
     if !path.starts_with('/') || !path.bytes().all(visible) || path.len() > 2048 {
@@ -152,11 +272,15 @@ fn http_get(
         }
         headers.push((name, value));
     }
-    Readiness::Http {
+    Look::Http {
         port,
+        host,
+        scheme: match http.scheme {
+            None | Some(manifest::Scheme::Http) => Scheme::Http,
+            Some(manifest::Scheme::Https) => Scheme::Https,
+        },
         path,
         headers,
-        timing,
     }
 }
 
@@ -187,7 +311,16 @@ fn timing(field: &str, given: &manifest::Readiness, findings: &mut Findings) -> 
             format!("1 to {MAX_THRESHOLD}"),
         );
     }
+    let success_threshold = given.success_threshold.unwrap_or(1);
+    if !(1..=MAX_THRESHOLD).contains(&success_threshold) {
+        findings.wrong(
+            &format!("{field}.successThreshold"),
+            success_threshold.to_string(),
+            format!("1 to {MAX_THRESHOLD}"),
+        );
+    }
     ProbeTiming {
+        success_threshold,
         initial_delay: seconds(
             field,
             "initialDelaySeconds",
@@ -253,6 +386,7 @@ fn unused_timing(
         ("initialDelaySeconds", given.initial_delay_seconds),
         ("periodSeconds", given.period_seconds),
         ("timeoutSeconds", timeout),
+        ("successThreshold", given.success_threshold),
         ("failureThreshold", given.failure_threshold),
     ] {
         if value.is_some() {

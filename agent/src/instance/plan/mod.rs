@@ -12,7 +12,7 @@ use container_init::Malformed;
 use container_init::paths::{CTL_SOCKET, EXITS, LOG_DIR, RUN_DIR};
 use container_init::plan::{self, MAX_PLAN, Plan, Process, ProcessKind, Processes};
 
-use crate::app::{Agent, App, Essential, Readiness, User};
+use crate::app::{Agent, App, Essential, Look, Readiness, User};
 use crate::instance::{ContainerId, ImageConfig};
 use draft::{Draft, Probe, View, c_string, c_strings, millis};
 
@@ -219,6 +219,22 @@ impl<'a> Container<'a> {
             // A connection from outside says more than one on loopback: the agent probes the app.
             probe: match probe {
                 Some(Probe::Tcp { .. }) | None => Probe::External,
+                // The time of the startup probe comes on top: until then nothing has to be ready.
+                Some(Probe::Exec { argv, mut timing }) => {
+                    let startup = self.app.startup.as_ref();
+                    let more = startup.map_or(0, |startup| {
+                        startup
+                            .probe
+                            .timing
+                            .deadline()
+                            .as_millis()
+                            .div_ceil(timing.period.as_millis().max(1))
+                    });
+                    timing.failure_threshold = timing
+                        .failure_threshold
+                        .saturating_add(u32::try_from(more).unwrap_or(u32::MAX));
+                    Probe::Exec { argv, timing }
+                }
                 Some(other) => other,
             },
             ..self.draft(APP_PROCESS, &argv, &self.env, self.ids.clone())?
@@ -290,19 +306,21 @@ fn probe(
     Ok(Some(match readiness {
         Readiness::None => Probe::None,
         Readiness::Notify { timeout } => Probe::Notify(*timeout),
-        Readiness::Tcp { port, timing } => Probe::Tcp {
-            port: *port,
-            timing: *timing,
+        Readiness::Probe(probe) => match &probe.look {
+            Look::Tcp { port, .. } => Probe::Tcp {
+                port: *port,
+                timing: probe.timing,
+            },
+            Look::Exec { command } => Probe::Exec {
+                argv: c_strings(
+                    process,
+                    "the readiness command",
+                    &command::expand(command, env),
+                )?,
+                timing: probe.timing,
+            },
+            Look::Http { .. } => return Ok(None),
         },
-        Readiness::Exec { command, timing } => Probe::Exec {
-            argv: c_strings(
-                process,
-                "the readiness command",
-                &command::expand(command, env),
-            )?,
-            timing: *timing,
-        },
-        Readiness::Http { .. } => return Ok(None),
     }))
 }
 

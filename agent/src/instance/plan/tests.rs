@@ -4,7 +4,7 @@ use std::time::Duration;
 use container_init::plan::{Output, Strings};
 
 use super::*;
-use crate::app::{NetworkMode, ProbeTiming, Registration, Resources, Warm};
+use crate::app::{Look, NetworkMode, ProbeTiming, Registration, Resources, Scheme, Warm};
 
 fn texts(list: &[&str]) -> Vec<String> {
     list.iter().map(|text| (*text).to_owned()).collect()
@@ -21,6 +21,7 @@ fn timing() -> ProbeTiming {
         initial_delay: Duration::from_secs(1),
         period: Duration::from_secs(2),
         timeout: Duration::from_millis(500),
+        success_threshold: 1,
         failure_threshold: 3,
     }
 }
@@ -41,7 +42,9 @@ fn app() -> App {
             memory_bytes: 1 << 29,
             pids: 1024,
         },
+        startup: None,
         readiness: Readiness::None,
+        liveness: None,
         agents: vec![],
         warm: Warm::default(),
         registration: Registration {
@@ -264,20 +267,26 @@ fn agents_run_as_the_apps_user_unless_they_have_their_own() {
 
 #[test]
 fn who_probes_what() {
-    let tcp = Readiness::Tcp {
-        port: 80,
-        timing: timing(),
+    let probed = |look: Look| {
+        Readiness::Probe(crate::app::Probe {
+            look,
+            timing: timing(),
+        })
     };
-    let http = Readiness::Http {
+    let tcp = probed(Look::Tcp {
         port: 80,
+        host: None,
+    });
+    let http = probed(Look::Http {
+        port: 80,
+        host: None,
+        scheme: Scheme::Http,
         path: "/".into(),
         headers: vec![],
-        timing: timing(),
-    };
-    let exec = Readiness::Exec {
+    });
+    let exec = probed(Look::Exec {
         command: texts(&["/ready", "$(MODE)"]),
-        timing: timing(),
-    };
+    });
     let notify = Readiness::Notify {
         timeout: Duration::from_secs(9),
     };

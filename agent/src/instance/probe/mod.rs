@@ -1,28 +1,26 @@
-//! Readiness as seen from outside: TCP and HTTP probes that the agent makes itself.
+//! Probes that the agent makes itself, from outside: TCP and HTTP.
 //!
-//! The first probes come at 0, 1, 2, 4, 8, ... ms, because an activation waits for them, and then
-//! every `period`. A probe never follows a redirect and never trusts what a body says or how long
-//! it is. Notify and exec readiness are container-init's; for them there is nothing to do here.
+//! [`until_passed`] is for a start: the first probes come at 0, 1, 2, 4, 8, ... ms, because an
+//! activation waits for them, and then every `period`. [`until_failed`] and [`until_again`] are for
+//! an instance in service: one probe every `period`, begun at a moment of its own, so that a
+//! thousand instances do not probe at once; no timer where there is nothing to probe. A probe never
+//! follows a redirect and never trusts what a body says or how long it is. Commands inside the
+//! container are container-init's.
 
-use std::io;
+mod attempt;
+mod tls;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::http::uri::InvalidUri;
-use hyper::{Request, StatusCode, header};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
 
-use crate::app::{ProbeTiming, Readiness};
+pub use attempt::AttemptFailed;
+use attempt::Target;
 
-/// How much of an answer's body is read before the connection is closed, so that a server that
-/// writes a page does not see a reset (Kubernetes reads 10 KiB, too).
-const BODY_LIMIT: usize = 10 * 1024;
+use crate::app::{Probe, ProbeTiming};
 
-/// Why an instance did not become ready by probes.
+/// Why a start did not pass its probe.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeFailed {
     /// The time was over; the last attempt says what was wrong with it.
@@ -39,7 +37,7 @@ pub enum ProbeFailed {
         last: Option<AttemptFailed>,
     },
     /// The manifest's path or headers make no HTTP request; no probe can succeed.
-    #[error("the readiness probe of {address} is no HTTP request")]
+    #[error("the probe of {address} is no HTTP request")]
     Request {
         /// What would have been probed.
         address: SocketAddr,
@@ -49,75 +47,54 @@ pub enum ProbeFailed {
     },
 }
 
-/// Why one probe failed.
+/// An instance in service failed its probe as often as the manifest says.
 #[derive(Debug, thiserror::Error)]
-pub enum AttemptFailed {
-    /// No connection.
-    #[error("connect")]
-    Connect(#[source] io::Error),
-    /// No complete answer.
-    #[error("request")]
-    Request(#[source] hyper::Error),
-    /// The answer was not 200..=399.
-    #[error("answered {0}")]
-    Status(StatusCode),
-    /// `timeoutSeconds` were over.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
+#[error("{address} failed {failures} probes in a row")]
+pub struct Lost {
+    /// What was probed.
+    pub address: SocketAddr,
+    /// How often in a row.
+    pub failures: u32,
+    /// The last one.
+    #[source]
+    pub last: AttemptFailed,
 }
 
-enum Target<'a> {
-    Tcp,
-    Http {
-        path: &'a str,
-        headers: &'a [(String, String)],
-    },
-}
-
-/// Waits until the instance at `address` is ready as `readiness` defines it, at most until
-/// `deadline` and at most `initial_delay + period * failure_threshold`. Returns at once for
-/// readiness that is not probed from outside.
-pub async fn ready(
-    readiness: &Readiness,
+/// Waits until the instance at `address` passes `probe`, at most until `deadline` and at most
+/// `initial_delay + period * failure_threshold`. Returns at once for a command, which is not
+/// probed from outside.
+pub async fn until_passed(
+    probe: &Probe,
     address: IpAddr,
     deadline: Instant,
 ) -> Result<(), ProbeFailed> {
-    let (port, target, timing) = match readiness {
-        Readiness::Tcp { port, timing } => (*port, Target::Tcp, timing),
-        Readiness::Http {
-            port,
-            path,
-            headers,
-            timing,
-        } => (*port, Target::Http { path, headers }, timing),
-        Readiness::None | Readiness::Notify { .. } | Readiness::Exec { .. } => return Ok(()),
+    let Some((target, address)) = Target::of(&probe.look, address) else {
+        return Ok(());
     };
-    probe_until_ready(&target, SocketAddr::new(address, port), *timing, deadline).await
-}
-
-async fn probe_until_ready(
-    target: &Target<'_>,
-    address: SocketAddr,
-    timing: ProbeTiming,
-    deadline: Instant,
-) -> Result<(), ProbeFailed> {
     target.check(address)?;
+    let timing = probe.timing;
     let began = Instant::now();
-    let deadline =
-        deadline.min(began + timing.initial_delay + timing.period * timing.failure_threshold);
+    let deadline = deadline.min(began + timing.deadline());
     let mut rhythm = Rhythm::new(timing.period);
     // An app that becomes ready shortly before the end is found, whatever the rhythm says.
     let last_chance = deadline.checked_sub(timing.timeout).unwrap_or(began);
     let mut next = began + timing.initial_delay;
-    let (mut attempts, mut last) = (0, None);
+    let (mut attempts, mut passes, mut last) = (0, 0, None);
     while next < deadline {
         sleep_until(next).await;
         attempts += 1;
         let limit = deadline.min(Instant::now() + timing.timeout);
-        match timeout_at(limit, target.attempt(address)).await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(failed)) => last = Some(failed),
-            Err(_) => last = Some(AttemptFailed::Timeout(timing.timeout)),
+        match attempt(&target, address, timing, limit).await {
+            Ok(()) => {
+                passes += 1;
+                if passes >= timing.success_threshold {
+                    return Ok(());
+                }
+            }
+            Err(failed) => {
+                passes = 0;
+                last = Some(failed);
+            }
         }
         let planned = (next + rhythm.pause()).max(Instant::now());
         next = if next < last_chance {
@@ -132,6 +109,79 @@ async fn probe_until_ready(
         waited: began.elapsed(),
         last,
     })
+}
+
+/// Waits until the instance in service at `address` has failed `probe` `failure_threshold` times in
+/// a row. `seed` chooses the moment within the period at which it is probed.
+pub async fn until_failed(probe: &Probe, address: IpAddr, seed: u64) -> Lost {
+    let Some((target, address)) = Target::of(&probe.look, address) else {
+        return std::future::pending().await;
+    };
+    let timing = probe.timing;
+    let mut rounds = rounds(timing, timing.initial_delay, seed);
+    let mut failures = 0;
+    loop {
+        rounds.tick().await;
+        let limit = Instant::now() + timing.timeout;
+        match attempt(&target, address, timing, limit).await {
+            Ok(()) => failures = 0,
+            Err(last) => {
+                failures += 1;
+                if failures >= timing.failure_threshold {
+                    return Lost {
+                        address,
+                        failures,
+                        last,
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Waits until the instance at `address`, which had lost its readiness, has passed `probe`
+/// `success_threshold` times in a row.
+pub async fn until_again(probe: &Probe, address: IpAddr, seed: u64) {
+    let Some((target, address)) = Target::of(&probe.look, address) else {
+        return;
+    };
+    let timing = probe.timing;
+    let mut rounds = rounds(timing, Duration::ZERO, seed);
+    let mut passes = 0;
+    while passes < timing.success_threshold {
+        rounds.tick().await;
+        let limit = Instant::now() + timing.timeout;
+        passes = match attempt(&target, address, timing, limit).await {
+            Ok(()) => passes + 1,
+            Err(_) => 0,
+        };
+    }
+}
+
+/// Every `period`, from `delay` and a part of a period on.
+fn rounds(timing: ProbeTiming, delay: Duration, seed: u64) -> tokio::time::Interval {
+    let first = first_round(timing, Instant::now() + delay, seed);
+    let mut rounds = interval_at(first, timing.period);
+    // After a stop of the agent itself, missed rounds are not made up for.
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    rounds
+}
+
+fn first_round(timing: ProbeTiming, from: Instant, seed: u64) -> Instant {
+    let thousandths = u32::try_from(seed % 1000).unwrap_or(0);
+    from + timing.period * thousandths / 1000
+}
+
+async fn attempt(
+    target: &Target<'_>,
+    address: SocketAddr,
+    timing: ProbeTiming,
+    limit: Instant,
+) -> Result<(), AttemptFailed> {
+    match timeout_at(limit, target.attempt(address)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(AttemptFailed::Timeout(timing.timeout)),
+    }
 }
 
 /// Pauses that put probes at 0, 1, 2, 4, 8, ... ms and later `period` apart.
@@ -155,96 +205,10 @@ impl Rhythm {
     }
 }
 
-impl Target<'_> {
-    fn check(&self, address: SocketAddr) -> Result<(), ProbeFailed> {
-        match self.request(address) {
-            Ok(_) => Ok(()),
-            Err(source) => Err(ProbeFailed::Request { address, source }),
-        }
-    }
-
-    /// The request of an HTTP probe; nothing for TCP.
-    fn request(
-        &self,
-        address: SocketAddr,
-    ) -> Result<Option<Request<Empty<Bytes>>>, hyper::http::Error> {
-        let Self::Http { path, headers } = self else {
-            return Ok(None);
-        };
-        let target: hyper::Uri = path
-            .parse()
-            .map_err(|e: InvalidUri| hyper::http::Error::from(e))?;
-        let mut request = Request::get(target);
-        for (name, value) in *headers {
-            request = request.header(name, value);
-        }
-        let mut request = request.body(Empty::new())?;
-        let given = request.headers_mut();
-        if !given.contains_key(header::HOST) {
-            given.insert(header::HOST, address.to_string().try_into()?);
-        }
-        if !given.contains_key(header::USER_AGENT) {
-            given.insert(
-                header::USER_AGENT,
-                header::HeaderValue::from_static("nodeagent-probe/1"),
-            );
-        }
-        given.insert(
-            header::CONNECTION,
-            header::HeaderValue::from_static("close"),
-        );
-        Ok(Some(request))
-    }
-
-    async fn attempt(&self, address: SocketAddr) -> Result<(), AttemptFailed> {
-        let stream = TcpStream::connect(address)
-            .await
-            .map_err(AttemptFailed::Connect)?;
-        match self.request(address) {
-            Ok(Some(request)) => http(stream, request).await,
-            // `check` has seen that the request can be made.
-            Ok(None) | Err(_) => Ok(()),
-        }
-    }
-}
-
-async fn http(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<(), AttemptFailed> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(AttemptFailed::Request)?;
-    let exchange = async {
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(AttemptFailed::Request)?;
-        let status = answer.status();
-        let mut body = answer.into_body();
-        let mut seen = 0;
-        // A body that breaks off does not make a good status bad.
-        while let Some(Ok(frame)) = body.frame().await {
-            seen += frame.data_ref().map_or(0, Bytes::len);
-            if seen >= BODY_LIMIT {
-                break;
-            }
-        }
-        if (200..=399).contains(&status.as_u16()) {
-            Ok(())
-        } else {
-            Err(AttemptFailed::Status(status))
-        }
-    };
-    tokio::pin!(exchange, connection);
-    tokio::select! {
-        biased;
-        answer = &mut exchange => answer,
-        // The connection ends first when the server closes; the exchange then has its answer.
-        _ = &mut connection => exchange.await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::{Look, Scheme};
     use std::net::Ipv4Addr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
@@ -256,6 +220,7 @@ mod tests {
             initial_delay: Duration::ZERO,
             period: Duration::from_millis(period_ms),
             timeout: Duration::from_secs(1),
+            success_threshold: 1,
             failure_threshold,
         }
     }
@@ -264,13 +229,15 @@ mod tests {
         Instant::now() + Duration::from_secs(10)
     }
 
-    fn http_readiness(port: u16, path: &str, timing: ProbeTiming) -> Readiness {
-        Readiness::Http {
+    fn http(port: u16, path: &str, timing: ProbeTiming) -> Probe {
+        let look = Look::Http {
             port,
+            host: None,
+            scheme: Scheme::Http,
             path: path.into(),
             headers: vec![("X-Probe".into(), "yes".into())],
-            timing,
-        }
+        };
+        Probe { look, timing }
     }
 
     /// Answers one connection after another with `answers`; the requests come back.
@@ -297,11 +264,14 @@ mod tests {
         let taken = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
         let address = taken.local_addr().unwrap();
         drop(taken);
-        let readiness = Readiness::Tcp {
-            port: address.port(),
+        let probe = Probe {
+            look: Look::Tcp {
+                port: address.port(),
+                host: None,
+            },
             timing: timing(20, 500),
         };
-        let probing = tokio::spawn(async move { ready(&readiness, LOOPBACK, soon()).await });
+        let probing = tokio::spawn(async move { until_passed(&probe, LOOPBACK, soon()).await });
         tokio::task::yield_now().await;
         let _listener = TcpListener::bind(address).await.unwrap();
         probing.await.unwrap().unwrap();
@@ -314,8 +284,8 @@ mod tests {
             "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 2\r\n\r\nhi",
         ])
         .await;
-        ready(
-            &http_readiness(port, "/healthz?full=1", timing(5, 1000)),
+        until_passed(
+            &http(port, "/healthz?full=1", timing(5, 1000)),
             LOOPBACK,
             soon(),
         )
@@ -336,7 +306,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_names_the_last_attempt() {
         let (port, served) = server(vec!["HTTP/1.1 404 Not Found\r\n\r\n"; 1]).await;
-        let failed = ready(&http_readiness(port, "/", timing(1, 1)), LOOPBACK, soon())
+        let failed = until_passed(&http(port, "/", timing(1, 1)), LOOPBACK, soon())
             .await
             .unwrap_err();
         served.abort();
@@ -354,7 +324,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mut slow = timing(30, 1);
         slow.timeout = Duration::from_millis(10);
-        let failed = ready(&http_readiness(port, "/", slow), LOOPBACK, soon())
+        let failed = until_passed(&http(port, "/", slow), LOOPBACK, soon())
             .await
             .unwrap_err();
         match failed {
@@ -384,28 +354,46 @@ mod tests {
             stream.write_all(head).await.unwrap();
             while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
         });
-        ready(
-            &http_readiness(port, "/", timing(1000, 5)),
-            LOOPBACK,
-            soon(),
-        )
-        .await
-        .unwrap();
+        until_passed(&http(port, "/", timing(1000, 5)), LOOPBACK, soon())
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
     async fn a_path_that_is_no_request_target_fails_at_once() {
-        let failed = ready(
-            &http_readiness(1, "/a b", timing(1000, 3)),
-            LOOPBACK,
-            soon(),
-        )
-        .await
-        .unwrap_err();
+        let failed = until_passed(&http(1, "/a b", timing(1000, 3)), LOOPBACK, soon())
+            .await
+            .unwrap_err();
         assert_eq!(
             failed.to_string(),
-            "the readiness probe of 127.0.0.1:1 is no HTTP request"
+            "the probe of 127.0.0.1:1 is no HTTP request"
         );
+    }
+
+    #[tokio::test]
+    async fn in_service_only_failures_in_a_row_count() {
+        let bad = "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\n\r\n";
+        let good = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        let (port, served) = server(vec![bad, good, bad, bad, good, bad, good, good]).await;
+        let mut timing = timing(5, 2);
+        timing.success_threshold = 2;
+        let probe = http(port, "/", timing);
+        let lost = until_failed(&probe, LOOPBACK, 7).await;
+        assert_eq!(lost.failures, 2);
+        assert!(matches!(lost.last, AttemptFailed::Status(status) if status == 500));
+        until_again(&probe, LOOPBACK, 7).await;
+        assert_eq!(served.await.unwrap().len(), 8);
+    }
+
+    #[test]
+    fn instances_are_probed_at_moments_of_their_own() {
+        let began = Instant::now();
+        let delay = Duration::from_secs(5);
+        let moment = |seed| first_round(timing(1000, 3), began + delay, seed) - began;
+        let moments: std::collections::BTreeSet<Duration> = (0..5000).map(moment).collect();
+        assert!(moments.len() > 900, "{}", moments.len());
+        let within = |at: &Duration| *at >= delay && *at < delay + Duration::from_secs(1);
+        assert!(moments.iter().all(within), "{moments:?}");
     }
 
     #[test]

@@ -1,0 +1,136 @@
+//! Probes in service: a real app that stops being ready, hangs, and comes back.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use nodeagent_tests::documents::TaskInstance;
+use nodeagent_tests::{Image, Manifest, TestHost};
+use serde_json::{Value, json};
+
+const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n";
+
+fn get(path: &str) -> Value {
+    json!({
+        "httpGet": { "path": path, "port": "http" },
+        "periodSeconds": 1,
+        "failureThreshold": 2,
+    })
+}
+
+/// An app whose pages `/ready` and `/alive` can be taken away.
+fn app() -> Manifest {
+    let script = "touch /www/ready /www/alive; exec httpd -f -p 8080 -h /www";
+    Manifest::script("web", script).with("readiness", get("/ready"))
+}
+
+fn host_with(manifest: &Manifest) -> Result<TestHost> {
+    let host = TestHost::start_with(CONFIG)?;
+    host.push(&Image::web()?, "web:1")?;
+    host.apply(manifest)?;
+    Ok(host)
+}
+
+/// A file of the instance's container.
+fn inside(host: &TestHost, instance: &TaskInstance, path: &str) -> Result<PathBuf> {
+    let tasks = host.containerd.tasks(host.agent.namespace())?;
+    let own = format!("{}.", instance.name);
+    let (_, pid) = tasks
+        .iter()
+        .find(|(id, _)| id.starts_with(&own))
+        .context("no container of the instance")?;
+    Ok(PathBuf::from(format!("/proc/{pid}/root{path}")))
+}
+
+#[test]
+fn an_app_that_stops_being_ready_leaves_discovery_serves_on_and_comes_back() -> Result<()> {
+    let mut host = host_with(&app())?;
+    let task = host.cli().activate("web", 1, "in")?;
+    let instance = &task.instances[0];
+    let ready = inside(&host, instance, "/www/ready")?;
+    fs::remove_file(&ready)?;
+    let pool = host.wait_for_pool("web", "an unready instance", |pool| {
+        pool.instances.iter().any(|i| i.state == "unready")
+    })?;
+    assert_eq!((pool.active, pool.starting), (0, 1), "{pool:?}");
+    let error = pool.instances[0].error.as_ref().context("no reason")?;
+    assert_eq!(error.code, "not_ready");
+    ensure!(error.detail.contains("404"), "{error:?}");
+    assert_eq!(host.discovered()?, Vec::<String>::new());
+    host.assert_serves(instance)?;
+
+    // A new agent knows as much and takes nobody in who is not ready.
+    host.agent.kill()?;
+    host.agent.start(&host.ground)?;
+    host.wait_for_pool("web", "the unready instance", |pool| {
+        pool.instances.iter().any(|i| i.state == "unready")
+    })?;
+    assert_eq!(host.discovered()?, Vec::<String>::new());
+
+    fs::write(&ready, "")?;
+    let pool = host.wait_for_pool("web", "it in service again", |pool| pool.active == 1)?;
+    let again = &pool.instances[0];
+    assert_eq!(again.name, instance.name);
+    ensure!(again.generation > instance.generation, "{again:?}");
+    assert_eq!(host.discovered()?.len(), 1);
+    host.remove_app("web")
+}
+
+#[test]
+fn an_app_that_is_not_alive_is_taken_out_and_another_comes() -> Result<()> {
+    let mut liveness = get("/alive");
+    liveness["terminationGracePeriodSeconds"] = json!(1);
+    let host = host_with(&app().with("liveness", liveness).armed(1))?;
+    host.wait_for_armed("web", 1)?;
+    let task = host.cli().activate("web", 1, "in")?;
+    let first = &task.instances[0];
+    host.wait_for_armed("web", 1)?;
+    fs::remove_file(inside(&host, first, "/www/alive")?)?;
+    let pool = host.wait_for_pool("web", "another in service", |pool| {
+        let newer = |i: &nodeagent_tests::documents::Instance| {
+            i.state == "active" && (i.name != first.name || i.generation > first.generation)
+        };
+        pool.active == 1 && pool.instances.iter().any(newer)
+    })?;
+    assert_eq!(pool.target, 1);
+    assert_eq!(host.discovered()?.len(), 1);
+    let log = host.agent.tail(100);
+    ensure!(log.contains("not_alive"), "no sentence about it:\n{log}");
+    host.remove_app("web")
+}
+
+#[test]
+fn the_startup_probe_holds_readiness_and_bounds_the_start() -> Result<()> {
+    let mut startup = get("/started");
+    startup["failureThreshold"] = json!(20);
+    let script = "touch /www/ready; (sleep 2; touch /www/started) & exec httpd -f -p 8080 -h /www";
+    let manifest = Manifest::script("web", script)
+        .with("readiness", get("/ready"))
+        .with("startup", startup);
+    let host = host_with(&manifest)?;
+    let task = host.cli().activate("web", 1, "in")?;
+    ensure!(
+        task.elapsed_ms >= 2000.0,
+        "active after {} ms, before it had started",
+        task.elapsed_ms
+    );
+    host.remove_app("web")?;
+
+    let manifest = Manifest::script("web", script).with("startup", get("/never"));
+    host.apply(&manifest)?;
+    let answer = host.cli().json(&[
+        "activate",
+        "web",
+        "--to",
+        "1",
+        "--task-id",
+        "never",
+        "--deadline",
+        "6s",
+    ])?;
+    let task: nodeagent_tests::documents::Task = answer.document(1)?;
+    let error = task.instances[0].error.as_ref().context("no error")?;
+    assert_eq!(error.code, "not_started", "{error:?}");
+    assert_eq!(host.discovered()?, Vec::<String>::new());
+    host.remove_app("web")
+}
