@@ -14,6 +14,7 @@ pub mod gate;
 pub mod host;
 pub mod instance;
 pub mod journal;
+pub mod logs;
 pub mod network;
 pub mod pool;
 pub mod runtime;

@@ -13,8 +13,8 @@ mod host;
 mod server;
 mod task_id;
 
-pub use client::{Client, ClientError, Events};
+pub use client::{Client, ClientError, Events, LogStream};
 pub use feed::{Feed, Subscription};
-pub use host::{Deletion, Host, Received};
+pub use host::{Deletion, Host, Log, LogRequest, Received};
 pub use server::{BindError, Limits, Server};
 pub use task_id::{generate_task_id, is_task_id};

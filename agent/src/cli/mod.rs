@@ -10,6 +10,7 @@ mod check;
 mod config;
 mod deactivate;
 mod duration;
+mod logs;
 mod progress;
 mod report;
 mod run;
@@ -109,6 +110,7 @@ enum Call {
     Status(status::Status),
     Trace(trace::Trace),
     Tasks(tasks::Tasks),
+    Logs(logs::Logs),
     App(app::App),
 }
 
@@ -172,6 +174,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Status(verb) => verb.execute(options).await,
         Call::Trace(verb) => verb.execute(options).await,
         Call::Tasks(verb) => verb.execute(options).await,
+        Call::Logs(verb) => verb.execute(options).await,
         Call::App(verb) => verb.execute(options).await,
     }
 }

@@ -11,6 +11,7 @@ mod changes;
 mod create;
 mod executor;
 mod failure;
+mod logs;
 mod node;
 mod reboot;
 mod route;

@@ -12,9 +12,10 @@ use crate::api::v1::{
     AppDocument, AppList, ApplyResult, Pool, Problem, ProblemCode, Status, Task, TaskList,
     TaskRequest, TaskSummary, Trail, Verb,
 };
-use crate::api::{Deletion, Feed, Host, Received};
+use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received};
 use crate::app::HostTerms;
 use crate::config::Settings;
+use crate::gate::Directories;
 use crate::instance::{AppName, Revision};
 use crate::journal::{Journal, StoredTask};
 use crate::pool::{Effects, Limits, Message, PoolHandle, Shared};
@@ -108,6 +109,8 @@ pub struct Node<E> {
     pub(super) applying: Mutex<()>,
     /// What `/v1/events` tells.
     pub(super) feed: Arc<Feed>,
+    /// Where instances write.
+    pub(super) directories: Arc<Directories>,
 }
 
 impl<E: Effects> Node<E> {
@@ -236,6 +239,10 @@ impl<E: Effects> Host for Node<E> {
 
     fn feed(&self) -> Arc<Feed> {
         Arc::clone(&self.feed)
+    }
+
+    async fn log(&self, instance: &str, request: LogRequest) -> Result<Log, Problem> {
+        self.read_log(instance, request).await
     }
 
     async fn apply(&self, manifest: &str) -> Result<ApplyResult, Problem> {

@@ -205,6 +205,7 @@ pub async fn run_with<E: Effects>(
         observed,
         applying: tokio::sync::Mutex::default(),
         feed: feed.clone(),
+        directories: executor.directories.clone(),
     });
     // Who repeats the id of an interrupted task waits for its end, from the first request on.
     for task in &recovered.open_tasks {

@@ -25,6 +25,7 @@ struct Api<H> {
     limits: Limits,
     submissions: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    logs: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -50,6 +51,7 @@ pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationT
         limits: limits.clone(),
         submissions: Arc::new(Semaphore::new(limits.submissions)),
         streams: Arc::new(Semaphore::new(limits.streams)),
+        logs: Arc::new(Semaphore::new(limits.streams)),
         stop,
     });
     Router::new()
@@ -61,6 +63,7 @@ pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationT
         .route("/v1/tasks/{id}/trail", get(trail::<H>))
         .route("/v1/status", get(status::<H>))
         .route("/v1/events", get(events::<H>))
+        .route("/v1/instances/{name}/logs", get(log::<H>))
         .route("/v1/apps", get(apps::<H>).put(apply::<H>))
         .route("/v1/apps/{app}", get(app::<H>).delete(delete_app::<H>))
         .route("/healthz", get(async || "ok\n"))
@@ -226,6 +229,25 @@ async fn events<H: Host>(State(api): Shared<H>, uri: Uri, headers: HeaderMap) ->
         .feed()
         .subscribe(stream::last_event_id(&headers), app);
     stream::answer(subscription, api.limits.heartbeat, api.stop.clone(), permit)
+}
+
+async fn log<H: Host>(
+    State(api): Shared<H>,
+    Extension(exchange): Extension<Arc<Exchange>>,
+    Segment(instance): Segment,
+    uri: Uri,
+) -> Response {
+    let answer = async {
+        let request = request::log(&uri)?;
+        let Ok(permit) = Arc::clone(&api.logs).try_acquire_owned() else {
+            let detail = format!("{} logs are being read, try again", api.limits.streams);
+            return Err(Problem::new(ProblemCode::Unavailable, detail));
+        };
+        let log = api.host.log(&instance, request).await?;
+        exchange.be_patient(api.limits.log_stall);
+        Ok(stream::log(log, api.stop.clone(), permit))
+    };
+    answer.await.unwrap_or_else(Problem::into_response)
 }
 
 async fn apps<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
