@@ -75,6 +75,39 @@ pub(crate) fn cgroup_id(pidfd: &OwnedFd) -> io::Result<u64> {
     }
 }
 
+/// The supplementary groups that the process had when it connected this unix stream socket
+/// (unix(7), `SO_PEERGROUPS`, since Linux 4.13).
+pub(crate) fn peer_groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let room = groups.len() * size_of::<libc::gid_t>();
+        // At most 65536 groups (credentials(7)).
+        let mut length = libc::socklen_t::try_from(room).unwrap_or(libc::socklen_t::MAX);
+        // SAFETY: the descriptor is borrowed for the call; `groups` and `length` outlive it, and
+        // `length` states the size of `groups` in bytes, so that the kernel writes no further.
+        let answer = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        // The kernel says how much there is, or would have been.
+        let count = length as usize / size_of::<libc::gid_t>();
+        if answer == 0 {
+            groups.truncate(count);
+            return Ok(groups);
+        }
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() {
+            return Err(error);
+        }
+        groups.resize(count, 0);
+    }
+}
+
 /// Waits on a descriptor through the runtime, for example until a pidfd's process has ended.
 ///
 /// # Panics
@@ -129,6 +162,22 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
+    fn the_groups_of_the_peer_are_those_of_its_process() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+        let mut own: Vec<u32> = line
+            .unwrap()
+            .split_whitespace()
+            .map(|gid| gid.parse().unwrap())
+            .collect();
+        let mut told = peer_groups(&one).unwrap();
+        own.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, own);
+    }
+
+    #[test]
     fn the_peer_of_a_pair_is_this_process() {
         let (one, _other) = UnixStream::pair().unwrap();
         match peer_pidfd(&one) {
@@ -162,4 +211,12 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
     }
+}
+
+/// Gives free memory back to the kernel (malloc_trim(3)): the allocator keeps what a pull or the
+/// adoption of a thousand instances needed for a moment. Takes a millisecond or so.
+#[cfg(target_env = "gnu")]
+pub(crate) fn give_memory_back() {
+    // SAFETY: no pointer is passed; the allocator locks what it works on.
+    unsafe { libc::malloc_trim(0) };
 }

@@ -60,3 +60,17 @@ fn the_documented_defaults_are_those_in_effect() {
     }
     assert!(seen > 20, "only {seen} defaults were compared");
 }
+
+#[test]
+fn the_packaged_roles_are_accepted_and_make_nobody_admin() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/usr/lib");
+    let text = fs::read_to_string(root.join("nodeagent/config.d/20-roles.toml")).unwrap();
+    let (_dir, file) = written(&format!("{text}\n[host]\nid = \"h1\"\n"));
+    let api = load(&Source::File(file)).unwrap().settings.api;
+    assert!(api.admin.is_empty() && !api.view.is_empty());
+    let groups = fs::read_to_string(root.join("sysusers.d/nodeagent.conf")).unwrap();
+    for group in api.view.groups.iter().chain(&api.operate.groups) {
+        let line = format!("g {group} ");
+        assert!(groups.contains(&line), "{line:?} is missing in {groups}");
+    }
+}

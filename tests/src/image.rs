@@ -83,7 +83,7 @@ impl Image {
 
     /// An app that says `READY=1` at once and then sleeps: `testdata/notify-app.c`.
     pub fn notify(scratch: &Path) -> Result<Self> {
-        let program = compiled("notify-app", scratch)?;
+        let program = compiled("notify-app", scratch, &["-nostdlib", "-fno-builtin"])?;
         let image = Self::busybox()?
             .file("bin/notify-app", 0o755, program)
             .runs(&["/bin/notify-app"]);
@@ -92,7 +92,7 @@ impl Image {
 
     /// An app that attacks its agent and serves what it achieved: `testdata/hostile-app.c`.
     pub fn hostile(scratch: &Path) -> Result<Self> {
-        let program = compiled("hostile-app", scratch)?;
+        let program = compiled("hostile-app", scratch, &[])?;
         let image = Self::busybox()?
             .file("bin/hostile-app", 0o755, program)
             .runs(&["/bin/hostile-app"]);
@@ -175,12 +175,14 @@ impl Image {
 }
 
 /// `testdata/<name>.c`, compiled statically by the machine's gcc in `scratch`.
-fn compiled(name: &str, scratch: &Path) -> Result<Vec<u8>> {
+fn compiled(name: &str, scratch: &Path, flags: &[&str]) -> Result<Vec<u8>> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
     let source = directory.join(format!("{name}.c"));
     let program = scratch.join(name);
     let compiled = Command::new("gcc")
-        .args(["-static", "-Os", "-s", "-Wall", "-Werror", "-o"])
+        .args(["-static", "-Os", "-s", "-Wall", "-Werror"])
+        .args(flags)
+        .arg("-o")
         .args([&program, &source])
         .output()
         .context("run gcc")?;

@@ -10,11 +10,13 @@ pub mod v1;
 mod client;
 mod feed;
 mod host;
+mod role;
 mod server;
 mod task_id;
 
 pub use client::{Client, ClientError, Events, LogStream};
 pub use feed::{Feed, Subscription};
 pub use host::{Deletion, Host, Log, LogRequest, Received};
-pub use server::{BindError, Limits, Server};
+pub use role::{Peer, Role, Roles};
+pub use server::{BindError, Limits, Method, Operation, ROUTES, Route, Server};
 pub use task_id::{generate_task_id, is_task_id};

@@ -1,6 +1,7 @@
 //! What a verb leaves behind: text for stdout, text for stderr, an exit code.
 
 use std::fmt::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::Serialize;
@@ -111,6 +112,11 @@ impl Report {
     pub(super) fn failure(output: Output, error: &ClientError) -> Self {
         match error {
             ClientError::Problem(problem) => Self::problem(output, problem),
+            ClientError::Unreachable { socket, source }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Self::error(Exit::Refused, not_admitted(socket))
+            }
             ClientError::Unreachable { socket, source } => {
                 Self::error(Exit::Unreachable, unreachable(socket, source))
             }
@@ -167,13 +173,31 @@ fn unreachable(socket: &Path, source: &std::io::Error) -> String {
     let why = match source.kind() {
         std::io::ErrorKind::NotFound => "there is no such socket".to_owned(),
         std::io::ErrorKind::ConnectionRefused => "nobody listens on it".to_owned(),
-        std::io::ErrorKind::PermissionDenied => "only root may use it".to_owned(),
         _ => source.to_string(),
     };
     format!(
         "no agent answers on {}: {why}\n  \
          start it: systemctl start nodeagent, or as root: nodeagent run\n  \
          or name its socket: --socket PATH, or NODEAGENT_SOCKET",
+        socket.display()
+    )
+}
+
+/// The kernel does not let this process connect: who it is, and who may.
+fn not_admitted(socket: &Path) -> String {
+    let who = rustix::process::geteuid().as_raw();
+    let why = match std::fs::metadata(socket) {
+        Ok(file) => format!(
+            "it belongs to user {} and group {} with mode {:04o}",
+            file.uid(),
+            file.gid(),
+            file.mode() & 0o7777
+        ),
+        Err(_) => "a directory above it is closed to this user".to_owned(),
+    };
+    format!(
+        "user id {who} may not connect to {}: {why}\n  \
+         call as root, or have a role: api.socket_mode and api.*_groups of the agent's configuration",
         socket.display()
     )
 }

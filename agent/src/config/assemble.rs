@@ -28,6 +28,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
     let discovery = discovery(merged.discovery.unwrap_or_default(), &paths, &mut check);
     Settings {
         host,
+        api: api(merged.api.unwrap_or_default(), &mut check),
         containerd: containerd(merged.containerd.unwrap_or_default(), &mut check),
         runtime: runtime(merged.runtime.unwrap_or_default(), &mut check),
         network: network(merged.network.unwrap_or_default(), &discovery, &mut check),
@@ -84,6 +85,31 @@ fn paths(given: fragment::Paths, check: &mut Check<'_>) -> Paths {
         state,
         runtime,
         api_socket,
+    }
+}
+
+fn api(given: fragment::Api, check: &mut Check<'_>) -> Api {
+    let mut members =
+        |role: &str, users: Option<Vec<String>>, groups: Option<Vec<String>>| Members {
+            users: check.accounts(&format!("api.{role}_users"), users),
+            groups: check.accounts(&format!("api.{role}_groups"), groups),
+        };
+    let view = members("view", given.view_users, given.view_groups);
+    let operate = members("operate", given.operate_users, given.operate_groups);
+    let admin = members("admin", given.admin_users, given.admin_groups);
+    let roots_alone = view.is_empty() && operate.is_empty() && admin.is_empty();
+    Api {
+        socket_mode: check.socket_mode(
+            "api.socket_mode",
+            given.socket_mode,
+            if roots_alone { 0o600 } else { 0o666 },
+        ),
+        socket_group: given
+            .socket_group
+            .and_then(|group| check.account("api.socket_group", &group)),
+        view,
+        operate,
+        admin,
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::{AddressRange, duration};
+use super::{Account, AddressRange, duration};
 use crate::document::{Findings, shown};
 
 /// Longest path of a unix socket, without the NUL (unix(7): `sun_path` has 108 bytes).
@@ -192,6 +192,44 @@ impl Check<'_> {
         given.map(|given| self.address(field, Some(given), Ipv4Addr::UNSPECIFIED))
     }
 
+    /// Mode of a socket's file.
+    pub(super) fn socket_mode(&mut self, field: &str, given: Option<String>, default: u32) -> u32 {
+        let Some(given) = given else {
+            return default;
+        };
+        match given.as_str() {
+            "0600" => 0o600,
+            "0660" => 0o660,
+            "0666" => 0o666,
+            _ => {
+                let allowed = "\"0600\", \"0660\" or \"0666\": who may connect (unix(7)); what they may do there says their role";
+                self.0.wrong(field, shown(&given), allowed);
+                default
+            }
+        }
+    }
+
+    /// Users or groups.
+    pub(super) fn accounts(&mut self, field: &str, given: Option<Vec<String>>) -> Vec<Account> {
+        let given = given.unwrap_or_default();
+        let account =
+            |(index, text): (usize, &String)| self.account(&format!("{field}[{index}]"), text);
+        given.iter().enumerate().filter_map(account).collect()
+    }
+
+    /// A user or a group: a name as useradd(8) allows it, or a number.
+    pub(super) fn account(&mut self, field: &str, given: &str) -> Option<Account> {
+        let account = parse_account(given);
+        if account.is_none() {
+            self.0.wrong(
+                field,
+                shown(given),
+                "a name of at most 32 letters, digits, '_', '-' and '.' that begins with a letter or '_', or a number as text; not 65534, which stands for everybody the kernel cannot name",
+            );
+        }
+        account
+    }
+
     /// A range of addresses in CIDR notation.
     pub(super) fn range(&mut self, field: &str, given: &str) -> Option<AddressRange> {
         let range = parse_range(given);
@@ -204,6 +242,21 @@ impl Check<'_> {
         }
         range
     }
+}
+
+fn parse_account(text: &str) -> Option<Account> {
+    if let Ok(id) = text.parse() {
+        // -1 is no id (setuid(2)); 65534 is whoever is not mapped (user_namespaces(7)).
+        return (id != 65_534 && id != u32::MAX).then_some(Account::Id(id));
+    }
+    let first = text.bytes().next()?;
+    let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    let ok = text.len() <= 32
+        && (first.is_ascii_alphabetic() || first == b'_')
+        && text.bytes().all(inner)
+        && text != "nobody"
+        && text != "nogroup";
+    ok.then(|| Account::Name(text.to_owned()))
 }
 
 fn is_clean_absolute(text: &str) -> bool {
@@ -270,6 +323,26 @@ mod tests {
             "", "/", "a", "./a", "/a/../b", "/a/./b", "/a//b", "/a/", "/..", "/a\nb", "/a\0b",
         ] {
             assert!(!is_clean_absolute(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_account_is_a_name_or_a_number_and_never_everybody() {
+        assert_eq!(parse_account("901"), Some(Account::Id(901)));
+        let name = Account::Name("nodeagent-view".to_owned());
+        assert_eq!(parse_account("nodeagent-view"), Some(name));
+        for bad in [
+            "",
+            "65534",
+            "4294967295",
+            "nogroup",
+            "a b",
+            "9a",
+            "-1",
+            "ä",
+            "a:b",
+        ] {
+            assert_eq!(parse_account(bad), None, "{bad:?}");
         }
     }
 

@@ -11,6 +11,7 @@ pub(super) struct Fragment {
     pub(super) version: Option<u32>,
     pub(super) host: Option<Host>,
     pub(super) paths: Option<Paths>,
+    pub(super) api: Option<Api>,
     pub(super) containerd: Option<Containerd>,
     pub(super) runtime: Option<Runtime>,
     pub(super) network: Option<Network>,
@@ -33,6 +34,19 @@ pub(super) struct Paths {
     pub(super) state: Option<String>,
     pub(super) runtime: Option<String>,
     pub(super) api_socket: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Api {
+    pub(super) socket_mode: Option<String>,
+    pub(super) socket_group: Option<String>,
+    pub(super) view_groups: Option<Vec<String>>,
+    pub(super) view_users: Option<Vec<String>>,
+    pub(super) operate_groups: Option<Vec<String>>,
+    pub(super) operate_users: Option<Vec<String>>,
+    pub(super) admin_groups: Option<Vec<String>>,
+    pub(super) admin_users: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,5 +1,6 @@
 //! What the agent runs with: validated, complete, absolute paths only.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,8 @@ pub struct Settings {
     pub host: Host,
     /// `[paths]`
     pub paths: Paths,
+    /// `[api]`
+    pub api: Api,
     /// `[containerd]`
     pub containerd: Containerd,
     /// `[runtime]`
@@ -45,6 +48,69 @@ pub struct Paths {
     pub runtime: PathBuf,
     /// The API's unix socket, default `<runtime>/api.sock`.
     pub api_socket: PathBuf,
+}
+
+/// Who may use the API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Api {
+    /// Mode of the unix socket's file: `0o600`, `0o660` or `0o666`; default `0o600`, and `0o666`
+    /// where somebody beside root has a role.
+    pub socket_mode: u32,
+    /// Group of the unix socket's file; root's when absent.
+    pub socket_group: Option<Account>,
+    /// Who has the role `view`.
+    pub view: Members,
+    /// Who has the role `operate`.
+    pub operate: Members,
+    /// Who has the role `admin` beside root.
+    pub admin: Members,
+}
+
+impl Default for Api {
+    /// Root alone.
+    fn default() -> Self {
+        Self {
+            socket_mode: 0o600,
+            socket_group: None,
+            view: Members::default(),
+            operate: Members::default(),
+            admin: Members::default(),
+        }
+    }
+}
+
+/// Who has a role.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// Users.
+    pub users: Vec<Account>,
+    /// Groups whose members have it, by primary or supplementary membership of the process.
+    pub groups: Vec<Account>,
+}
+
+impl Members {
+    /// Whether nobody is a member.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+}
+
+/// A user or a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Account {
+    /// By its name in `/etc/passwd` or `/etc/group`.
+    Name(String),
+    /// By its number.
+    Id(u32),
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Id(id) => id.fmt(f),
+        }
+    }
 }
 
 /// How containerd is reached.

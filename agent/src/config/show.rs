@@ -4,9 +4,9 @@ use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use super::Loaded;
 use super::duration::spell;
 use super::fragment::VERSION;
+use super::{Account, Loaded};
 
 /// Valid TOML of everything in effect; a comment names the file and line of each key, or `default`.
 /// Keys without a value are comments. Reading the text back gives the same settings.
@@ -24,6 +24,18 @@ pub fn show(loaded: &Loaded) -> String {
     page.path("state", &s.paths.state);
     page.path("runtime", &s.paths.runtime);
     page.path("api_socket", &s.paths.api_socket);
+    page.table("api");
+    page.text("socket_mode", &format!("{:04o}", s.api.socket_mode));
+    match &s.api.socket_group {
+        Some(group) => page.text("socket_group", &group.to_string()),
+        None => page.unset("socket_group"),
+    }
+    page.accounts("view_groups", &s.api.view.groups);
+    page.accounts("view_users", &s.api.view.users);
+    page.accounts("operate_groups", &s.api.operate.groups);
+    page.accounts("operate_users", &s.api.operate.users);
+    page.accounts("admin_groups", &s.api.admin.groups);
+    page.accounts("admin_users", &s.api.admin.users);
     page.table("containerd");
     page.path("socket", &s.containerd.socket);
     page.text("namespace", &s.containerd.namespace);
@@ -103,10 +115,17 @@ impl Page<'_> {
     fn optional_text(&mut self, key: &str, text: Option<String>) {
         match text {
             Some(text) => self.text(key, &text),
-            None => {
-                let _ = writeln!(self.text, "# {key} is not set");
-            }
+            None => self.unset(key),
         }
+    }
+
+    fn unset(&mut self, key: &str) {
+        let _ = writeln!(self.text, "# {key} is not set");
+    }
+
+    fn accounts(&mut self, key: &str, accounts: &[Account]) {
+        let texts: Vec<String> = accounts.iter().map(Account::to_string).collect();
+        self.list(key, &texts);
     }
 
     fn duration(&mut self, key: &str, duration: Duration) {

@@ -19,12 +19,12 @@
 //! directory sees to that.
 
 mod load;
+mod queue;
 mod writer;
 
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
 use std::time::Duration;
-use std::{io, thread};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -33,6 +33,7 @@ use tokio::sync::oneshot;
 use super::{Capabilities, Discovery, DiscoveryError, Outcome, RegistrationRecord};
 use crate::config;
 use crate::instance::InstanceName;
+use queue::Queue;
 use writer::{Change, Job, Writer};
 
 const NAME: &str = "file";
@@ -53,7 +54,7 @@ pub struct SetAside {
 
 /// The file backend.
 pub struct FileDiscovery {
-    jobs: mpsc::Sender<Job>,
+    jobs: Queue,
     bound: Duration,
     set_aside: Vec<SetAside>,
 }
@@ -72,10 +73,7 @@ impl FileDiscovery {
         }
         let mut writer = Writer::new(files);
         writer.settle()?;
-        let (jobs, to_do) = mpsc::channel();
-        thread::Builder::new()
-            .name("discovery-file".to_owned())
-            .spawn(move || writer.run(&to_do))
+        let jobs = Queue::open(writer, &settings.directory)
             .map_err(|source| failed("start the writer of", &settings.directory, source))?;
         Ok(Self {
             jobs,
@@ -94,14 +92,14 @@ impl FileDiscovery {
         job: impl FnOnce(oneshot::Sender<Result<T, DiscoveryError>>) -> Job,
     ) -> Result<T, DiscoveryError> {
         let (answer, answered) = oneshot::channel();
-        let ended = |_| DiscoveryError::WriterEnded { backend: NAME };
-        self.jobs.send(job(answer)).map_err(|_| ended(()))?;
+        let ended = || DiscoveryError::WriterEnded { backend: NAME };
+        self.jobs.put(job(answer)).map_err(|_| ended())?;
         let late = DiscoveryError::Deadline {
             backend: NAME,
             after: WRITE_DEADLINE,
         };
         match tokio::time::timeout(WRITE_DEADLINE, answered).await {
-            Ok(answer) => answer.unwrap_or_else(|_| Err(ended(()))),
+            Ok(answer) => answer.unwrap_or_else(|_| Err(ended())),
             Err(_) => Err(late),
         }
     }

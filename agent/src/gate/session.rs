@@ -7,6 +7,7 @@
 
 use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use container_init::Malformed;
 use container_init::protocol::{Report, Request, first_frame};
@@ -25,6 +26,11 @@ use crate::instance::ContainerId;
 const OUTBOX_LIMIT: usize = 256 * 1024;
 /// Bytes taken by one read.
 const READ_SIZE: usize = 16 * 1024;
+/// How long an ack may wait for more to ack: at once it would wake container-init while the app
+/// starts on the same cores. Unacked events are sent again, so that nothing is lost by it.
+const ACK_AFTER: Duration = Duration::from_millis(50);
+/// So many events are acked at once: container-init keeps 64 for the next connection.
+const ACK_AT_ONCE: u32 = 16;
 
 /// A connection.
 pub(super) struct Session {
@@ -138,10 +144,11 @@ impl Session {
         shared: &Shared,
     ) -> Result<(), Ended> {
         let mut pace = Pace::new(Instant::now());
+        let mut unacked = Unacked::default();
         let flush = self.flush();
         tokio::pin!(flush);
         if self
-            .take_all(&mut inbox, entry, shared, &mut pace)?
+            .take_all(&mut inbox, entry, shared, &mut pace, &mut unacked)?
             .is_over()
         {
             return Ok(());
@@ -157,12 +164,17 @@ impl Session {
             tokio::select! {
                 () = self.closing.cancelled() => return Ok(()),
                 failed = &mut flush => return Err(Ended::Connection(failed)),
+                seq = unacked.due() => {
+                    self.say(&Request::Ack { seq })?;
+                    unacked = Unacked::default();
+                    continue;
+                }
                 ready = readable => ready.map_err(Ended::Connection)?,
             }
             match inbox.read(&self.stream).map_err(Ended::Connection)? {
                 Read::Bytes => {
                     if self
-                        .take_all(&mut inbox, entry, shared, &mut pace)?
+                        .take_all(&mut inbox, entry, shared, &mut pace, &mut unacked)?
                         .is_over()
                     {
                         return Ok(());
@@ -174,16 +186,16 @@ impl Session {
         }
     }
 
-    /// Takes in every whole frame, then acks the newest event with one write.
+    /// Takes in every whole frame.
     fn take_all(
         self: &Arc<Self>,
         inbox: &mut Inbox,
         entry: &Entry,
         shared: &Shared,
         pace: &mut Pace,
+        unacked: &mut Unacked,
     ) -> Result<Goes, Ended> {
         let now = Instant::now();
-        let mut newest = None;
         let mut goes = Goes::On;
         while let Some(body) = inbox.next_frame().map_err(Ended::Protocol)? {
             pace.frame(now);
@@ -199,13 +211,10 @@ impl Session {
                 }
             }
             if let Report::Event(event) = report {
-                newest = newest.max(Some(event.seq));
+                unacked.add(event.seq, now);
             }
         }
         inbox.compact();
-        if let Some(seq) = newest {
-            self.say(&Request::Ack { seq })?;
-        }
         Ok(goes)
     }
 
@@ -221,6 +230,34 @@ impl Session {
             Err(Unsent::Congested(_)) => Ok(()),
             Err(Unsent::Write(e)) => Err(Ended::Connection(e)),
         }
+    }
+}
+
+/// The newest event that was taken in and not acked.
+#[derive(Default)]
+struct Unacked {
+    newest: u64,
+    count: u32,
+    due: Option<Instant>,
+}
+
+impl Unacked {
+    fn add(&mut self, seq: u64, now: Instant) {
+        self.newest = self.newest.max(seq);
+        self.count += 1;
+        if self.count >= ACK_AT_ONCE {
+            self.due = Some(now);
+        }
+        self.due.get_or_insert(now + ACK_AFTER);
+    }
+
+    /// The event to ack, when it is time; never without one.
+    async fn due(&self) -> u64 {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => std::future::pending().await,
+        }
+        self.newest
     }
 }
 

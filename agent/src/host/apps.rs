@@ -17,6 +17,7 @@ use crate::instance::{Failure, Revision};
 use crate::journal::Write;
 use crate::pool::{Effects, Message, Pool, driver, read_clocks};
 use crate::runtime::{Image, RuntimeError};
+use crate::sys;
 
 impl<E: Effects> Node<E> {
     pub(super) async fn apply_manifest(&self, manifest: &str) -> Result<ApplyResult, Problem> {
@@ -68,7 +69,11 @@ impl<E: Effects> Node<E> {
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
         let images = &self.settings.images;
         match self.runtime.resolve_image(reference, images).await {
-            Ok(resolved) => self.runtime.ensure_image(&resolved, images).await,
+            Ok(resolved) => {
+                let image = self.runtime.ensure_image(&resolved, images).await;
+                sys::give_memory_back();
+                image
+            }
             Err(error) => {
                 let known = self
                     .pools

@@ -30,6 +30,7 @@ use crate::journal::{Journal, JournalError};
 use crate::network::{self, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
+use crate::sys;
 use crate::task::Index;
 
 /// Creations at a time that activations may cause: more only queue in the kernel and in runc.
@@ -239,6 +240,7 @@ pub async fn run_with<E: Effects>(
             pools.all().len()
         ))]);
         tracing::info!(instances = known, "observed");
+        sys::give_memory_back();
         if let Err(error) = routing.await {
             tracing::error!(%error, "the routing of exits ended by a panic");
         }

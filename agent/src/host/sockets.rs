@@ -80,6 +80,7 @@ pub(super) fn open(
             server
         }
     };
+    let api = api.open_to(path, &settings.api)?;
     let ctl = settings.paths.runtime.join("ctl");
     let path = gate::socket_path(&ctl);
     let gate = match passed.take(GATE, &path, "paths.runtime")? {

@@ -7,6 +7,7 @@
 //!
 //! It does not decide anything: rows are data, the machines know what they mean.
 
+mod log;
 mod read;
 mod rows;
 mod schema;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
 
+use super::log::{Log, QUIET};
 use super::read::{self, Recovered};
 use super::rows::{InstanceRow, StoredTask, Write};
 use super::schema::{self, Version};
@@ -85,7 +86,7 @@ pub struct Journal {
 
 /// Largest number of jobs that share one transaction.
 const GROUP: usize = 256;
-/// How often what is past its time is removed; behind a commit, so that an idle agent writes nothing.
+/// How often what is past its time is removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// How long a writer waits for a reader that holds the file; both are ours and short.
 const BUSY: Duration = Duration::from_secs(5);
@@ -128,9 +129,16 @@ impl Journal {
         .map_err(open_error)?;
         reader.busy_timeout(BUSY).map_err(open_error)?;
         let (jobs, queue) = mpsc::channel();
+        let writer = Writer {
+            db: writer,
+            log: Log::of(&path),
+            keep,
+            pruned: None,
+            wrote: false,
+        };
         std::thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || run(&mut writer, &queue, keep))
+            .spawn(move || writer.run(&queue))
             .map_err(directory_error)?;
         let journal = Self {
             jobs,
@@ -217,21 +225,56 @@ fn configure(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "synchronous", "full")?;
     // 1 MiB of pages: the journal of a host is small, the agent's memory smaller.
     db.pragma_update(None, "cache_size", -1024)?;
-    db.pragma_update(None, "wal_autocheckpoint", 1000)?;
+    Log::configure(db)?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
 
-fn run(db: &mut Connection, queue: &mpsc::Receiver<Job>, keep: Duration) {
-    let mut pruned: Option<Instant> = None;
-    while let Ok(first) = queue.recv() {
-        let mut group = vec![first];
-        while group.len() < GROUP
-            && let Ok(job) = queue.try_recv()
-        {
-            group.push(job);
+/// The one that writes.
+struct Writer {
+    db: Connection,
+    log: Log,
+    /// How long ended tasks are kept.
+    keep: Duration,
+    pruned: Option<Instant>,
+    /// Something was written since the last prune: an idle agent writes nothing.
+    wrote: bool,
+}
+
+impl Writer {
+    fn run(mut self, queue: &mpsc::Receiver<Job>) {
+        if let Err(error) = self.log.extend() {
+            tracing::warn!(%error, "the journal's log could not be given its size; commits are slower until it has it");
         }
-        match transaction(db, &group) {
+        while let Some(first) = self.next(queue) {
+            let mut group = vec![first];
+            while group.len() < GROUP
+                && let Ok(job) = queue.try_recv()
+            {
+                group.push(job);
+            }
+            self.commit(group);
+        }
+    }
+
+    /// The next job. What can wait is done when none has come for a while. `None` when nobody can
+    /// ask any more.
+    fn next(&mut self, queue: &mpsc::Receiver<Job>) -> Option<Job> {
+        if self.log.is_due() || self.is_prune_due() {
+            match queue.recv_timeout(QUIET) {
+                Ok(job) => return Some(job),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                Err(mpsc::RecvTimeoutError::Timeout) => self.tidy(),
+            }
+        }
+        queue.recv().ok()
+    }
+
+    fn commit(&mut self, mut group: Vec<Job>) {
+        self.wrote = true;
+        self.log
+            .written(group.iter().map(|job| job.writes.len()).sum());
+        match transaction(&mut self.db, &group) {
             Ok(()) => {
                 for job in group {
                     // A caller that is gone does not need the answer.
@@ -241,7 +284,8 @@ fn run(db: &mut Connection, queue: &mpsc::Receiver<Job>, keep: Duration) {
             // One bad job must not take the others with it.
             Err(_) if group.len() > 1 => {
                 for job in group {
-                    let result = transaction(db, std::slice::from_ref(&job)).map_err(refused);
+                    let result =
+                        transaction(&mut self.db, std::slice::from_ref(&job)).map_err(refused);
                     let _ = job.reply.send(result);
                 }
             }
@@ -251,11 +295,24 @@ fn run(db: &mut Connection, queue: &mpsc::Receiver<Job>, keep: Duration) {
                 }
             }
         }
-        if pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY) {
-            pruned = Some(Instant::now());
-            if let Err(error) = prune(db, keep) {
+    }
+
+    fn is_prune_due(&self) -> bool {
+        self.wrote && self.pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY)
+    }
+
+    fn tidy(&mut self) {
+        if self.is_prune_due() {
+            self.pruned = Some(Instant::now());
+            self.wrote = false;
+            if let Err(error) = prune(&self.db, self.keep) {
                 tracing::warn!(%error, "old tasks could not be removed from the journal");
             }
+        }
+        if self.log.is_due()
+            && let Err(error) = self.log.checkpoint(&self.db)
+        {
+            tracing::warn!(%error, "the journal's log could not be brought into its tables");
         }
     }
 }

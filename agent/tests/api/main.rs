@@ -7,5 +7,6 @@
 
 mod cli;
 mod events;
+mod roles;
 mod server;
 mod twin;

@@ -575,45 +575,6 @@ async fn the_socket_is_roots_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_user_is_told_that_only_root_is_served() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("needs root to become another user");
-        return;
-    }
-    let served = Served::start(&["web"], Limits::default());
-    // Even when somebody widened the modes.
-    for (path, mode) in [
-        (served.path().parent().unwrap(), 0o755),
-        (served.path(), 0o666),
-    ] {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    }
-    let socket = served.socket.clone();
-    let other = std::thread::spawn(move || {
-        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
-        let mut stream = StdStream::connect(socket).unwrap();
-        stream
-            .write_all(&post("/v1/apps/web/activate", r#"{"to":1}"#))
-            .unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).ok();
-        text
-    });
-    let text = tokio::task::spawn_blocking(|| other.join().unwrap())
-        .await
-        .unwrap();
-    let (head, body) = text
-        .split_once("\r\n\r\n")
-        .unwrap_or_else(|| panic!("no answer: {text:?}"));
-    assert!(head.starts_with("HTTP/1.1 403"), "{head}");
-    assert_eq!(
-        problem(body).detail,
-        "user id 65534 is not served: only root may use this socket"
-    );
-    assert_eq!(served.twin.submitted(), []);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("api.sock");

@@ -542,11 +542,17 @@ pub struct Served {
 impl Served {
     /// Must run inside a tokio runtime.
     pub fn start(apps: &[&str], limits: Limits) -> Self {
+        Self::open_to(apps, limits, &nodeagent::config::Api::default())
+    }
+
+    /// With roles for others than root.
+    pub fn open_to(apps: &[&str], limits: Limits, api: &nodeagent::config::Api) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("api.sock");
         let twin = Twin::with_apps(apps);
         let stop = CancellationToken::new();
         let server = Server::bind(&socket, limits).unwrap();
+        let server = server.open_to(&socket, api).unwrap();
         let serving = tokio::spawn(server.serve(Arc::clone(&twin), stop.clone()));
         Self {
             twin,

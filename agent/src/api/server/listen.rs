@@ -9,6 +9,9 @@ use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::net::UnixListener;
 
+use crate::api::role;
+use crate::config;
+
 /// Why the socket could not be bound.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -23,6 +26,14 @@ pub enum BindError {
     NotASocket {
         /// The file.
         path: PathBuf,
+    },
+    /// `api.socket_group` names nobody.
+    #[error(
+        "api.socket_group: no group is named {name:?} in /etc/group; make it, or give its number"
+    )]
+    NoSuchGroup {
+        /// The name.
+        name: String,
     },
     /// A step failed.
     #[error("cannot {action} {}", path.display())]
@@ -59,6 +70,27 @@ pub(super) fn bind(path: &Path) -> Result<UnixListener, BindError> {
         .map_err(|e| failed("set the mode of")(e.into()))?;
     rustix::net::listen(&socket, BACKLOG).map_err(|e| failed("listen on")(e.into()))?;
     UnixListener::from_std(StdListener::from(socket)).map_err(failed("listen on"))
+}
+
+/// Gives the file of a socket that listens its group and mode. Until then only its owner connects.
+pub(super) fn open_to(path: &Path, api: &config::Api) -> Result<(), BindError> {
+    let failed = |action: &'static str| {
+        move |source| BindError::Failed {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    };
+    if let Some(group) = &api.socket_group {
+        let Some(gid) = role::group_id(group) else {
+            return Err(BindError::NoSuchGroup {
+                name: group.to_string(),
+            });
+        };
+        std::os::unix::fs::chown(path, None, Some(gid)).map_err(failed("set the group of"))?;
+    }
+    rustix::fs::chmod(path, Mode::from_raw_mode(api.socket_mode))
+        .map_err(|e| failed("set the mode of")(e.into()))
 }
 
 /// Serves on a socket that listens already, at `path`.

@@ -3,19 +3,21 @@
 //! ```text
 //! accept ── who? ── read (deadline, 1 MiB) ── validate ── Host ── answer (deadline) ── answered
 //! ```
-//! Owns the socket file and every connection. Promises: only root (or the agent's own user) is
-//! served, others are told so; a request that is cut off, too large or malformed never reaches the
+//! Owns the socket file and every connection. Promises: who has
+//! the role that a route needs is served, others are told so; a request that is cut off, too large or malformed never reaches the
 //! core; a submission goes on when its client goes away; time counts from the request's first
 //! byte; every answer that is not a success is a problem document. Deliberately without TLS, TCP,
 //! roles and compression.
 
 mod answer;
 mod body;
+mod caller;
 mod exchange;
 mod listen;
 mod request;
 mod routes;
 mod stream;
+mod table;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -25,21 +27,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Host;
-use super::v1::{Problem, ProblemCode};
+use super::{Host, Role, Roles};
+use crate::config;
+use caller::{Caller, last_answer};
 use exchange::{Exchange, Timed};
 
 pub use listen::BindError;
+pub use table::{Method, Operation, ROUTES, Route};
 
 /// What bounds a request. The defaults are what the agent runs with; tests take shorter ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,10 @@ pub struct Limits {
     pub write_stall: Duration,
     /// Connections at a time; more wait in the kernel's backlog.
     pub connections: usize,
+    /// Of these, kept for callers with the role `admin`.
+    pub reserved: usize,
+    /// Connections at a time of callers without a role; more are closed at once.
+    pub strangers: usize,
     /// Submissions in progress at a time; more are refused as `unavailable`.
     pub submissions: usize,
     /// Streams of events at a time, and as many logs; more are refused as `unavailable`.
@@ -72,6 +80,8 @@ impl Default for Limits {
             read: Duration::from_secs(10),
             write_stall: Duration::from_secs(10),
             connections: 512,
+            reserved: 32,
+            strangers: 16,
             submissions: 256,
             streams: 64,
             log_stall: Duration::from_secs(3600),
@@ -88,13 +98,7 @@ pub struct Server {
     /// The file that goes with the server.
     own_file: Option<PathBuf>,
     limits: Limits,
-}
-
-/// Who is at the other end, by `SO_PEERCRED` (unix(7)).
-#[derive(Debug, Clone, Copy)]
-enum Caller {
-    Allowed,
-    Refused { uid: Option<u32> },
+    roles: Roles,
 }
 
 impl Server {
@@ -105,7 +109,19 @@ impl Server {
             listener: listen::bind(path)?,
             own_file: Some(path.to_owned()),
             limits,
+            roles: Roles::default(),
         })
+    }
+
+    /// Lets in whom the configuration gives a role, beside root and the agent's own user; sets mode
+    /// and group of the socket's file at `path`, whoever opened it.
+    ///
+    /// # Errors
+    /// The group is not on this host, or the file cannot be changed.
+    pub fn open_to(mut self, path: &Path, api: &config::Api) -> Result<Self, BindError> {
+        listen::open_to(path, api)?;
+        self.roles = Roles::resolve(api);
+        Ok(self)
     }
 
     /// Serves on a socket that somebody else opened at `path` and keeps open. Must run inside a
@@ -115,6 +131,7 @@ impl Server {
             listener: listen::inherit(socket, path)?,
             own_file: None,
             limits,
+            roles: Roles::default(),
         })
     }
 
@@ -128,6 +145,7 @@ impl Server {
     pub async fn serve<H: Host>(self, host: Arc<H>, stop: CancellationToken) {
         let router = TowerToHyperService::new(routes::router(host, &self.limits, stop.clone()));
         let mut connections = JoinSet::new();
+        let rooms = Rooms::new(&self.limits);
         loop {
             let room = connections.len() < self.limits.connections;
             tokio::select! {
@@ -135,8 +153,16 @@ impl Server {
                 Some(ended) = connections.join_next() => log_end(ended),
                 accepted = self.listener.accept(), if room => match accepted {
                     Ok((stream, _)) => {
-                        let serving = connection(stream, router.clone(), self.limits.clone(), stop.clone());
-                        connections.spawn(serving);
+                        let caller = Caller::of_process(&stream, &self.roles);
+                        let Ok(permit) = rooms.admit(&caller) else {
+                            tracing::debug!(%caller, "api connection closed: its callers have too many");
+                            continue;
+                        };
+                        let serving = connection(stream, caller, router.clone(), self.limits.clone(), stop.clone());
+                        connections.spawn(async move {
+                            serving.await;
+                            drop(permit);
+                        });
                     }
                     Err(error) => {
                         tracing::warn!(%error, "api connection could not be accepted");
@@ -162,6 +188,35 @@ impl Server {
     }
 }
 
+/// Shares of the connections, so that nobody keeps out who may more.
+struct Rooms {
+    strangers: Arc<Semaphore>,
+    known: Arc<Semaphore>,
+}
+
+impl Rooms {
+    fn new(limits: &Limits) -> Self {
+        let known = limits.connections.saturating_sub(limits.reserved);
+        Self {
+            strangers: Arc::new(Semaphore::new(limits.strangers)),
+            known: Arc::new(Semaphore::new(known)),
+        }
+    }
+
+    /// A place for the caller, or none; `admin` has whatever is left.
+    fn admit(
+        &self,
+        caller: &Caller,
+    ) -> Result<Option<OwnedSemaphorePermit>, tokio::sync::TryAcquireError> {
+        let share = match caller.role {
+            Some(Role::Admin) => return Ok(None),
+            Some(Role::View | Role::Operate) => &self.known,
+            None => &self.strangers,
+        };
+        Arc::clone(share).try_acquire_owned().map(Some)
+    }
+}
+
 impl AsFd for Server {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
@@ -179,6 +234,7 @@ fn log_end(ended: Result<(), tokio::task::JoinError>) {
 
 async fn connection<R>(
     stream: UnixStream,
+    caller: Caller,
     router: TowerToHyperService<R>,
     limits: Limits,
     stop: CancellationToken,
@@ -186,7 +242,6 @@ async fn connection<R>(
     TowerToHyperService<R>:
         Service<hyper::Request<Incoming>, Response = Response<Body>, Error = Infallible>,
 {
-    let caller = caller(&stream);
     let exchange = Arc::new(Exchange::default());
     let io = TokioIo::new(Timed::new(
         stream,
@@ -195,10 +250,12 @@ async fn connection<R>(
     ));
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(Arc::clone(&exchange));
+        request.extensions_mut().insert(caller.clone());
         let exchange = &exchange;
-        let answer = match caller {
-            Caller::Allowed => Ok(router.call(request)),
-            Caller::Refused { uid } => Err(forbidden(uid)),
+        let path = request.uri().path();
+        let answer = match caller.role {
+            None if !table::is_open(path) => Err(caller.forbidden(Role::View, path)),
+            _ => Ok(router.call(request)),
         };
         async move {
             let response = match answer {
@@ -224,37 +281,4 @@ async fn connection<R>(
     if let Err(error) = ended {
         tracing::debug!(%error, "api connection ended early");
     }
-}
-
-fn caller(stream: &UnixStream) -> Caller {
-    let own = rustix::process::geteuid().as_raw();
-    match stream.peer_cred() {
-        Ok(peer) if peer.uid() == 0 || peer.uid() == own => Caller::Allowed,
-        Ok(peer) => Caller::Refused {
-            uid: Some(peer.uid()),
-        },
-        Err(error) => {
-            tracing::warn!(%error, "api caller could not be identified");
-            Caller::Refused { uid: None }
-        }
-    }
-}
-
-/// The connection has nothing more to say after it.
-fn last_answer(problem: Problem) -> Response {
-    let mut response = problem.into_response();
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(header::CONNECTION, close);
-    response
-}
-
-fn forbidden(uid: Option<u32>) -> Problem {
-    let who = match uid {
-        Some(uid) => format!("user id {uid}"),
-        None => "a caller without credentials".to_owned(),
-    };
-    Problem::new(
-        ProblemCode::Forbidden,
-        format!("{who} is not served: only root may use this socket"),
-    )
 }

@@ -8,13 +8,16 @@ use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, MethodRouter, on};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{json, json_or_problem};
+use super::caller::guard;
 use super::exchange::Exchange;
+use super::table::{self, Operation, ROUTES, Route};
 use super::{Limits, body, request, stream};
 use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, TaskState, Verb};
 use crate::api::{Host, Received, generate_task_id};
@@ -54,23 +57,49 @@ pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationT
         logs: Arc::new(Semaphore::new(limits.streams)),
         stop,
     });
-    Router::new()
-        .route("/v1/apps/{app}/activate", post(activate::<H>))
-        .route("/v1/apps/{app}/deactivate", post(deactivate::<H>))
-        .route("/v1/apps/{app}/scale", post(scale::<H>))
-        .route("/v1/tasks", get(tasks::<H>))
-        .route("/v1/tasks/{id}", get(task::<H>))
-        .route("/v1/tasks/{id}/trail", get(trail::<H>))
-        .route("/v1/status", get(status::<H>))
-        .route("/v1/events", get(events::<H>))
-        .route("/v1/instances/{name}/logs", get(log::<H>))
-        .route("/v1/apps", get(apps::<H>).put(apply::<H>))
-        .route("/v1/apps/{app}", get(app::<H>).delete(delete_app::<H>))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz::<H>))
+    let guarded = |route: &'static Route| {
+        let limits = Arc::new(limits.clone());
+        let guard = move |caller, request, next| {
+            let limits = Arc::clone(&limits);
+            async move { guard(route, &limits, caller, request, next).await }
+        };
+        handler(route).route_layer(middleware::from_fn(guard))
+    };
+    ROUTES
+        .iter()
+        .fold(Router::new(), |router, route| {
+            router.route(route.path, guarded(route))
+        })
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .with_state(api)
+}
+
+/// What serves a route.
+fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
+    let method = match route.method {
+        table::Method::Get => MethodFilter::GET,
+        table::Method::Post => MethodFilter::POST,
+        table::Method::Put => MethodFilter::PUT,
+        table::Method::Delete => MethodFilter::DELETE,
+    };
+    match route.operation {
+        Operation::Activate => on(method, activate::<H>),
+        Operation::Deactivate => on(method, deactivate::<H>),
+        Operation::Scale => on(method, scale::<H>),
+        Operation::ListTasks => on(method, tasks::<H>),
+        Operation::ShowTask => on(method, task::<H>),
+        Operation::ShowTrail => on(method, trail::<H>),
+        Operation::ShowStatus => on(method, status::<H>),
+        Operation::WatchEvents => on(method, events::<H>),
+        Operation::ReadLog => on(method, log::<H>),
+        Operation::ListApps => on(method, apps::<H>),
+        Operation::ApplyApp => on(method, apply::<H>),
+        Operation::ShowApp => on(method, app::<H>),
+        Operation::DeleteApp => on(method, delete_app::<H>),
+        Operation::ShowHealth => on(method, async || "ok\n"),
+        Operation::ShowReadiness => on(method, readyz::<H>),
+    }
 }
 
 async fn activate<H: Host>(

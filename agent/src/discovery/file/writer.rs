@@ -1,11 +1,11 @@
-//! The one thread that writes: batches in, whole files out, answers after.
+//! The one that writes: batches in, whole files out, answers after.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -84,35 +84,26 @@ impl Writer {
         }
     }
 
-    /// Works until nobody can ask any more.
-    pub(super) fn run(&mut self, jobs: &mpsc::Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
-            let mut writes = Vec::new();
-            for job in std::iter::once(first).chain(jobs.try_iter()) {
-                match job {
-                    Job::Write { changes, answer } => writes.push((changes, answer)),
-                    // These see what was asked for before them.
-                    Job::Renew { answer } => {
-                        self.commit(std::mem::take(&mut writes));
-                        self.find_missing();
-                        say(answer, self.settle());
-                    }
-                    Job::List { answer } => {
-                        self.commit(std::mem::take(&mut writes));
-                        say(
-                            answer,
-                            Ok(self
-                                .files
-                                .table
-                                .records()
-                                .map(|r| r.as_ref().clone())
-                                .collect()),
-                        );
-                    }
+    /// Does jobs that wait at the same time; their changes share one write.
+    pub(super) fn work(&mut self, jobs: impl IntoIterator<Item = Job>) {
+        let mut writes = Vec::new();
+        for job in jobs {
+            match job {
+                Job::Write { changes, answer } => writes.push((changes, answer)),
+                // These see what was asked for before them.
+                Job::Renew { answer } => {
+                    self.commit(std::mem::take(&mut writes));
+                    self.find_missing();
+                    say(answer, self.settle());
+                }
+                Job::List { answer } => {
+                    self.commit(std::mem::take(&mut writes));
+                    let records = self.files.table.records();
+                    say(answer, Ok(records.map(|r| r.as_ref().clone()).collect()));
                 }
             }
-            self.commit(writes);
         }
+        self.commit(writes);
     }
 
     /// Writes every file that does not say what the table says.

@@ -1,0 +1,240 @@
+//! The one table of routes: path, method, and the role that it needs.
+//!
+//! The router is built from it, the description of the API is generated from it, and a test walks
+//! it with every role. What is not in it cannot be served.
+
+use std::fmt;
+
+use crate::api::Role;
+
+/// Method of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Method {
+    /// Reads (`HEAD` too).
+    Get,
+    /// Submits.
+    Post,
+    /// Replaces.
+    Put,
+    /// Removes.
+    Delete,
+}
+
+impl Method {
+    /// As in a request.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a route does. Each stands in [`ROUTES`] once, which a test compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Operation {
+    /// Submit an activation.
+    Activate,
+    /// Submit a deactivation.
+    Deactivate,
+    /// Submit a target.
+    Scale,
+    /// List tasks.
+    ListTasks,
+    /// One task.
+    ShowTask,
+    /// One task's steps.
+    ShowTrail,
+    /// The host and its pools.
+    ShowStatus,
+    /// Stream of events.
+    WatchEvents,
+    /// A process's log.
+    ReadLog,
+    /// List apps.
+    ListApps,
+    /// Apply a manifest.
+    ApplyApp,
+    /// One app.
+    ShowApp,
+    /// Delete an app.
+    DeleteApp,
+    /// Whether the server answers.
+    ShowHealth,
+    /// Whether the host was observed.
+    ShowReadiness,
+}
+
+/// One route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// What it does.
+    pub operation: Operation,
+    /// Method.
+    pub method: Method,
+    /// Path; `{app}`, `{id}` and `{name}` stand for one segment.
+    pub path: &'static str,
+    /// The least role that may; `None`: everybody who can connect.
+    pub needs: Option<Role>,
+    /// What it does, for people.
+    pub summary: &'static str,
+}
+
+/// Every route of the API.
+pub const ROUTES: &[Route] = &{
+    use Method::{Delete, Get, Post, Put};
+    use Operation::*;
+    use Role::{Admin, Operate, View};
+    const fn route(
+        operation: Operation,
+        method: Method,
+        path: &'static str,
+        needs: Option<Role>,
+        summary: &'static str,
+    ) -> Route {
+        Route {
+            operation,
+            method,
+            path,
+            needs,
+            summary,
+        }
+    }
+    [
+        route(
+            Activate,
+            Post,
+            "/v1/apps/{app}/activate",
+            Some(Operate),
+            "Bring instances into service until at least `to` are active",
+        ),
+        route(
+            Deactivate,
+            Post,
+            "/v1/apps/{app}/deactivate",
+            Some(Operate),
+            "Take instances out of service until at most `to` are active",
+        ),
+        route(
+            Scale,
+            Post,
+            "/v1/apps/{app}/scale",
+            Some(Operate),
+            "Set the number of active instances",
+        ),
+        route(
+            ListTasks,
+            Get,
+            "/v1/tasks",
+            Some(View),
+            "The newest tasks, newest first",
+        ),
+        route(
+            ShowTask,
+            Get,
+            "/v1/tasks/{id}",
+            Some(View),
+            "A task and its instances",
+        ),
+        route(
+            ShowTrail,
+            Get,
+            "/v1/tasks/{id}/trail",
+            Some(View),
+            "Where the milliseconds of a task went",
+        ),
+        route(
+            ShowStatus,
+            Get,
+            "/v1/status",
+            Some(View),
+            "The host, its pools and alarms",
+        ),
+        route(
+            WatchEvents,
+            Get,
+            "/v1/events",
+            Some(View),
+            "What is true and then what changes, as server-sent events",
+        ),
+        route(
+            ReadLog,
+            Get,
+            "/v1/instances/{name}/logs",
+            Some(View),
+            "What a process in an instance has written",
+        ),
+        route(ListApps, Get, "/v1/apps", Some(View), "All apps by name"),
+        route(ApplyApp, Put, "/v1/apps", Some(Admin), "Apply a manifest"),
+        route(
+            ShowApp,
+            Get,
+            "/v1/apps/{app}",
+            Some(View),
+            "An app with its manifest",
+        ),
+        route(
+            DeleteApp,
+            Delete,
+            "/v1/apps/{app}",
+            Some(Admin),
+            "Delete an app",
+        ),
+        route(
+            ShowHealth,
+            Get,
+            "/healthz",
+            None,
+            "Whether the agent's API answers",
+        ),
+        route(
+            ShowReadiness,
+            Get,
+            "/readyz",
+            Some(View),
+            "Whether the journal is loaded and the host was observed",
+        ),
+    ]
+};
+
+/// Whether a caller without any role may ask for this path.
+pub(super) fn is_open(path: &str) -> bool {
+    ROUTES
+        .iter()
+        .any(|route| route.needs.is_none() && route.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_and_every_operation_stands_once() {
+        let places: BTreeSet<_> = ROUTES.iter().map(|r| (r.path, r.method)).collect();
+        let operations: BTreeSet<_> = ROUTES.iter().map(|r| r.operation).collect();
+        assert_eq!(places.len(), ROUTES.len());
+        assert_eq!(operations.len(), ROUTES.len());
+    }
+
+    #[test]
+    fn only_health_is_open_and_what_changes_something_needs_more_than_view() {
+        for route in ROUTES {
+            let open = route.path == "/healthz";
+            assert_eq!(route.needs.is_none(), open, "{}", route.path);
+            assert_eq!(is_open(route.path), open);
+            if route.method != Method::Get {
+                assert!(route.needs > Some(Role::View), "{}", route.path);
+            }
+        }
+    }
+}
