@@ -14,14 +14,18 @@ INIT := $(CURDIR)/target/$(INIT_TARGET)/init/container-init
 DEBUG := NODEAGENT_BIN=$(CURDIR)/target/debug/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
 RELEASE := NODEAGENT_BIN=$(CURDIR)/target/release/nodeagent NODEAGENT_CONTAINER_INIT=$(INIT)
 
-SCRIPTS := .ci/run tests/peers/install tests/peers/build
+# containerd 2.2 is built, not packaged: where it is, and what the harness is told to expect.
+PEERS := $(or $(NODEAGENT_PEERS),/var/cache/nodeagent-peers)
+CONTAINERD_2 := PATH=$(PEERS)/containerd-2.2.0/bin:$(PATH) NODEAGENT_TESTS_CONTAINERD=2.2.
+
+SCRIPTS := .ci/run tests/peers/install tests/peers/build tests/peers/vm-image
 
 .PHONY: help
 help:
 	@echo 'make demo             the main job in front of your eyes, on real components'
 	@echo 'make test             every test; installs and builds what the tests need'
 	@echo 'make test-core        those that Debian packages are enough for'
-	@echo 'make test-peers       those on servers that are built first (etcd 3.6; needs Go 1.26)'
+	@echo 'make test-peers       those on what is built first: containerd 2.2, etcd 3.6; needs Go 1.26'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
 	@echo 'make bench [NAME]     measure: activation, agent; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
@@ -47,8 +51,7 @@ demo:
 	@$(MAKE) --no-print-directory release
 	@$(RELEASE) target/debug/demo
 
-# Tiers: test-core needs containerd and a registry from Debian's packages; test-peers needs servers
-# that tests/peers/build builds, and runs the tests that test-core ignores for it.
+# The tiers, what each proves and how long it takes: docs/development/testing.md.
 .PHONY: test test-core test-peers
 test: test-core test-peers
 
@@ -57,11 +60,19 @@ test-core:
 	@$(MAKE) --no-print-directory build
 	$(DEBUG) $(CARGO) test --locked --workspace
 
+# Servers that tests/peers/build builds: the tests that test-core ignores for it, and on containerd
+# 2.2 what speaks with containerd or lives through its death.
 test-peers:
 	@tests/peers/install test
+	@tests/peers/build etcd-3.6.6 containerd-2.2.0 >/dev/null
 	@$(MAKE) --no-print-directory build
-	@tests/peers/build etcd-3.6.6 >/dev/null
 	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd -- --ignored
+	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent --test runtime
+	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
+		--test harness --test main_job --test containerd_faults --test app_faults \
+		--test registry_faults --test hostile_container
+	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
+		--test crashes a_cold_activation
 
 .PHONY: check
 check:

@@ -35,19 +35,16 @@ pub enum AlarmCode {
     DiscoveryRefused,
     /// Something of ours was found at start that no instance accounts for, and could not be removed.
     Leak,
-    /// A file of the API's TLS is missing or wrong; the one read before stays in use.
-    ApiCertificate,
 }
 
 impl AlarmCode {
     /// Every code.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::InstancesFail,
         Self::JournalLost,
         Self::DiscoveryUnreachable,
         Self::DiscoveryRefused,
         Self::Leak,
-        Self::ApiCertificate,
     ];
 
     /// As spelt in documents and label values.
@@ -58,7 +55,6 @@ impl AlarmCode {
             Self::DiscoveryUnreachable => "discovery_unreachable",
             Self::DiscoveryRefused => "discovery_refused",
             Self::Leak => "leak",
-            Self::ApiCertificate => "api_certificate",
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod host;
 pub mod instance;
 pub mod journal;
 pub mod logs;
+pub mod metrics;
 pub mod network;
 pub mod pool;
 pub mod runtime;

@@ -156,6 +156,14 @@ pub(crate) fn clock_state() -> io::Result<ClockState> {
     })
 }
 
+/// Gives free memory back to the kernel (malloc_trim(3)): the allocator keeps what a pull or the
+/// adoption of a thousand instances needed for a moment. Takes a millisecond or so.
+#[cfg(target_env = "gnu")]
+pub(crate) fn give_memory_back() {
+    // SAFETY: no pointer is passed; the allocator locks what it works on.
+    unsafe { libc::malloc_trim(0) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,12 +219,4 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-}
-
-/// Gives free memory back to the kernel (malloc_trim(3)): the allocator keeps what a pull or the
-/// adoption of a thousand instances needed for a moment. Takes a millisecond or so.
-#[cfg(target_env = "gnu")]
-pub(crate) fn give_memory_back() {
-    // SAFETY: no pointer is passed; the allocator locks what it works on.
-    unsafe { libc::malloc_trim(0) };
 }

@@ -71,13 +71,18 @@ impl Containerd {
         let config = ground.path("containerd.toml");
         let directory = ground.directory().display();
         // /opt/containerd would be the machine's; the disabled plugins want devices or the machine's.
+        // The names of 1.6 and of 2.2 together: a name that a containerd does not know is ignored.
         let text = format!(
             r#"version = 2
 root = "{directory}/containerd/root"
 state = "{directory}/containerd/state"
 disabled_plugins = [
   "io.containerd.grpc.v1.cri",
+  "io.containerd.cri.v1.images",
+  "io.containerd.cri.v1.runtime",
+  "io.containerd.nri.v1.nri",
   "io.containerd.snapshotter.v1.aufs",
+  "io.containerd.snapshotter.v1.blockfile",
   "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper",
   "io.containerd.snapshotter.v1.zfs",

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 use crate::containerd::Containerd;
 use crate::ground::Ground;
-use crate::teardown::{cgroups_below, mounts_below};
+use crate::teardown::{self, cgroups_below, mounts_below};
 use crate::wait::{Look, until};
 
 /// Removal is asynchronous in part (containerd's collector, the kernel's network namespaces).
@@ -57,6 +57,7 @@ pub fn look(ground: &Ground, containerd: &Containerd, agent: &Agent) -> Result<L
     let mut leaks = Leaks::default();
     leaks.add("containers", containerd.containers(namespace)?);
     leaks.add("tasks", containerd.tasks(namespace)?.into_keys().collect());
+    leaks.add("shims", shims(ground, namespace)?);
     leaks.add("snapshots", containerd.active_snapshots(namespace)?);
     leaks.add("leases", containerd.leases(namespace)?);
     leaks.add("netns", names_in(&agent.runtime().join("netns"))?);
@@ -82,6 +83,16 @@ pub fn assert_none(ground: &Ground, containerd: &Containerd, agent: &Agent) -> R
             Look::NotYet(leaks.to_string())
         })
     })
+}
+
+/// Shims of the agent's namespace, each by its pid and arguments.
+fn shims(ground: &Ground, namespace: &str) -> Result<Vec<String>> {
+    let of_agent = |arguments: &[String]| arguments.iter().any(|word| word == namespace);
+    let shims = teardown::shims(ground.directory())?.into_iter();
+    let shims = shims.filter(|(_, arguments)| of_agent(arguments));
+    Ok(shims
+        .map(|(pid, arguments)| format!("{pid} {}", arguments.join(" ")))
+        .collect())
 }
 
 fn names_in(directory: &Path) -> Result<Vec<String>> {

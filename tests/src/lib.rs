@@ -21,6 +21,7 @@ pub mod documents;
 pub mod etcd;
 pub mod events;
 pub mod exactly;
+pub mod exposition;
 pub mod faults;
 pub mod ground;
 pub mod host;

@@ -4,7 +4,7 @@
 //! cgroup, then the shims, then mounts, runc's and the shims' files, cgroups, and the directory.
 //! A step that fails is said on stderr and the next ones go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -124,29 +124,31 @@ fn kill_cgroup(parent: &str) -> Result<()> {
     kill_and_wait("containers", &pids)
 }
 
-/// Shims outlive containerd and are nobody's children. Each names the containerd that started it.
+/// Shims outlive containerd and are nobody's children.
 fn kill_shims(directory: &Path) -> Result<()> {
+    let shims = shims(directory)?;
+    kill_and_wait("shims", &shims.into_keys().collect::<Vec<u32>>())
+}
+
+/// Shims of the containerd of the host in `directory`: pid -> arguments. Each names the socket of
+/// the containerd that started it.
+pub(crate) fn shims(directory: &Path) -> Result<BTreeMap<u32, Vec<String>>> {
     let socket = crate::containerd::socket(directory);
-    let socket = socket.as_os_str().as_encoded_bytes();
-    let mut pids = Vec::new();
+    let own = ["-address".to_owned(), socket.display().to_string()];
+    let mut shims = BTreeMap::new();
     for entry in fs::read_dir("/proc").context("read /proc")?.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<u32>().ok())
-        else {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let arguments: Vec<&[u8]> = arguments.split(|b| *b == 0).collect();
-        if arguments
-            .windows(2)
-            .any(|pair| pair == [b"-address", socket])
-        {
-            pids.push(pid);
+        let arguments = String::from_utf8_lossy(&arguments);
+        let arguments: Vec<String> = arguments.split('\0').map(str::to_owned).collect();
+        if arguments.windows(2).any(|pair| pair == own) {
+            shims.insert(pid, arguments);
         }
     }
-    kill_and_wait("shims", &pids)
+    Ok(shims)
 }
 
 fn kill_and_wait(what: &str, pids: &[u32]) -> Result<()> {
@@ -189,11 +191,13 @@ fn unmount_below(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Shims listen below `/run/containerd/s`, whatever containerd's directories are; each bundle's
-/// `address` file names its socket.
+/// Shims listen below `/run/containerd/s`, whatever containerd's directories are; each bundle
+/// names its socket: in `address` (1.6), or in `bootstrap.json` (2.x).
 fn remove_shim_sockets(directory: &Path) -> Result<()> {
     for bundle in crate::containerd::bundles(directory) {
-        let address = fs::read_to_string(bundle.join("address")).unwrap_or_default();
+        let address = fs::read_to_string(bundle.join("address"))
+            .or_else(|_| bootstrap_address(&bundle))
+            .unwrap_or_default();
         let Some(socket) = address.strip_prefix("unix://") else {
             continue;
         };
@@ -202,6 +206,15 @@ fn remove_shim_sockets(directory: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn bootstrap_address(bundle: &Path) -> std::io::Result<String> {
+    let text = fs::read(bundle.join("bootstrap.json"))?;
+    let parameters: serde_json::Value = serde_json::from_slice(&text)?;
+    Ok(parameters["address"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned())
 }
 
 /// runc's root is the machine's; the containerd namespaces of a host end in its id.

@@ -1,12 +1,14 @@
 //! containerd down, killed and started again under the agent.
 
+use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::documents::{Instance, Task};
 use nodeagent_tests::wait::{Look, until};
-use nodeagent_tests::{Image, Manifest, TestHost};
+use nodeagent_tests::{Image, Manifest, TestHost, leaks};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
@@ -72,39 +74,77 @@ fn a_containerd_that_restarts_is_not_noticed_by_what_serves() -> Result<()> {
 }
 
 #[test]
-fn a_containerd_that_is_killed_in_the_middle_of_a_task_costs_time_and_nothing_else() -> Result<()> {
+fn a_containerd_that_is_killed_in_a_burst_of_cold_activations_costs_time_and_nothing_else()
+-> Result<()> {
+    const APPS: [&str; 3] = ["web", "shop", "mail"];
+    const EACH: u32 = 4;
     let mut host = TestHost::start()?;
     host.push(&Image::web()?, "web:1")?;
-    host.apply(&Manifest::web("web"))?;
-    let cli = host.cli().clone();
-    let cold =
-        thread::spawn(move || cli.json(&["activate", "web", "--to", "8", "--task-id", "cold"]));
-    // In the middle: something exists, not everything does.
+    for app in APPS {
+        host.apply(&Manifest::new(app, "web:1").ready_by_page(10))?;
+    }
+    let burst = APPS.map(|app| {
+        let cli = host.cli().clone();
+        let to = EACH.to_string();
+        thread::spawn(move || cli.json(&["activate", app, "--to", &to, "--task-id", app]))
+    });
+    // In the middle, twice: something exists, not everything does.
     let namespace = host.agent.namespace().to_owned();
-    until("the first container", Duration::from_secs(30), || {
-        let containers = host.containerd.containers(&namespace)?;
-        Ok(match containers.len() {
-            0 => Look::NotYet("none".to_owned()),
-            _ => Look::Seen(()),
-        })
-    })?;
-    host.containerd.kill()?;
-    host.containerd.start_again(&host.ground)?;
-
-    let cold = cold
-        .join()
-        .map_err(|_| anyhow::anyhow!("the caller panicked"))??;
-    ensure!(
-        [0, 1, 8].contains(&cold.code),
-        "neither done, failed nor partial: {cold}"
-    );
-    let task: Task = cold.document(cold.code)?;
-    assert_eq!(task.target, 8);
-    // Whatever the task could say in time, the target stays and the pool gets there.
-    host.wait_for_pool("web", "8 active", |pool| pool.active == 8)?;
-    assert_eq!(host.containers()?.len(), 8);
-    assert_eq!(host.discovered()?.len(), 8);
-    host.remove_app("web")
+    for some in [1, 5] {
+        let what = format!("{some} containers");
+        until(&what, Duration::from_secs(60), || {
+            let containers = host.containerd.containers(&namespace)?;
+            Ok(if containers.len() < some {
+                Look::NotYet(format!("{containers:?}"))
+            } else {
+                Look::Seen(())
+            })
+        })?;
+        host.containerd.kill()?;
+        host.containerd.start_again(&host.ground)?;
+    }
+    for answer in burst {
+        let answer = answer
+            .join()
+            .map_err(|_| anyhow::anyhow!("the caller panicked"))??;
+        ensure!(
+            [0, 1, 8].contains(&answer.code),
+            "neither done, failed nor partial: {answer}"
+        );
+        let task: Task = answer.document(answer.code)?;
+        assert_eq!(task.target, EACH);
+    }
+    // Whatever the tasks could say in time, the targets stay and the pools get there.
+    for app in APPS {
+        host.wait_for_pool(app, "all active", |pool| pool.active == EACH)?;
+    }
+    let all = EACH as usize * APPS.len();
+    assert_eq!(host.discovered()?.len(), all);
+    until(
+        "one of each for each instance",
+        Duration::from_secs(15),
+        || {
+            let there = leaks::look(&host.ground, &host.containerd, &host.agent)?;
+            let kinds = [
+                "containers",
+                "tasks",
+                "shims",
+                "snapshots",
+                "netns",
+                "links",
+            ];
+            let right = kinds.iter().all(|kind| there.of(kind).len() == all);
+            Ok(if right && there.of("leases").is_empty() {
+                Look::Seen(())
+            } else {
+                Look::NotYet(there.to_string())
+            })
+        },
+    )?;
+    for app in APPS {
+        host.remove_app_only(app)?;
+    }
+    host.assert_nothing_left()
 }
 
 #[test]
@@ -133,5 +173,45 @@ fn what_died_while_containerd_was_down_is_replaced_when_it_is_back() -> Result<(
         pool.active == 1 && pool.instances.iter().any(another)
     })?;
     assert_eq!(host.discovered()?.len(), 1);
+    host.remove_app("web")
+}
+
+#[test]
+fn how_an_app_ended_is_known_although_agent_and_containerd_were_away() -> Result<()> {
+    let mut host = TestHost::start()?;
+    host.push(&Image::web()?, "web:1")?;
+    let script = "trap 'exit 7' TERM; httpd -p 8080 -h /www; while :; do sleep 1 & wait; done";
+    host.apply(&Manifest::script("web", script).ready_by_page(10))?;
+    host.cli().activate("web", 1, "in")?;
+    let tasks = host.containerd.tasks(host.agent.namespace())?;
+    let (container, init) = tasks.first_key_value().context("no task")?;
+    let children = fs::read_to_string(format!("/proc/{init}/task/{init}/children"))?;
+    let app = children.split_whitespace().next().context("no app")?;
+    let app = Pid::from_raw(app.parse()?).context("no pid")?;
+    host.agent.kill()?;
+    host.containerd.kill()?;
+    kill_process(app, Signal::TERM)?;
+    let gone = Path::new("/proc").join(init.to_string());
+    until("the container to end", Duration::from_secs(10), || {
+        Ok(if gone.exists() {
+            Look::NotYet("it is there".to_owned())
+        } else {
+            Look::Seen(())
+        })
+    })?;
+    host.containerd.start_again(&host.ground)?;
+    host.agent.start(&host.ground)?;
+    host.wait_for_pool("web", "another one active", |pool| {
+        let another = |instance: &Instance| instance.state == "active";
+        pool.active == 1 && pool.instances.iter().any(another)
+    })?;
+    let log = host.agent.tail(100);
+    let said = log
+        .lines()
+        .find(|line| line.contains("ended while the agent was away"))
+        .with_context(|| log.clone())?;
+    for part in [container.as_str(), "exited with code 7"] {
+        ensure!(said.contains(part), "no {part:?} in {said}");
+    }
     host.remove_app("web")
 }

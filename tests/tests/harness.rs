@@ -79,6 +79,16 @@ fn an_image_is_pushed_pulled_run_and_everything_of_it_removed() -> Result<()> {
 }
 
 #[test]
+fn containerd_is_the_one_that_was_asked_for() -> Result<()> {
+    // Said by those who put another containerd in front of the machine's (make test-peers).
+    let wanted = std::env::var("NODEAGENT_TESTS_CONTAINERD").unwrap_or_default();
+    let ground = Ground::new()?;
+    let version = Containerd::start(&ground)?.version()?;
+    ensure!(version.starts_with(&wanted), "{version}, not {wanted}");
+    Ok(())
+}
+
+#[test]
 fn containerd_is_killed_and_started_again_under_its_containers() -> Result<()> {
     let ground = Ground::new()?;
     let (mut containerd, _registry, namespace) = furnish(&ground)?;

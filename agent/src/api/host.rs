@@ -12,6 +12,7 @@ use super::Feed;
 use super::v1::{
     AppDocument, AppList, ApplyResult, Problem, Status, Task, TaskList, TaskRequest, Trail, Verb,
 };
+use crate::metrics::Page;
 
 /// How a request came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +92,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// What is true now.
     fn status(&self) -> impl Future<Output = Result<Status, Problem>> + Send;
+
+    /// The metrics of everything but the server itself.
+    fn metrics(&self) -> impl Future<Output = Page> + Send;
 
     /// What `/v1/events` tells. Empty until somebody reads, then filled by the core.
     fn feed(&self) -> Arc<Feed>;

@@ -13,6 +13,7 @@
 mod eds;
 mod file;
 mod memory;
+mod metered;
 mod prometheus;
 mod record;
 mod table;
@@ -25,6 +26,7 @@ use futures_util::future::BoxFuture;
 
 pub use file::{FileDiscovery, SetAside};
 pub use memory::MemoryDiscovery;
+pub use metered::Metered;
 pub use record::{InvalidRecord, RegistrationRecord};
 pub use table::{Outcome, Table};
 

@@ -137,6 +137,15 @@ impl Gate {
         }
     }
 
+    /// How many inits are connected.
+    pub fn sessions(&self) -> usize {
+        let table = self.shared.table();
+        table
+            .values()
+            .filter(|entry| entry.status().connected)
+            .count()
+    }
+
     /// What is known of an expected container.
     pub fn status(&self, id: &ContainerId) -> Option<Status> {
         Some(self.shared.entry(id)?.status())

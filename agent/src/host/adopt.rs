@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
-use super::executor::Executor;
+use super::ended::recorded_end;
+use super::executor::{Executor, exited};
 use super::failure::chain;
 use super::node::{Entry, Node, Pools};
 use super::reboot;
@@ -34,6 +35,15 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The containers of ours that containerd has, by id; `None` when it does not answer.
 type Seen = Option<HashMap<String, Observed>>;
+
+/// What is true of the journal's instances.
+struct Found {
+    observations: HashMap<ContainerId, Observation>,
+    /// How those ended that nobody asked to end.
+    ends: HashMap<ContainerId, Failure>,
+    /// Instances that any backend lists; `None` when one cannot be asked.
+    listed: Option<BTreeSet<InstanceName>>,
+}
 
 /// Brings every pool of the journal back to life.
 pub(super) async fn adopt<E: Effects>(
@@ -58,6 +68,12 @@ pub(super) async fn adopt<E: Effects>(
     if rebooted {
         reboot::deregister_everything(executor).await;
     }
+    // Before anything is removed: the evidence lies with the containers. A reboot is no end of
+    // theirs.
+    let ends = match rebooted {
+        true => HashMap::new(),
+        false => ends(executor, &live, &observations).await,
+    };
     let listed = listed(executor).await;
     match &seen {
         Some(seen) if recovered.is_new && !seen.is_empty() => {
@@ -101,8 +117,11 @@ pub(super) async fn adopt<E: Effects>(
         &executor.settings,
         terms,
         recovered,
-        &observations,
-        listed.as_ref(),
+        &Found {
+            observations,
+            ends,
+            listed,
+        },
     );
     if !unheard.is_empty() {
         shared.tracker.spawn(hear_later(
@@ -218,6 +237,35 @@ async fn observe(
         (id, observation)
     });
     join_all(each).await.into_iter().collect()
+}
+
+/// How those ended that nobody asked to, where they or their inits say it.
+async fn ends(
+    executor: &Executor,
+    live: &[&InstanceRow],
+    observations: &HashMap<ContainerId, Observation>,
+) -> HashMap<ContainerId, Failure> {
+    let wanted = live.iter().filter(|row| !row.phase.going_down());
+    let mut ends = HashMap::new();
+    for id in wanted.map(|row| container_of(row)) {
+        let over = matches!(
+            observations.get(&id),
+            Some(Observation::Absent | Observation::Connected { over: true, .. })
+        );
+        if !over {
+            continue;
+        }
+        let said = executor.gate.status(&id).and_then(|status| status.app_exit);
+        let end = match said {
+            Some(exit) => Some(exited(&exit)),
+            None => recorded_end(&executor.directories, &id).await,
+        };
+        if let Some(failure) = end {
+            tracing::warn!(container = %id, code = failure.code, end = failure.detail, "ended while the agent was away");
+            ends.insert(id, failure);
+        }
+    }
+    ends
 }
 
 /// Removes what is ours by name or label and belongs to no instance of the journal.
@@ -368,8 +416,7 @@ fn revive<E: Effects>(
     settings: &Settings,
     terms: &HostTerms,
     recovered: Recovered,
-    observations: &HashMap<ContainerId, Observation>,
-    listed: Option<&BTreeSet<InstanceName>>,
+    found: &Found,
 ) {
     let mut revisions: BTreeMap<AppName, BTreeMap<String, Arc<Revision>>> = BTreeMap::new();
     for row in recovered.revisions {
@@ -401,11 +448,12 @@ fn revive<E: Effects>(
         let applied_ms = pool.applied_ms;
         let of_app = |row: &&InstanceRow| row.instance.app == name;
         let observed = |row: &InstanceRow| {
-            let observation = observations
+            let observation = found
+                .observations
                 .get(&container_of(row))
                 .copied()
                 .unwrap_or(Observation::Absent);
-            let listed = match listed {
+            let listed = match &found.listed {
                 Some(all) if !all.contains(&row.instance) => Listed::No,
                 _ => Listed::Yes,
             };
@@ -416,6 +464,15 @@ fn revive<E: Effects>(
             .iter()
             .filter(of_app)
             .map(observed)
+            .collect();
+        let ends = recovered
+            .instances
+            .iter()
+            .filter(of_app)
+            .filter_map(|row| {
+                let end = found.ends.get(&container_of(row))?;
+                Some((row.instance.ordinal, end.clone()))
+            })
             .collect();
         let tasks = recovered
             .open_tasks
@@ -428,6 +485,7 @@ fn revive<E: Effects>(
             revision: revision.clone(),
             revisions: all,
             instances,
+            ends,
             tasks,
         };
         let limits = Node::<E>::limits(settings, terms);
@@ -472,13 +530,17 @@ async fn hear_later(
     for id in unheard {
         let gone = running(Some(&seen), &id) == Some(false);
         if let Some(handle) = pools.handle(&id.instance.app).filter(|_| gone) {
+            let gone = || {
+                let detail = format!("{id} was not there any more when containerd came back");
+                Failure::new("gone", detail)
+            };
+            let recorded = recorded_end(&executor.directories, &id).await;
+            let failure = recorded.unwrap_or_else(gone);
+            tracing::warn!(container = %id, code = failure.code, end = failure.detail, "ended while containerd was away");
             let event = Event::Exited {
                 ordinal: id.instance.ordinal,
                 create_generation: id.create_generation,
-                failure: Failure::new(
-                    "gone",
-                    format!("{id} was not there any more when containerd came back"),
-                ),
+                failure,
             };
             // A pool that has ended has no instances.
             let _ = handle.messages.send(Message::Happened(event));

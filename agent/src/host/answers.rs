@@ -388,10 +388,14 @@ fn timestamp(unix_ms: u64) -> Timestamp {
 
 /// Microseconds as milliseconds.
 fn millis(micros: u64) -> f64 {
-    #[allow(
-        clippy::cast_precision_loss,
-        reason = "a trail of 285 years still has every microsecond"
-    )]
-    let micros = micros as f64;
-    micros / 1000.0
+    lossy(micros) / 1000.0
+}
+
+/// A count as a floating-point number.
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "285 years still have every microsecond"
+)]
+pub(super) fn lossy(count: u64) -> f64 {
+    count as f64
 }

@@ -15,15 +15,16 @@ use crate::api::v1::{
 use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received};
 use crate::app::HostTerms;
 use crate::config::Settings;
-use crate::gate::Directories;
+use crate::gate::{Directories, Gate};
 use crate::instance::{AppName, Revision};
 use crate::journal::{Journal, StoredTask};
+use crate::metrics::{Metrics, Page, render};
 use crate::pool::{Effects, Limits, Message, PoolHandle, Shared};
 use crate::runtime::Containerd;
 use crate::task::TaskId;
 
 /// How long `status` waits for containerd's version.
-const VERSION_DEADLINE: Duration = Duration::from_millis(500);
+pub(super) const VERSION_DEADLINE: Duration = Duration::from_millis(500);
 /// Tasks that `tasks` lists.
 const TASK_LIST: u32 = 200;
 
@@ -97,6 +98,8 @@ pub struct Node<E> {
     pub(super) identity: Identity,
     pub(super) journal: Arc<Journal>,
     pub(super) runtime: Containerd,
+    pub(super) gate: Gate,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) pools: Arc<Pools>,
     pub(super) shared: Arc<Shared<E>>,
     /// What apps have to go by here.
@@ -235,6 +238,10 @@ impl<E: Effects> Host for Node<E> {
                 "the journal is loaded; instances are being observed (containerd, container-init, network, discovery)",
             ))
         }
+    }
+
+    async fn metrics(&self) -> Page {
+        render(&self.metrics, &self.facts().await)
     }
 
     fn feed(&self) -> Arc<Feed> {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::ended::recorded_end;
 use super::executor::exited;
 use super::node::Pools;
-use crate::gate::{Exit, Notice, NoticeKind};
+use crate::gate::{Directories, Exit, Notice, NoticeKind};
 use crate::instance::{ContainerId, Failure};
 use crate::pool::{Event, Message};
 use crate::runtime::TaskExit;
@@ -16,6 +17,7 @@ use crate::runtime::TaskExit;
 /// Runs until `shutdown` or until both sources have ended.
 pub(super) async fn run(
     pools: Arc<Pools>,
+    directories: Arc<Directories>,
     mut notices: mpsc::UnboundedReceiver<Notice>,
     mut exits: mpsc::Receiver<TaskExit>,
     shutdown: CancellationToken,
@@ -30,11 +32,15 @@ pub(super) async fn run(
                 let Ok(container) = exit.id.parse::<ContainerId>() else {
                     continue;
                 };
-                let detail = match exit.code {
-                    Some(code) => format!("container {container} ended with code {code}"),
-                    None => format!("container {container} ended while containerd was away; its code is lost"),
+                let failure = match (last.remove(&container), exit.code) {
+                    (Some(said), _) => exited(&said),
+                    (None, Some(code)) => Failure::new("exited", format!("container {container} ended with code {code}")),
+                    // containerd has lost it.
+                    (None, None) => recorded_end(&directories, &container).await.unwrap_or_else(|| {
+                        let detail = format!("container {container} ended while containerd was away; nobody knows how");
+                        Failure::new("exited", detail)
+                    }),
                 };
-                let failure = last.remove(&container).map_or_else(|| Failure::new("exited", detail), |exit| exited(&exit));
                 deliver(&pools, &container, failure);
             }
             else => return,

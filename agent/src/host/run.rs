@@ -23,10 +23,11 @@ use crate::alarm::Alarms;
 use crate::api::Feed;
 use crate::app::HostTerms;
 use crate::config::Settings;
-use crate::discovery::{Discovery, DiscoveryError, FileDiscovery};
+use crate::discovery::{Discovery, DiscoveryError, FileDiscovery, Metered};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
+use crate::metrics::Metrics;
 use crate::network::{self, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
@@ -142,6 +143,7 @@ pub async fn run_with<E: Effects>(
         gate.expect(&adopt::container_of(row));
     }
     let host_address = network::host_address(&settings.network)?;
+    let metrics = Arc::new(Metrics::default());
     let executor = Executor {
         host_address,
         journal: journal.clone(),
@@ -155,7 +157,7 @@ pub async fn run_with<E: Effects>(
             &settings.network,
             settings.paths.runtime.join("netns"),
         )?),
-        discovery: backends(&settings)?,
+        discovery: backends(&metrics, &settings)?,
         facts: HostFacts::detect(),
         settings: settings.clone(),
     };
@@ -180,6 +182,7 @@ pub async fn run_with<E: Effects>(
         index: Arc::new(Index::default()),
         alarms: Arc::new(Alarms::default()),
         moved: Notify::new(),
+        metrics: metrics.clone(),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
         tracker: TaskTracker::new(),
@@ -207,6 +210,8 @@ pub async fn run_with<E: Effects>(
         applying: tokio::sync::Mutex::default(),
         feed: feed.clone(),
         directories: executor.directories.clone(),
+        gate: executor.gate.clone(),
+        metrics,
     });
     // Who repeats the id of an interrupted task waits for its end, from the first request on.
     for task in &recovered.open_tasks {
@@ -233,7 +238,13 @@ pub async fn run_with<E: Effects>(
         adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
-        let routing = tokio::spawn(route::run(pools.clone(), notices, exits, shutdown.clone()));
+        let routing = tokio::spawn(route::run(
+            pools.clone(),
+            executor.directories.clone(),
+            notices,
+            exits,
+            shutdown.clone(),
+        ));
         observed_to.send_replace(true);
         say(&[State::Status(&format!(
             "{} apps, {known} instances observed",
@@ -262,12 +273,16 @@ pub async fn run_with<E: Effects>(
     Ok(())
 }
 
-fn backends(settings: &Settings) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
+fn backends(
+    metrics: &Metrics,
+    settings: &Settings,
+) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
     let mut backends: Vec<Arc<dyn Discovery>> = Vec::new();
     if let Some(file) = &settings.discovery.file {
         backends.push(Arc::new(FileDiscovery::open(file)?));
     }
-    Ok(backends)
+    let counted = |backend| Arc::new(Metered::new(backend, metrics)) as Arc<dyn Discovery>;
+    Ok(backends.into_iter().map(counted).collect())
 }
 
 fn identity() -> Identity {

@@ -217,6 +217,21 @@ pub enum EffectKind {
 }
 
 impl EffectKind {
+    /// Every kind, in the order of a life.
+    pub const ALL: [Self; 11] = [
+        Self::Network,
+        Self::Create,
+        Self::Arm,
+        Self::Start,
+        Self::Ready,
+        Self::Register,
+        Self::Deregister,
+        Self::Drain,
+        Self::Stop,
+        Self::Remove,
+        Self::Release,
+    ];
+
     /// Stable word for the trail.
     pub fn as_str(self) -> &'static str {
         match self {

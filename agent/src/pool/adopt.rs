@@ -56,6 +56,8 @@ pub struct Adopted {
     pub revisions: BTreeMap<String, Arc<Revision>>,
     /// Its instances with what was observed of each, and whether a backend lists it.
     pub instances: Vec<(InstanceRow, Observation, Listed)>,
+    /// How those ended that are not there any more, by ordinal, where that is known.
+    pub ends: BTreeMap<u32, Failure>,
     /// Its tasks without an outcome.
     pub tasks: Vec<TaskRow>,
 }
@@ -63,7 +65,10 @@ pub struct Adopted {
 /// Where a row and an observation leave an instance.
 enum Resume {
     At(Phase),
+    /// It cannot go on, and this is why.
     Failed(&'static str),
+    /// It has ended; this is said when nobody knows how.
+    Ended(&'static str),
 }
 
 impl Pool {
@@ -91,7 +96,8 @@ impl Pool {
                         .get(&row.revision)
                         .unwrap_or(&adopted.revision)
                         .clone();
-                    let instance = resume(&row, observation, listed, revision);
+                    let ended = adopted.ends.get(&ordinal).cloned();
+                    let instance = resume(&row, observation, listed, revision, ended);
                     let slot = Slot {
                         instance,
                         effect: None,
@@ -153,6 +159,7 @@ fn resume(
     observation: Observation,
     listed: Listed,
     revision: Arc<Revision>,
+    ended: Option<Failure>,
 ) -> Instance {
     let mut instance = Instance::create(
         row.instance.ordinal,
@@ -170,20 +177,22 @@ fn resume(
     // Between an intent and its outcome the registration may have been sent.
     let may_be = was_let_go(row.phase) && instance.revision.app.registration.enabled;
     instance.registered = row.registered || may_be || listed == Listed::Yes;
-    match place(row, observation, listed, first) {
+    let gone = |why| Failure::new("gone", format!("{} {why}", row.instance));
+    let failure = match place(row, observation, listed, first) {
         Resume::At(phase) => {
             instance.phase = phase;
             if phase == Phase::Withdrawing {
                 let why = format!("{} was not ready before the agent came back", row.instance);
                 instance.failure = Some(Failure::new(NOT_READY, why).passing());
             }
+            return instance;
         }
-        Resume::Failed(why) => {
-            instance.phase = Phase::Failed;
-            instance.serving = false;
-            instance.failure = Some(Failure::new("gone", format!("{} {why}", row.instance)));
-        }
-    }
+        Resume::Failed(why) => gone(why),
+        Resume::Ended(why) => ended.unwrap_or_else(|| gone(why)),
+    };
+    instance.phase = Phase::Failed;
+    instance.serving = false;
+    instance.failure = Some(failure);
     instance
 }
 
@@ -211,7 +220,7 @@ fn place(row: &InstanceRow, observation: Observation, listed: Listed, first: Pha
         (Phase::Stopping | Phase::Removing | Phase::Releasing, _) => Resume::At(Phase::Stopping),
         (Phase::Lost, _) => Resume::At(Phase::Lost),
         (Phase::Failed, _) => Resume::Failed("had failed before the agent came back"),
-        (_, Observation::Connected { over: true, .. }) => Resume::Failed(OVER),
+        (_, Observation::Connected { over: true, .. }) => Resume::Ended(OVER),
         (phase, Observation::Connected { started: true, .. }) => {
             if let_go || row.serving {
                 // Already active: to register again with the same generation changes nothing.
@@ -230,9 +239,9 @@ fn place(row: &InstanceRow, observation: Observation, listed: Listed, first: Pha
             Phase::Armed
         }),
         // Clients still find what is not there: that goes first, then a new one comes.
-        (phase, _) if phase.on_the_way_to_armed() && listed == Listed::Yes => Resume::Failed(GONE),
+        (phase, _) if phase.on_the_way_to_armed() && listed == Listed::Yes => Resume::Ended(GONE),
         (phase, _) if phase.on_the_way_to_armed() => Resume::At(first),
-        (_, Observation::Absent) => Resume::Failed(GONE),
+        (_, Observation::Absent) => Resume::Ended(GONE),
         // Nobody contradicts the journal: what serves is not touched, and nothing is registered
         // without a sign of life.
         (Phase::Active, _) => Resume::At(Phase::Active),

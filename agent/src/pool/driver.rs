@@ -19,6 +19,7 @@ use super::{Action, Command, Effect, Effects, Event, Now, Pool, Refusal, Snapsho
 use crate::alarm::{AlarmCode, Alarms, Subject};
 use crate::instance::{EffectKind, Failure};
 use crate::journal::Write;
+use crate::metrics::{Metrics, Verdict};
 use crate::network::Ledger;
 use crate::task::{Index, Outcome, TaskId};
 
@@ -67,6 +68,8 @@ pub struct Shared<E> {
     pub alarms: Arc<Alarms>,
     /// Told whenever a pool has a new snapshot, came or went.
     pub moved: Notify,
+    /// What is counted and measured.
+    pub metrics: Arc<Metrics>,
     /// Creations for warm targets at a time.
     pub refill: Arc<Semaphore>,
     /// Creations for activations at a time.
@@ -201,6 +204,22 @@ impl<E: Effects> Driver<E> {
         }
     }
 
+    fn measure(&self, task: &TaskId, outcome: &Outcome) {
+        let metrics = &self.shared.metrics;
+        metrics.task_ended(outcome.state, outcome.elapsed_us);
+        for instance in &outcome.instances {
+            let Some(from) = &instance.from else {
+                continue;
+            };
+            let registered = self.trails.registered_us(task, instance.ordinal);
+            let verdict = match registered {
+                Some(_) => Verdict::Ok,
+                None => Verdict::Failed,
+            };
+            metrics.activated(from, verdict, registered);
+        }
+    }
+
     fn alarm(&self, detail: Option<&str>) {
         let subject = Subject::App(self.pool.app.clone());
         self.shared
@@ -270,6 +289,7 @@ impl<E: Effects> Driver<E> {
                     self.shared.index.opened(&context.task_id);
                 }
                 Action::Answer(task_id, outcome) => {
+                    self.measure(&task_id, &outcome);
                     self.trails.closed(&task_id, now.at);
                     self.answers.push((task_id, outcome));
                 }
@@ -306,12 +326,13 @@ impl<E: Effects> Driver<E> {
                 .map(|(id, trail)| Write::Trail(id, trail)),
         );
         let durable = self.shared.effects.commit(writes);
-        let messages = self.messages.clone();
+        let (messages, metrics) = (self.messages.clone(), self.shared.metrics.clone());
         self.shared.tracker.spawn(async move {
             let result = AssertUnwindSafe(durable)
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(panicked("commit")));
+            metrics.committed(Verdict::of(&result), now.at.elapsed());
             let event = match result {
                 Ok(()) => Event::Committed(id),
                 Err(failure) => {
@@ -344,6 +365,7 @@ impl<E: Effects> Driver<E> {
         }
         let permits = creation_permits(&effect, &self.shared);
         let (effects, messages) = (self.shared.effects.clone(), self.messages.clone());
+        let metrics = self.shared.metrics.clone();
         let over: DropGuard = over.drop_guard();
         self.shared.tracker.spawn(async move {
             if let Some(previous) = previous {
@@ -359,12 +381,20 @@ impl<E: Effects> Driver<E> {
             if cancel.is_cancelled() {
                 return;
             }
+            let start = Instant::now();
             let result = AssertUnwindSafe(effects.perform(&effect, &cancel))
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(panicked(effect.kind.as_str())));
             drop(permit);
             drop(over);
+            if !cancel.is_cancelled() {
+                let verdict = Verdict::of(&result);
+                metrics.step_ended(effect.kind, verdict, start.elapsed());
+                if effect.kind == EffectKind::Arm && !effect.instance.serving {
+                    metrics.refilled(verdict);
+                }
+            }
             if let (Err(failure), false) = (&result, cancel.is_cancelled()) {
                 let instance = &effect.instance;
                 tracing::warn!(instance = %format_args!("{}-{ordinal}", instance.revision.app.name), generation = instance.generation,

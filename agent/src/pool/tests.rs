@@ -691,6 +691,7 @@ fn a_pool_that_was_killed_goes_on_from_what_is_observed() {
                     Listed::No,
                 ),
             ],
+            ends: BTreeMap::new(),
             tasks: Vec::new(),
         };
         let (pool, actions) = Pool::adopt(adopted, world.pool.limits, world.now, &mut world.ledger);
@@ -729,6 +730,7 @@ fn what_discovery_lists_and_nobody_runs_is_deregistered_before_it_comes_again() 
         revision: revision("r1", 0),
         revisions: BTreeMap::new(),
         instances: vec![(row, Observation::Absent, Listed::Yes)],
+        ends: BTreeMap::new(),
         tasks: Vec::new(),
     };
     let (pool, actions) = Pool::adopt(adopted, world.pool.limits, world.now, &mut world.ledger);
@@ -777,6 +779,7 @@ fn rebooted(world: &mut World, serving: u32, warm: u32, target: u32) {
         revision: revision("r1", 2),
         revisions: BTreeMap::new(),
         instances: rows.collect(),
+        ends: BTreeMap::new(),
         tasks: Vec::new(),
     };
     let (pool, actions) = Pool::adopt(adopted, world.pool.limits, world.now, &mut world.ledger);
@@ -826,6 +829,49 @@ fn what_is_not_wanted_after_a_reboot_is_discarded() {
     assert_eq!(world.pool.active(), 1);
     assert_eq!(world.phases().len(), 3);
     assert!(!world.phases().contains(&Phase::Lost));
+}
+
+#[test]
+fn what_has_ended_meanwhile_says_how_where_that_is_known() {
+    for (ends, said) in [
+        (
+            BTreeMap::from([(
+                0,
+                Failure::new("exited", "process \"app\" exited with code 7"),
+            )]),
+            ("exited", "process \"app\" exited with code 7"),
+        ),
+        (
+            BTreeMap::new(),
+            (
+                "gone",
+                "web-0 was not there any more when the agent came back",
+            ),
+        ),
+    ] {
+        let mut world = World::new(0, 8);
+        world.ask("up", Verb::Activate, 1);
+        world.settle();
+        let row = world.journal[&0].clone().unwrap();
+        let adopted = Adopted {
+            pool: crate::journal::PoolRow {
+                app: world.pool.app.clone(),
+                revision: "r1".into(),
+                target: 1,
+                seq: 1,
+                deleting: false,
+                applied_ms: 0,
+            },
+            revision: revision("r1", 0),
+            revisions: BTreeMap::new(),
+            instances: vec![(row, Observation::Absent, Listed::Yes)],
+            ends,
+            tasks: Vec::new(),
+        };
+        let (pool, _) = Pool::adopt(adopted, world.pool.limits, world.now, &mut world.ledger);
+        let failure = pool.slots[&0].instance.failure.clone().unwrap();
+        assert_eq!((failure.code, failure.detail.as_str()), said);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Effect;
-use crate::instance::Failure;
+use crate::instance::{EffectKind, Failure};
 use crate::task::{Step, StepOutcome, TaskId, Trail};
 
 /// Ended tasks whose trail waits for the end of their answer.
@@ -121,6 +121,17 @@ impl Trails {
             self.open.remove(&oldest);
         }
         self.begun.retain(|_, begun| begun.task != *task);
+    }
+
+    /// Microseconds from the first byte of the request until the instance was registered for it.
+    pub fn registered_us(&self, task: &TaskId, ordinal: u32) -> Option<u64> {
+        let steps = &self.open.get(task)?.trail.steps;
+        let registered = steps.iter().rev().find(|step| {
+            step.ordinal == Some(ordinal)
+                && step.outcome == StepOutcome::Ok
+                && step.name == EffectKind::Register.as_str()
+        });
+        registered.map(|step| step.start_us + step.duration_us)
     }
 
     /// The last byte of the answer is out: the trail is whole.

@@ -27,8 +27,8 @@ pub(super) struct Connection {
     channel: Channel,
     namespace: MetadataValue<Ascii>,
     namespace_name: String,
-    snapshotter: String,
     socket: PathBuf,
+    snapshotter: String,
     timeout: Duration,
 }
 
@@ -56,8 +56,8 @@ impl Connection {
             channel: endpoint.connect_timeout(settings.timeout).connect_lazy(),
             namespace,
             namespace_name: settings.namespace.clone(),
-            snapshotter: settings.snapshotter.clone(),
             socket: settings.socket.clone(),
+            snapshotter: settings.snapshotter.clone(),
             timeout: settings.timeout,
         })
     }

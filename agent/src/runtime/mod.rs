@@ -19,6 +19,7 @@ mod introspect;
 mod labels;
 mod lease;
 mod passwd;
+mod shim;
 mod snapshot;
 mod task;
 mod unpack;

@@ -12,6 +12,7 @@ use prost_types::{Any, Timestamp};
 use tonic::transport::Channel;
 
 use super::error::{Answer, RuntimeError, Unanswered};
+use super::shim::{self, ShimOf};
 use super::{Containerd, cgroup};
 use crate::config;
 use crate::instance::ContainerId;
@@ -176,13 +177,18 @@ impl Containerd {
     }
 
     /// Deletes a task, killing it first when it lives, and returns how it ended; none when there
-    /// was none. A shim that died on the way is waited for: containerd cleans up behind it.
+    /// was none. A shim that died on the way is waited for: containerd cleans up behind it. A shim
+    /// that stayed behind without its task is ended.
     pub async fn delete_task(&self, id: &ContainerId) -> Result<Option<ExitStatus>, RuntimeError> {
         let name = id.to_string();
         let end = Instant::now() + self.connection.slow().length;
         loop {
             match self.try_delete(&name).await {
-                Ok(ended) => return Ok(ended),
+                Ok(Some(ended)) => return Ok(Some(ended)),
+                Ok(None) => {
+                    self.end_forgotten_shim(&name).await;
+                    return Ok(None);
+                }
                 Err(said @ Answer::Unavailable(Unanswered::Connection { .. })) => {
                     return Err(said.into_error("delete task", &name));
                 }
@@ -193,6 +199,17 @@ impl Containerd {
                 // create: things are on their way.
                 Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
             }
+        }
+    }
+
+    async fn end_forgotten_shim(&self, name: &str) {
+        let of = ShimOf {
+            socket: self.connection.socket().to_owned(),
+            namespace: self.connection.namespace().to_owned(),
+            container: name.to_owned(),
+        };
+        if let Err(error) = shim::end_orphans(of).await {
+            tracing::warn!(%error, container_id = name, "a shim that containerd has forgotten may remain");
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod cli;
 mod events;
+mod openapi;
 mod roles;
 mod server;
 mod twin;

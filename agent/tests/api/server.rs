@@ -719,3 +719,25 @@ async fn a_round_trip_is_printed() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_without_end_is_refused_and_never_kept() {
+    let served = Served::start(&["web"], Limits::default());
+    let long = format!("x: {}\r\n", "y".repeat(4_000_000));
+    let many = "x: y\r\n".repeat(20_000);
+    for bomb in [long, many] {
+        let mut stream = UnixStream::connect(served.path()).await.unwrap();
+        let head = format!("GET /v1/status HTTP/1.1\r\nHost: a\r\n{bomb}\r\n");
+        // The server stops reading in the middle of it.
+        stream.write_all(head.as_bytes()).await.ok();
+        let mut answer = Vec::new();
+        let end = tokio::time::timeout(WAIT, stream.read_to_end(&mut answer)).await;
+        assert!(end.is_ok(), "still open after 5 s");
+        let text = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.is_empty() || text.starts_with("HTTP/1.1 431 "),
+            "{text}"
+        );
+    }
+    served.client().status().await.unwrap();
+}

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nodeagent::api::v1::*;
 use nodeagent::api::{Client, Deletion, Feed, Host, Limits, Log, LogRequest, Received, Server};
+use nodeagent::metrics::{Facts, Metrics, Page, render};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -409,6 +410,10 @@ impl Host for Twin {
             pools: state.apps.values().map(pool).collect(),
             alarms: state.alarms.clone(),
         })
+    }
+
+    async fn metrics(&self) -> Page {
+        render(&Metrics::default(), &Facts::default())
     }
 
     fn feed(&self) -> Arc<Feed> {

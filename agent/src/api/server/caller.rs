@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use tokio::net::UnixStream;
 
+use super::requests::Requests;
 use super::table::Route;
 use super::{Limits, body};
 use crate::api::v1::{Problem, ProblemCode};
@@ -103,11 +104,12 @@ impl fmt::Display for Caller {
 pub(super) async fn guard(
     route: &'static Route,
     limits: &Limits,
+    requests: &Requests,
     Extension(caller): Extension<Caller>,
     request: Request,
     next: Next,
 ) -> Response {
-    match route.needs {
+    let response = match route.needs {
         Some(needed) if caller.role < Some(needed) => {
             let path = request.uri().path().to_owned();
             let (parts, content) = request.into_parts();
@@ -118,7 +120,9 @@ pub(super) async fn guard(
             caller.forbidden(needed, &path).into_response()
         }
         _ => next.run(request).await,
-    }
+    };
+    requests.count(Some(route.operation), response.status());
+    response
 }
 
 /// The connection has nothing more to say after it.

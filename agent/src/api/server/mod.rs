@@ -3,11 +3,12 @@
 //! ```text
 //! accept ── who? ── read (deadline, 1 MiB) ── validate ── Host ── answer (deadline) ── answered
 //! ```
-//! Owns the socket file and every connection. Promises: who has
-//! the role that a route needs is served, others are told so; a request that is cut off, too large or malformed never reaches the
-//! core; a submission goes on when its client goes away; time counts from the request's first
-//! byte; every answer that is not a success is a problem document. Deliberately without TLS, TCP,
-//! roles and compression.
+//! Owns the socket file and every connection. Promises: who has the role that a route
+//! needs is served, others are told so; callers of little right do not keep out those of more; a
+//! request that is cut off, too large or malformed never reaches the core; a submission goes on
+//! when its client goes away; time counts from the request's first byte; every answer that is not a
+//! success is a problem document; what a reader of events does not take is kept nowhere.
+//! Deliberately without TLS, TCP and compression.
 
 mod answer;
 mod body;
@@ -15,6 +16,7 @@ mod caller;
 mod exchange;
 mod listen;
 mod request;
+mod requests;
 mod routes;
 mod stream;
 mod table;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::StatusCode;
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
@@ -41,6 +44,7 @@ use super::{Host, Role, Roles};
 use crate::config;
 use caller::{Caller, last_answer};
 use exchange::{Exchange, Timed};
+use requests::Requests;
 
 pub use listen::BindError;
 pub use table::{Method, Operation, ROUTES, Route};
@@ -143,7 +147,13 @@ impl Server {
     /// Serves until `stop`, then lets answers in progress go out (within [`Limits::shutdown`]) and
     /// removes the socket file, where it is the server's own. Submissions in progress go on; their callers are told.
     pub async fn serve<H: Host>(self, host: Arc<H>, stop: CancellationToken) {
-        let router = TowerToHyperService::new(routes::router(host, &self.limits, stop.clone()));
+        let requests = Arc::new(Requests::default());
+        let router = TowerToHyperService::new(routes::router(
+            host,
+            &self.limits,
+            Arc::clone(&requests),
+            stop.clone(),
+        ));
         let mut connections = JoinSet::new();
         let rooms = Rooms::new(&self.limits);
         loop {
@@ -158,7 +168,7 @@ impl Server {
                             tracing::debug!(%caller, "api connection closed: its callers have too many");
                             continue;
                         };
-                        let serving = connection(stream, caller, router.clone(), self.limits.clone(), stop.clone());
+                        let serving = connection(stream, caller, Arc::clone(&requests), router.clone(), self.limits.clone(), stop.clone());
                         connections.spawn(async move {
                             serving.await;
                             drop(permit);
@@ -235,6 +245,7 @@ fn log_end(ended: Result<(), tokio::task::JoinError>) {
 async fn connection<R>(
     stream: UnixStream,
     caller: Caller,
+    requests: Arc<Requests>,
     router: TowerToHyperService<R>,
     limits: Limits,
     stop: CancellationToken,
@@ -254,7 +265,10 @@ async fn connection<R>(
         let exchange = &exchange;
         let path = request.uri().path();
         let answer = match caller.role {
-            None if !table::is_open(path) => Err(caller.forbidden(Role::View, path)),
+            None if !table::is_open(path) => {
+                requests.count(None, StatusCode::FORBIDDEN);
+                Err(caller.forbidden(Role::View, path))
+            }
             _ => Ok(router.call(request)),
         };
         async move {

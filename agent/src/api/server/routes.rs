@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
@@ -17,10 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{json, json_or_problem};
 use super::caller::guard;
 use super::exchange::Exchange;
+use super::requests::Requests;
 use super::table::{self, Operation, ROUTES, Route};
 use super::{Limits, body, request, stream};
+use crate::api::openapi;
 use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, TaskState, Verb};
 use crate::api::{Host, Received, generate_task_id};
+use crate::metrics::CONTENT_TYPE;
 
 /// What handlers share.
 struct Api<H> {
@@ -29,6 +32,7 @@ struct Api<H> {
     submissions: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     logs: Arc<Semaphore>,
+    requests: Arc<Requests>,
     stop: CancellationToken,
 }
 
@@ -48,20 +52,26 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
 
 type Shared<H> = State<Arc<Api<H>>>;
 
-pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationToken) -> Router {
+pub(super) fn router<H: Host>(
+    host: Arc<H>,
+    limits: &Limits,
+    requests: Arc<Requests>,
+    stop: CancellationToken,
+) -> Router {
     let api = Arc::new(Api {
         host,
         limits: limits.clone(),
         submissions: Arc::new(Semaphore::new(limits.submissions)),
         streams: Arc::new(Semaphore::new(limits.streams)),
         logs: Arc::new(Semaphore::new(limits.streams)),
+        requests: Arc::clone(&requests),
         stop,
     });
     let guarded = |route: &'static Route| {
-        let limits = Arc::new(limits.clone());
+        let (limits, requests) = (Arc::new(limits.clone()), Arc::clone(&requests));
         let guard = move |caller, request, next| {
-            let limits = Arc::clone(&limits);
-            async move { guard(route, &limits, caller, request, next).await }
+            let (limits, requests) = (Arc::clone(&limits), Arc::clone(&requests));
+            async move { guard(route, &limits, &requests, caller, request, next).await }
         };
         handler(route).route_layer(middleware::from_fn(guard))
     };
@@ -70,8 +80,8 @@ pub(super) fn router<H: Host>(host: Arc<H>, limits: &Limits, stop: CancellationT
         .fold(Router::new(), |router, route| {
             router.route(route.path, guarded(route))
         })
-        .fallback(no_such_path)
-        .method_not_allowed_fallback(no_such_method)
+        .fallback(no_such_path::<H>)
+        .method_not_allowed_fallback(no_such_method::<H>)
         .with_state(api)
 }
 
@@ -97,6 +107,8 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::ApplyApp => on(method, apply::<H>),
         Operation::ShowApp => on(method, app::<H>),
         Operation::DeleteApp => on(method, delete_app::<H>),
+        Operation::ShowOpenapi => on(method, description),
+        Operation::ShowMetrics => on(method, metrics::<H>),
         Operation::ShowHealth => on(method, async || "ok\n"),
         Operation::ShowReadiness => on(method, readyz::<H>),
     }
@@ -332,6 +344,20 @@ async fn to_its_end<T>(work: tokio::task::JoinHandle<Result<T, Problem>>) -> Res
     }
 }
 
+async fn description(uri: Uri) -> Response {
+    json_or_problem(request::no_parameters(&uri).map(|()| openapi()))
+}
+
+async fn metrics<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    if let Err(problem) = request::no_parameters(&uri) {
+        return problem.into_response();
+    }
+    let mut page = api.host.metrics().await;
+    api.requests.render(&mut page);
+    let content_type = [(header::CONTENT_TYPE, CONTENT_TYPE)];
+    (content_type, page.finish()).into_response()
+}
+
 async fn readyz<H: Host>(State(api): Shared<H>) -> Response {
     match api.host.ready() {
         Ok(()) => Body::from("ok\n").into_response(),
@@ -339,12 +365,14 @@ async fn readyz<H: Host>(State(api): Shared<H>) -> Response {
     }
 }
 
-async fn no_such_path(uri: Uri) -> Problem {
+async fn no_such_path<H: Host>(State(api): Shared<H>, uri: Uri) -> Problem {
+    api.requests.count(None, StatusCode::NOT_FOUND);
     let detail = format!("{} is not a path of this API", uri.path());
     Problem::new(ProblemCode::NotFound, detail).about(uri.path())
 }
 
-async fn no_such_method(method: Method, uri: Uri) -> Problem {
+async fn no_such_method<H: Host>(State(api): Shared<H>, method: Method, uri: Uri) -> Problem {
+    api.requests.count(None, StatusCode::METHOD_NOT_ALLOWED);
     let detail = format!(
         "{method} is not a method of {}; the Allow header lists them",
         uri.path()

@@ -67,6 +67,10 @@ pub enum Operation {
     ShowApp,
     /// Delete an app.
     DeleteApp,
+    /// The description of the API.
+    ShowOpenapi,
+    /// Metrics.
+    ShowMetrics,
     /// Whether the server answers.
     ShowHealth,
     /// Whether the host was observed.
@@ -187,6 +191,20 @@ pub const ROUTES: &[Route] = &{
             "/v1/apps/{app}",
             Some(Admin),
             "Delete an app",
+        ),
+        route(
+            ShowOpenapi,
+            Get,
+            "/v1/openapi.json",
+            Some(View),
+            "The description of this API",
+        ),
+        route(
+            ShowMetrics,
+            Get,
+            "/metrics",
+            Some(View),
+            "Metrics in Prometheus' text format",
         ),
         route(
             ShowHealth,

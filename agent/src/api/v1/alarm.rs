@@ -1,11 +1,12 @@
 //! Alarms: what somebody should look at, as long as it is so.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 
 /// One alarm that stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Alarm {
     /// Stable, for programs: `instances_fail`, `journal_lost`, ... (docs/operations/troubleshooting.md).

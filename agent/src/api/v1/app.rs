@@ -1,11 +1,12 @@
 //! Apps as the API shows them: `/v1/apps`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 
 /// One line of `GET /v1/apps`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AppSummary {
     /// `metadata.name` of the manifest.
@@ -24,7 +25,7 @@ pub struct AppSummary {
 }
 
 /// `GET /v1/apps/{name}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AppDocument {
     /// As in [`AppSummary::name`].
@@ -45,7 +46,7 @@ pub struct AppDocument {
 }
 
 /// Wanted instances at each warmth, beyond those in service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WarmTargets {
     /// Instances wanted at the gate.
@@ -53,7 +54,7 @@ pub struct WarmTargets {
 }
 
 /// `GET /v1/apps`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AppList {
     /// By name.
@@ -61,7 +62,7 @@ pub struct AppList {
 }
 
 /// Answer to `PUT /v1/apps` and `DELETE /v1/apps/{name}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ApplyResult {
     /// The app.
@@ -76,7 +77,7 @@ pub struct ApplyResult {
 }
 
 /// What an apply or delete changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ApplyOutcome {
     /// The app is new.

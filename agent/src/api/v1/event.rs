@@ -4,6 +4,7 @@
 //! what lasted for less than a turn of the agent may never be told. A reader that applies events to
 //! a map by [`Event::key`] holds what `GET /v1/status` would say.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Alarm, Instance, Pool, TaskSummary};
@@ -27,7 +28,7 @@ pub enum Event {
 }
 
 /// Document of the event `app`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AppChange {
     /// The app.
@@ -39,7 +40,7 @@ pub struct AppChange {
 }
 
 /// Document of the event `instance`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceChange {
     /// The app whose instance it is.
@@ -52,7 +53,7 @@ pub struct InstanceChange {
 }
 
 /// Document of the event `alarm`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlarmChange {
     /// Whether it stands; false: it was cleared.

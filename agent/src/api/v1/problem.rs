@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -27,7 +28,7 @@ pub struct Problem {
 }
 
 /// The document as written.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Wire {
     /// `urn:nodeagent:problem:<code>`.
@@ -46,6 +47,16 @@ struct Wire {
     findings: Vec<Finding>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     current: Option<Value>,
+}
+
+impl JsonSchema for Problem {
+    fn schema_name() -> Cow<'static, str> {
+        "Problem".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Wire::json_schema(generator)
+    }
 }
 
 impl From<Problem> for Wire {
@@ -77,7 +88,7 @@ impl From<Wire> for Problem {
 }
 
 /// One refused field.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Finding {
     /// Path of the field: `to`, `spec.ports[0].containerPort`, `?wait`; empty for the document as a
@@ -94,7 +105,7 @@ pub struct Finding {
 }
 
 /// Stable codes. Status, exit code and title of each stand in one table: [`ProblemCode::row`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ProblemCode {
     /// A field, parameter or the JSON itself is wrong.

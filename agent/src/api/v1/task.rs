@@ -2,12 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{InstanceState, Timestamp};
 
 /// What a task does to the pool's target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Verb {
     /// target = max(target, to).
@@ -36,7 +37,7 @@ impl fmt::Display for Verb {
 }
 
 /// Body of `POST /v1/apps/{app}/{activate|deactivate|scale}`. Unknown fields are refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskRequest {
     /// How many active instances are asked for: 0..=[`TaskRequest::MAX_TO`].
@@ -77,7 +78,7 @@ impl TaskRequest {
 }
 
 /// Where a task stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum TaskState {
     /// Its intent is durable; it has not ended.
@@ -112,7 +113,7 @@ impl fmt::Display for TaskState {
 }
 
 /// A task: the answer to a submission, and `GET /v1/tasks/{id}`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
     /// Name of the task, the caller's or made up by the server.
@@ -153,7 +154,7 @@ pub struct Task {
 }
 
 /// One instance that a task chose.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskInstance {
     /// `<app>-<ordinal>`.
@@ -176,7 +177,7 @@ pub struct TaskInstance {
 }
 
 /// How warm an instance was when the task took it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum StartedFrom {
     /// The app was booted and frozen.
@@ -208,7 +209,7 @@ impl StartedFrom {
 }
 
 /// What went wrong with an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceError {
     /// Stable, for programs: `image_not_found`, `readiness_timeout`, ...
@@ -218,7 +219,7 @@ pub struct InstanceError {
 }
 
 /// What is true of a pool at the moment of the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Current {
     /// Wanted active instances.
@@ -238,7 +239,7 @@ pub struct Current {
 }
 
 /// One line of `GET /v1/tasks`: a task without its instances.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskSummary {
     /// As in [`Task::task_id`].
@@ -289,7 +290,7 @@ impl From<&Task> for TaskSummary {
 }
 
 /// `GET /v1/tasks`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskList {
     /// Newest first, bounded by the agent.

@@ -1,10 +1,12 @@
 //! Points in time on the wire: RFC 3339, UTC, milliseconds.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, SubsecRound, Utc};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A point of wall time, spelt `2026-11-22T13:31:55.042Z`. Never used to measure: durations come
@@ -65,6 +67,20 @@ impl FromStr for Timestamp {
                 value: value.to_owned(),
             }),
         }
+    }
+}
+
+impl JsonSchema for Timestamp {
+    fn schema_name() -> Cow<'static, str> {
+        "Timestamp".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "format": "date-time",
+            "description": "A point of wall time, RFC 3339 in UTC with milliseconds.",
+        })
     }
 }
 

@@ -1,11 +1,12 @@
 //! The trail: where the milliseconds of a task went. `GET /v1/tasks/{id}/trail`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{TaskState, Timestamp, Verb};
 
 /// Steps of one task in order of their start.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Trail {
     /// The task.
@@ -30,7 +31,7 @@ pub struct Trail {
 }
 
 /// One step, of the task as a whole or of one instance.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// `<app>-<ordinal>`; absent for steps of the whole task (intent, outcome, ...).
@@ -52,7 +53,7 @@ pub struct Step {
 }
 
 /// What became of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum StepOutcome {
     /// It did what it should.

@@ -180,6 +180,7 @@ fn an_unready_instance_is_unready_after_a_restart_until_it_is_seen_to_be_ready()
             },
             Listed::No,
         )],
+        ends: BTreeMap::new(),
         tasks: Vec::new(),
     };
     let (pool, actions) = Pool::adopt(adopted, world.pool.limits, world.now, &mut world.ledger);
