@@ -18,7 +18,7 @@ RELEASE := NODEAGENT_BIN=$(CURDIR)/target/release/nodeagent NODEAGENT_CONTAINER_
 PEERS := $(or $(NODEAGENT_PEERS),/var/cache/nodeagent-peers)
 CONTAINERD_2 := PATH=$(PEERS)/containerd-2.2.0/bin:$(PATH) NODEAGENT_TESTS_CONTAINERD=2.2.
 
-SCRIPTS := .ci/run tests/peers/install tests/peers/build tests/peers/vm-image
+SCRIPTS := .ci/run tests/peers/install tests/peers/build tests/peers/systemd-root tests/peers/vm-image
 
 .PHONY: help
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make test             every test; installs and builds what the tests need'
 	@echo 'make test-core        those that Debian packages are enough for'
 	@echo 'make test-peers       those on what is built first: containerd 2.2, etcd 3.6; needs Go 1.26'
+	@echo 'make test-vm          those in a virtual machine: cgroup 2, crun, reboots, power cuts'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
 	@echo 'make bench [NAME]     measure: activation, agent; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
@@ -52,8 +53,8 @@ demo:
 	@$(RELEASE) target/debug/demo
 
 # The tiers, what each proves and how long it takes: docs/development/testing.md.
-.PHONY: test test-core test-peers
-test: test-core test-peers
+.PHONY: test test-core test-peers test-systemd
+test: test-core test-peers test-systemd
 
 test-core:
 	@tests/peers/install test
@@ -73,6 +74,21 @@ test-peers:
 		--test registry_faults --test hostile_container
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test crashes a_cold_activation
+
+# Real systemd in systemd-nspawn, about 2 minutes; the first time debootstrap makes its Debian.
+test-systemd:
+	@tests/peers/install test systemd
+	@$(MAKE) --no-print-directory build
+	@tests/peers/systemd-root >/dev/null
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test systemd -- --ignored
+
+# cgroup 2, crun, systemd, reboots and power cuts: in a virtual machine, emulated, so not in `test`.
+.PHONY: test-vm
+test-vm:
+	@tests/peers/install vm
+	@tests/peers/vm-image >/dev/null
+	@$(MAKE) --no-print-directory build
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test vm -- --ignored --test-threads 1
 
 .PHONY: check
 check:

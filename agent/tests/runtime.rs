@@ -275,7 +275,9 @@ fn a_create_that_hangs_is_undone() {
         let (mut settings, mut runtime) = (host.settings(), host.runtime());
         settings.timeout = Duration::from_millis(500);
         runtime.binary = Some(host.hanging_runc("web-0.g1"));
-        let hanging = Containerd::connect(&settings, &runtime).await.unwrap();
+        let hanging = Containerd::connect(&settings, &runtime, None)
+            .await
+            .unwrap();
         let web = id("web-0.g1");
         let spec = spec(&host, &web, &["/bin/sleep", "1000"]);
         containerd.prepare_snapshot("web-0", &image).await.unwrap();

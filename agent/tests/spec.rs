@@ -102,6 +102,7 @@ impl Container {
             bin_dir: &self.path("bin"),
             log_dir: &self.path("log"),
             ctl_dir: &self.path("ctl"),
+            volumes: &[],
             host: HostFacts::detect(),
         })
         .unwrap();
@@ -397,6 +398,7 @@ fn a_mixed_up_input_is_refused_and_says_what() {
         bin_dir: Path::new("/s/bin"),
         log_dir: Path::new("/s/log"),
         ctl_dir: Path::new("/r/ctl"),
+        volumes: &[],
         host: HostFacts {
             cgroup: CgroupVersion::V2,
             swap: SwapAccounting::Present,
@@ -482,6 +484,7 @@ fn path_comes_from_the_image_and_the_last_one_wins() {
         bin_dir: Path::new("/s/bin"),
         log_dir: Path::new("/s/log"),
         ctl_dir: Path::new("/r/ctl"),
+        volumes: &[],
         host: HostFacts::detect(),
     })
     .unwrap();

@@ -73,6 +73,7 @@ namespace = "{namespace}"
 [runtime]
 cgroup_parent = "{cgroup}"
 container_init = "{init}"
+{runtime}
 [network]
 reachable = true
 host_address = "{address}"
@@ -83,6 +84,7 @@ host_address = "{address}"
             containerd = containerd.display(),
             cgroup = ground.cgroup_parent(),
             init = container_init()?.display(),
+            runtime = runtime(),
         );
         let base = config.join("10-test-host.toml");
         fs::write(&base, text).with_context(|| format!("write {}", base.display()))?;
@@ -299,6 +301,12 @@ host_address = "{address}"
         text.push_str(&tail(&log, lines));
         text
     }
+}
+
+/// Names another OCI runtime than runc, when `NODEAGENT_TESTS_RUNTIME` does.
+fn runtime() -> String {
+    let named = std::env::var("NODEAGENT_TESTS_RUNTIME").ok();
+    named.map_or(String::new(), |name| format!("binary = {name:?}"))
 }
 
 /// The program behind a shell that puts descriptors where `LISTEN_FDS` says they are; the process

@@ -13,18 +13,19 @@ use crate::{http, leaks};
 const SETTLES: Duration = Duration::from_secs(15);
 
 /// Things of which every instance has one.
-const ONE_EACH: [&str; 6] = [
+const ONE_EACH: [&str; 7] = [
     "containers",
     "tasks",
     "snapshots",
     "netns",
     "links",
+    "host ports",
     "instance directories",
 ];
 
 impl TestHost {
     /// Waits for a pool with `active` in service and `armed` at the gate, the only one of the host,
-    /// and fails if anything else is there. Its app serves on 8080, and appends `started` to
+    /// and fails if anything else is there. Its app serves on 8080, has one host port, and appends `started` to
     /// `/www/starts` when it starts: each is found to have started once.
     pub fn assert_exactly(&self, app: &str, active: u32, armed: u32) -> Result<Pool> {
         let pool = self.assert_nothing_besides(app, active, armed)?;

@@ -7,13 +7,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::containerd::Containerd;
 use crate::ground::Ground;
+use crate::neighbour::WIRE;
 use crate::teardown::{self, cgroups_below, mounts_below};
 use crate::wait::{Look, until};
 
@@ -63,6 +64,7 @@ pub fn look(ground: &Ground, containerd: &Containerd, agent: &Agent) -> Result<L
     leaks.add("netns", names_in(&agent.runtime().join("netns"))?);
     leaks.add("links", links(ground)?);
     leaks.add("routes", routes(ground)?);
+    leaks.add("host ports", host_ports(ground)?);
     leaks.add("cgroups", cgroups(ground));
     leaks.add(
         "instance directories",
@@ -107,6 +109,31 @@ fn names_in(directory: &Path) -> Result<Vec<String>> {
         .collect())
 }
 
+/// Elements of the agent's maps in the packet filter.
+fn host_ports(ground: &Ground) -> Result<Vec<String>> {
+    let rules = packet_filter(ground)?;
+    let elements = rules.lines().filter(|line| {
+        let line = line.trim_start_matches([' ', '\t']);
+        !line.starts_with("type") && (line.contains("tcp . ") || line.contains("udp . "))
+    });
+    Ok(elements.map(|line| line.trim().to_owned()).collect())
+}
+
+/// All rules in the host's network, as nft prints them.
+pub fn packet_filter(ground: &Ground) -> Result<String> {
+    let shown = ground.netns().run(|| {
+        let mut command = Command::new("nft");
+        command.args(["list", "ruleset"]);
+        command.output().context("run nft")
+    })?;
+    ensure!(
+        shown.status.success(),
+        "nft list ruleset: {}",
+        String::from_utf8_lossy(&shown.stderr).trim()
+    );
+    Ok(String::from_utf8_lossy(&shown.stdout).into_owned())
+}
+
 /// Links in the host's network besides loopback.
 fn links(ground: &Ground) -> Result<Vec<String>> {
     #[derive(Deserialize)]
@@ -115,16 +142,20 @@ fn links(ground: &Ground) -> Result<Vec<String>> {
     }
     let links: Vec<Link> = ip(ground, &["link", "show"])?;
     let names = links.into_iter().map(|link| link.ifname);
-    Ok(names.filter(|name| name != "lo").collect())
+    Ok(names.filter(|name| name != "lo" && name != WIRE).collect())
 }
 
 fn routes(ground: &Ground) -> Result<Vec<String>> {
     #[derive(Deserialize)]
     struct Route {
         dst: String,
+        dev: Option<String>,
     }
     let routes: Vec<Route> = ip(ground, &["route", "show"])?;
-    Ok(routes.into_iter().map(|route| route.dst).collect())
+    let ours = routes
+        .into_iter()
+        .filter(|route| route.dev.as_deref() != Some(WIRE));
+    Ok(ours.map(|route| route.dst).collect())
 }
 
 fn ip<T: serde::de::DeserializeOwned>(ground: &Ground, arguments: &[&str]) -> Result<Vec<T>> {

@@ -11,12 +11,14 @@ use serde_json::json;
 
 const WANTED: u32 = 2;
 
-/// The app `web`, which writes down each of its starts.
+/// The app `web`, which writes down each of its starts and has a port of the host.
 fn web(armed: u32) -> Manifest {
+    let port = json!({ "name": "http", "containerPort": 8080, "hostPort": "auto" });
     let script = "echo started >>/www/starts; exec httpd -f -p 8080 -h /www";
     Manifest::script("web", script)
         .armed(armed)
         .ready_by_page(20)
+        .with("ports", json!([port]))
 }
 
 /// The same with another environment: another revision.

@@ -36,9 +36,13 @@ fn run<'a>(mut arguments: impl Iterator<Item = &'a CStr>, arena: &'static mut Ar
         arguments.next(),
         arguments.next(),
     ) {
+        (Some(b"--hold"), None, None) => hold(),
         (Some(b"--plan"), Some(path), None) => read_plan(path, &mut arena.plan),
         _ => {
-            say(&[MARK.as_bytes(), b"; usage: container-init --plan FILE"]);
+            say(&[
+                MARK.as_bytes(),
+                b"; usage: container-init --plan FILE, or --hold",
+            ]);
             sys::exit(EXIT_USAGE)
         }
     };
@@ -66,6 +70,14 @@ fn run<'a>(mut arguments: impl Iterator<Item = &'a CStr>, arena: &'static mut Ar
             ]);
             sys::exit(EXIT_USAGE)
         }
+    }
+}
+
+/// Does nothing until a signal ends it: a process that keeps a cgroup from being empty.
+fn hold() -> ! {
+    sys::unblock_all();
+    loop {
+        sys::wait(&mut [], None);
     }
 }
 

@@ -25,7 +25,8 @@ pub use log::LogStream;
 
 use super::Deletion;
 use super::v1::{
-    AppDocument, AppList, ApplyResult, Problem, Status, Task, TaskList, TaskRequest, Trail, Verb,
+    AppDocument, AppList, ApplyResult, JournalDocument, Problem, Status, Task, TaskList,
+    TaskRequest, Trail, Verb,
 };
 
 /// Why a call brought no document.
@@ -146,6 +147,17 @@ impl Client {
     /// `GET /v1/status`.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// `GET /v1/journal`.
+    pub async fn journal(&self) -> Result<JournalDocument, ClientError> {
+        self.get("/v1/journal").await
+    }
+
+    /// `POST /v1/journal/accept`.
+    pub async fn accept_journal(&self) -> Result<JournalDocument, ClientError> {
+        let builder = Request::post("/v1/journal/accept");
+        self.call(builder, Bytes::new(), self.deadline).await
     }
 
     /// `PUT /v1/apps`; the app's name stands in the manifest.

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 
 use super::Feed;
 use super::v1::{
-    AppDocument, AppList, ApplyResult, Problem, Status, Task, TaskList, TaskRequest, Trail, Verb,
+    AppDocument, AppList, ApplyResult, JournalDocument, Problem, Status, Task, TaskList,
+    TaskRequest, Trail, Verb,
 };
 use crate::metrics::Page;
 
@@ -106,6 +107,13 @@ pub trait Host: Send + Sync + 'static {
         instance: &str,
         request: LogRequest,
     ) -> impl Future<Output = Result<Log, Problem>> + Send;
+
+    /// The journal, and whether one before it was lost.
+    fn journal(&self) -> impl Future<Output = Result<JournalDocument, Problem>> + Send;
+
+    /// Accepts the loss of the journal: what belongs to no instance is removed, ids of tasks that are
+    /// not known are new. Without a loss nothing happens.
+    fn accept_journal(&self) -> impl Future<Output = Result<JournalDocument, Problem>> + Send;
 
     /// Ok once requests can be served; until then `unavailable` with what is awaited.
     fn ready(&self) -> Result<(), Problem>;

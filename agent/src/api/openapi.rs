@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::server::{Operation, ROUTES, Route};
 use super::v1::{
-    AlarmChange, AppChange, AppDocument, AppList, ApplyResult, InstanceChange, Problem,
-    ProblemCode, Status, Task, TaskList, TaskRequest, TaskSummary, Trail,
+    AlarmChange, AppChange, AppDocument, AppList, ApplyResult, InstanceChange, JournalDocument,
+    Problem, ProblemCode, Status, Task, TaskList, TaskRequest, TaskSummary, Trail,
 };
 
 /// The document.
@@ -148,6 +148,7 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
         Operation::ShowTask => document::<Task>(answers),
         Operation::ShowTrail => document::<Trail>(answers),
         Operation::ShowStatus => document::<Status>(answers),
+        Operation::ShowJournal | Operation::AcceptJournal => document::<JournalDocument>(answers),
         Operation::ListApps => document::<AppList>(answers),
         Operation::ShowApp => document::<AppDocument>(answers),
         Operation::ApplyApp | Operation::DeleteApp => document::<ApplyResult>(answers),

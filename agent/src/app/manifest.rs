@@ -40,6 +40,9 @@ pub(super) struct Spec {
     pub(super) readiness: Option<Readiness>,
     pub(super) liveness: Option<VitalProbe>,
     pub(super) agents: Option<Vec<Agent>>,
+    pub(super) volumes: Option<Vec<Volume>>,
+    pub(super) volume_mounts: Option<Vec<VolumeMount>>,
+    pub(super) secret_files: Option<Vec<SecretFile>>,
     pub(super) warm: Option<Warm>,
     pub(super) registration: Option<Registration>,
     pub(super) network: Option<Network>,
@@ -60,6 +63,10 @@ pub(super) struct NameValue {
 pub(super) struct Port {
     pub(super) name: Option<String>,
     pub(super) container_port: Option<PortNumber>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) host_port: Option<Scalar>,
+    #[serde(rename = "hostIP")]
+    pub(super) host_ip: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -153,6 +160,58 @@ pub(super) struct Agent {
     pub(super) essential: Option<bool>,
 }
 
+/// Exactly one of the last three.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Volume {
+    pub(super) name: Option<String>,
+    pub(super) host_path: Option<HostPath>,
+    pub(super) empty_dir: Option<EmptyDir>,
+    pub(super) instance_directory: Option<Empty>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct HostPath {
+    pub(super) path: Option<String>,
+    #[serde(rename = "type")]
+    pub(super) kind: Option<HostPathType>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) enum HostPathType {
+    Directory,
+    File,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct EmptyDir {
+    pub(super) medium: Option<Medium>,
+    pub(super) size_limit: Option<Scalar>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) enum Medium {
+    Memory,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct VolumeMount {
+    pub(super) name: Option<String>,
+    pub(super) mount_path: Option<String>,
+    pub(super) read_only: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct SecretFile {
+    pub(super) name: Option<String>,
+    pub(super) source: Option<String>,
+    pub(super) mode: Option<String>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Warm {
@@ -168,6 +227,15 @@ pub(super) struct Registration {
     pub(super) port: Option<Scalar>,
     pub(super) weight: Option<u32>,
     pub(super) metadata: Option<BTreeMap<String, String>>,
+}
+
+/// As Kubernetes spells them; SCTP is not forwarded.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) enum Protocol {
+    #[serde(rename = "TCP")]
+    Tcp,
+    #[serde(rename = "UDP")]
+    Udp,
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,6 +9,14 @@ pub(super) const CPU_ALLOWED: &str =
 /// What is allowed, for messages.
 pub(super) const MEMORY_ALLOWED: &str = "6Mi to 1Pi bytes, for example 128Mi, 2Gi or 134217728";
 
+/// What is allowed, for messages.
+pub(super) const SIZE_ALLOWED: &str = "4Ki to 1Pi bytes, for example 64Mi, 1Gi or 67108864";
+
+/// Bytes of a file system; the lower bound is one page.
+pub(super) fn size_bytes(text: &str) -> Option<u64> {
+    scaled(text, 0).filter(|bytes| (4 << 10..=1 << 50).contains(bytes))
+}
+
 /// Thousandths of a core.
 pub(super) fn cpu_millis(text: &str) -> Option<u64> {
     scaled(text, 3).filter(|millis| (10..=4_096_000).contains(millis))

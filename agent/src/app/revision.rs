@@ -11,8 +11,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    App, Essential, Look, NetworkMode, Probe, Readiness, RegisteredAddress, Scheme, User,
-    VitalProbe,
+    Access, App, Essential, HostPathKind, HostPortWish, Look, NetworkMode, Probe, Protocol,
+    Readiness, RegisteredAddress, Scheme, SecretFile, User, VitalProbe, Volume, VolumeMount,
 };
 
 /// Short name of an app's version: 12 hexadecimal digits.
@@ -126,6 +126,8 @@ impl Writer {
             readiness,
             liveness,
             agents,
+            mounts,
+            secret_files,
             warm: _,
             registration,
             network,
@@ -146,6 +148,17 @@ impl Writer {
         for port in ports {
             self.text("port", port.name.as_deref().unwrap_or(""));
             self.number("number", port.container_port.into());
+            if port.protocol == Protocol::Udp {
+                self.text("protocol", "udp");
+            }
+            match port.host_port {
+                None => {}
+                Some(HostPortWish::Auto) => self.text("host-port", "auto"),
+                Some(HostPortWish::Fixed(number)) => self.number("host-port", number.into()),
+            }
+            if let Some(address) = port.host_ip {
+                self.text("host-ip", &address.to_string());
+            }
         }
         if let Some(cpu) = resources.cpu_millis {
             self.number("cpu", cpu);
@@ -170,6 +183,14 @@ impl Writer {
                 },
             );
         }
+        for mount in mounts {
+            self.mount(mount);
+        }
+        for SecretFile { name, source, mode } in secret_files {
+            self.text("secret", name);
+            self.text("source", source);
+            self.number("mode", (*mode).into());
+        }
         if registration.enabled {
             self.text("service", &registration.service);
             match registration.address {
@@ -189,6 +210,38 @@ impl Writer {
             },
         );
         self.duration("grace", *termination_grace);
+    }
+
+    fn mount(&mut self, mount: &VolumeMount) {
+        let VolumeMount {
+            name,
+            volume,
+            path,
+            access,
+        } = mount;
+        self.text("mount", name);
+        self.text("path", path);
+        if *access == Access::ReadOnly {
+            self.text("access", "read-only");
+        }
+        match volume {
+            Volume::HostPath { path, kind } => {
+                self.text("host-path", path);
+                match kind {
+                    None => {}
+                    Some(HostPathKind::Directory) => self.text("type", "directory"),
+                    Some(HostPathKind::File) => self.text("type", "file"),
+                }
+            }
+            Volume::EmptyDir => self.text("volume", "empty"),
+            Volume::Memory { size } => {
+                self.text("volume", "memory");
+                if let Some(size) = size {
+                    self.number("size", *size);
+                }
+            }
+            Volume::InstanceDirectory => self.text("volume", "instance"),
+        }
     }
 
     fn readiness(&mut self, readiness: &Readiness) {

@@ -1,8 +1,11 @@
 //! The validated app. Names and meanings are Kubernetes' wherever Kubernetes has the thing.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::instance::AppName;
 
@@ -37,6 +40,10 @@ pub struct App {
     pub liveness: Option<VitalProbe>,
     /// In-container processes that run before the app, in order.
     pub agents: Vec<Agent>,
+    /// Volumes where they are mounted, parents before what lies below them.
+    pub mounts: Vec<VolumeMount>,
+    /// Files of the host that are copied into the container's memory.
+    pub secret_files: Vec<SecretFile>,
     /// How many instances wait at each warmth.
     pub warm: Warm,
     /// How the instance is made known.
@@ -50,6 +57,17 @@ pub struct App {
 }
 
 impl App {
+    /// The fixed host ports: what only one instance of a host can have.
+    pub fn fixed_host_ports(&self) -> impl Iterator<Item = (usize, &Port, u16)> {
+        self.ports
+            .iter()
+            .enumerate()
+            .filter_map(|(index, port)| match port.host_port {
+                Some(HostPortWish::Fixed(number)) => Some((index, port, number)),
+                _ => None,
+            })
+    }
+
     /// The readiness probe that goes on in service; `None` when readiness is not probed from here.
     pub fn steady_readiness(&self) -> Option<&Probe> {
         match &self.readiness {
@@ -81,6 +99,43 @@ pub struct Port {
     pub name: Option<String>,
     /// 1..=65535.
     pub container_port: u16,
+    /// Transport.
+    pub protocol: Protocol,
+    /// Which port of the host leads to it, if any.
+    pub host_port: Option<HostPortWish>,
+    /// The host's address that the host port is on; absent, all of them.
+    pub host_ip: Option<Ipv4Addr>,
+}
+
+/// Transport of a port.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+/// Which port of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPortWish {
+    /// This one; one instance of the host can have it.
+    Fixed(u16),
+    /// One of the host's range, another one for each instance.
+    Auto,
 }
 
 /// Limits of an instance. Absent means unlimited, except memory and pids, which have defaults.
@@ -225,6 +280,73 @@ pub enum Essential {
     /// It is started again with back-off; the app is not disturbed.
     No,
 }
+
+/// A volume at its place in the container. Never set-user-ID, never devices, never propagated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeMount {
+    /// Name of the volume.
+    pub name: String,
+    /// What it is.
+    pub volume: Volume,
+    /// Absolute path inside.
+    pub path: String,
+    /// Whether it may be written.
+    pub access: Access,
+}
+
+/// What a volume is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Volume {
+    /// A file or directory of the host, below one of its `volumes.allowed_host_paths`.
+    HostPath {
+        /// Absolute, without `.` and `..`.
+        path: String,
+        /// What has to be there; anything when absent.
+        kind: Option<HostPathKind>,
+    },
+    /// An empty directory that goes with the container.
+    EmptyDir,
+    /// A tmpfs that goes with the container.
+    Memory {
+        /// Bytes; the instance's memory limit when absent.
+        size: Option<u64>,
+    },
+    /// A directory that stays with the instance's name, over containers and revisions.
+    InstanceDirectory,
+}
+
+/// `type` of a `hostPath`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HostPathKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+}
+
+/// Whether a mount may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It may.
+    ReadWrite,
+    /// Not even by root.
+    ReadOnly,
+}
+
+/// A file of the host, of root and readable by nobody else, that the app finds in
+/// [`SECRETS`] as its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretFile {
+    /// Name of the file in there.
+    pub name: String,
+    /// Absolute path on the host.
+    pub source: String,
+    /// Permission bits of the copy.
+    pub mode: u32,
+}
+
+/// Where an app finds its secret files.
+pub const SECRETS: &str = "/run/secrets";
 
 /// How many instances wait at each warmth, beyond those in service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -72,7 +72,7 @@ async fn ask(settings: &config::Containerd, runtime: &config::Runtime) -> Result
         .map(|peer| peer.pid.as_raw_nonzero().get());
     drop(stream);
     let said = |error: runtime::RuntimeError| chain(&error);
-    let containerd = runtime::Containerd::connect(&settings, runtime)
+    let containerd = runtime::Containerd::connect(&settings, runtime, None)
         .await
         .map_err(said)?;
     Ok(Answer {

@@ -10,6 +10,7 @@ mod check;
 mod config;
 mod deactivate;
 mod duration;
+mod journal;
 mod logs;
 mod progress;
 mod report;
@@ -112,6 +113,7 @@ enum Call {
     Tasks(tasks::Tasks),
     Logs(logs::Logs),
     App(app::App),
+    Journal(journal::Journal),
 }
 
 impl Options {
@@ -176,6 +178,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Tasks(verb) => verb.execute(options).await,
         Call::Logs(verb) => verb.execute(options).await,
         Call::App(verb) => verb.execute(options).await,
+        Call::Journal(verb) => verb.execute(options).await,
     }
 }
 

@@ -133,6 +133,7 @@ fn instances(pool: &Pool) -> String {
         ("GENERATION", Align::Right),
         ("REVISION", Align::Left),
         ("ADDRESS", Align::Left),
+        ("HOST PORTS", Align::Left),
         ("TASK", Align::Left),
         ("SINCE", Align::Left),
         ("ERROR", Align::Left),
@@ -144,6 +145,7 @@ fn instances(pool: &Pool) -> String {
             instance.generation.to_string(),
             short(&instance.revision),
             instance.address.clone().unwrap_or_else(|| "-".to_owned()),
+            instance.host_ports.join(", "),
             instance.task_id.clone().unwrap_or_else(|| "-".to_owned()),
             instance.since.to_string(),
             match &instance.error {
@@ -152,7 +154,10 @@ fn instances(pool: &Pool) -> String {
             },
         ]);
     }
-    table.without_empty("ERROR").render()
+    table
+        .without_empty("HOST PORTS")
+        .without_empty("ERROR")
+        .render()
 }
 
 /// The first 12 characters of a hash: enough to tell revisions apart by eye.

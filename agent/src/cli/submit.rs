@@ -38,6 +38,9 @@ pub(super) struct Submission {
     /// Do it only when the pool's target has this sequence number (status shows it)
     #[arg(long, value_name = "SEQ")]
     expect_seq: Option<u64>,
+    /// The task id was never used before (asked for while the loss of a journal is not accepted)
+    #[arg(long)]
+    new_epoch: bool,
     /// When the task itself ends, reached or not [default: the agent's]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     deadline: Option<Duration>,
@@ -65,6 +68,7 @@ impl Submission {
             expect_seq: self.expect_seq,
             deadline_seconds: self.deadline.map(|deadline| deadline.as_secs_f64()),
             force: (force == Force::Yes).then_some(true),
+            new_epoch: (made_up || self.new_epoch).then_some(true),
         };
         let client = options.client();
         let call = client.submit(

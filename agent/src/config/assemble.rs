@@ -33,6 +33,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
         runtime: runtime(merged.runtime.unwrap_or_default(), &mut check),
         network: network(merged.network.unwrap_or_default(), &discovery, &mut check),
         images: images(merged.images.unwrap_or_default(), &mut check),
+        volumes: volumes(merged.volumes.unwrap_or_default(), &mut check),
         tasks: tasks(merged.tasks.unwrap_or_default(), &mut check),
         refill: Refill {
             concurrency: check.number(
@@ -145,7 +146,13 @@ fn containerd(given: fragment::Containerd, check: &mut Check<'_>) -> Containerd 
 }
 
 fn runtime(given: fragment::Runtime, check: &mut Check<'_>) -> Runtime {
+    // Who names a place means it.
+    let usual = match given.cgroup_parent {
+        Some(_) => UseScope::Never,
+        None => UseScope::Auto,
+    };
     Runtime {
+        scope: check.scope("runtime.scope", given.scope, usual),
         shim: check.word(
             "runtime.shim",
             given.shim,
@@ -197,6 +204,12 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
             ),
         );
     }
+    let reachable = given.reachable.unwrap_or(false);
+    let except = given.masquerade_except.unwrap_or_default();
+    let except = except.iter().enumerate().filter_map(|(index, text)| {
+        check.range(&format!("network.masquerade_except[{index}]"), text)
+    });
+    let masquerade_except = except.collect();
     Network {
         pools,
         gateway,
@@ -209,8 +222,25 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
         ),
         mtu: check.number("network.mtu", given.mtu, 1500, 576..=65_535),
         quarantine,
-        reachable: given.reachable.unwrap_or(false),
+        reachable,
         host_address: check.optional_address("network.host_address", given.host_address),
+        host_ports: check.ports("network.host_ports", given.host_ports, 20000..=29999),
+        masquerade: given.masquerade.unwrap_or(!reachable),
+        masquerade_except,
+        forwarding: forwarding(given.forwarding, check),
+        table: check.word("network.table", given.table, "nodeagent", "-_", 64),
+    }
+}
+
+fn forwarding(given: Option<String>, check: &mut Check<'_>) -> Forwarding {
+    match given.as_deref() {
+        None | Some("check") => Forwarding::Check,
+        Some("enable") => Forwarding::Enable,
+        Some(other) => {
+            let allowed = "check or enable";
+            check.0.wrong("network.forwarding", shown(other), allowed);
+            Forwarding::Check
+        }
     }
 }
 
@@ -242,6 +272,17 @@ fn pools(texts: &[String], gateway: Ipv4Addr, check: &mut Check<'_>) -> Vec<Addr
         }
     }
     pools
+}
+
+fn volumes(given: fragment::Volumes, check: &mut Check<'_>) -> Volumes {
+    let paths = given.allowed_host_paths.unwrap_or_default();
+    let checked = paths.into_iter().enumerate().map(|(index, path)| {
+        let field = format!("volumes.allowed_host_paths[{index}]");
+        check.path(&field, Some(path), "")
+    });
+    Volumes {
+        allowed_host_paths: checked.collect(),
+    }
 }
 
 fn images(given: fragment::Images, check: &mut Check<'_>) -> Images {

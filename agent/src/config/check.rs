@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use super::{Account, AddressRange, duration};
+use super::{Account, AddressRange, UseScope, duration};
 use crate::document::{Findings, shown};
 
 /// Longest path of a unix socket, without the NUL (unix(7): `sun_path` has 108 bytes).
@@ -146,6 +146,27 @@ impl Check<'_> {
         value
     }
 
+    /// A range of ports, `FIRST-LAST`.
+    pub(super) fn ports(
+        &mut self,
+        field: &str,
+        given: Option<String>,
+        default: RangeInclusive<u16>,
+    ) -> RangeInclusive<u16> {
+        let Some(given) = given else {
+            return default;
+        };
+        let range = given
+            .split_once('-')
+            .and_then(|(first, last)| Some(first.parse().ok()?..=last.parse().ok()?))
+            .filter(|range| *range.start() > 0 && !range.is_empty());
+        range.unwrap_or_else(|| {
+            let allowed = "FIRST-LAST with 1 <= FIRST <= LAST <= 65535, for example 20000-29999";
+            self.0.wrong(field, shown(&given), allowed);
+            default
+        })
+    }
+
     /// The cgroup below which containers live.
     pub(super) fn cgroup(&mut self, field: &str, given: Option<String>, default: &str) -> String {
         let value = given.unwrap_or_else(|| default.to_owned());
@@ -158,6 +179,27 @@ impl Check<'_> {
             );
         }
         value
+    }
+
+    /// One of [`UseScope::ALL`].
+    pub(super) fn scope(
+        &mut self,
+        field: &str,
+        given: Option<String>,
+        default: UseScope,
+    ) -> UseScope {
+        let Some(given) = given else {
+            return default;
+        };
+        let known = UseScope::ALL.iter().find(|(_, name)| *name == given);
+        match known {
+            Some((scope, _)) => *scope,
+            None => {
+                let names = UseScope::ALL.map(|(_, name)| name).join(", ");
+                self.0.wrong(field, shown(&given), names);
+                default
+            }
+        }
     }
 
     /// An IPv4 unicast address.

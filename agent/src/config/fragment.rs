@@ -16,6 +16,7 @@ pub(super) struct Fragment {
     pub(super) runtime: Option<Runtime>,
     pub(super) network: Option<Network>,
     pub(super) images: Option<Images>,
+    pub(super) volumes: Option<Volumes>,
     pub(super) discovery: Option<Discovery>,
     pub(super) tasks: Option<Tasks>,
     pub(super) refill: Option<Refill>,
@@ -64,6 +65,7 @@ pub(super) struct Runtime {
     pub(super) shim: Option<String>,
     pub(super) binary: Option<String>,
     pub(super) cgroup_parent: Option<String>,
+    pub(super) scope: Option<String>,
     pub(super) container_init: Option<String>,
 }
 
@@ -77,6 +79,11 @@ pub(super) struct Network {
     pub(super) quarantine: Option<String>,
     pub(super) reachable: Option<bool>,
     pub(super) host_address: Option<String>,
+    pub(super) host_ports: Option<String>,
+    pub(super) masquerade: Option<bool>,
+    pub(super) masquerade_except: Option<Vec<String>>,
+    pub(super) forwarding: Option<String>,
+    pub(super) table: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -86,6 +93,12 @@ pub(super) struct Images {
     pub(super) pull_timeout: Option<String>,
     pub(super) stall_timeout: Option<String>,
     pub(super) auth_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Volumes {
+    pub(super) allowed_host_paths: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -245,6 +245,21 @@ fn machine_id(path: &Path) -> Option<String> {
     hex.then(|| id.to_owned())
 }
 
+/// The settings of a host that configures nothing but its id.
+pub fn defaults(host_id: &str) -> Settings {
+    let facts = HostFacts {
+        machine_id: Some(host_id.to_owned()),
+    };
+    let nothing = Node {
+        value: Value::Null,
+        place: Place {
+            file: None,
+            line: 1,
+        },
+    };
+    assemble(Fragment::default(), &facts, &mut Findings::new(&nothing))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

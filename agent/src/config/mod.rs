@@ -15,6 +15,6 @@ mod load;
 mod settings;
 mod show;
 
-pub use load::{LoadError, Loaded, STANDARD_DIRECTORIES, Source, load};
+pub use load::{LoadError, Loaded, STANDARD_DIRECTORIES, Source, defaults, load};
 pub use settings::*;
 pub use show::show;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct Settings {
     pub network: Network,
     /// `[images]`
     pub images: Images,
+    /// `[volumes]`
+    pub volumes: Volumes,
     /// `[discovery]`
     pub discovery: Discovery,
     /// `[tasks]`
@@ -135,8 +138,41 @@ pub struct Runtime {
     pub binary: Option<PathBuf>,
     /// Absolute cgroup below which containers live, the same in every hierarchy, default `/nodeagent`.
     pub cgroup_parent: String,
+    /// Whether containers live below a transient scope of systemd instead; default `auto`, or
+    /// `never` where `cgroup_parent` is set.
+    pub scope: UseScope,
     /// The static container-init on this host, default `/usr/lib/nodeagent/container-init`.
     pub container_init: PathBuf,
+}
+
+/// Whether containers live below `nodeagent-instances.scope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UseScope {
+    /// Where systemd is PID 1 and starts one; else below `cgroup_parent`.
+    Auto,
+    /// The agent does not start without.
+    Always,
+    /// Below `cgroup_parent`.
+    Never,
+}
+
+impl UseScope {
+    /// Every value with its spelling.
+    pub const ALL: [(Self, &str); 3] = [
+        (Self::Auto, "auto"),
+        (Self::Always, "always"),
+        (Self::Never, "never"),
+    ];
+
+    /// As in the configuration.
+    pub fn as_str(self) -> &'static str {
+        let [(_, auto), (_, always), (_, never)] = Self::ALL;
+        match self {
+            Self::Auto => auto,
+            Self::Always => always,
+            Self::Never => never,
+        }
+    }
 }
 
 /// Addresses and links.
@@ -159,6 +195,26 @@ pub struct Network {
     /// Address under which clients reach this host; the address of the default route's interface
     /// when absent.
     pub host_address: Option<Ipv4Addr>,
+    /// Range of the host ports that `hostPort: auto` takes from, default 20000-29999.
+    pub host_ports: RangeInclusive<u16>,
+    /// Whether connections of instances that leave the host come from the host's address; default:
+    /// where the instances' own are not `reachable`.
+    pub masquerade: bool,
+    /// Destinations that see the instances' own addresses all the same.
+    pub masquerade_except: Vec<AddressRange>,
+    /// What is done about IPv4 forwarding that is off; default [`Forwarding::Check`].
+    pub forwarding: Forwarding,
+    /// The agent's table (family inet) in the packet filter, default `nodeagent`.
+    pub table: String,
+}
+
+/// What is done about IPv4 forwarding (`net.ipv4.ip_forward`) that is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarding {
+    /// It is said.
+    Check,
+    /// It is switched on at start, and that is said.
+    Enable,
 }
 
 /// An IPv4 range in CIDR notation.
@@ -181,6 +237,13 @@ pub struct Images {
     pub stall_timeout: Duration,
     /// `config.json` of docker with credentials, when there is one.
     pub auth_file: Option<PathBuf>,
+}
+
+/// What of the host apps may mount.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Volumes {
+    /// Directories below which `hostPath` volumes may lie; default none.
+    pub allowed_host_paths: Vec<PathBuf>,
 }
 
 /// Discovery backends.

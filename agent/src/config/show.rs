@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::duration::spell;
 use super::fragment::VERSION;
-use super::{Account, Loaded};
+use super::{Account, AddressRange, Forwarding, Loaded};
 
 /// Valid TOML of everything in effect; a comment names the file and line of each key, or `default`.
 /// Keys without a value are comments. Reading the text back gives the same settings.
@@ -45,15 +45,10 @@ pub fn show(loaded: &Loaded) -> String {
     page.text("shim", &s.runtime.shim);
     page.optional_path("binary", s.runtime.binary.as_deref());
     page.text("cgroup_parent", &s.runtime.cgroup_parent);
+    page.text("scope", s.runtime.scope.as_str());
     page.path("container_init", &s.runtime.container_init);
     page.table("network");
-    let pools: Vec<String> = s
-        .network
-        .pools
-        .iter()
-        .map(|range| format!("{}/{}", range.base, range.prefix))
-        .collect();
-    page.list("pools", &pools);
+    page.ranges("pools", &s.network.pools);
     page.text("gateway", &s.network.gateway.to_string());
     page.number("link_group", s.network.link_group.into());
     page.number("mtu", s.network.mtu.into());
@@ -63,11 +58,31 @@ pub fn show(loaded: &Loaded) -> String {
         "host_address",
         s.network.host_address.map(|a| a.to_string()),
     );
+    let ports = &s.network.host_ports;
+    page.text("host_ports", &format!("{}-{}", ports.start(), ports.end()));
+    page.value("masquerade", &s.network.masquerade.to_string());
+    page.ranges("masquerade_except", &s.network.masquerade_except);
+    page.text(
+        "forwarding",
+        match s.network.forwarding {
+            Forwarding::Check => "check",
+            Forwarding::Enable => "enable",
+        },
+    );
+    page.text("table", &s.network.table);
     page.table("images");
     page.list("insecure_registries", &s.images.insecure_registries);
     page.duration("pull_timeout", s.images.pull_timeout);
     page.duration("stall_timeout", s.images.stall_timeout);
     page.optional_path("auth_file", s.images.auth_file.as_deref());
+    page.table("volumes");
+    let allowed: Vec<String> = s
+        .volumes
+        .allowed_host_paths
+        .iter()
+        .map(|path| path.to_string_lossy().into_owned())
+        .collect();
+    page.list("allowed_host_paths", &allowed);
     page.table("discovery.file");
     page.value("enabled", &s.discovery.file.is_some().to_string());
     if let Some(file) = &s.discovery.file {
@@ -139,6 +154,14 @@ impl Page<'_> {
     fn list(&mut self, key: &str, values: &[String]) {
         let quoted: Vec<String> = values.iter().map(|value| quoted(value)).collect();
         self.value(key, &format!("[{}]", quoted.join(", ")));
+    }
+
+    fn ranges(&mut self, key: &str, ranges: &[AddressRange]) {
+        let texts: Vec<String> = ranges
+            .iter()
+            .map(|range| format!("{}/{}", range.base, range.prefix))
+            .collect();
+        self.list(key, &texts);
     }
 
     fn origin(&self, key: &str) -> String {

@@ -171,7 +171,7 @@ struct Introduced {
 async fn introduce(stream: UnixStream, shared: &Arc<Shared>) -> Result<Introduced, TurnedAway> {
     let parent = Arc::clone(shared);
     let verified = tokio::task::spawn_blocking(move || {
-        let peer = Peer::verify(&stream, &parent.cgroup_parent);
+        let peer = Peer::verify(&stream, &parent.cgroup_parents);
         (stream, peer)
     });
     let (stream, peer) = verified

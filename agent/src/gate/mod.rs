@@ -75,7 +75,7 @@ pub struct Gate {
 
 /// What the listener, the sessions and the callers share.
 struct Shared {
-    cgroup_parent: String,
+    cgroup_parents: Vec<String>,
     notices: mpsc::UnboundedSender<Notice>,
     expected: Mutex<HashMap<ContainerId, Arc<Entry>>>,
     /// Wakes verified peers that dialled before they were expected.
@@ -95,19 +95,22 @@ pub fn bind(ctl_dir: &Path) -> Result<UnixListener, GateError> {
 }
 
 impl Gate {
-    /// Accepts inits in cgroups `<cgroup_parent>/<container id>` from a socket that listens at
+    /// Accepts inits in cgroups `<one of cgroup_parents>/<container id>` from a socket that listens at
     /// [`socket_path`]; news goes to `notices`.
     ///
     /// Must be called within a tokio runtime.
     pub fn open(
         socket: UnixListener,
-        cgroup_parent: &str,
+        cgroup_parents: &[&str],
         notices: mpsc::UnboundedSender<Notice>,
     ) -> Result<Self, GateError> {
         let socket = listener::ready(socket)?;
         let closing = CancellationToken::new();
         let shared = Arc::new(Shared {
-            cgroup_parent: cgroup_parent.trim_end_matches('/').to_owned(),
+            cgroup_parents: cgroup_parents
+                .iter()
+                .map(|parent| parent.trim_end_matches('/').to_owned())
+                .collect(),
             notices,
             expected: Mutex::default(),
             expectation: Notify::new(),

@@ -120,7 +120,10 @@ pub(super) struct Peer {
 impl Peer {
     /// Verifies who is at the other end. Reads `/proc` (which may wait for the kernel's cgroup
     /// lock): call it where blocking is allowed.
-    pub(super) fn verify(socket: &UnixStream, cgroup_parent: &str) -> Result<Self, TurnedAway> {
+    pub(super) fn verify(
+        socket: &UnixStream,
+        cgroup_parents: &[String],
+    ) -> Result<Self, TurnedAway> {
         let credentials = socket.peer_cred().map_err(TurnedAway::Credentials)?;
         let pid = credentials.pid().unwrap_or_default();
         let pid_handle = Pid::from_raw(pid).ok_or(TurnedAway::InvisiblePid)?;
@@ -140,7 +143,13 @@ impl Peer {
                 nspid: nspid.trim().to_owned(),
             });
         }
-        let container = container_of(&proc_file(pid, "cgroup")?, cgroup_parent, pid)?;
+        let cgroups = proc_file(pid, "cgroup")?;
+        let containers = cgroup_parents
+            .iter()
+            .map(|parent| container_of(&cgroups, parent, pid));
+        let container = containers
+            .reduce(|one, other| one.or(other))
+            .unwrap_or(Err(TurnedAway::NoInstance { pid }))?;
         let peer = Self {
             container,
             pid,
@@ -342,7 +351,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_outside_is_turned_away_by_its_pid_namespace() {
         let (one, _other) = UnixStream::pair().unwrap();
-        let refused = Peer::verify(&one, "/nodeagent").unwrap_err();
+        let refused = Peer::verify(&one, &["/nodeagent".to_owned()]).unwrap_err();
         assert!(
             matches!(refused, TurnedAway::NotInit { pid, .. } if pid as u32 == std::process::id()),
             "{refused}"

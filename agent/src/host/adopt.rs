@@ -12,17 +12,19 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::ended::recorded_end;
+use super::epoch::Epoch;
 use super::executor::{Executor, exited};
 use super::failure::chain;
 use super::node::{Entry, Node, Pools};
-use super::reboot;
+use super::strays::{self, told};
+use super::{reboot, rebuild};
 use crate::app::{self, HostTerms};
-use crate::config::Settings;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
-use crate::journal::{InstanceRow, Recovered, Write};
+use crate::journal::{InstanceRow, Loss, Recovered, Write};
 use crate::network::{Lease, LeaseState};
 use crate::pool::{
-    Adopted, Effects, Event, Listed, Message, Observation, Pool, Shared, driver, read_clocks,
+    Adopted, Effects, Event, Limits, Listed, Message, Observation, Pool, Shared, driver,
+    read_clocks,
 };
 use crate::runtime::{Observed, RuntimeError, TaskStatus};
 
@@ -51,19 +53,38 @@ pub(super) async fn adopt<E: Effects>(
     shared: &Arc<Shared<E>>,
     pools: &Arc<Pools>,
     terms: &HostTerms,
+    epoch: &Epoch,
     boot_id: &str,
     mut recovered: Recovered,
 ) {
+    if recovered.loss.as_ref().is_some_and(|loss| !loss.rebuilt) {
+        return adopt_observed(executor, shared, pools, terms, epoch, boot_id, recovered).await;
+    }
     let rebooted = recovered
         .boot_id
         .as_deref()
         .is_some_and(|known| known != boot_id);
-    let live: Vec<&InstanceRow> = recovered
-        .instances
-        .iter()
-        .filter(|row| row.released_ms.is_none())
-        .collect();
+    let live = alive(&recovered.instances);
     let seen = containers(executor).await;
+    if let Some(seen) = seen.as_ref().filter(|seen| !seen.is_empty())
+        && recovered.boot_id.is_none()
+        && recovered.loss.is_none()
+        && live.is_empty()
+    {
+        let reason = format!(
+            "the state directory is new, but {} containers are here",
+            seen.len()
+        );
+        let loss = Loss {
+            reason,
+            set_aside: None,
+            since_ms: read_clocks().wall_ms,
+            rebuilt: false,
+        };
+        epoch.lose(loss.clone(), &shared.alarms);
+        recovered.loss = Some(loss);
+        return adopt_observed(executor, shared, pools, terms, epoch, boot_id, recovered).await;
+    }
     let observations = observe(executor, &live, seen.as_ref(), rebooted).await;
     if rebooted {
         reboot::deregister_everything(executor).await;
@@ -75,15 +96,15 @@ pub(super) async fn adopt<E: Effects>(
         false => ends(executor, &live, &observations).await,
     };
     let listed = listed(executor).await;
-    match &seen {
-        Some(seen) if recovered.is_new && !seen.is_empty() => {
-            tracing::error!(
-                containers = seen.len(),
-                "the journal is new, but containers of ours are here; none of them is touched"
-            );
-        }
-        Some(seen) => sweep(executor, &live, seen).await,
-        None => {}
+    // A new or rebuilt journal knows nothing of what the packet filter may still serve.
+    let knows_ports = recovered.loss.is_none()
+        && (recovered.boot_id.is_some() || seen.as_ref().is_some_and(HashMap::is_empty));
+    if let Some(seen) = seen.filter(|_| recovered.loss.is_none()) {
+        let found = strays::find(executor, seen.into_values().collect()).await;
+        found.remove_strays(executor, &live).await;
+    }
+    if knows_ports {
+        restore_ports(executor, &live).await;
     }
     let unheard: Vec<ContainerId> = observations
         .iter()
@@ -114,8 +135,7 @@ pub(super) async fn adopt<E: Effects>(
     revive(
         shared,
         pools,
-        &executor.settings,
-        terms,
+        Node::<E>::limits(&executor.settings, terms, epoch),
         recovered,
         &Found {
             observations,
@@ -131,6 +151,48 @@ pub(super) async fn adopt<E: Effects>(
             unheard,
         ));
     }
+}
+
+/// The same for a journal that was lost: it begins with what is observed. Nothing is removed.
+async fn adopt_observed<E: Effects>(
+    executor: &Executor,
+    shared: &Arc<Shared<E>>,
+    pools: &Arc<Pools>,
+    terms: &HostTerms,
+    epoch: &Epoch,
+    boot_id: &str,
+    mut recovered: Recovered,
+) {
+    // Only containerd knows what is here: it is asked until it answers.
+    let seen = loop {
+        if let Some(seen) = containers(executor).await {
+            break seen;
+        }
+        tokio::time::sleep(ASK_AGAIN * 5).await;
+    };
+    let found = strays::find(executor, seen.into_values().collect()).await;
+    let observations = rebuild::rebuild(executor, shared, epoch, &mut recovered, &found).await;
+    begin_boot(shared, boot_id, &[]).await;
+    restore_leases(shared, &recovered.instances);
+    let listed = found.records.iter().flat_map(|(_, records)| records);
+    let listed = listed.map(|record| record.instance.clone()).collect();
+    revive(
+        shared,
+        pools,
+        Node::<E>::limits(&executor.settings, terms, epoch),
+        recovered,
+        &Found {
+            observations,
+            ends: HashMap::new(),
+            listed: Some(listed),
+        },
+    );
+}
+
+fn alive(rows: &[InstanceRow]) -> Vec<&InstanceRow> {
+    rows.iter()
+        .filter(|row| row.released_ms.is_none())
+        .collect()
 }
 
 /// From now on the journal is of this boot.
@@ -200,7 +262,7 @@ fn running(seen: Option<&HashMap<String, Observed>>, id: &ContainerId) -> Option
     Some(task.is_some_and(|task| matches!(task.status, TaskStatus::Running | TaskStatus::Unknown)))
 }
 
-async fn observe(
+pub(super) async fn observe(
     executor: &Executor,
     live: &[&InstanceRow],
     seen: Option<&HashMap<String, Observed>>,
@@ -268,93 +330,17 @@ async fn ends(
     ends
 }
 
-/// Removes what is ours by name or label and belongs to no instance of the journal.
-async fn sweep(executor: &Executor, live: &[&InstanceRow], seen: &HashMap<String, Observed>) {
-    let known: BTreeSet<String> = live
-        .iter()
-        .map(|row| container_of(row).to_string())
-        .collect();
-    let rootfs: BTreeSet<String> = live
-        .iter()
-        .map(|row| ContainerId::new(row.instance.clone(), row.rootfs_generation).to_string())
-        .collect();
-    let instances: BTreeSet<&InstanceName> = live.iter().map(|row| &row.instance).collect();
-    let stray = seen
-        .keys()
-        .filter(|id| !known.contains(*id))
-        .filter_map(|id| id.parse::<ContainerId>().ok());
-    for id in stray {
-        tracing::warn!(container = %id, "removing a container that belongs to no instance");
-        said("container", executor.runtime.delete_container(&id).await);
-    }
-    if let Some(keys) = told("snapshots", executor.runtime.list_snapshots().await) {
-        for key in keys.iter().filter(|key| !rootfs.contains(*key)) {
-            said("snapshot", executor.runtime.remove_snapshot(key).await);
-        }
-    }
-    if let Some(directories) = told("directories", executor.directories.existing()) {
-        for id in directories
-            .iter()
-            .filter(|id| !known.contains(&id.to_string()))
-        {
-            said("directory", executor.directories.remove(id));
-        }
-    }
-    if let Some(slots) = told("network slots", executor.network.slots().await) {
-        for slot in slots
-            .iter()
-            .filter(|slot| !instances.contains(&slot.instance))
-        {
-            tracing::warn!(instance = %slot.instance, "removing a network slot that belongs to no instance");
-            said(
-                "network slot",
-                executor.network.remove_slot(&slot.instance).await,
-            );
-        }
-    }
-    for backend in &executor.discovery {
-        if let Some(records) = told("registrations", backend.registered().await) {
-            let stray = records
-                .iter()
-                .filter(|record| !instances.contains(&record.instance));
-            let stray: Vec<_> = stray
-                .map(|record| (record.instance.clone(), record.generation))
-                .collect();
-            if !stray.is_empty() {
-                tracing::warn!(
-                    backend = backend.name(),
-                    count = stray.len(),
-                    "deregistering what belongs to no instance"
-                );
-                said("registration", backend.deregister(&stray).await);
-            }
-        }
-    }
-}
-
-pub(super) fn told<T, E: std::error::Error + 'static>(
-    what: &str,
-    result: Result<T, E>,
-) -> Option<T> {
-    match result {
-        Ok(value) => Some(value),
-        Err(error) => {
-            tracing::warn!(
-                what,
-                error = chain(&error),
-                "cannot be listed; nothing of it is removed"
-            );
-            None
-        }
-    }
-}
-
-pub(super) fn said<T, E: std::error::Error + 'static>(what: &str, result: Result<T, E>) {
-    if let Err(error) = result {
-        tracing::warn!(
-            what,
+/// The packet filter as the journal says. Without it instances go on; only their host ports and the
+/// masquerade do not work.
+async fn restore_ports(executor: &Executor, live: &[&InstanceRow]) {
+    let ports = live.iter().filter_map(|row| {
+        let ports = row.host_ports.clone();
+        Some((row.instance.clone(), row.address?, ports))
+    });
+    if let Err(error) = executor.network.restore_ports(ports.collect()).await {
+        tracing::error!(
             error = chain(&error),
-            "cannot be removed; the next start tries again"
+            "the packet filter cannot be set up: host ports and masquerade do not work"
         );
     }
 }
@@ -400,6 +386,9 @@ fn restore_leases<E>(shared: &Shared<E>, instances: &[InstanceRow]) {
         .ledger
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
+    for row in instances {
+        ledger.restore_ports(&row.instance, row.host_ports.clone(), row.released_ms);
+    }
     for lease in leases {
         if let Err(conflict) = ledger.restore([lease]) {
             tracing::error!(
@@ -413,8 +402,7 @@ fn restore_leases<E>(shared: &Shared<E>, instances: &[InstanceRow]) {
 fn revive<E: Effects>(
     shared: &Arc<Shared<E>>,
     pools: &Pools,
-    settings: &Settings,
-    terms: &HostTerms,
+    limits: Limits,
     recovered: Recovered,
     found: &Found,
 ) {
@@ -488,7 +476,6 @@ fn revive<E: Effects>(
             ends,
             tasks,
         };
-        let limits = Node::<E>::limits(settings, terms);
         let (pool, actions) = {
             let mut ledger = shared
                 .ledger

@@ -3,15 +3,18 @@
 use crate::alarm::{Alarms, Subject};
 use crate::api::v1::{
     Alarm, AppDocument, AppSummary, ContainerdStatus, Current, HostStatus, Instance, InstanceError,
-    InstanceState, Pool, Problem, ProblemCode, Reachability, StartedFrom, Status, Step,
-    StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
+    InstanceState, JournalDocument, JournalState, Pool, Problem, ProblemCode, Reachability,
+    StartedFrom, Status, Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb,
+    WarmTargets,
 };
 use crate::config::Settings;
 use crate::instance::{Failure, State};
 use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask};
+use crate::network::HostPort;
 use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
 use crate::task::{self, EndState, InstanceResult};
 
+use super::epoch::Epoch;
 use super::node::{Entry, Identity};
 
 /// Whether the answer is of a task that was known before.
@@ -146,6 +149,7 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
         create_generation: Some(i.create_generation),
         revision: i.revision.clone(),
         address: i.address.map(|a| a.to_string()),
+        host_ports: host_ports(&i.host_ports),
         task_id: i.task_id.as_ref().map(ToString::to_string),
         since: timestamp(i.since_ms),
         error: i.failure.as_ref().map(instance_error),
@@ -170,6 +174,12 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
     }
 }
 
+/// `tcp 20000 -> 8080`.
+fn host_ports(ports: &[HostPort]) -> Vec<String> {
+    let text = |port: &HostPort| format!("{port} -> {}", port.container_port);
+    ports.iter().map(text).collect()
+}
+
 /// A pool as the journal left it: nobody has looked at its instances yet.
 pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
     let live = recovered
@@ -183,6 +193,7 @@ pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
         create_generation: Some(row.create_generation),
         revision: row.revision.clone(),
         address: row.address.map(|a| a.to_string()),
+        host_ports: host_ports(&row.host_ports),
         task_id: row.task.as_ref().map(|task| task.task_id.to_string()),
         since: Timestamp::now(),
         error: None,
@@ -228,6 +239,7 @@ fn count(snapshot: &Snapshot, state: State) -> u32 {
 pub(super) fn status(
     settings: &Settings,
     identity: &Identity,
+    epoch: u64,
     ready: bool,
     containerd: Option<String>,
     pools: Vec<Pool>,
@@ -239,7 +251,7 @@ pub(super) fn status(
             fleet: settings.host.fleet.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             boot_id: identity.boot_id.clone(),
-            epoch: 1,
+            epoch,
             ready,
             started_at: timestamp(identity.started_ms),
             containerd: ContainerdStatus {
@@ -253,6 +265,24 @@ pub(super) fn status(
         },
         pools,
         alarms,
+    }
+}
+
+/// The journal, and whether one before it was lost.
+pub(super) fn journal(epoch: &Epoch) -> JournalDocument {
+    let loss = epoch.loss();
+    JournalDocument {
+        epoch: epoch.number,
+        state: match loss {
+            Some(_) => JournalState::Lost,
+            None => JournalState::Sound,
+        },
+        reason: loss.as_ref().map(|loss| loss.reason.clone()),
+        set_aside: loss
+            .as_ref()
+            .and_then(|loss| loss.set_aside.as_ref())
+            .map(|path| path.display().to_string()),
+        since: loss.map(|loss| timestamp(loss.since_ms)),
     }
 }
 

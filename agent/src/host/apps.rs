@@ -3,6 +3,7 @@
 //! An applied app is an app whose image is on this host: the pull is part of the application, so
 //! that a registry's trouble is told to who applies, and never to who activates.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -10,11 +11,13 @@ use tokio::sync::oneshot;
 use super::answers;
 use super::failure::{chain, failure};
 use super::node::{Entry, Node, app_name, stopping};
+use super::volumes;
 use crate::api::Deletion;
 use crate::api::v1::{ApplyOutcome, ApplyResult, Finding, Problem, ProblemCode};
-use crate::app::{self, App, manifest_hash};
+use crate::app::{self, App, NetworkMode, manifest_hash};
 use crate::instance::{Failure, Revision};
 use crate::journal::Write;
+use crate::network::{self, HostPort};
 use crate::pool::{Effects, Message, Pool, driver, read_clocks};
 use crate::runtime::{Image, RuntimeError};
 use crate::sys;
@@ -22,11 +25,16 @@ use crate::sys;
 impl<E: Effects> Node<E> {
     pub(super) async fn apply_manifest(&self, manifest: &str) -> Result<ApplyResult, Problem> {
         let app = app::parse(manifest).map_err(|refused| invalid(refused.findings))?;
-        let findings = app::check_against(&app, &self.terms);
+        let mut findings = app::check_against(&app, &self.terms);
+        findings.extend(volumes::check(&app, &self.settings));
         if !findings.is_empty() {
             return Err(invalid(findings));
         }
         self.observation().await?;
+        let findings = self.ports_in_use(&app);
+        if !findings.is_empty() {
+            return Err(invalid(findings));
+        }
         let image = self
             .image(&app.image)
             .await
@@ -64,13 +72,50 @@ impl<E: Effects> Node<E> {
         })
     }
 
+    /// Fixed host ports that somebody else has: another app, or a process of this host.
+    fn ports_in_use(&self, app: &App) -> Vec<crate::document::Finding> {
+        if app.network == NetworkMode::Host {
+            return Vec::new();
+        }
+        let others = self.pools.all();
+        let others = others
+            .iter()
+            .map(|entry| &entry.revision.app)
+            .filter(|other| other.name != app.name && other.network != NetworkMode::Host);
+        let theirs: Vec<(&App, HostPort)> = others
+            .flat_map(|other| fixed(other).map(move |(_, port)| (other, port)))
+            .collect();
+        let finding = |(index, port): (usize, HostPort)| {
+            let taken = theirs.iter().find(|(_, other)| other.conflicts(&port));
+            let allowed = match (taken, network::probe(&port)) {
+                (Some((other, _)), _) => {
+                    format!(
+                        "a host port that no other app has; app {} has {port}",
+                        other.name
+                    )
+                }
+                (None, Err(error)) if error.kind() == ErrorKind::AddrInUse => {
+                    format!("a host port that no process of this host has; {port} is in use")
+                }
+                (None, Err(error)) if error.kind() == ErrorKind::AddrNotAvailable => {
+                    format!("a hostIP that this host has; {port} cannot be bound")
+                }
+                _ => return None,
+            };
+            let field = format!("spec.ports[{index}].hostPort");
+            let value = Some(port.port.to_string());
+            Some(crate::document::Finding::new(&field, value, allowed))
+        };
+        fixed(app).filter_map(finding).collect()
+    }
+
     /// What the reference means now. A registry that does not answer does not stand in the way of
     /// an image that is here.
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
         let images = &self.settings.images;
-        match self.runtime.resolve_image(reference, images).await {
+        match self.executor.runtime.resolve_image(reference, images).await {
             Ok(resolved) => {
-                let image = self.runtime.ensure_image(&resolved, images).await;
+                let image = self.executor.runtime.ensure_image(&resolved, images).await;
                 sys::give_memory_back();
                 image
             }
@@ -89,7 +134,8 @@ impl<E: Effects> Node<E> {
                     digest = known.revision.image.digest,
                     "the registry does not answer; the image that is here is used"
                 );
-                self.runtime
+                self.executor
+                    .runtime
                     .ensure_image(&known.revision.image.reference, images)
                     .await
             }
@@ -128,15 +174,18 @@ impl<E: Effects> Node<E> {
             .journal
             .left_behind(&revision.app.name)
             .map_err(|e| answers::unwritten(&Failure::from(e)))?;
-        let pool = Pool::new(revision.clone(), Self::limits(&self.settings, &self.terms))
-            .with_left_behind(&left);
+        let pool = Pool::new(
+            revision.clone(),
+            Self::limits(&self.settings, &self.terms, &self.epoch),
+        )
+        .with_left_behind(&left);
         let handle = driver::spawn(pool, Vec::new(), self.shared.clone());
         self.pools.put(Entry {
             handle,
             revision: revision.clone(),
             applied_ms,
         });
-        self.shared.moved.notify_one();
+        self.shared.moved.send_replace(());
         Ok(())
     }
 
@@ -166,6 +215,19 @@ impl<E: Effects> Node<E> {
             detail: None,
         })
     }
+}
+
+/// Host ports that the manifest names, with their place in it.
+fn fixed(app: &App) -> impl Iterator<Item = (usize, HostPort)> {
+    app.fixed_host_ports().map(|(index, port, number)| {
+        let port = HostPort {
+            protocol: port.protocol,
+            address: port.host_ip,
+            port: number,
+            container_port: port.container_port,
+        };
+        (index, port)
+    })
 }
 
 fn same(one: &Revision, other: &Revision) -> bool {

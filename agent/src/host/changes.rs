@@ -88,6 +88,7 @@ mod tests {
             generation: 1,
             create_generation: None,
             revision: String::new(),
+            host_ports: Vec::new(),
             address: None,
             task_id: None,
             since,

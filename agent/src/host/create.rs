@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::executor::{Executor, LOOK_AGAIN, blocking, rootfs};
 use super::failure::failure;
+use super::volumes;
 use crate::app::{NetworkMode, User};
-use crate::instance::plan::ProcessIds;
+use crate::instance::plan::{PlanError, ProcessIds};
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
 use crate::runtime::{self, RuntimeError, TaskStatus, resolve_user};
@@ -41,12 +42,17 @@ impl Executor {
                     })
                     .map_err(|error| super::failure::chain(&error))
             };
-            plan::compile(&app, &config, &container, &basics, &resolve)
+            let plan = plan::compile(&app, &config, &container, &basics, &resolve)?;
+            let ids = plan::app_ids(&app, &config, &resolve)?;
+            Ok::<_, PlanError>((plan, ids))
         });
-        let plan = plan.await?.map_err(|e| failure("plan", &e))?;
+        let (plan, ids) = plan.await?.map_err(|e| failure("plan", &e))?;
         self.gate.expect(id);
         let (directories, container) = (self.directories.clone(), id.clone());
         let made = blocking(move || directories.prepare(&container, &plan)).await??;
+        let (app, settings, container) = (revision.app.clone(), self.settings.clone(), id.clone());
+        let volumes =
+            blocking(move || volumes::prepare(&app, &container, &settings, &ids)).await??;
         let netns = match revision.app.network {
             NetworkMode::Host => None,
             NetworkMode::Routed => Some(
@@ -68,6 +74,7 @@ impl Executor {
             bin_dir: &made.bin,
             log_dir: &made.log,
             ctl_dir: &self.settings.paths.runtime.join("ctl"),
+            volumes: &volumes.sources,
             host: self.facts,
         })
         .map_err(|e| failure("spec", &e))?;
@@ -93,11 +100,15 @@ impl Executor {
         } else {
             created?;
         }
-        match self.runtime.create_task(id).await {
-            Ok(_) => Ok(()),
-            Err(error @ RuntimeError::Failed { .. }) => self.created_meanwhile(id, error).await,
-            Err(error) => Err(error.into()),
-        }
+        let pid = match self.runtime.create_task(id).await {
+            Ok(pid) => pid,
+            Err(error @ RuntimeError::Failed { .. }) => {
+                self.created_meanwhile(id, error).await?;
+                self.runtime.create_task(id).await?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(blocking(move || volumes.verify(pid)).await??)
     }
 
     /// What a reboot left of the containers that had this rootfs before: records without a task,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::failure;
+use super::volumes;
 use crate::app::{App, Look, Probe, Readiness};
 use crate::config::Settings;
 use crate::discovery::{Discovery, Outcome, RegistrationRecord};
@@ -21,7 +22,7 @@ use crate::instance::machine::{NOT_ALIVE, NOT_READY, NOT_STARTED};
 use crate::instance::spec::HostFacts;
 use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, probe};
 use crate::journal::{Journal, Write};
-use crate::network::Network;
+use crate::network::{Network, SlotGrant};
 use crate::pool::{Effect, Effects};
 use crate::runtime::{Containerd, TaskStatus};
 
@@ -76,7 +77,7 @@ impl Effects for Executor {
             EffectKind::Drain => until_cancelled(cancel, self.drain()).await,
             EffectKind::Stop => Box::pin(self.stop(&id, instance)).await,
             EffectKind::Remove => Box::pin(self.remove(&id, instance)).await,
-            EffectKind::Release => Ok(self.network.remove_slot(&name).await?),
+            EffectKind::Release => Ok(self.network.remove_slot(&name, instance.address).await?),
         }
     }
 }
@@ -84,7 +85,11 @@ impl Effects for Executor {
 impl Executor {
     async fn network(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {
         if let Some(address) = instance.address {
-            self.network.ensure_slot(name, address).await?;
+            let grant = SlotGrant {
+                address,
+                host_ports: instance.host_ports.clone(),
+            };
+            self.network.ensure_slot(name, grant).await?;
         }
         Ok(())
     }
@@ -365,6 +370,7 @@ impl Executor {
             .await?;
         let (directories, container) = (self.directories.clone(), id.clone());
         blocking(move || directories.remove(&container)).await??;
+        volumes::remove(id, &self.settings)?;
         self.gate.forget(id);
         Ok(())
     }

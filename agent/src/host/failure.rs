@@ -2,10 +2,12 @@
 
 use std::error::Error;
 
+use super::volumes::VolumeError;
 use crate::gate::{DirectoryError, GateError};
 use crate::instance::Failure;
 use crate::journal::JournalError;
 use crate::network::NetworkError;
+use crate::pool::HOST_PORT_TAKEN;
 use crate::runtime::RuntimeError;
 
 /// The chain of an error: `what: why: why`.
@@ -57,13 +59,23 @@ impl From<GateError> for Failure {
 
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
-        failure("network", &error)
+        let code = match &error {
+            NetworkError::HostPortTaken { .. } => HOST_PORT_TAKEN,
+            _ => "network",
+        };
+        failure(code, &error)
     }
 }
 
 impl From<DirectoryError> for Failure {
     fn from(error: DirectoryError) -> Self {
         failure("instance_directory", &error)
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(error: VolumeError) -> Self {
+        failure("volume", &error)
     }
 }
 

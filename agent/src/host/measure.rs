@@ -12,7 +12,8 @@ const USER_HZ: f64 = 100.0;
 
 impl<E: Effects> Node<E> {
     pub(super) async fn facts(&self) -> Facts {
-        let version = tokio::time::timeout(node::VERSION_DEADLINE, self.runtime.version()).await;
+        let version =
+            tokio::time::timeout(node::VERSION_DEADLINE, self.executor.runtime.version()).await;
         let pools = self.pools_now();
         Facts {
             pools: pools.iter().map(pool).collect(),

@@ -7,24 +7,28 @@ use std::time::Duration;
 use tokio::sync::{Mutex, watch};
 
 use super::answers;
+use super::epoch::Epoch;
+use super::executor::Executor;
 use super::failure::chain;
+use super::strays;
 use crate::api::v1::{
-    AppDocument, AppList, ApplyResult, Pool, Problem, ProblemCode, Status, Task, TaskList,
-    TaskRequest, TaskSummary, Trail, Verb,
+    AppDocument, AppList, ApplyResult, JournalDocument, Pool, Problem, ProblemCode, Status, Task,
+    TaskList, TaskRequest, TaskSummary, Trail, Verb,
 };
 use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received};
 use crate::app::HostTerms;
 use crate::config::Settings;
 use crate::gate::{Directories, Gate};
 use crate::instance::{AppName, Revision};
-use crate::journal::{Journal, StoredTask};
+use crate::journal::{Journal, StoredTask, Write};
 use crate::metrics::{Metrics, Page, render};
-use crate::pool::{Effects, Limits, Message, PoolHandle, Shared};
-use crate::runtime::Containerd;
+use crate::pool::{Effects, Event, Limits, Message, PoolHandle, Shared};
 use crate::task::TaskId;
 
 /// How long `status` waits for containerd's version.
 pub(super) const VERSION_DEADLINE: Duration = Duration::from_millis(500);
+/// How long a request waits for the first observation.
+const OBSERVATION_DEADLINE: Duration = Duration::from_secs(15);
 /// Tasks that `tasks` lists.
 const TASK_LIST: u32 = 200;
 
@@ -97,7 +101,8 @@ pub struct Node<E> {
     pub(super) settings: Arc<Settings>,
     pub(super) identity: Identity,
     pub(super) journal: Arc<Journal>,
-    pub(super) runtime: Containerd,
+    pub(super) executor: Executor,
+    pub(super) epoch: Arc<Epoch>,
     pub(super) gate: Gate,
     pub(super) metrics: Arc<Metrics>,
     pub(super) pools: Arc<Pools>,
@@ -117,8 +122,10 @@ pub struct Node<E> {
 }
 
 impl<E: Effects> Node<E> {
-    pub(super) fn limits(settings: &Settings, terms: &HostTerms) -> Limits {
+    pub(super) fn limits(settings: &Settings, terms: &HostTerms, epoch: &Epoch) -> Limits {
         Limits {
+            floor: epoch.floor(),
+            keep_everything: epoch.is_lost(),
             host_address: terms.host_address,
             give_up_after: settings.tasks.give_up_after,
             activation_deadline: settings.tasks.activation_deadline,
@@ -134,12 +141,14 @@ impl<E: Effects> Node<E> {
             .ok_or_else(|| Problem::not_found("app", app.as_str()))
     }
 
-    /// Waits until reality was observed; bounded, because the observation is.
+    /// Waits until reality was observed. Without a journal that takes as long as containerd is away.
     pub(super) async fn observation(&self) -> Result<(), Problem> {
         let mut observed = self.observed.clone();
-        match observed.wait_for(|observed| *observed).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(stopping()),
+        let waited = observed.wait_for(|observed| *observed);
+        match tokio::time::timeout(OBSERVATION_DEADLINE, waited).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(stopping()),
+            Err(_) => self.ready(),
         }
     }
 }
@@ -216,12 +225,13 @@ impl<E: Effects> Host for Node<E> {
     }
 
     async fn status(&self) -> Result<Status, Problem> {
-        let version = tokio::time::timeout(VERSION_DEADLINE, self.runtime.version()).await;
+        let version = tokio::time::timeout(VERSION_DEADLINE, self.executor.runtime.version()).await;
         let version = version.ok().and_then(Result::ok);
         let observed = *self.observed.borrow();
         Ok(answers::status(
             &self.settings,
             &self.identity,
+            self.epoch.number,
             observed,
             version,
             self.pools_now(),
@@ -252,6 +262,29 @@ impl<E: Effects> Host for Node<E> {
         self.read_log(instance, request).await
     }
 
+    async fn journal(&self) -> Result<JournalDocument, Problem> {
+        Ok(answers::journal(&self.epoch))
+    }
+
+    async fn accept_journal(&self) -> Result<JournalDocument, Problem> {
+        self.observation().await?;
+        let _turn = self.applying.lock().await;
+        if self.epoch.is_lost() {
+            let accepted = self.shared.effects.commit(vec![Write::Accepted]).await;
+            accepted.map_err(|failure| answers::unwritten(&failure))?;
+            self.epoch.accept(&self.shared.alarms);
+            for entry in self.pools.all() {
+                // A pool that has ended has nothing to remove.
+                let _ = entry
+                    .handle
+                    .messages
+                    .send(Message::Happened(Event::Accepted));
+            }
+            self.remove_strays().await;
+        }
+        Ok(answers::journal(&self.epoch))
+    }
+
     async fn apply(&self, manifest: &str) -> Result<ApplyResult, Problem> {
         self.apply_manifest(manifest).await
     }
@@ -273,6 +306,20 @@ impl<E: Effects> Host for Node<E> {
 }
 
 impl<E> Node<E> {
+    /// The loss is accepted: what belongs to no instance goes. Without containerd the next start
+    /// does it.
+    async fn remove_strays(&self) {
+        let listed = self.executor.runtime.list().await;
+        let Some(containers) = strays::told("containers", listed) else {
+            return;
+        };
+        let found = strays::find(&self.executor, containers).await;
+        if let Some(rows) = strays::told("instances", self.journal.instances()) {
+            let live: Vec<_> = rows.iter().filter(|r| r.released_ms.is_none()).collect();
+            found.remove_strays(&self.executor, &live).await;
+        }
+    }
+
     /// The pools as they are, or as the journal left them while nobody has looked yet.
     pub(super) fn pools_now(&self) -> Vec<Pool> {
         if !*self.observed.borrow() {

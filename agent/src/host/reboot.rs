@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::adopt::{container_of, said, told};
+use super::adopt::container_of;
 use super::executor::Executor;
+use super::strays::{said, told};
 use crate::instance::{ContainerId, Phase};
 use crate::journal::InstanceRow;
 use crate::pool::Observation;
@@ -84,6 +85,7 @@ mod tests {
             serving: true,
             from: None,
             task: None,
+            host_ports: Vec::new(),
             address: None,
             registered: true,
             urgency: Urgency::Drain,

@@ -8,17 +8,22 @@ use std::sync::{Arc, Mutex};
 
 use nodeagent_systemd::{Service, ServiceError, State};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::adopt;
 use super::answers;
+use super::epoch::Epoch;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
+use super::place::{self, PlaceError};
 use super::route;
+use super::sentence;
+use super::shutdown::Departure;
 use super::sockets::{self, Sockets, SocketsError};
 use super::watch as events;
+use super::watchdog;
 use crate::alarm::Alarms;
 use crate::api::Feed;
 use crate::app::HostTerms;
@@ -28,7 +33,7 @@ use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
-use crate::network::{self, Ledger, Network, NetworkError};
+use crate::network::{self, Forwards, Ledger, Network, NetworkError};
 use crate::pool::{Effects, Shared, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
 use crate::sys;
@@ -61,6 +66,14 @@ pub enum RunError {
     /// The sockets of API and gate.
     #[error(transparent)]
     Sockets(#[from] SocketsError),
+    /// The cgroup of the containers.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// The host was to shut down, and did not.
+    #[error(
+        "the host was to shut down and did not: registrations were withdrawn; starting again puts them back"
+    )]
+    StillUp,
     /// The gate.
     #[error(transparent)]
     Gate(#[from] GateError),
@@ -81,7 +94,10 @@ pub enum RunError {
 impl RunError {
     /// Whether starting again with the same configuration and units ends the same way.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Sockets(SocketsError::Unfit { .. }))
+        matches!(
+            self,
+            Self::Sockets(SocketsError::Unfit { .. }) | Self::Journal(JournalError::Newer { .. })
+        )
     }
 }
 
@@ -110,21 +126,23 @@ pub fn daemon(settings: Settings) -> anyhow::Result<()> {
 /// # Errors
 /// [`RunError`], before `READY=1`; containers are not touched by a start that fails.
 pub async fn run_with<E: Effects>(
-    settings: Settings,
+    mut settings: Settings,
     service: Service,
     wrap: impl FnOnce(Executor) -> E,
 ) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let notifier = service.notifier;
+    let notifier = Arc::new(service.notifier);
     let say = |states: &[State<'_>]| {
         if let Err(error) = notifier.notify(states) {
             tracing::warn!(%error, "systemd was not told");
         }
     };
-    let settings = Arc::new(settings);
     let (journal, recovered) = Journal::open(&settings.paths.state, settings.tasks.keep_results)?;
     let journal = Arc::new(journal);
+    let place = place::find(&settings.runtime).await?;
+    let configured = std::mem::replace(&mut settings.runtime.cgroup_parent, place.parent);
+    let settings = Arc::new(settings);
     std::fs::create_dir_all(&settings.paths.runtime).map_err(|source| RunError::Directory {
         path: settings.paths.runtime.clone(),
         source,
@@ -134,7 +152,9 @@ pub async fn run_with<E: Effects>(
         gate: socket,
     } = sockets::open(&settings, service.passed, &notifier)?;
     let (notices_to, notices) = mpsc::unbounded_channel();
-    let gate = Gate::open(socket, &settings.runtime.cgroup_parent, notices_to)?;
+    // Containers of a time before the scope, or after it, are where they were made.
+    let parents = [settings.runtime.cgroup_parent.as_str(), &configured];
+    let gate = Gate::open(socket, &parents, notices_to)?;
     for row in recovered
         .instances
         .iter()
@@ -143,11 +163,25 @@ pub async fn run_with<E: Effects>(
         gate.expect(&adopt::container_of(row));
     }
     let host_address = network::host_address(&settings.network)?;
+    match network::forwarding(settings.network.forwarding)? {
+        Forwards::Already => {}
+        Forwards::SwitchedOn => {
+            tracing::info!("IPv4 forwarding was off and is switched on (network.forwarding)")
+        }
+        Forwards::No => tracing::warn!(
+            "IPv4 forwarding is off: instances reach this host only, and host ports are reached from this host only; set net.ipv4.ip_forward = 1, or network.forwarding = \"enable\""
+        ),
+    }
     let metrics = Arc::new(Metrics::default());
     let executor = Executor {
         host_address,
         journal: journal.clone(),
-        runtime: Containerd::connect(&settings.containerd, &settings.runtime).await?,
+        runtime: Containerd::connect(
+            &settings.containerd,
+            &settings.runtime,
+            place.shims.as_deref(),
+        )
+        .await?,
         gate,
         directories: Arc::new(Directories::open(
             &settings.paths.state,
@@ -174,20 +208,20 @@ pub async fn run_with<E: Effects>(
     let shutdown = CancellationToken::new();
     let shared = Arc::new(Shared {
         effects: Arc::new(wrap(executor.clone())),
-        ledger: Arc::new(Mutex::new(Ledger::new(
-            &settings.network.pools,
-            settings.network.gateway,
-            settings.network.quarantine,
-        ))),
+        ledger: Arc::new(Mutex::new(Ledger::new(&settings.network))),
         index: Arc::new(Index::default()),
         alarms: Arc::new(Alarms::default()),
-        moved: Notify::new(),
+        moved: watch::Sender::new(()),
         metrics: metrics.clone(),
         refill: Arc::new(Semaphore::new(settings.refill.concurrency)),
         creations: Arc::new(Semaphore::new(CREATIONS)),
         tracker: TaskTracker::new(),
         shutdown: shutdown.clone(),
     });
+    let epoch = Arc::new(Epoch::new(recovered.epoch, recovered.floor, None));
+    if let Some(loss) = recovered.loss.clone() {
+        epoch.lose(loss, &shared.alarms);
+    }
     let pools = Arc::new(Pools::default());
     let (observed_to, observed) = watch::channel(false);
     let identity = identity();
@@ -196,8 +230,9 @@ pub async fn run_with<E: Effects>(
     let node = Arc::new(Node {
         settings: settings.clone(),
         identity,
-        journal,
-        runtime: executor.runtime.clone(),
+        journal: journal.clone(),
+        executor: executor.clone(),
+        epoch: epoch.clone(),
         pools: pools.clone(),
         shared: shared.clone(),
         terms,
@@ -220,9 +255,18 @@ pub async fn run_with<E: Effects>(
             .resume(&task.app, &task.context.task_id, &task.hash);
     }
     let serving = tokio::spawn(server.serve(node.clone(), shutdown.clone()));
+    if let Some(within) = service.watchdog {
+        let journal = node.journal.clone();
+        tokio::spawn(watchdog::run(
+            within,
+            notifier.clone(),
+            journal,
+            shutdown.clone(),
+        ));
+    }
     shared
         .tracker
-        .spawn(events::run(node, feed, shutdown.clone()));
+        .spawn(events::run(node.clone(), feed, shutdown.clone()));
     let known = recovered
         .instances
         .iter()
@@ -234,8 +278,24 @@ pub async fn run_with<E: Effects>(
     ]);
     tracing::info!(instances = known, pools = recovered.pools.len(), socket = %settings.paths.api_socket.display(), "ready");
     let exits = executor.runtime.exits();
+    let departure = Departure {
+        notifier: notifier.clone(),
+        discovery: executor.discovery.clone(),
+        shutdown: shutdown.clone(),
+        effects: shared.tracker.clone(),
+    };
+    let departure = async {
+        if place::is_booted() {
+            departure.wait().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    };
     let adopting = async {
-        adopt::adopt(&executor, &shared, &pools, &terms, &boot_id, recovered).await;
+        adopt::adopt(
+            &executor, &shared, &pools, &terms, &epoch, &boot_id, recovered,
+        )
+        .await;
         // What ended meanwhile waits in both channels; from now on it finds its pool.
         // A task of its own: what it wakes for is no turn of this future.
         let routing = tokio::spawn(route::run(
@@ -246,21 +306,24 @@ pub async fn run_with<E: Effects>(
             shutdown.clone(),
         ));
         observed_to.send_replace(true);
-        say(&[State::Status(&format!(
-            "{} apps, {known} instances observed",
-            pools.all().len()
-        ))]);
+        if notifier.is_heard() {
+            tokio::spawn(sentence::run(node, notifier.clone(), shutdown.clone()));
+        }
         tracing::info!(instances = known, "observed");
         sys::give_memory_back();
-        if let Err(error) = routing.await {
-            tracing::error!(%error, "the routing of exits ended by a panic");
+        match routing.await {
+            Err(error) => tracing::error!(%error, "the routing of exits ended by a panic"),
+            // Everything rests: the host is being drained.
+            Ok(()) => std::future::pending().await,
         }
     };
-    tokio::select! {
-        () = adopting => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let ended = tokio::select! {
+        () = adopting => Ok(()),
+        () = departure => return Err(RunError::StillUp),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        damaged = journal.damaged() => Err(RunError::Journal(damaged)),
+    };
     say(&[
         State::Stopping,
         State::Status("stopping; containers and registrations stay"),
@@ -270,7 +333,7 @@ pub async fn run_with<E: Effects>(
         tracing::error!(%error, "the api ended by a panic");
     }
     tracing::info!("stopped; containers and registrations stay");
-    Ok(())
+    ended
 }
 
 fn backends(

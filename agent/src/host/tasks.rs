@@ -23,6 +23,7 @@ impl<E: Effects> Node<E> {
         wait: Duration,
     ) -> Result<Task, Problem> {
         let app = app_name(app)?;
+        let vouched = request.new_epoch == Some(true);
         let request = accepted(app.as_str(), verb, &request, &received)?;
         let (id, asked) = (request.context.task_id.clone(), request.clone());
         let recorded = || self.journal.task(&id).map(|found| found.is_some());
@@ -37,6 +38,10 @@ impl<E: Effects> Node<E> {
                 return Err(conflict(&id, "a task with this id is under way"));
             }
             Some(Joined::Same(progress)) => (progress, answers::Replayed::Yes),
+            Some(Joined::New(_)) if self.epoch.is_lost() && !vouched => {
+                self.shared.index.withdrawn(&id);
+                return Err(self.unknown_epoch(&id));
+            }
             Some(Joined::New(progress)) => {
                 let sent = match self.entry(&app).await {
                     Ok(entry) => entry
@@ -108,6 +113,19 @@ impl<E: Effects> Node<E> {
                 ))
             }
         }
+    }
+
+    /// The journal that may have known the id is lost: only the caller can say that it is new.
+    fn unknown_epoch(&self, id: &TaskId) -> Problem {
+        Problem::new(
+            ProblemCode::UnknownEpoch,
+            format!(
+                "task id {id} may be of the epoch before, whose journal was lost; nothing was done. If it was \
+                 never used before, say newEpoch (--new-epoch), or accept the loss: nodeagent journal accept"
+            ),
+        )
+        .with_current(serde_json::json!({"epoch": self.epoch.number}))
+        .about(format!("/v1/tasks/{id}"))
     }
 
     /// The id is in the journal: its recorded result, and what is true now.

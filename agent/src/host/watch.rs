@@ -46,6 +46,7 @@ pub(super) async fn run<E: Effects>(
 /// Until nobody reads any more.
 async fn watch<E: Effects>(node: &Node<E>, feed: &Feed) {
     // Everything that may change is listened to before the first look: nothing falls between.
+    let mut moves = node.shared.moved.subscribe();
     let mut tasks = node.shared.index.changes();
     let mut alarms = node.shared.alarms.changes();
     let mut observed = node.observed.clone();
@@ -56,7 +57,8 @@ async fn watch<E: Effects>(node: &Node<E>, feed: &Feed) {
     while !feed.is_deserted() {
         let mut changed: Vec<Event> = Vec::new();
         tokio::select! {
-            () = node.shared.moved.notified() => {}
+            // Its sender lives as long as the node.
+            _ = moves.changed() => {}
             // Its sender lives as long as the agent; observation ends once.
             Ok(()) = observed.changed() => {}
             _ = alarms.changed() => {}

@@ -30,7 +30,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Revision;
-use crate::app::NetworkMode;
+use crate::app::{NetworkMode, Protocol, RegisteredAddress};
+use crate::network::{Grant, HostPort};
 use crate::task::TaskContext;
 
 /// Failure of a readiness probe; while in service it passes.
@@ -388,6 +389,8 @@ pub struct Instance {
     pub revision: Arc<Revision>,
     /// Its address; `None` in the host's network.
     pub address: Option<Ipv4Addr>,
+    /// Its ports of the host.
+    pub host_ports: Vec<HostPort>,
     /// Meant to be in service, as opposed to waiting.
     pub serving: bool,
     /// How warm it was when it was taken into service.
@@ -515,20 +518,16 @@ impl Event {
 
 impl Instance {
     /// A new incarnation, in its first phase.
-    pub fn create(
-        ordinal: u32,
-        generation: u64,
-        revision: Arc<Revision>,
-        address: Option<Ipv4Addr>,
-    ) -> Self {
+    pub fn create(ordinal: u32, generation: u64, revision: Arc<Revision>, grant: Grant) -> Self {
         Self {
             ordinal,
-            phase: Self::first_phase(address),
+            phase: Self::first_phase(grant.address),
             generation,
             create_generation: generation,
             rootfs_generation: generation,
             revision,
-            address,
+            address: grant.address,
+            host_ports: grant.host_ports,
             serving: false,
             from: None,
             task: None,
@@ -579,11 +578,16 @@ impl Instance {
     /// Address and port that clients are told; `None` while the address is not known.
     pub fn endpoint(&self, host_address: Option<Ipv4Addr>) -> Option<(Ipv4Addr, u16)> {
         let app = &self.revision.app;
-        let address = match app.network {
-            NetworkMode::Host => host_address,
-            NetworkMode::Routed => self.address,
-        };
-        Some((address?, app.registration.port))
+        let port = app.registration.port;
+        if app.network == NetworkMode::Host {
+            return Some((host_address?, port));
+        }
+        if app.registration.address != Some(RegisteredAddress::Host) {
+            return Some((self.address?, port));
+        }
+        let leads_there = |p: &&HostPort| (p.protocol, p.container_port) == (Protocol::Tcp, port);
+        let host_port = self.host_ports.iter().find(leads_there)?;
+        Some((host_port.address.or(host_address)?, host_port.port))
     }
 
     /// One edge of the picture.

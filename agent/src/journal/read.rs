@@ -5,6 +5,7 @@ use std::str::FromStr;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
+use super::loss::Loss;
 use super::rows::{InstanceRow, StoredTask, TaskRow};
 use crate::instance::{AppName, InstanceName, Phase, Urgency, Warmth};
 use crate::runtime::Image;
@@ -53,46 +54,29 @@ pub struct Recovered {
     pub open_tasks: Vec<TaskRow>,
     /// Boot of which everything was observed last.
     pub boot_id: Option<String>,
-    /// The journal was made by this start.
-    pub is_new: bool,
+    /// Counts the journals of this host that were lost, from 1.
+    pub epoch: u64,
+    /// Generations and sequence numbers of this epoch are greater than this.
+    pub floor: u64,
+    /// The journal before this one was lost, and nobody has accepted it yet.
+    pub loss: Option<Loss>,
 }
 
 pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
-    let boot_id = db
-        .query_row("SELECT value FROM meta WHERE key = 'boot_id'", [], |row| {
-            row.get(0)
-        })
-        .optional()?;
+    let loss = meta(db, "loss")?.map(|text| serde_json::from_str(&text));
+    let numbers = |key| -> rusqlite::Result<Option<u64>> {
+        let text = meta(db, key)?;
+        text.map(|text| text.parse().map_err(|e| conversion(0, e)))
+            .transpose()
+    };
     Ok(Recovered {
-        is_new: boot_id.is_none(),
-        boot_id,
-        pools: all(
-            db,
-            "SELECT name, revision, target, seq, deleting, applied_ms FROM apps ORDER BY name",
-            |row| {
-                Ok(PoolRow {
-                    app: parsed(row, 0)?,
-                    revision: row.get(1)?,
-                    target: row.get(2)?,
-                    seq: unsigned(row, 3)?,
-                    deleting: row.get(4)?,
-                    applied_ms: unsigned(row, 5)?,
-                })
-            },
-        )?,
-        revisions: all(
-            db,
-            "SELECT app, id, manifest, image FROM revisions ORDER BY app, id",
-            |row| {
-                Ok(RevisionRow {
-                    app: parsed(row, 0)?,
-                    id: row.get(1)?,
-                    manifest: row.get(2)?,
-                    image: json(row, 3)?,
-                })
-            },
-        )?,
-        instances: all(db, &format!("{INSTANCE} ORDER BY app, ordinal"), instance)?,
+        boot_id: meta(db, "boot_id")?,
+        epoch: numbers("epoch")?.unwrap_or(1),
+        floor: numbers("floor")?.unwrap_or(0),
+        loss: loss.transpose().map_err(|e| conversion(0, e))?,
+        pools: pools(db)?,
+        revisions: revisions(db)?,
+        instances: instances(db)?,
         open_tasks: all(
             db,
             &format!("{TASK} WHERE outcome IS NULL ORDER BY seq"),
@@ -101,9 +85,46 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
     })
 }
 
+fn meta(db: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
+    db.query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| {
+        row.get(0)
+    })
+    .optional()
+}
+
+pub(super) fn pools(db: &Connection) -> rusqlite::Result<Vec<PoolRow>> {
+    let sql = "SELECT name, revision, target, seq, deleting, applied_ms FROM apps ORDER BY name";
+    all(db, sql, |row| {
+        Ok(PoolRow {
+            app: parsed(row, 0)?,
+            revision: row.get(1)?,
+            target: row.get(2)?,
+            seq: unsigned(row, 3)?,
+            deleting: row.get(4)?,
+            applied_ms: unsigned(row, 5)?,
+        })
+    })
+}
+
+pub(super) fn revisions(db: &Connection) -> rusqlite::Result<Vec<RevisionRow>> {
+    let sql = "SELECT app, id, manifest, image FROM revisions ORDER BY app, id";
+    all(db, sql, |row| {
+        Ok(RevisionRow {
+            app: parsed(row, 0)?,
+            id: row.get(1)?,
+            manifest: row.get(2)?,
+            image: json(row, 3)?,
+        })
+    })
+}
+
+pub(super) fn instances(db: &Connection) -> rusqlite::Result<Vec<InstanceRow>> {
+    all(db, &format!("{INSTANCE} ORDER BY app, ordinal"), instance)
+}
+
 const INSTANCE: &str =
     "SELECT app, ordinal, generation, create_generation, revision, phase, serving, warmth, task_id,
-   traceparent, address, registered, urgency, released_ms, rootfs_generation FROM instances";
+   traceparent, address, registered, urgency, released_ms, rootfs_generation, host_ports FROM instances";
 
 const TASK: &str =
     "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
@@ -167,6 +188,10 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRow> {
         from: warmth.as_deref().and_then(Warmth::from_name),
         task,
         address: address.map(|text| parse(&text, 10)).transpose()?,
+        host_ports: match row.get::<_, Option<String>>(15)? {
+            Some(_) => json(row, 15)?,
+            None => Vec::new(),
+        },
         registered: row.get(11)?,
         urgency: if urgency == "now" {
             Urgency::Now

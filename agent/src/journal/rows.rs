@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::loss::Loss;
 use crate::instance::{AppName, Instance, InstanceName, Phase, Revision, Urgency, Warmth};
+use crate::network::HostPort;
 use crate::task::{Outcome, Request, TaskContext, TaskId, Trail, Verb};
 
 /// One change of the journal. Several in one commit are one transaction.
@@ -50,6 +52,12 @@ pub enum Write {
     Trail(TaskId, Trail),
     /// The kernel's boot id, once everything of this boot was observed.
     Boot(String),
+    /// The journal before this one was lost, and what of it is done.
+    Loss(Loss),
+    /// The loss is accepted: life is normal again.
+    Accepted,
+    /// Generations and sequence numbers of this epoch are greater than this.
+    Floor(u64),
     /// Background work of the agent's own: the intent of changes that no task asked for.
     Operation {
         /// The app.
@@ -82,6 +90,8 @@ pub struct InstanceRow {
     pub task: Option<TaskContext>,
     /// Its address.
     pub address: Option<Ipv4Addr>,
+    /// Its ports of the host.
+    pub host_ports: Vec<HostPort>,
     /// A backend may know it.
     pub registered: bool,
     /// How it is being taken out.
@@ -104,6 +114,7 @@ impl InstanceRow {
             from: instance.from,
             task: instance.task.clone(),
             address: instance.address,
+            host_ports: instance.host_ports.clone(),
             registered: instance.registered,
             urgency: instance.urgency,
             released_ms: None,

@@ -3,9 +3,9 @@
 use rusqlite::Connection;
 
 /// Version of the tables below; `PRAGMA user_version` of the file.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
-const V1: &str = "
+pub(super) const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE apps (
   name TEXT PRIMARY KEY, revision TEXT NOT NULL, target INTEGER NOT NULL, seq INTEGER NOT NULL,
@@ -42,8 +42,11 @@ ALTER TABLE tasks ADD COLUMN revision TEXT;
 CREATE INDEX tasks_open ON tasks (seq) WHERE outcome IS NULL;
 ";
 
+/// Host ports of an instance, as JSON.
+const V3: &str = "ALTER TABLE instances ADD COLUMN host_ports TEXT;";
+
 /// What leads from each version to the next, the first from nothing.
-const STEPS: [&str; VERSION as usize] = [V1, V2];
+const STEPS: [&str; VERSION as usize] = [V1, V2, V3];
 
 /// What is wrong with a journal's version.
 #[derive(Debug)]
@@ -54,12 +57,15 @@ pub(super) enum Version {
     Newer(i64),
 }
 
-/// Brings the tables to [`VERSION`], in one transaction.
-pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Version> {
+/// The schema of a file that a newer nodeagent made.
+pub(super) fn newer(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if found > VERSION {
-        return Ok(Version::Newer(found));
-    }
+    Ok((found > VERSION).then_some(found))
+}
+
+/// Brings the tables to [`VERSION`], in one transaction.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let missing = STEPS.iter().skip(usize::try_from(found).unwrap_or(0));
     if found < VERSION {
         let transaction = connection.transaction()?;
@@ -69,5 +75,5 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Version> 
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }
-    Ok(Version::Current)
+    Ok(())
 }

@@ -1,13 +1,17 @@
 //! The file, its writer thread and its reader.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
+use super::copies::Copies;
 use super::log::{Log, QUIET};
+use super::loss::{self, Beside, Loss, Watch};
 use super::read::{self, Recovered};
 use super::rows::{InstanceRow, StoredTask, Write};
 use super::schema::{self, Version};
@@ -54,6 +58,21 @@ pub enum JournalError {
         /// Ours.
         known: i64,
     },
+    /// What lies beside the journal cannot be read or written.
+    #[error("state directory {path} cannot be read or written")]
+    Beside {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The journal was found damaged while it was in use; the next start sets it aside.
+    #[error("journal {path} is damaged; the next start sets it aside and observes what is here")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
     /// No room on the journal's disk; nothing of the commit is durable, nothing was done.
     #[error("no room on the journal's disk: nothing was written, nothing was done")]
     Full,
@@ -81,6 +100,8 @@ struct Job {
 pub struct Journal {
     jobs: mpsc::Sender<Job>,
     reader: Mutex<Connection>,
+    watch: Watch,
+    path: PathBuf,
     _lock: std::fs::File,
 }
 
@@ -92,13 +113,18 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 const BUSY: Duration = Duration::from_secs(5);
 
 impl Journal {
-    /// Opens `<state>/journal.db`, creating or migrating it, and reads what it holds. Ended tasks
-    /// are kept for `keep`.
+    /// Opens `<state>/journal.db`, creating or migrating it, and reads what it holds. One that is
+    /// missing or damaged is set aside; a new one begins the next epoch with the apps that have a
+    /// copy. Ended tasks are kept for `keep`.
     ///
     /// # Errors
-    /// `Locked`, `Newer`, `Open` and `Directory`, each naming the path.
+    /// `Locked`, `Newer`, `Open`, `Beside` and `Directory`, each naming the path.
     pub fn open(state: &Path, keep: Duration) -> Result<(Self, Recovered), JournalError> {
         let directory_error = |source| JournalError::Directory {
+            path: state.to_owned(),
+            source,
+        };
+        let beside_error = |source| JournalError::Beside {
             path: state.to_owned(),
             source,
         };
@@ -109,25 +135,56 @@ impl Journal {
             path: path.clone(),
             source,
         };
-        let mut writer = Connection::open(&path).map_err(open_error)?;
-        configure(&writer).map_err(open_error)?;
-        match schema::migrate(&mut writer).map_err(open_error)? {
-            Version::Current => {}
-            Version::Newer(found) => {
-                return Err(JournalError::Newer {
-                    path,
-                    found,
-                    known: schema::VERSION,
-                });
+        let beside = Beside::of(state);
+        let copies = Copies::open(state).map_err(beside_error)?;
+        let known = beside.epoch().map_err(beside_error)?.is_some();
+        let was_here = known || copies.any().map_err(beside_error)?;
+        let opened = match unusable(&path, &beside, was_here).map_err(beside_error)? {
+            Some(reason) => Err(reason),
+            None => read_whole(&path, was_here)?,
+        };
+        let (writer, recovered) = match opened {
+            Ok(opened) => opened,
+            Err(reason) => {
+                let ended = beside.epoch().map_err(beside_error)?.unwrap_or(1);
+                let since_ms = now_ms();
+                let set_aside = beside.set_aside(&reason, since_ms).map_err(beside_error)?;
+                let loss = Loss {
+                    reason,
+                    set_aside,
+                    since_ms,
+                    rebuilt: false,
+                };
+                let begun = begin_epoch(&path, ended + 1, &loss).map_err(open_error)?;
+                beside.set_epoch(ended + 1).map_err(beside_error)?;
+                beside.forget_damage().map_err(beside_error)?;
+                begun
             }
+        };
+        let recovered = match &recovered.loss {
+            Some(loss) if !loss.rebuilt => {
+                let (pools, revisions) = copies.read().map_err(beside_error)?;
+                Recovered {
+                    pools,
+                    revisions,
+                    ..recovered
+                }
+            }
+            _ => {
+                if let Err(error) = copies.reconcile(&recovered.pools, &recovered.revisions) {
+                    tracing::error!(%error, "copies of manifests are behind the journal");
+                }
+                recovered
+            }
+        };
+        if beside.epoch().map_err(beside_error)? != Some(recovered.epoch) {
+            beside.set_epoch(recovered.epoch).map_err(beside_error)?;
         }
-        let recovered = read::recover(&writer).map_err(open_error)?;
-        let reader = Connection::open_with_flags(
-            &path,
-            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-        )
-        .map_err(open_error)?;
-        reader.busy_timeout(BUSY).map_err(open_error)?;
+        let reader = read_only(&path).map_err(open_error)?;
+        let watch = Watch {
+            beside,
+            found: CancellationToken::new(),
+        };
         let (jobs, queue) = mpsc::channel();
         let writer = Writer {
             db: writer,
@@ -135,17 +192,31 @@ impl Journal {
             keep,
             pruned: None,
             wrote: false,
+            copies,
+            behind: BTreeSet::new(),
+            watch: watch.clone(),
         };
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run(&queue))
             .map_err(directory_error)?;
+        check_behind(&path, &watch).map_err(directory_error)?;
         let journal = Self {
             jobs,
             reader: Mutex::new(reader),
+            watch,
+            path,
             _lock: lock,
         };
         Ok((journal, recovered))
+    }
+
+    /// Ends when the journal was found damaged: nothing of it can be trusted from then on.
+    pub async fn damaged(&self) -> JournalError {
+        self.watch.found.cancelled().await;
+        JournalError::Damaged {
+            path: self.path.clone(),
+        }
     }
 
     /// Makes `writes` durable in one transaction, together with what others commit at that time.
@@ -170,7 +241,7 @@ impl Journal {
     /// # Errors
     /// `Read`.
     pub fn task(&self, id: &TaskId) -> Result<Option<StoredTask>, JournalError> {
-        read::find_task(&self.reader(), id).map_err(JournalError::Read)
+        self.read(read::find_task(&self.reader(), id))
     }
 
     /// The newest tasks, newest first.
@@ -178,7 +249,7 @@ impl Journal {
     /// # Errors
     /// `Read`.
     pub fn tasks(&self, limit: u32) -> Result<Vec<StoredTask>, JournalError> {
-        read::newest_tasks(&self.reader(), limit).map_err(JournalError::Read)
+        self.read(read::newest_tasks(&self.reader(), limit))
     }
 
     /// What a former app of this name left: generations and claims on addresses.
@@ -186,7 +257,7 @@ impl Journal {
     /// # Errors
     /// `Read`.
     pub fn left_behind(&self, app: &AppName) -> Result<Vec<InstanceRow>, JournalError> {
-        read::left_behind(&self.reader(), app).map_err(JournalError::Read)
+        self.read(read::left_behind(&self.reader(), app))
     }
 
     /// A task's steps.
@@ -194,7 +265,22 @@ impl Journal {
     /// # Errors
     /// `Read`.
     pub fn trail(&self, id: &TaskId) -> Result<Option<Trail>, JournalError> {
-        read::find_trail(&self.reader(), id).map_err(JournalError::Read)
+        self.read(read::find_trail(&self.reader(), id))
+    }
+
+    /// All instances, also those of which only generation and address are left.
+    ///
+    /// # Errors
+    /// `Read`.
+    pub fn instances(&self) -> Result<Vec<InstanceRow>, JournalError> {
+        self.read(read::instances(&self.reader()))
+    }
+
+    fn read<T>(&self, result: rusqlite::Result<T>) -> Result<T, JournalError> {
+        result.map_err(|error| {
+            self.watch.look(&error);
+            JournalError::Read(error)
+        })
     }
 
     fn reader(&self) -> MutexGuard<'_, Connection> {
@@ -219,6 +305,103 @@ fn lock(state: &Path) -> Result<std::fs::File, JournalError> {
     }
 }
 
+/// Why the file is not even to be opened; none when it is, or when there never was one.
+fn unusable(path: &Path, beside: &Beside, was_here: bool) -> std::io::Result<Option<String>> {
+    if let Some(noted) = beside.noted_damage()? {
+        return Ok(Some(noted));
+    }
+    let size = match std::fs::metadata(path) {
+        Ok(found) => Some(found.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    Ok(match size {
+        None if was_here => Some("journal.db is missing".to_owned()),
+        // SQLite takes an empty file for a new one.
+        Some(0) if was_here => Some("journal.db is empty".to_owned()),
+        _ => None,
+    })
+}
+
+/// What the file holds, or why it is damaged.
+fn read_whole(
+    path: &Path,
+    was_here: bool,
+) -> Result<Result<(Connection, Recovered), String>, JournalError> {
+    let read = || -> rusqlite::Result<Result<(Connection, Recovered, Version), String>> {
+        let mut db = Connection::open(path)?;
+        configure(&db)?;
+        if let Some(found) = schema::newer(&db)? {
+            return Ok(Ok((db, Recovered::default(), Version::Newer(found))));
+        }
+        if let Some(finding) = loss::check_for_start(&db, was_here)? {
+            return Ok(Err(finding));
+        }
+        schema::migrate(&mut db)?;
+        let recovered = read::recover(&db)?;
+        Ok(Ok((db, recovered, Version::Current)))
+    };
+    match read() {
+        Ok(Ok((_, _, Version::Newer(found)))) => Err(JournalError::Newer {
+            path: path.to_owned(),
+            found,
+            known: schema::VERSION,
+        }),
+        Ok(Ok((db, recovered, Version::Current))) => Ok(Ok((db, recovered))),
+        Ok(Err(reason)) => Ok(Err(reason)),
+        Err(source) => match loss::damage(&source) {
+            Some(reason) => Ok(Err(reason)),
+            None => Err(JournalError::Open {
+                path: path.to_owned(),
+                source,
+            }),
+        },
+    }
+}
+
+/// A new journal, which knows that the one before was lost.
+fn begin_epoch(path: &Path, epoch: u64, loss: &Loss) -> rusqlite::Result<(Connection, Recovered)> {
+    let mut db = Connection::open(path)?;
+    configure(&db)?;
+    schema::migrate(&mut db)?;
+    let text = serde_json::to_string(loss)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+    let transaction = db.transaction()?;
+    write::meta(&transaction, "epoch", &epoch.to_string())?;
+    write::meta(&transaction, "loss", &text)?;
+    transaction.commit()?;
+    let recovered = read::recover(&db)?;
+    Ok((db, recovered))
+}
+
+fn read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY)?;
+    Ok(db)
+}
+
+/// The whole file is checked once, on a thread of its own: behind the start, which needs little of it.
+fn check_behind(path: &Path, watch: &Watch) -> std::io::Result<()> {
+    let (path, watch) = (path.to_owned(), watch.clone());
+    let check = move || match read_only(&path).and_then(|db| loss::check_all(&db)) {
+        Ok(None) => {}
+        Ok(Some(finding)) => watch.report(&finding),
+        Err(error) => watch.look(&error),
+    };
+    std::thread::Builder::new()
+        .name("journal-check".to_owned())
+        .spawn(check)
+        .map(drop)
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn configure(db: &Connection) -> rusqlite::Result<()> {
     db.busy_timeout(BUSY)?;
     db.pragma_update(None, "journal_mode", "wal")?;
@@ -239,6 +422,10 @@ struct Writer {
     pruned: Option<Instant>,
     /// Something was written since the last prune: an idle agent writes nothing.
     wrote: bool,
+    copies: Copies,
+    /// Apps whose copy is behind the journal.
+    behind: BTreeSet<AppName>,
+    watch: Watch,
 }
 
 impl Writer {
@@ -270,12 +457,32 @@ impl Writer {
         queue.recv().ok()
     }
 
+    /// Brings the copies of those apps up to date that were applied or deleted, or are behind.
+    fn copy(&mut self, group: &[Job]) {
+        for change in group.iter().flat_map(|job| &job.writes) {
+            match change {
+                Write::Revision(revision, _) => self.behind.insert(revision.app.name.clone()),
+                Write::AppGone(app) => self.behind.insert(app.clone()),
+                _ => continue,
+            };
+        }
+        let (copies, db) = (&self.copies, &self.db);
+        self.behind.retain(|app| match copies.refresh(db, app) {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::error!(%app, %error, "the copy of the manifest is behind the journal");
+                true
+            }
+        });
+    }
+
     fn commit(&mut self, mut group: Vec<Job>) {
         self.wrote = true;
         self.log
             .written(group.iter().map(|job| job.writes.len()).sum());
         match transaction(&mut self.db, &group) {
             Ok(()) => {
+                self.copy(&group);
                 for job in group {
                     // A caller that is gone does not need the answer.
                     let _ = job.reply.send(Ok(()));
@@ -284,14 +491,15 @@ impl Writer {
             // One bad job must not take the others with it.
             Err(_) if group.len() > 1 => {
                 for job in group {
-                    let result =
-                        transaction(&mut self.db, std::slice::from_ref(&job)).map_err(refused);
+                    let written = transaction(&mut self.db, std::slice::from_ref(&job));
+                    let result = written.map_err(|error| refused(error, &self.watch));
+                    self.copy(std::slice::from_ref(&job));
                     let _ = job.reply.send(result);
                 }
             }
             Err(error) => {
                 if let Some(job) = group.pop() {
-                    let _ = job.reply.send(Err(refused(error)));
+                    let _ = job.reply.send(Err(refused(error, &self.watch)));
                 }
             }
         }
@@ -346,7 +554,10 @@ fn transaction(db: &mut Connection, group: &[Job]) -> write::Result<()> {
     Ok(())
 }
 
-fn refused(error: Unwritable) -> JournalError {
+fn refused(error: Unwritable, watch: &Watch) -> JournalError {
+    if let Unwritable::Sql(error) = &error {
+        watch.look(error);
+    }
     match error {
         Unwritable::Sql(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
             JournalError::Full

@@ -49,7 +49,7 @@ fn id(text: &str) -> TaskId {
 async fn what_was_committed_is_there_after_the_process_is_gone() {
     let state = tempfile::tempdir().unwrap();
     let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
-    assert!(recovered.is_new);
+    assert_eq!((recovered.epoch, &recovered.loss), (1, &None));
     journal
         .commit(vec![
             Write::TaskOpened(task("t1", u64::MAX >> 2)),
@@ -61,8 +61,8 @@ async fn what_was_committed_is_there_after_the_process_is_gone() {
     let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
     assert_eq!(recovered.open_tasks, [task("t1", u64::MAX >> 2)]);
     assert_eq!(
-        (recovered.boot_id.as_deref(), recovered.is_new),
-        (Some("b1"), false)
+        (recovered.boot_id.as_deref(), recovered.epoch),
+        (Some("b1"), 1)
     );
     journal.commit(vec![closed("t1")]).await.unwrap();
     assert_eq!(
@@ -138,11 +138,30 @@ async fn a_journal_of_a_newer_nodeagent_is_refused_and_left_alone() {
     drop(db);
     let refused = Journal::open(state.path(), KEEP).unwrap_err();
     assert!(
-        refused
-            .to_string()
-            .contains("has schema 99, this nodeagent knows up to 2"),
+        refused.to_string().contains(&format!(
+            "has schema 99, this nodeagent knows up to {}",
+            schema::VERSION
+        )),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn a_journal_of_before_host_ports_is_brought_up_to_date() {
+    let state = tempfile::tempdir().unwrap();
+    let db = rusqlite::Connection::open(state.path().join("journal.db")).unwrap();
+    db.execute_batch(schema::V1).unwrap();
+    db.execute_batch(
+        "INSERT INTO instances VALUES ('web', 0, 2, 1, 'r', 'armed', 0, NULL, NULL, NULL, '10.88.0.1', 0, 'drain', NULL);
+         PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    drop(db);
+    let (_journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
+    let [row] = recovered.instances.as_slice() else {
+        panic!("{recovered:?}")
+    };
+    assert_eq!((row.generation, row.host_ports.as_slice()), (2, &[][..]));
 }
 
 #[tokio::test]
@@ -198,7 +217,7 @@ async fn a_log_of_zeros_is_an_empty_log() {
     let state = tempfile::tempdir().unwrap();
     std::fs::write(state.path().join("journal.db-wal"), vec![0; 1 << 20]).unwrap();
     let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
-    assert!(recovered.is_new);
+    assert_eq!(recovered.loss, None);
     journal
         .commit(vec![Write::Boot("boot-1".to_owned())])
         .await

@@ -114,10 +114,12 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
             db.prepare_cached("INSERT INTO trails (task_id, trail) VALUES (?1, ?2) ON CONFLICT (task_id) DO UPDATE SET trail = ?2")?
                 .execute(params![task_id.as_str(), serde_json::to_string(trail)?])?;
         }
-        Write::Boot(id) => {
-            db.prepare_cached("INSERT INTO meta (key, value) VALUES ('boot_id', ?1) ON CONFLICT (key) DO UPDATE SET value = ?1")?
-                .execute([id])?;
+        Write::Boot(id) => meta(db, "boot_id", id)?,
+        Write::Loss(loss) => meta(db, "loss", &serde_json::to_string(loss)?)?,
+        Write::Accepted => {
+            db.execute("DELETE FROM meta WHERE key = 'loss'", [])?;
         }
+        Write::Floor(floor) => meta(db, "floor", &floor.to_string())?,
         Write::Operation { app, changes } => {
             db.prepare_cached("INSERT INTO operations (app, changes) VALUES (?1, ?2)")?
                 .execute(params![app.as_str(), changes])?;
@@ -126,15 +128,25 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
     Ok(())
 }
 
+pub(super) fn meta(db: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    let sql =
+        "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
+    db.prepare_cached(sql)?.execute([key, value]).map(drop)
+}
+
 fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
     let urgency = match row.urgency {
         Urgency::Drain => "drain",
         Urgency::Now => "now",
     };
+    let host_ports = match row.host_ports[..] {
+        [] => None,
+        _ => Some(serde_json::to_string(&row.host_ports)?),
+    };
     db.prepare_cached(
         "INSERT OR REPLACE INTO instances (app, ordinal, generation, create_generation, revision, phase, serving,
-           warmth, task_id, traceparent, address, registered, urgency, released_ms, rootfs_generation)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+           warmth, task_id, traceparent, address, registered, urgency, released_ms, rootfs_generation, host_ports)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
     )?
     .execute(params![
         row.instance.app.as_str(),
@@ -152,6 +164,7 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
         urgency,
         row.released_ms.map(signed),
         signed(row.rootfs_generation),
+        host_ports,
     ])?;
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::netlink::NetlinkError;
+use super::ports::HostPort;
 
 /// Why a slot could not be made, removed or observed.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,24 @@ pub enum NetworkError {
         /// Index of the link that has it.
         link: u32,
     },
+    /// A process of the host has a host port.
+    #[error("host port {port} is in use by a process of this host")]
+    HostPortTaken {
+        /// The port.
+        port: HostPort,
+        /// What bind(2) said.
+        #[source]
+        source: io::Error,
+    },
+    /// The table of the packet filter is somebody else's. Another name is chosen by
+    /// `network.table`.
+    #[error("the table inet {table} of the packet filter is not ours, but {}", whose(.holder))]
+    TableTaken {
+        /// Its name.
+        table: String,
+        /// Its comment; empty without one.
+        holder: String,
+    },
     /// The worker thread did not answer in time; the operation may still take place.
     #[error("{operation} took longer than {} s", after.as_secs())]
     Deadline {
@@ -72,8 +91,18 @@ impl NetworkError {
         match self {
             Self::Netns { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
             Self::Kernel { source, .. } => source.errno() != Some(rustix::io::Errno::PERM),
-            Self::Deadline { .. } => true,
-            Self::NameTaken { .. } | Self::AddressTaken { .. } | Self::WorkerEnded => false,
+            Self::Deadline { .. } | Self::HostPortTaken { .. } => true,
+            Self::NameTaken { .. }
+            | Self::AddressTaken { .. }
+            | Self::TableTaken { .. }
+            | Self::WorkerEnded => false,
         }
+    }
+}
+
+fn whose(comment: &str) -> String {
+    match comment {
+        "" => "a table without a comment".to_owned(),
+        comment => format!("says {comment:?}"),
     }
 }

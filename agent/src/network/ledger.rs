@@ -12,11 +12,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use chrono::DateTime;
 
-use crate::config::AddressRange;
+use super::ports::{HostPort, PortRefused, Ports};
+use crate::app::{App, NetworkMode};
+use crate::config::{self, AddressRange};
 use crate::instance::InstanceName;
 
 /// One address and whose it is or was.
@@ -40,6 +41,26 @@ pub enum LeaseState {
         /// When it was given back, in unix milliseconds; the quarantine counts from here.
         at_ms: u64,
     },
+}
+
+/// What an instance was granted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Its address; `None` in the host's network.
+    pub address: Option<Ipv4Addr>,
+    /// Its ports of the host.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// Why an instance was granted nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrantRefused {
+    /// No address.
+    #[error(transparent)]
+    Address(#[from] Exhausted),
+    /// No host port.
+    #[error(transparent)]
+    Port(#[from] PortRefused),
 }
 
 /// No address can be granted now.
@@ -91,6 +112,7 @@ pub struct Ledger {
     /// Released leases, the longest released first.
     released: BTreeSet<(u64, Ipv4Addr)>,
     held: usize,
+    ports: Ports,
     /// Everything before this position of `ranges` has a lease; leases never go, they change hands.
     never_used_from: (usize, u32),
 }
@@ -103,15 +125,17 @@ struct Usable {
 }
 
 impl Ledger {
-    /// An empty ledger over `pools`. Of a range of prefix <= 30 the first and the last address are
+    /// An empty ledger over `settings.pools`. Of a range of prefix <= 30 the first and the last address are
     /// not used (network and broadcast, by which other tools would misread them; a /32 route itself
-    /// needs neither); `gateway` is never granted. Overlapping pools count once.
-    pub fn new(pools: &[AddressRange], gateway: Ipv4Addr, quarantine: Duration) -> Self {
-        let ranges = usable(pools, gateway.to_bits());
+    /// needs neither); the gateway is never granted. Overlapping pools count once.
+    pub fn new(settings: &config::Network) -> Self {
+        let ranges = usable(&settings.pools, settings.gateway.to_bits());
+        let quarantine_ms = u64::try_from(settings.quarantine.as_millis()).unwrap_or(u64::MAX);
         let never_used_from = (0, ranges.first().map_or(0, |range| range.first));
         Self {
             ranges,
-            quarantine_ms: u64::try_from(quarantine.as_millis()).unwrap_or(u64::MAX),
+            ports: Ports::new(settings.host_ports.clone(), quarantine_ms),
+            quarantine_ms,
             leases: BTreeMap::new(),
             addresses: HashMap::new(),
             released: BTreeSet::new(),
@@ -149,6 +173,54 @@ impl Ledger {
             self.record(lease);
         }
         Ok(())
+    }
+
+    /// All that an instance of `app` needs, or nothing of it.
+    ///
+    /// # Errors
+    /// [`GrantRefused`]: what there is none of.
+    pub fn grant_all(
+        &mut self,
+        instance: &InstanceName,
+        app: &App,
+        now_ms: u64,
+    ) -> Result<Grant, GrantRefused> {
+        if app.network == NetworkMode::Host {
+            return Ok(Grant::default());
+        }
+        let host_ports = self.ports.grant(instance, app, now_ms)?;
+        match self.grant(instance, now_ms) {
+            Ok(address) => Ok(Grant {
+                address: Some(address),
+                host_ports,
+            }),
+            Err(exhausted) => {
+                self.ports.release(instance, now_ms);
+                Err(exhausted.into())
+            }
+        }
+    }
+
+    /// Ends everything that `instance` was granted; the quarantines begin.
+    pub fn release_all(&mut self, instance: &InstanceName, now_ms: u64) {
+        self.ports.release(instance, now_ms);
+        self.release(instance, now_ms);
+    }
+
+    /// A process of the host has a port that `instance` was granted: it is not granted again for a
+    /// while.
+    pub fn avoid_ports(&mut self, instance: &InstanceName, now_ms: u64) {
+        self.ports.avoid(instance, now_ms);
+    }
+
+    /// Takes over host ports from the journal; `released_ms` when they were given back.
+    pub fn restore_ports(
+        &mut self,
+        instance: &InstanceName,
+        ports: Vec<HostPort>,
+        released_ms: Option<u64>,
+    ) {
+        self.ports.restore(instance, ports, released_ms);
     }
 
     /// The address of `instance`: the one it holds, else the one it last had, else a never used one,
@@ -385,6 +457,8 @@ fn until(free_at_ms: Option<u64>) -> String {
 mod tests {
     use super::*;
 
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     fn range(text: &str) -> AddressRange {
@@ -397,11 +471,21 @@ mod tests {
 
     fn ledger(pools: &[&str]) -> Ledger {
         let pools: Vec<_> = pools.iter().map(|pool| range(pool)).collect();
-        Ledger::new(
-            &pools,
-            Ipv4Addr::new(169, 254, 1, 1),
-            Duration::from_secs(120),
-        )
+        let quarantine = Duration::from_secs(120);
+        Ledger::new(&settings(pools, Ipv4Addr::new(169, 254, 1, 1), quarantine))
+    }
+
+    fn settings(
+        pools: Vec<AddressRange>,
+        gateway: Ipv4Addr,
+        quarantine: Duration,
+    ) -> config::Network {
+        config::Network {
+            pools,
+            gateway,
+            quarantine,
+            ..config::defaults("test").network
+        }
     }
 
     fn web(ordinal: u32) -> InstanceName {
@@ -423,8 +507,9 @@ mod tests {
 
     #[test]
     fn pools_that_overlap_and_the_gateway_are_not_granted_twice_or_at_all() {
-        let pools = [range("10.0.0.0/29"), range("10.0.0.0/28")];
-        let mut ledger = Ledger::new(&pools, Ipv4Addr::new(10, 0, 0, 3), Duration::ZERO);
+        let pools = vec![range("10.0.0.0/29"), range("10.0.0.0/28")];
+        let gateway = Ipv4Addr::new(10, 0, 0, 3);
+        let mut ledger = Ledger::new(&settings(pools, gateway, Duration::ZERO));
         assert_eq!(ledger.size(), 13);
         let granted: BTreeSet<_> = (0..13).map(|n| ledger.grant(&web(n), 0).unwrap()).collect();
         assert_eq!(granted.len(), 13);

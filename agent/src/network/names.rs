@@ -48,6 +48,11 @@ impl Naming {
         Self { directory, owner }
     }
 
+    /// What the agent's table in the packet filter says about itself.
+    pub(super) fn owner(&self) -> String {
+        format!("nodeagent {}", self.owner)
+    }
+
     /// The names of `instance`'s slot.
     pub(super) fn of(&self, instance: &InstanceName) -> SlotNames {
         let name = instance.to_string();

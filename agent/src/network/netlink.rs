@@ -33,6 +33,10 @@ const DATAGRAM_REQUESTS: usize = 64;
 /// A dump that changed under the reader is read again this many times.
 const DUMP_ATTEMPTS: u32 = 5;
 
+/// Types of linux/netlink.h: an error or acknowledgement; the end of a list.
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+
 /// Header of the request that an error message repeats before its attributes (netlink(7)).
 const REPEATED_HEADER: usize = 16;
 
@@ -46,10 +50,10 @@ pub enum NetlinkError {
     #[error("cannot open a netlink socket")]
     Open(#[source] io::Error),
     /// The request could not be sent.
-    #[error("cannot send to the kernel's routing socket")]
+    #[error("cannot send to the kernel's netlink socket")]
     Send(#[source] io::Error),
     /// No answer came.
-    #[error("no answer on the routing socket within {} s", NETLINK_DEADLINE.as_secs())]
+    #[error("no answer on the netlink socket within {} s", NETLINK_DEADLINE.as_secs())]
     Receive(#[source] io::Error),
     /// The answer could not be parsed.
     #[error("the kernel's answer cannot be read")]
@@ -101,17 +105,8 @@ pub(super) struct Netlink {
 impl Netlink {
     /// Opens a socket in the calling thread's network namespace.
     pub(super) fn open() -> Result<Self, NetlinkError> {
-        let prepare = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            socket.bind_auto()?;
-            socket.connect(&SocketAddr::new(0, 0))?;
-            socket.set_ext_ack(true)?;
-            socket.set_cap_ack(true)?;
-            set_socket_timeout(&socket, Timeout::Recv, Some(NETLINK_DEADLINE))?;
-            Ok(socket)
-        };
         Ok(Self {
-            socket: prepare().map_err(NetlinkError::Open)?,
+            socket: open(NETLINK_ROUTE)?,
             sequence: 0,
         })
     }
@@ -144,7 +139,7 @@ impl Netlink {
         for request in requests {
             self.append(&mut datagram, request.message, NLM_F_ACK | request.flags);
         }
-        self.send(&datagram).map_err(at_once)?;
+        send(&self.socket, &datagram).map_err(at_once)?;
         let mut outcomes: Vec<Option<Result<(), NetlinkError>>> =
             names.iter().map(|_| None).collect();
         while outcomes.iter().any(Option::is_none) {
@@ -175,7 +170,7 @@ impl Netlink {
     ) -> Result<Option<RouteNetlinkMessage>, NetlinkError> {
         let mut datagram = Vec::with_capacity(256);
         self.append(&mut datagram, message, NLM_F_ACK);
-        self.send(&datagram)?;
+        send(&self.socket, &datagram)?;
         let wanted = self.sequence;
         let mut found = None;
         let mut end = None;
@@ -211,7 +206,7 @@ impl Netlink {
         const INTERRUPTED: u16 = 0x10;
         let mut datagram = Vec::with_capacity(256);
         self.append(&mut datagram, message, NLM_F_DUMP);
-        self.send(&datagram)?;
+        send(&self.socket, &datagram)?;
         let wanted = self.sequence;
         let mut list = Vec::new();
         let mut steady = true;
@@ -247,11 +242,6 @@ impl Netlink {
         message.serialize(&mut datagram[start..]);
     }
 
-    fn send(&self, datagram: &[u8]) -> Result<(), NetlinkError> {
-        retry_interrupted(|| self.socket.send(datagram, 0)).map_err(NetlinkError::Send)?;
-        Ok(())
-    }
-
     fn receive(
         &self,
         mut take: impl FnMut(u32, NetlinkPayload<RouteNetlinkMessage>),
@@ -263,8 +253,7 @@ impl Netlink {
         &self,
         mut take: impl FnMut(u32, u16, NetlinkPayload<RouteNetlinkMessage>),
     ) -> Result<(), NetlinkError> {
-        let mut datagram = Vec::with_capacity(RECEIVE_BYTES);
-        retry_interrupted(|| self.socket.recv(&mut datagram, 0)).map_err(NetlinkError::Receive)?;
+        let datagram = receive_datagram(&self.socket)?;
         let mut rest = datagram.as_slice();
         while !rest.is_empty() {
             let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
@@ -279,6 +268,81 @@ impl Netlink {
         }
         Ok(())
     }
+}
+
+/// A socket of this protocol in the calling thread's network namespace.
+pub(super) fn open(protocol: isize) -> Result<Socket, NetlinkError> {
+    let prepare = || -> io::Result<Socket> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        socket.set_ext_ack(true)?;
+        socket.set_cap_ack(true)?;
+        set_socket_timeout(&socket, Timeout::Recv, Some(NETLINK_DEADLINE))?;
+        Ok(socket)
+    };
+    prepare().map_err(NetlinkError::Open)
+}
+
+/// Sends one datagram.
+pub(super) fn send(socket: &Socket, datagram: &[u8]) -> Result<(), NetlinkError> {
+    retry_interrupted(|| socket.send(datagram, 0)).map_err(NetlinkError::Send)?;
+    Ok(())
+}
+
+fn receive_datagram(socket: &Socket) -> Result<Vec<u8>, NetlinkError> {
+    let mut datagram = Vec::with_capacity(RECEIVE_BYTES);
+    retry_interrupted(|| socket.recv(&mut datagram, 0)).map_err(NetlinkError::Receive)?;
+    Ok(datagram)
+}
+
+/// A message that is not of the routing family.
+pub(super) enum Received<'a> {
+    /// One object of a list.
+    Object { sequence: u32, payload: &'a [u8] },
+    /// An acknowledgement, a refusal, or the end of a list.
+    Answer {
+        sequence: u32,
+        outcome: Result<(), NetlinkError>,
+    },
+}
+
+/// Receives one datagram and hands over its messages, which need not be of the routing family.
+pub(super) fn receive(
+    socket: &Socket,
+    mut take: impl FnMut(Received<'_>),
+) -> Result<(), NetlinkError> {
+    /// Netlink header, and the error number behind it (netlink(7)).
+    const HEADER: usize = 16;
+    const NUMBER: usize = 4;
+    let datagram = receive_datagram(socket)?;
+    let mut rest = datagram.as_slice();
+    while let Some(header) = rest.first_chunk::<HEADER>() {
+        let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
+        let length = u32::from_ne_bytes(word(0)) as usize;
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let sequence = u32::from_ne_bytes(word(8));
+        let Some(payload) = rest.get(HEADER..length) else {
+            break;
+        };
+        match kind {
+            // The end of a list carries a number as well: 0, or why it ends here.
+            NLMSG_ERROR | NLMSG_DONE => {
+                let number = payload.first_chunk::<NUMBER>();
+                let outcome = match number.map_or(0, |number| i32::from_ne_bytes(*number)) {
+                    0.. => Ok(()),
+                    code => Err(NetlinkError::Refused {
+                        detail: extended_text(payload.get(NUMBER..).unwrap_or_default()),
+                        source: io::Error::from_raw_os_error(code.saturating_neg()),
+                    }),
+                };
+                take(Received::Answer { sequence, outcome });
+            }
+            _ => take(Received::Object { sequence, payload }),
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn retry_interrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {

@@ -95,6 +95,11 @@ impl Slots {
         })
     }
 
+    /// By whose slots an agent recognises what is its own.
+    pub(super) fn owner(&self) -> String {
+        self.naming.owner()
+    }
+
     /// Makes the slot, or mends it; what is right already is left alone. A slot that could not be
     /// made leaves nothing behind.
     pub(super) fn ensure(

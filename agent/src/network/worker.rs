@@ -6,11 +6,11 @@
 //! overlap, whichever thread they go to. What was handed to a thread takes place, even if its caller
 //! has gone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +18,9 @@ use tokio::sync::{Mutex as Turn, OwnedMutexGuard, oneshot};
 
 use super::error::NetworkError;
 use super::link::LinkShape;
+use super::netfilter::{Firewall, Masquerade, Table};
 use super::netns;
+use super::ports::{self, HostPort};
 use super::slot::{ObservedSlot, Slot, Slots};
 use crate::config;
 use crate::instance::InstanceName;
@@ -41,9 +43,13 @@ type Answer<T> = oneshot::Sender<Result<T, NetworkError>>;
 enum Make {
     Slot {
         instance: InstanceName,
-        address: Ipv4Addr,
+        grant: SlotGrant,
         turn: MyTurn,
         answer: Answer<Slot>,
+    },
+    Ports {
+        all: Vec<(InstanceName, Ipv4Addr, Vec<HostPort>)>,
+        answer: Answer<()>,
     },
     List {
         answer: Answer<Vec<ObservedSlot>>,
@@ -52,8 +58,18 @@ enum Make {
 
 struct Removal {
     instance: InstanceName,
+    address: Option<Ipv4Addr>,
     turn: MyTurn,
     answer: Answer<()>,
+}
+
+/// What a slot is made with.
+#[derive(Debug, Clone)]
+pub struct SlotGrant {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The ports of the host that lead there.
+    pub host_ports: Vec<HostPort>,
 }
 
 impl Network {
@@ -74,9 +90,22 @@ impl Network {
         let (removers, to_remove) = mpsc::channel();
         let maker = Slots::open(&netns_dir, shape)?;
         let remover = Slots::open(&netns_dir, shape)?;
-        start("network-make", &netns_dir, move || make(maker, &to_make))?;
+        let firewall = Arc::new(Mutex::new(Firewall::new(Table {
+            name: settings.table.clone(),
+            owner: maker.owner(),
+            pools: settings.pools.clone(),
+            except: settings.masquerade_except.clone(),
+            masquerade: match settings.masquerade {
+                true => Masquerade::Yes,
+                false => Masquerade::No,
+            },
+        })));
+        let filter = firewall.clone();
+        start("network-make", &netns_dir, move || {
+            make(maker, &filter, &to_make)
+        })?;
         start("network-remove", &netns_dir, move || {
-            remove(remover, &to_remove)
+            remove(remover, &firewall, &to_remove)
         })?;
         Ok(Self {
             makers,
@@ -85,7 +114,8 @@ impl Network {
         })
     }
 
-    /// The slot of `instance` with `address`: made, mended, or left alone when it is right.
+    /// The slot of `instance` as granted: made, mended, or left alone when it is right. Its host
+    /// ports lead there when this returns.
     ///
     /// # Errors
     /// [`NetworkError`]; a slot that could not be made leaves nothing behind, one that was there
@@ -93,14 +123,14 @@ impl Network {
     pub async fn ensure_slot(
         &self,
         instance: &InstanceName,
-        address: Ipv4Addr,
+        grant: SlotGrant,
     ) -> Result<Slot, NetworkError> {
         within("making a slot", async {
             let turn = self.turn(instance).await;
             let (answer, answered) = oneshot::channel();
             let job = Make::Slot {
                 instance: instance.clone(),
-                address,
+                grant,
                 turn,
                 answer,
             };
@@ -112,17 +142,42 @@ impl Network {
         .await
     }
 
-    /// Removes the slot of `instance`: the veth with its route and neighbour, the mount, the file.
-    /// Halves and nothing are fine.
+    /// The host ports of all instances that have any, and nothing else of ours in the packet filter
+    /// but the masquerade: what a starting agent makes true before anything else.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; the packet filter is as it was.
+    pub async fn restore_ports(
+        &self,
+        all: Vec<(InstanceName, Ipv4Addr, Vec<HostPort>)>,
+    ) -> Result<(), NetworkError> {
+        within("restoring the host ports", async {
+            let (answer, answered) = oneshot::channel();
+            self.makers
+                .send(Make::Ports { all, answer })
+                .map_err(|_| NetworkError::WorkerEnded)?;
+            answered.await.unwrap_or(Err(NetworkError::WorkerEnded))
+        })
+        .await
+    }
+
+    /// Removes the slot of `instance`: its host ports, the veth with its route and neighbour, the
+    /// mount, the file, and what the kernel remembers of connections of `address`. Halves and nothing
+    /// are fine.
     ///
     /// # Errors
     /// [`NetworkError`]; what is left is shown by [`Network::slots`].
-    pub async fn remove_slot(&self, instance: &InstanceName) -> Result<(), NetworkError> {
+    pub async fn remove_slot(
+        &self,
+        instance: &InstanceName,
+        address: Option<Ipv4Addr>,
+    ) -> Result<(), NetworkError> {
         within("removing a slot", async {
             let turn = self.turn(instance).await;
             let (answer, answered) = oneshot::channel();
             let job = Removal {
                 instance: instance.clone(),
+                address,
                 turn,
                 answer,
             };
@@ -186,33 +241,68 @@ fn start(
     })
 }
 
-fn make(mut slots: Slots, jobs: &mpsc::Receiver<Make>) {
+fn make(mut slots: Slots, firewall: &Mutex<Firewall>, jobs: &mpsc::Receiver<Make>) {
     for job in jobs {
         match job {
             Make::Slot {
                 instance,
-                address,
+                grant,
                 turn,
                 answer,
             } => {
-                let made = slots.ensure(&instance, address);
+                let made = make_slot(&mut slots, firewall, &instance, &grant);
                 drop(turn);
                 answer_to(answer, made);
             }
+            Make::Ports { all, answer } => answer_to(answer, lock(firewall).restore(all)),
             Make::List { answer } => answer_to(answer, slots.observe()),
         }
     }
 }
 
-fn remove(mut slots: Slots, jobs: &mpsc::Receiver<Removal>) {
+/// The ports last: they lead to what is there.
+fn make_slot(
+    slots: &mut Slots,
+    firewall: &Mutex<Firewall>,
+    instance: &InstanceName,
+    grant: &SlotGrant,
+) -> Result<Slot, NetworkError> {
+    for port in &grant.host_ports {
+        ports::probe(port).map_err(|source| NetworkError::HostPortTaken {
+            port: *port,
+            source,
+        })?;
+    }
+    let slot = slots.ensure(instance, grant.address)?;
+    lock(firewall).publish(instance, grant.address, &grant.host_ports)?;
+    Ok(slot)
+}
+
+fn remove(mut slots: Slots, firewall: &Mutex<Firewall>, jobs: &mpsc::Receiver<Removal>) {
     while let Ok(first) = jobs.recv() {
         let batch: Vec<Removal> = std::iter::once(first).chain(jobs.try_iter()).collect();
         let instances: Vec<_> = batch.iter().map(|job| job.instance.clone()).collect();
-        for (job, removed) in batch.into_iter().zip(slots.remove_all(&instances)) {
+        // Nothing is led to what is about to go.
+        let withdrawn: Vec<_> = instances
+            .iter()
+            .map(|instance| lock(firewall).withdraw(instance))
+            .collect();
+        let removed = slots.remove_all(&instances);
+        let freed: BTreeSet<Ipv4Addr> = batch.iter().filter_map(|job| job.address).collect();
+        if let Err(error) = lock(firewall).forget_addresses(freed) {
+            // An address is quarantined for longer than most entries live.
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(%error, cause, "connections of freed addresses are still tracked");
+        }
+        for ((job, withdrawn), removed) in batch.into_iter().zip(withdrawn).zip(removed) {
             drop(job.turn);
-            answer_to(job.answer, removed);
+            answer_to(job.answer, withdrawn.and(removed));
         }
     }
+}
+
+fn lock(firewall: &Mutex<Firewall>) -> MutexGuard<'_, Firewall> {
+    firewall.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Answers. An error that nobody waits for any more is said here.

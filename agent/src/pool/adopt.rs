@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::instance::machine::NOT_READY;
 use crate::instance::{EffectKind, Failure, Instance, Phase, Revision};
 use crate::journal::{InstanceRow, PoolRow, TaskRow};
-use crate::network::Ledger;
+use crate::network::{Grant, Ledger};
 
 use super::machine::{Action, Event, Limits, Now, OpenTask, Pool, Slot};
 
@@ -165,7 +165,10 @@ fn resume(
         row.instance.ordinal,
         row.create_generation,
         revision,
-        row.address,
+        Grant {
+            address: row.address,
+            host_ports: row.host_ports.clone(),
+        },
     );
     let first = instance.phase;
     instance.generation = row.generation;

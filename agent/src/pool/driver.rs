@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::FutureExt;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -67,7 +67,7 @@ pub struct Shared<E> {
     /// What somebody should look at.
     pub alarms: Arc<Alarms>,
     /// Told whenever a pool has a new snapshot, came or went.
-    pub moved: Notify,
+    pub moved: watch::Sender<()>,
     /// What is counted and measured.
     pub metrics: Arc<Metrics>,
     /// Creations for warm targets at a time.
@@ -164,7 +164,7 @@ impl<E: Effects> Driver<E> {
         self.alarm(None);
         // The handle is closed before readers look again.
         drop(publish);
-        self.shared.moved.notify_one();
+        self.shared.moved.send_replace(());
     }
 
     /// The app is gone: who comes late is told so.
@@ -195,7 +195,7 @@ impl<E: Effects> Driver<E> {
             if before.alarm != alarm {
                 self.alarm(alarm.as_deref());
             }
-            self.shared.moved.notify_one();
+            self.shared.moved.send_replace(());
             self.published = Instant::now();
             self.stale = false;
         }

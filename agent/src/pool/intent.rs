@@ -2,13 +2,12 @@
 //!
 //! Until then nothing has changed: a journal that refuses leaves the pool as it was.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::instance::machine as life;
 use crate::instance::{Failure, Instance, Urgency};
 use crate::journal::{InstanceRow, TaskRow, Write};
-use crate::network::Ledger;
+use crate::network::{Grant, Ledger};
 use crate::task::{Request, TaskContext, Verb};
 
 use super::machine::{Action, Command, Now, OpenTask, Pool, Refusal, Slot, count};
@@ -22,7 +21,7 @@ pub(super) enum Change {
         ordinal: u32,
         generation: u64,
         serve: Option<u64>,
-        address: Option<Ipv4Addr>,
+        grant: Grant,
         task: Option<TaskContext>,
     },
     /// Armed, or on its way there: goes into service.
@@ -130,9 +129,9 @@ impl Pool {
             Change::Create {
                 ordinal,
                 generation,
-                address,
+                grant,
                 ..
-            } => Instance::create(*ordinal, *generation, revision.clone(), *address),
+            } => Instance::create(*ordinal, *generation, revision.clone(), grant.clone()),
             other => self.slots.get(&other.ordinal())?.instance.clone(),
         };
         if let Some(event) = edge(change) {
@@ -224,12 +223,11 @@ impl Pool {
     fn apply(&mut self, change: Change, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
         let ordinal = change.ordinal();
         if let Change::Create {
-            generation,
-            address,
-            ..
+            generation, grant, ..
         } = &change
         {
-            let instance = Instance::create(ordinal, *generation, self.revision.clone(), *address);
+            let instance =
+                Instance::create(ordinal, *generation, self.revision.clone(), grant.clone());
             let first = instance.effect();
             let slot = Slot {
                 instance,
@@ -281,7 +279,7 @@ impl Pool {
     ) {
         for change in &intent.changes {
             if let Change::Create { ordinal, .. } = change {
-                ledger.release(&self.instance_name(*ordinal), now.wall_ms);
+                ledger.release_all(&self.instance_name(*ordinal), now.wall_ms);
             }
         }
         if let Some(command) = &intent.command {

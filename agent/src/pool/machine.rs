@@ -38,6 +38,10 @@ pub struct Now {
 /// What the host allows a pool.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// Generations and sequence numbers are greater than this: those of a lost journal were not.
+    pub floor: u64,
+    /// Nothing is removed of the pool's own accord: a lost journal was not accepted yet.
+    pub keep_everything: bool,
     /// Consecutive failures after which a task gives up.
     pub give_up_after: u32,
     /// Default deadline of an activation.
@@ -125,6 +129,8 @@ pub enum Event {
         /// What is known of the end.
         failure: Failure,
     },
+    /// The loss of the journal is accepted.
+    Accepted,
     /// A deadline or a back-off is over.
     Tick,
 }
@@ -244,6 +250,8 @@ pub struct Pool {
 const FAILURES_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 /// Pause before the journal is asked again after it refused.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+/// Code of a failure: a process of the host has a port that the ledger granted.
+pub const HOST_PORT_TAKEN: &str = "host_port_taken";
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Pause after `failures` consecutive ones: none after the first, then 200 ms doubling to a minute.
@@ -261,7 +269,7 @@ impl Pool {
             app: revision.app.name.clone(),
             revision,
             target: 0,
-            seq: 0,
+            seq: limits.floor,
             slots: BTreeMap::new(),
             generations: BTreeMap::new(),
             released: BTreeMap::new(),
@@ -331,6 +339,7 @@ impl Pool {
                     self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
                 }
             }
+            Event::Accepted => self.limits.keep_everything = false,
             Event::Tick => {}
         }
         self.close_tasks(now, &mut out);
@@ -476,8 +485,16 @@ impl Pool {
             Next::Perform(kind) => self.perform(ordinal, kind, Duration::ZERO, out),
             Next::Again(kind) => self.perform(ordinal, kind, pause(attempt.min(9)), out),
             Next::Gone => {
-                let name = self.instance_name(ordinal);
-                ledger.release(&name, now.wall_ms);
+                let name = crate::instance::InstanceName::new(self.app.clone(), ordinal);
+                if slot
+                    .instance
+                    .failure
+                    .as_ref()
+                    .is_some_and(|f| f.code == HOST_PORT_TAKEN)
+                {
+                    ledger.avoid_ports(&name, now.wall_ms);
+                }
+                ledger.release_all(&name, now.wall_ms);
                 self.slots.remove(&ordinal);
                 self.released.insert(ordinal, now.wall_ms);
                 self.dirty.insert(ordinal);
@@ -564,6 +581,12 @@ impl Pool {
 
     pub(super) fn pausing(&self, now: Now) -> bool {
         self.retry_at.is_some_and(|at| now.at < at)
+    }
+
+    /// The generation of an ordinal's next incarnation or activation.
+    pub(super) fn next_generation(&self, ordinal: u32) -> u64 {
+        let last = self.generations.get(&ordinal).copied().unwrap_or(0);
+        last.max(self.limits.floor) + 1
     }
 
     pub(super) fn instance_name(&self, ordinal: u32) -> crate::instance::InstanceName {

@@ -18,5 +18,5 @@ mod trails;
 pub use adopt::{Adopted, Listed, Observation};
 pub use driver::{Message, PoolHandle, Shared, read_clocks};
 pub use effects::Effects;
-pub use machine::{Action, Command, Effect, Event, Limits, Now, Pool, Refusal};
+pub use machine::{Action, Command, Effect, Event, HOST_PORT_TAKEN, Limits, Now, Pool, Refusal};
 pub use publish::{InstanceSnapshot, Snapshot};

@@ -7,11 +7,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::app::NetworkMode;
 use crate::instance::machine::Wish;
 use crate::instance::{Failure, Phase, Revision, Urgency};
 use crate::journal::Write;
-use crate::network::Ledger;
+use crate::network::{GrantRefused, Ledger, PortRefused};
 use crate::task::TaskContext;
 
 use super::intent::{Change, Intent};
@@ -119,7 +118,10 @@ impl Pool {
             Some(Command::Revise(revision)) => revision.clone(),
             _ => self.revision.clone(),
         };
-        self.plan_failed(&mut intent);
+        let keep = self.limits.keep_everything && !deleting;
+        if !keep {
+            self.plan_failed(&mut intent);
+        }
         self.plan_lost(deleting, &revision, &mut intent);
         let serving = self.serving();
         if serving < intent.target && !self.pausing(now) {
@@ -181,7 +183,7 @@ impl Pool {
         };
         let restore = |ordinal: u32| Change::Restore {
             ordinal,
-            generation: self.generations.get(&ordinal).copied().unwrap_or(0) + 1,
+            generation: self.next_generation(ordinal),
         };
         let serving = self.serving();
         let unwanted = serving.saturating_sub(intent.target);
@@ -190,7 +192,12 @@ impl Pool {
         intent
             .changes
             .extend(in_service.map(|(&ordinal, _)| restore(ordinal)));
-        if serving == self.active() && !deleting {
+        let in_service = |slot: &Slot| {
+            use Phase::{Active, Unready, Withdrawing};
+            matches!(slot.instance.phase, Active | Unready | Withdrawing)
+        };
+        let coming = |slot: &Slot| slot.instance.serving && !in_service(slot);
+        if !self.slots.values().any(coming) && !deleting {
             let warm = self.slots.values().filter(|slot| {
                 let instance = &slot.instance;
                 let waits = instance.phase == Phase::Armed || instance.phase.on_the_way_to_armed();
@@ -223,7 +230,7 @@ impl Pool {
                 && !instance.unhealthy
         };
         let mut chosen: Vec<Change> = Vec::new();
-        let generation = |ordinal: &u32| self.generations.get(ordinal).copied().unwrap_or(0) + 1;
+        let generation = |ordinal: &u32| self.next_generation(*ordinal);
         chosen.extend(
             self.slots
                 .iter()
@@ -267,26 +274,33 @@ impl Pool {
         let free = (0..u32::MAX)
             .filter(|ordinal| !self.slots.contains_key(ordinal) && !planned.contains(ordinal));
         for ordinal in free.take(wanted as usize) {
-            let address = match revision.app.network {
-                NetworkMode::Host => None,
-                NetworkMode::Routed => {
-                    match ledger.grant(&self.instance_name(ordinal), now.wall_ms) {
-                        Ok(address) => Some(address),
-                        Err(exhausted) => {
-                            intent
-                                .unplanned
-                                .push(Failure::new("addresses_exhausted", exhausted.to_string()));
-                            return;
-                        }
-                    }
+            let name = self.instance_name(ordinal);
+            let grant = match ledger.grant_all(&name, &revision.app, now.wall_ms) {
+                Ok(grant) => grant,
+                // The one that has the app's fixed port is all that can be.
+                Err(GrantRefused::Port(PortRefused::Taken { holder, .. }))
+                    if serve.is_none() && holder.app == self.app =>
+                {
+                    return;
+                }
+                Err(refused) => {
+                    let code = match &refused {
+                        GrantRefused::Address(_) => "addresses_exhausted",
+                        GrantRefused::Port(PortRefused::Taken { .. }) => "host_port_taken",
+                        GrantRefused::Port(PortRefused::Exhausted { .. }) => "host_ports_exhausted",
+                    };
+                    intent
+                        .unplanned
+                        .push(Failure::new(code, refused.to_string()));
+                    return;
                 }
             };
-            let generation = self.generations.get(&ordinal).copied().unwrap_or(0) + 1;
+            let generation = self.next_generation(ordinal);
             intent.changes.push(Change::Create {
                 ordinal,
                 generation,
                 serve: serve.as_ref().map(|_| generation + 1),
-                address,
+                grant,
                 task: serve.clone().flatten(),
             });
         }
@@ -384,13 +398,15 @@ impl Pool {
             .values()
             .filter(|s| s.instance.phase.going_down() && s.instance.revision.id != revision.id);
         let room = at_once.saturating_sub(leaving.count());
+        let keep = self.limits.keep_everything && !deleting;
+        let room = if keep { 0 } else { room };
         intent.changes.extend(
             stale
                 .into_iter()
                 .take(room)
                 .map(|(&ordinal, _)| Change::Discard { ordinal }),
         );
-        if fresh.len() > wanted {
+        if fresh.len() > wanted && !keep {
             let superfluous = fresh.iter().rev().take(fresh.len() - wanted);
             intent
                 .changes

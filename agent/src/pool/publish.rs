@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::Pool;
 use crate::instance::{AppName, Failure, Phase, Warmth};
+use crate::network::HostPort;
 use crate::task::TaskId;
 
 /// A pool at one moment.
@@ -40,6 +41,8 @@ pub struct InstanceSnapshot {
     pub revision: String,
     /// Its own address.
     pub address: Option<Ipv4Addr>,
+    /// Its ports of the host.
+    pub host_ports: Vec<HostPort>,
     /// Address and port that clients are told, when the app is registered.
     pub endpoint: Option<(Ipv4Addr, u16)>,
     /// How warm it was when it was taken.
@@ -73,6 +76,7 @@ impl Pool {
                 create_generation: instance.create_generation,
                 revision: instance.revision.id.clone(),
                 address: instance.address,
+                host_ports: instance.host_ports.clone(),
                 endpoint: endpoint.filter(|_| registration.enabled),
                 from: instance.from,
                 task_id: instance.task.as_ref().map(|task| task.task_id.clone()),

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::machine::Slot;
 use super::*;
-use crate::config::AddressRange;
+use crate::config::{self, AddressRange};
 use crate::instance::machine::{NOT_ALIVE, NOT_READY};
 use crate::instance::{EffectKind, Failure, ImageConfig, Phase, Revision};
 use crate::journal::Write;
@@ -18,20 +18,25 @@ use crate::network::Ledger;
 use crate::task::{EndState, Outcome, Request, TaskContext, TaskId, Verb};
 
 fn revision(id: &str, armed: u32) -> Arc<Revision> {
-    revision_of(id, armed, "readiness: {none: {}}")
+    revision_with(id, armed, "")
+}
+
+/// `port`: more fields of its port.
+fn revision_with(id: &str, armed: u32, port: &str) -> Arc<Revision> {
+    revision_of(id, armed, port, "readiness: {none: {}}")
 }
 
 /// An app that is probed in service.
 fn probed(id: &str, armed: u32) -> Arc<Revision> {
     let probe = "{tcpSocket: {port: http}, terminationGracePeriodSeconds: 1}";
     let fields = format!("readiness: {{tcpSocket: {{port: http}}}}\n  liveness: {probe}");
-    revision_of(id, armed, &fields)
+    revision_of(id, armed, "", &fields)
 }
 
-fn revision_of(id: &str, armed: u32, fields: &str) -> Arc<Revision> {
+fn revision_of(id: &str, armed: u32, port: &str, fields: &str) -> Arc<Revision> {
     let manifest = format!(
         "apiVersion: nodeagent/v1\nkind: App\nmetadata: {{name: web}}\nspec:\n  image: 127.0.0.1:5000/web:1\n  \
-         ports: [{{name: http, containerPort: 8080}}]\n  {fields}\n  warm: {{armed: {armed}}}\n  \
+         ports: [{{name: http, containerPort: 8080{port}}}]\n  {fields}\n  warm: {{armed: {armed}}}\n  \
          agents:\n  - {{name: proxy, command: [proxy]}}\n  - {{name: logs, command: [logs], essential: false}}\n"
     );
     Arc::new(Revision {
@@ -79,13 +84,18 @@ impl World {
         };
         let limits = Limits {
             host_address: None,
+            floor: 0,
+            keep_everything: false,
             give_up_after: 3,
             activation_deadline: Duration::from_secs(60),
             refill: 2,
         };
         let mut world = Self {
             pool: Pool::new(revision, limits),
-            ledger: Ledger::new(&[range], [169, 254, 1, 1].into(), Duration::from_secs(120)),
+            ledger: Ledger::new(&config::Network {
+                pools: vec![range],
+                ..config::defaults("test").network
+            }),
             now: Now {
                 at: Instant::now(),
                 wall_ms: 1_000_000,
@@ -557,6 +567,52 @@ fn too_few_addresses_give_a_partial_answer_that_says_so() {
 }
 
 #[test]
+fn the_one_instance_with_a_fixed_host_port_is_all_that_can_be() {
+    let mut world = World::of(revision_with("r1", 1, ", hostPort: 8080"), 8);
+    world.settle();
+    let up = world.ask("one", Verb::Activate, 1);
+    world.settle();
+    assert_eq!(world.end_of(&up), EndState::Done);
+    assert_eq!(world.phases(), [Phase::Active], "no second one waits");
+    assert_eq!(world.pool.snapshot().alarm, None);
+
+    let more = world.ask("two", Verb::Activate, 2);
+    world.settle();
+    for _ in 0..70 {
+        world.pass(Duration::from_secs(1));
+        world.settle();
+    }
+    assert_eq!(world.end_of(&more), EndState::Failed);
+    let outcome = &world.answers[&more];
+    let detail = outcome.detail.as_deref().unwrap_or_default();
+    assert!(
+        detail.contains("host port tcp 8080 is held by web-0"),
+        "{outcome:?}"
+    );
+
+    world.ask("none", Verb::Scale, 0);
+    world.settle();
+    world.pass(Duration::from_secs(1));
+    world.settle();
+    assert_eq!(world.phases(), [Phase::Armed], "the port is free again");
+}
+
+#[test]
+fn an_automatic_port_that_a_process_has_is_not_granted_again() {
+    let mut world = World::of(revision_with("r1", 1, ", hostPort: auto"), 8);
+    let port = |world: &World| world.pool.snapshot().instances[0].host_ports[0].port;
+    world.commit_one();
+    assert_eq!(port(&world), 20000);
+    let taken = Failure::new(HOST_PORT_TAKEN, "somebody has it");
+    world.perform_one(0, Err(taken));
+    world.settle();
+    world.pass(Duration::from_secs(61));
+    world.settle();
+    assert_eq!(world.phases(), [Phase::Armed]);
+    assert_eq!(port(&world), 20001);
+}
+
+#[test]
 fn a_new_revision_replaces_warm_ones_and_leaves_active_ones() {
     let mut world = World::new(2, 8);
     world.settle();
@@ -761,6 +817,7 @@ fn rebooted(world: &mut World, serving: u32, warm: u32, target: u32) {
         serving,
         from: None,
         task: None,
+        host_ports: Vec::new(),
         address: Some([10, 0, 0, 10 + u8::try_from(ordinal).unwrap()].into()),
         registered: false,
         urgency: crate::instance::Urgency::Drain,

@@ -58,7 +58,7 @@ impl Containerd {
             image: image.reference.clone(),
             runtime: Some(Runtime {
                 name: self.runtime.shim.clone(),
-                options: task::runc_options(&self.runtime),
+                options: task::runc_options(&self.runtime, self.shim_cgroup.as_deref()),
             }),
             spec: Some(Any {
                 type_url: SPEC.to_owned(),

@@ -270,10 +270,11 @@ mod tests {
             shim: "io.containerd.runc.v2".to_owned(),
             binary: None,
             cgroup_parent: "/nodeagent".to_owned(),
+            scope: crate::config::UseScope::Never,
             container_init: "/x".into(),
         };
         let said = async || {
-            let containerd = crate::runtime::Containerd::connect(&settings, &runtime)
+            let containerd = crate::runtime::Containerd::connect(&settings, &runtime, None)
                 .await
                 .unwrap();
             let error = containerd.version().await.unwrap_err();

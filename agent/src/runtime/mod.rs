@@ -48,17 +48,22 @@ use connection::Connection;
 pub struct Containerd {
     connection: Connection,
     runtime: Arc<config::Runtime>,
+    /// Where shims move themselves; with containerd where it is [`None`].
+    shim_cgroup: Option<Arc<str>>,
     pulls: image::Pulls,
 }
 
 impl Containerd {
     /// Makes the handle. Dials nothing: the first call does, and so does the first call after the
-    /// connection broke. Fails only when a setting cannot be used at all.
+    /// connection broke. Shims move themselves into `shim_cgroup`, which has to exist. Fails only
+    /// when a setting cannot be used at all.
     pub async fn connect(
         settings: &config::Containerd,
         runtime: &config::Runtime,
+        shim_cgroup: Option<&str>,
     ) -> Result<Self, RuntimeError> {
         Ok(Self {
+            shim_cgroup: shim_cgroup.map(Arc::from),
             connection: Connection::lazy(settings)?,
             runtime: Arc::new(runtime.clone()),
             pulls: image::Pulls::default(),

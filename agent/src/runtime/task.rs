@@ -73,7 +73,7 @@ impl Containerd {
         let request = CreateTaskRequest {
             container_id: name.clone(),
             rootfs: self.mounts(&container.snapshot_key).await?,
-            options: runc_options(&self.runtime),
+            options: runc_options(&self.runtime, self.shim_cgroup.as_deref()),
             ..CreateTaskRequest::default()
         };
         let request = self.connection.bounded_request(deadline, request);
@@ -350,20 +350,29 @@ pub(super) fn time(stamp: Option<Timestamp>) -> SystemTime {
         .unwrap_or_else(SystemTime::now)
 }
 
-/// Options of the runc shim, when one of them is not the default: `binary_name`, field 6 of
-/// `containerd.runc.v1.Options` (containerd api/types/runc/options/oci.proto). Its other defaults
+/// Options of the runc shim, when one of them is not the default: `shim_cgroup`, field 3, and
+/// `binary_name`, field 6 of `containerd.runc.v1.Options` (containerd
+/// api/types/runc/options/oci.proto). Its other defaults
 /// are what we want, `systemd_cgroup = false` among them. containerd-client does not generate that
-/// message, and one string field does not justify a code generator.
-pub(super) fn runc_options(runtime: &config::Runtime) -> Option<Any> {
-    let binary = runtime.binary.as_ref()?.to_str()?;
-    let mut value = vec![6 << 3 | 2];
-    let mut length = binary.len();
-    while length >= 0x80 {
-        value.push((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
+/// message, and two string fields do not justify a code generator.
+pub(super) fn runc_options(runtime: &config::Runtime, shim_cgroup: Option<&str>) -> Option<Any> {
+    let binary = runtime.binary.as_ref().and_then(|path| path.to_str());
+    let fields = [(3, shim_cgroup), (6, binary)];
+    if fields.iter().all(|(_, text)| text.is_none()) {
+        return None;
     }
-    value.push(length as u8);
-    value.extend_from_slice(binary.as_bytes());
+    let mut value = Vec::new();
+    for (field, text) in fields {
+        let Some(text) = text else { continue };
+        value.push(field << 3 | 2);
+        let mut length = text.len();
+        while length >= 0x80 {
+            value.push((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        value.push(length as u8);
+        value.extend_from_slice(text.as_bytes());
+    }
     Some(Any {
         type_url: "containerd.runc.v1.Options".to_owned(),
         value,
@@ -376,23 +385,27 @@ mod tests {
 
     use super::*;
 
-    fn options(binary: Option<&str>) -> Option<Any> {
-        runc_options(&config::Runtime {
+    fn options(binary: Option<&str>, shim_cgroup: Option<&str>) -> Option<Any> {
+        let runtime = config::Runtime {
             shim: "io.containerd.runc.v2".to_owned(),
             binary: binary.map(PathBuf::from),
             cgroup_parent: "/nodeagent".to_owned(),
+            scope: config::UseScope::Never,
             container_init: PathBuf::from("/usr/lib/nodeagent/container-init"),
-        })
+        };
+        runc_options(&runtime, shim_cgroup)
     }
 
     #[test]
-    fn runc_options_are_the_binary_in_field_6() {
-        assert_eq!(options(None), None);
-        let any = options(Some("/usr/bin/crun")).unwrap();
+    fn runc_options_are_the_shims_cgroup_in_field_3_and_the_binary_in_field_6() {
+        assert_eq!(options(None, None), None);
+        let both = options(Some("/crun"), Some("/s")).unwrap();
+        assert_eq!(both.value, b"\x1a\x02/s\x32\x05/crun");
+        let any = options(Some("/usr/bin/crun"), None).unwrap();
         assert_eq!(any.type_url, "containerd.runc.v1.Options");
         assert_eq!(any.value, b"\x32\x0d/usr/bin/crun");
         let long = format!("/{}", "d".repeat(199));
-        let value = options(Some(&long)).unwrap().value;
+        let value = options(Some(&long), None).unwrap().value;
         assert_eq!(&value[..3], [0x32, 0xc8, 0x01]);
         assert_eq!(&value[3..], long.as_bytes());
     }

@@ -89,6 +89,9 @@ fn the_help_of_every_verb_is_as_written() {
         "trace",
         "tasks",
         "logs",
+        "journal",
+        "journal show",
+        "journal accept",
         "app",
         "app apply",
         "app list",
@@ -142,6 +145,9 @@ async fn tables_and_documents_are_as_written() {
     let served = Served::start(&["web"], Limits::default());
     shows(&served, "status-idle", "status").await;
     shows(&served, "tasks-none", "tasks").await;
+    shows(&served, "journal-lost", "journal show").await;
+    shows(&served, "journal-accepted", "journal accept").await;
+    shows(&served, "journal-json", "journal show -o json").await;
     shows(&served, "activate", "activate web --to 2 --task-id peak-7").await;
     shows(
         &served,

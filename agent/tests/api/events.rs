@@ -21,6 +21,7 @@ fn instance(ordinal: u32, state: InstanceState) -> Event {
         generation: 1,
         create_generation: None,
         revision: "3f2a91c0".to_owned(),
+        host_ports: Vec::new(),
         address: None,
         task_id: None,
         since: at(1),

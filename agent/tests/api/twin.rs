@@ -26,6 +26,7 @@ pub struct Submitted {
 
 #[derive(Default)]
 struct State {
+    accepted: bool,
     apps: BTreeMap<String, (String, Pool)>,
     tasks: Vec<(Submitted, Task)>,
     submitted: Vec<Submitted>,
@@ -127,8 +128,13 @@ impl Twin {
             return Err(Problem::not_found("app", &submitted.app));
         };
         if let Some((earlier, task)) = state.tasks.iter().find(|(_, task)| task.task_id == id) {
-            let same = (&earlier.app, earlier.verb, &earlier.request)
-                == (&submitted.app, submitted.verb, &submitted.request);
+            // Whether the caller vouches for its id is no part of what it asks.
+            let asked = |submitted: &Submitted| TaskRequest {
+                new_epoch: None,
+                ..submitted.request.clone()
+            };
+            let same = (&earlier.app, earlier.verb, asked(earlier))
+                == (&submitted.app, submitted.verb, asked(submitted));
             if !same {
                 let asked = format!(
                     "{} {} --to {}",
@@ -284,6 +290,7 @@ fn instances_of(pool: &Pool) -> Vec<Instance> {
             create_generation: Some(3),
             revision: pool.revision.clone(),
             address: Some(format!("10.88.0.{}", ordinal + 2)),
+            host_ports: Vec::new(),
             task_id: active.then(|| "peak-7".to_owned()),
             since: at(10),
             error: None,
@@ -410,6 +417,26 @@ impl Host for Twin {
             pools: state.apps.values().map(pool).collect(),
             alarms: state.alarms.clone(),
         })
+    }
+
+    async fn journal(&self) -> Result<JournalDocument, Problem> {
+        let lost = !self.state.lock().unwrap().accepted;
+        Ok(JournalDocument {
+            epoch: 2,
+            state: if lost {
+                JournalState::Lost
+            } else {
+                JournalState::Sound
+            },
+            reason: lost.then(|| "journal.db is missing".to_owned()),
+            set_aside: None,
+            since: lost.then(|| at(7)),
+        })
+    }
+
+    async fn accept_journal(&self) -> Result<JournalDocument, Problem> {
+        self.state.lock().unwrap().accepted = true;
+        self.journal().await
     }
 
     async fn metrics(&self) -> Page {

@@ -34,7 +34,7 @@ impl Host {
         let cgroups = Cgroups::new();
         let (sender, news) = unbounded_channel();
         let socket = gate::bind(&runtime.path().join("ctl")).unwrap();
-        let gate = Gate::open(socket, &cgroups.parent, sender).unwrap();
+        let gate = Gate::open(socket, &[&cgroups.parent], sender).unwrap();
         Self {
             gate,
             news,
@@ -47,7 +47,7 @@ impl Host {
     fn restart(&mut self) {
         let (sender, news) = unbounded_channel();
         let socket = gate::bind(&self.runtime.path().join("ctl")).unwrap();
-        self.gate = Gate::open(socket, &self.cgroups.parent, sender).unwrap();
+        self.gate = Gate::open(socket, &[&self.cgroups.parent], sender).unwrap();
         self.news = news;
     }
 

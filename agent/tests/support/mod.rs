@@ -102,6 +102,7 @@ impl Host {
         config::Runtime {
             shim: "io.containerd.runc.v2".to_owned(),
             binary: None,
+            scope: config::UseScope::Never,
             cgroup_parent: self.cgroup_parent.clone(),
             container_init: PathBuf::from("/nonexistent"),
         }
@@ -144,7 +145,7 @@ impl Host {
     }
 
     pub async fn connect(&self) -> Containerd {
-        Containerd::connect(&self.settings(), &self.runtime())
+        Containerd::connect(&self.settings(), &self.runtime(), None)
             .await
             .unwrap()
     }

@@ -18,7 +18,14 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(90);
 /// The longest a submission is waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 
-const FIELDS: [&str; 5] = ["to", "taskId", "expectSeq", "deadlineSeconds", "force"];
+const FIELDS: [&str; 6] = [
+    "to",
+    "taskId",
+    "expectSeq",
+    "deadlineSeconds",
+    "force",
+    "newEpoch",
+];
 
 /// The body of a submission.
 pub(super) fn task_request(verb: Verb, body: &[u8]) -> Result<TaskRequest, Problem> {
@@ -59,7 +66,7 @@ fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Resu
             let to = value.as_u64().and_then(|to| u32::try_from(to).ok());
             request.to = to.filter(|to| *to <= TaskRequest::MAX_TO).ok_or(TO_RULE)?;
         }
-        ("taskId" | "expectSeq" | "deadlineSeconds" | "force", Value::Null) => {}
+        ("taskId" | "expectSeq" | "deadlineSeconds" | "force" | "newEpoch", Value::Null) => {}
         ("taskId", _) => {
             let id = value
                 .as_str()
@@ -85,6 +92,7 @@ fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Resu
             );
         }
         ("force", _) => request.force = Some(value.as_bool().ok_or("true or false")?),
+        ("newEpoch", _) => request.new_epoch = Some(value.as_bool().ok_or("true or false")?),
         _ => return Err(unknown(name, "fields", &FIELDS)),
     }
     Ok(())
@@ -349,7 +357,7 @@ mod tests {
     #[test]
     fn a_whole_request_is_read() {
         let body =
-            br#"{"to":3,"taskId":"peak-7","expectSeq":8,"deadlineSeconds":1.5,"force":true}"#;
+            br#"{"to":3,"taskId":"peak-7","expectSeq":8,"deadlineSeconds":1.5,"force":true,"newEpoch":true}"#;
         assert_eq!(
             task_request(Verb::Scale, body).unwrap(),
             TaskRequest {
@@ -358,6 +366,7 @@ mod tests {
                 expect_seq: Some(8),
                 deadline_seconds: Some(1.5),
                 force: Some(true),
+                new_epoch: Some(true),
             }
         );
         assert_eq!(

@@ -103,6 +103,8 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::ShowStatus => on(method, status::<H>),
         Operation::WatchEvents => on(method, events::<H>),
         Operation::ReadLog => on(method, log::<H>),
+        Operation::ShowJournal => on(method, journal::<H>),
+        Operation::AcceptJournal => on(method, accept_journal::<H>),
         Operation::ListApps => on(method, apps::<H>),
         Operation::ApplyApp => on(method, apply::<H>),
         Operation::ShowApp => on(method, app::<H>),
@@ -163,6 +165,10 @@ async fn submit<H: Host>(
     let (parts, body) = http.into_parts();
     let body = body::read(&parts.headers, body, &api.limits).await?;
     let mut wanted = request::task_request(verb, &body)?;
+    if wanted.task_id.is_none() {
+        // An id that is made up here was never used before.
+        wanted.new_epoch = Some(true);
+    }
     let task_id = wanted.task_id.get_or_insert_with(generate_task_id).clone();
     let first_byte = received.first_byte;
 
@@ -251,6 +257,23 @@ async fn status<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
         }
         .await,
     )
+}
+
+async fn journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    let answer = async {
+        request::no_parameters(&uri)?;
+        api.host.journal().await
+    };
+    json_or_problem(answer.await)
+}
+
+async fn accept_journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    let answer = async {
+        request::no_parameters(&uri)?;
+        let host = Arc::clone(&api.host);
+        to_its_end(tokio::spawn(async move { host.accept_journal().await })).await
+    };
+    json_or_problem(answer.await)
 }
 
 async fn events<H: Host>(State(api): Shared<H>, uri: Uri, headers: HeaderMap) -> Response {

@@ -59,6 +59,10 @@ pub enum Operation {
     WatchEvents,
     /// A process's log.
     ReadLog,
+    /// The journal, and whether one was lost.
+    ShowJournal,
+    /// Accept the loss of a journal.
+    AcceptJournal,
     /// List apps.
     ListApps,
     /// Apply a manifest.
@@ -175,6 +179,20 @@ pub const ROUTES: &[Route] = &{
             "/v1/instances/{name}/logs",
             Some(View),
             "What a process in an instance has written",
+        ),
+        route(
+            ShowJournal,
+            Get,
+            "/v1/journal",
+            Some(View),
+            "The journal, and whether the one before was lost",
+        ),
+        route(
+            AcceptJournal,
+            Post,
+            "/v1/journal/accept",
+            Some(Admin),
+            "Accept the loss of a journal",
         ),
         route(ListApps, Get, "/v1/apps", Some(View), "All apps by name"),
         route(ApplyApp, Put, "/v1/apps", Some(Admin), "Apply a manifest"),

@@ -8,6 +8,7 @@
 mod alarm;
 mod app;
 mod event;
+mod journal;
 mod problem;
 mod status;
 mod task;
@@ -17,6 +18,7 @@ mod trail;
 pub use alarm::Alarm;
 pub use app::{AppDocument, AppList, AppSummary, ApplyOutcome, ApplyResult, WarmTargets};
 pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange};
+pub use journal::{JournalDocument, JournalState};
 pub use problem::{Finding, Problem, ProblemCode, ProblemRow};
 pub use status::{
     ContainerdStatus, HostStatus, Instance, InstanceState, Pool, Reachability, Status,

@@ -117,6 +117,9 @@ pub struct Instance {
     /// Its address, once it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// Ports of the host that lead to it: `tcp 20000 -> 8080`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<String>,
     /// The task that last moved it; absent for the agent's own work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_id: Option<String>,

@@ -57,6 +57,10 @@ pub struct TaskRequest {
     /// drain. Requests in flight may fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,
+    /// The caller vouches that the task id was never used before. Asked for only while a journal
+    /// was lost and not accepted: then an id that is not known is `unknown_epoch` without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_epoch: Option<bool>,
 }
 
 impl TaskRequest {
@@ -73,6 +77,7 @@ impl TaskRequest {
             expect_seq: None,
             deadline_seconds: None,
             force: None,
+            new_epoch: None,
         }
     }
 }

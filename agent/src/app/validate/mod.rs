@@ -4,13 +4,15 @@
 //! finding, so that the rest is looked at as well.
 
 mod names;
+mod ports;
 mod probe;
 mod process;
+mod volumes;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::manifest::{self, Manifest, PortNumber, Scalar};
+use super::manifest::{self, Manifest, Scalar};
 use super::quantity::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, memory_bytes};
 use super::{App, NetworkMode, Port, RegisteredAddress, Registration, Resources, Warm};
 use crate::document::{Findings, join_key, shown};
@@ -53,7 +55,11 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     let env = process::environment("spec.env", spec.env, findings);
     let user = process::user("spec.user", spec.user, findings);
     working_dir(spec.working_dir.as_deref(), findings);
-    let ports = ports(spec.ports.unwrap_or_default(), findings);
+    let network = match spec.network {
+        None | Some(manifest::Network::Routed) => NetworkMode::Routed,
+        Some(manifest::Network::Host) => NetworkMode::Host,
+    };
+    let mut ports = ports::ports(spec.ports.unwrap_or_default(), network, findings);
     let readiness = probe::readiness(
         "spec.readiness",
         spec.readiness,
@@ -64,6 +70,12 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     let startup = probe::vital("spec.startup", spec.startup, &ports, findings);
     let liveness = probe::vital("spec.liveness", spec.liveness, &ports, findings);
     let agents = process::agents(spec.agents.unwrap_or_default(), &ports, findings);
+    let mounts = volumes::mounts(
+        spec.volumes.unwrap_or_default(),
+        spec.volume_mounts.unwrap_or_default(),
+        findings,
+    );
+    let secret_files = volumes::secrets(spec.secret_files.unwrap_or_default(), findings);
     let resources = resources(spec.resources.unwrap_or_default(), findings);
     let warm = warm(spec.warm.unwrap_or_default(), findings);
     let registration = registration(
@@ -72,6 +84,10 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         &ports,
         findings,
     );
+    if network != NetworkMode::Host && registration.address == Some(RegisteredAddress::Host) {
+        ports::lead_to(registration.port, &mut ports);
+    }
+    ports::one_instance_each(&ports, &warm, findings);
     let seconds = |field: &str, value: Option<u32>, findings: &mut Findings| {
         let value = value.unwrap_or(30);
         if value > MAX_SECONDS {
@@ -105,12 +121,11 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         readiness,
         liveness,
         agents,
+        mounts,
+        secret_files,
         warm,
         registration,
-        network: match spec.network {
-            None | Some(manifest::Network::Routed) => NetworkMode::Routed,
-            Some(manifest::Network::Host) => NetworkMode::Host,
-        },
+        network,
         termination_grace,
         drain,
     })
@@ -179,69 +194,6 @@ fn working_dir(path: Option<&str>, findings: &mut Findings) {
     }
 }
 
-fn ports(ports: Vec<manifest::Port>, findings: &mut Findings) -> Vec<Port> {
-    let (mut seen_names, mut seen_numbers) = (BTreeSet::new(), BTreeSet::new());
-    let mut valid = Vec::new();
-    for (index, port) in ports.into_iter().enumerate() {
-        let field = format!("spec.ports[{index}]");
-        if let Some(name) = &port.name {
-            let at = format!("{field}.name");
-            if !names::is_port_name(name) {
-                findings.wrong(&at, shown(name), names::PORT_NAME);
-            } else if !seen_names.insert(name.clone()) {
-                findings.wrong(&at, shown(name), "a name that no other port has");
-            }
-        }
-        let at = format!("{field}.containerPort");
-        match port.container_port {
-            None => findings.note(&at, "required: a port number, 1 to 65535"),
-            Some(PortNumber(number)) if !seen_numbers.insert(number) => {
-                findings.wrong(&at, number.to_string(), "a number that no other port has");
-            }
-            Some(_) => {}
-        }
-        // A port whose number could not be read keeps its name known: one finding is enough.
-        valid.push(Port {
-            name: port.name,
-            container_port: port
-                .container_port
-                .map_or(1, |PortNumber(number)| number.get()),
-        });
-    }
-    valid
-}
-
-/// Number of the port that `given` names: a number, or the name of one of `ports`.
-fn port_number(field: &str, given: &Scalar, ports: &[Port], findings: &mut Findings) -> u16 {
-    let number = match given {
-        Scalar::Number(text) => text.parse().ok().filter(|number| *number > 0),
-        Scalar::Text(name) => ports
-            .iter()
-            .find(|port| port.name.as_ref() == Some(name))
-            .map(|port| port.container_port),
-    };
-    number.unwrap_or_else(|| {
-        let known: Vec<&str> = ports
-            .iter()
-            .filter_map(|port| port.name.as_deref())
-            .collect();
-        let allowed = if known.is_empty() {
-            "a number 1 to 65535 (spec.ports names no port)".to_owned()
-        } else {
-            format!(
-                "a number 1 to 65535, or the name of a port in spec.ports: {}",
-                known.join(", ")
-            )
-        };
-        let value = match given {
-            Scalar::Number(text) => text.clone(),
-            Scalar::Text(text) => shown(text),
-        };
-        findings.wrong(field, value, allowed);
-        1
-    })
-}
-
 fn resources(resources: manifest::Resources, findings: &mut Findings) -> Resources {
     let limits = resources.limits.unwrap_or_default();
     let mut quantity =
@@ -306,7 +258,7 @@ fn registration(
         findings.wrong("spec.registration.service", shown(&service), names::SERVICE);
     }
     let port = match (&given.port, ports.first()) {
-        (Some(port), _) => port_number("spec.registration.port", port, ports, findings),
+        (Some(port), _) => ports::number("spec.registration.port", port, ports, findings),
         (None, Some(first)) => first.container_port,
         (None, None) => {
             if enabled {

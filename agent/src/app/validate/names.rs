@@ -57,6 +57,19 @@ pub(super) fn is_agent_name(name: &str) -> bool {
         && name != "app"
 }
 
+pub(super) fn is_volume_name(name: &str) -> bool {
+    is_word(name, 63, b"-") && !name.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+/// A file name without a directory, not hidden.
+pub(super) fn is_file_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let first = name.bytes().next();
+    name.len() <= 255
+        && first.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_')
+        && name.bytes().all(allowed)
+}
+
 pub(super) fn is_env_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
     !name.is_empty() && !name.as_bytes()[0].is_ascii_digit() && name.bytes().all(allowed)

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::port_number;
+use super::ports;
 use super::process::arguments;
 use crate::app::manifest;
 use crate::app::{Look, Port, Probe, ProbeTiming, Readiness, Scheme, VitalProbe};
@@ -291,7 +291,7 @@ fn required_port(
     findings: &mut Findings,
 ) -> u16 {
     match given {
-        Some(port) => port_number(field, port, ports, findings),
+        Some(port) => ports::number(field, port, ports, findings),
         None => {
             findings.note(
                 field,

@@ -145,6 +145,19 @@ pub fn compile(
     )
 }
 
+/// The ids that the app runs with.
+pub fn app_ids(
+    app: &App,
+    image: &ImageConfig,
+    resolve: ResolveUser<'_>,
+) -> Result<ProcessIds, PlanError> {
+    let user = app
+        .user
+        .clone()
+        .or_else(|| image.user.as_deref().map(written_user));
+    ids(user.as_ref(), APP_PROCESS, resolve)
+}
+
 fn encode(plan: &Plan<'_>, id: &ContainerId) -> Result<Vec<u8>, PlanError> {
     let mut file = vec![0; MAX_PLAN];
     let length = plan.encode(&mut file).map_err(|_| PlanError::TooLarge {
@@ -183,10 +196,6 @@ impl<'a> Container<'a> {
         overlay(&mut env, &image.env);
         overlay(&mut env, basics);
         overlay(&mut env, &command::expand_env(&app.env));
-        let user = app
-            .user
-            .clone()
-            .or_else(|| image.user.as_deref().map(written_user));
         Ok(Self {
             app,
             image,
@@ -196,7 +205,7 @@ impl<'a> Container<'a> {
                 .as_deref()
                 .or(image.working_dir.as_deref())
                 .unwrap_or("/"),
-            ids: ids(user.as_ref(), APP_PROCESS, resolve)?,
+            ids: app_ids(app, image, resolve)?,
             resolve,
         })
     }

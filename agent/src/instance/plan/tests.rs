@@ -46,6 +46,8 @@ fn app() -> App {
         readiness: Readiness::None,
         liveness: None,
         agents: vec![],
+        mounts: vec![],
+        secret_files: vec![],
         warm: Warm::default(),
         registration: Registration {
             enabled: false,

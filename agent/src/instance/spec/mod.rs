@@ -22,7 +22,7 @@ use oci_spec::runtime::{
 pub use limits::{CgroupVersion, HostFacts, SwapAccounting};
 
 use super::{ContainerId, ImageConfig, seccomp};
-use crate::app::{App, NetworkMode};
+use crate::app::{Access, App, NetworkMode};
 
 /// Capabilities of container-init, and the most that anything in the container can have.
 ///
@@ -74,8 +74,31 @@ pub struct SpecInput<'a> {
     pub log_dir: &'a Path,
     /// Host directory with the agent's socket, read-only inside.
     pub ctl_dir: &'a Path,
+    /// Volumes and secret files, in the order in which they are mounted.
+    pub volumes: &'a [VolumeSource],
     /// What the host can do.
     pub host: HostFacts,
+}
+
+/// A volume as the runtime gets it. Set-user-ID and devices have no effect on it, and mounts of
+/// either side do not reach the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSource {
+    /// Absolute path inside.
+    pub destination: String,
+    /// Where its content is.
+    pub content: Content,
+    /// Whether it may be written.
+    pub access: Access,
+}
+
+/// Where a volume's content is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// This file or directory of the host.
+    Host(PathBuf),
+    /// Memory, this many bytes.
+    Memory(u64),
 }
 
 /// Why no spec was built.

@@ -7,7 +7,8 @@ use container_init::paths;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{Mount, MountBuilder};
 
-use super::{SpecInput, text};
+use super::{Content, SpecInput, text};
+use crate::app::Access;
 
 /// Unreadable inside: they tell about the host or its other guests. containerd's list
 /// (`oci/spec.go`), with `/sys/devices/virtual/powercap` (CVE-2020-8694) and `/proc/scsi`.
@@ -99,6 +100,26 @@ pub(super) fn mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>, OciSpecError> 
             "nosuid,nodev,noexec,mode=0755,size=1m",
         )?,
     ]);
+    for volume in input.volumes {
+        let access = match volume.access {
+            Access::ReadOnly => "ro",
+            Access::ReadWrite => "rw",
+        };
+        let (typ, source, options) = match &volume.content {
+            // Not recursive: what is mounted below it on the host stays there.
+            Content::Host(source) => (
+                "bind",
+                source.as_path(),
+                format!("bind,rprivate,nosuid,nodev,{access}"),
+            ),
+            Content::Memory(size) => (
+                "tmpfs",
+                Path::new("tmpfs"),
+                format!("nosuid,nodev,mode=1777,size={size},{access}"),
+            ),
+        };
+        mounts.push(mount(&volume.destination, typ, source, &options)?);
+    }
     Ok(mounts)
 }
 

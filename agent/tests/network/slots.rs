@@ -1,282 +1,30 @@
-//! Slots on the real kernel. Needs root. Each test has a network namespace of its own as "the host",
-//! entered by the test's first thread; nothing happens in the machine's.
-
-#![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
+//! Slots: made, mended, observed, removed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::thread;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use futures_util::TryStreamExt;
 use futures_util::future::join_all;
-use nodeagent::config;
-use nodeagent::instance::InstanceName;
 use nodeagent::network::{NetnsFile, Network, NetworkError, host_address};
 use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::neighbour::{NeighbourMessage, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{LinkBridge, LinkUnspec, RouteMessageBuilder};
 use rustix::mount::{UnmountFlags, unmount};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-/// An address of the host itself, outside of the pool.
-const HOST: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
-
-/// Loopback and veth answer at once; this only bounds a failure.
-const TCP_DEADLINE: Duration = Duration::from_secs(5);
-
-fn settings() -> config::Network {
-    config::Network {
-        pools: vec![config::AddressRange {
-            base: Ipv4Addr::new(10, 88, 0, 0),
-            prefix: 16,
-        }],
-        gateway: Ipv4Addr::new(169, 254, 1, 1),
-        link_group: 7017,
-        mtu: 1500,
-        quarantine: Duration::from_secs(120),
-        reachable: false,
-        host_address: None,
-    }
-}
-
-fn web(ordinal: u32) -> InstanceName {
-    InstanceName::new("web".parse().unwrap(), ordinal)
-}
-
-fn address(n: u32) -> Ipv4Addr {
-    Ipv4Addr::from_bits(Ipv4Addr::new(10, 88, 0, 1).to_bits() + n)
-}
-
-/// A host of the test's own.
-struct Host {
-    netlink: Handle,
-    runtime: tempfile::TempDir,
-}
-
-impl Host {
-    fn netns_dir(&self) -> PathBuf {
-        self.runtime.path().join("netns")
-    }
-
-    fn network(&self) -> Network {
-        Network::new(&settings(), self.netns_dir()).unwrap()
-    }
-
-    /// Links of the group 7017.
-    async fn links(&self) -> Vec<LinkMessage> {
-        let links: Vec<LinkMessage> = self
-            .netlink
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .unwrap();
-        let ours = |link: &LinkMessage| link.attributes.contains(&LinkAttribute::Group(7017));
-        links.into_iter().filter(ours).collect()
-    }
-
-    /// IPv4 routes into the pool, as link index and address.
-    async fn routes(&self) -> Vec<(u32, Ipv4Addr)> {
-        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let routes: Vec<_> = self
-            .netlink
-            .route()
-            .get(all)
-            .execute()
-            .try_collect()
-            .await
-            .unwrap();
-        let mut found = Vec::new();
-        for route in routes {
-            let mut oif = 0;
-            let mut to = None;
-            for attribute in route.attributes {
-                match attribute {
-                    RouteAttribute::Oif(index) => oif = index,
-                    RouteAttribute::Destination(RouteAddress::Inet(address)) => to = Some(address),
-                    _ => {}
-                }
-            }
-            found.extend(
-                to.filter(|to| to.octets()[..2] == [10, 88])
-                    .map(|to| (oif, to)),
-            );
-        }
-        found
-    }
-
-    /// Number of permanent neighbours.
-    async fn neighbours(&self) -> usize {
-        let all: Vec<NeighbourMessage> = self
-            .netlink
-            .neighbours()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .unwrap();
-        all.iter()
-            .filter(|n| n.header.state == NeighbourState::Permanent)
-            .count()
-    }
-
-    /// Mounts below the netns directory.
-    fn mounts(&self) -> usize {
-        let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
-        let below = self.netns_dir().display().to_string();
-        table.lines().filter(|line| line.contains(&below)).count()
-    }
-
-    async fn assert_nothing_is_left(&self) {
-        assert_eq!(
-            fs::read_dir(self.netns_dir()).unwrap().count(),
-            0,
-            "netns files"
-        );
-        assert_eq!(self.mounts(), 0, "mounts");
-        assert_eq!(self.links().await.len(), 0, "veths");
-        assert_eq!(self.routes().await, [], "routes");
-        assert_eq!(self.neighbours().await, 0, "neighbours");
-    }
-
-    async fn index_of(&self, link: &str) -> u32 {
-        let mut found = self
-            .netlink
-            .link()
-            .get()
-            .match_name(link.to_owned())
-            .execute();
-        found.try_next().await.unwrap().unwrap().header.index
-    }
-
-    async fn delete_link(&self, link: &str) {
-        self.netlink
-            .link()
-            .del(self.index_of(link).await)
-            .execute()
-            .await
-            .unwrap();
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        for entry in fs::read_dir(self.netns_dir())
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            while unmount(entry.path(), UnmountFlags::DETACH).is_ok() {}
-        }
-    }
-}
-
-/// Runs a test in a network namespace of its own: the thread moves there first, and all that it
-/// starts (runtime, netlink, the network's threads) begins there.
-fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
-    thread::spawn(move || {
-        #[allow(
-            deprecated,
-            reason = "its unsafe successor warns of CLONE_FILES, which is not used"
-        )]
-        rustix::thread::unshare(UnshareFlags::NEWNET).expect("these tests need root");
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async {
-            let (connection, netlink, _) = rtnetlink::new_connection().unwrap();
-            tokio::spawn(connection);
-            netlink
-                .link()
-                .set(LinkUnspec::new_with_index(1).up().build())
-                .execute()
-                .await
-                .unwrap();
-            netlink
-                .address()
-                .add(1, HOST.into(), 32)
-                .execute()
-                .await
-                .unwrap();
-            let runtime = tempfile::tempdir().unwrap();
-            test(Host { netlink, runtime }).await;
-        });
-    })
-    .join()
-    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-}
-
-/// Runs `work` on a thread inside the namespace at `netns`.
-fn inside<T: Send + 'static>(netns: &Path, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let namespace = File::open(netns).unwrap();
-    thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        work()
-    })
-    .join()
-    .unwrap()
-}
-
-fn listen(at: (Ipv4Addr, u16)) -> TcpListener {
-    TcpListener::bind(at).unwrap()
-}
-
-fn connect(to: SocketAddr) -> TcpStream {
-    TcpStream::connect_timeout(&to, TCP_DEADLINE).unwrap()
-}
-
-/// One byte through a connection, both ways; says who connected.
-fn exchange(listener: TcpListener, connect: impl FnOnce(SocketAddr) -> TcpStream) -> SocketAddr {
-    let at = listener.local_addr().unwrap();
-    let server = thread::spawn(move || {
-        let (mut stream, from) = listener.accept().unwrap();
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        stream.write_all(&byte).unwrap();
-        from
-    });
-    let mut client = connect(at);
-    client.set_read_timeout(Some(TCP_DEADLINE)).unwrap();
-    client.write_all(b"x").unwrap();
-    let mut byte = [0];
-    client.read_exact(&mut byte).unwrap();
-    assert_eq!(&byte, b"x");
-    server.join().unwrap()
-}
-
-fn assert_reachable(netns: &Path, address: Ipv4Addr) {
-    let listener = inside(netns, move || listen((address, 0)));
-    assert_eq!(
-        exchange(listener, connect).ip(),
-        HOST,
-        "the host connects to the instance"
-    );
-    let listener = listen((HOST, 0));
-    let netns = netns.to_owned();
-    let from = exchange(listener, move |to| inside(&netns, move || connect(to)));
-    assert_eq!(from.ip(), address, "the instance connects to the host");
-}
+use crate::host::*;
 
 #[test]
 fn host_and_instance_reach_each_other_through_a_slot() {
     on_a_host(|host| async move {
         let network = host.network();
-        let slot = network.ensure_slot(&web(0), address(0)).await.unwrap();
+        let slot = network.ensure_slot(&web(0), at(0)).await.unwrap();
         assert_eq!(slot.netns, host.netns_dir().join("web-0"));
         assert_reachable(&slot.netns, address(0));
         let on_loopback = inside(&slot.netns, || listen((Ipv4Addr::LOCALHOST, 0)));
         let netns = slot.netns.clone();
         exchange(on_loopback, move |to| inside(&netns, move || connect(to)));
-        network.remove_slot(&web(0)).await.unwrap();
+        network.remove_slot(&web(0), None).await.unwrap();
         host.assert_nothing_is_left().await;
     });
 }
@@ -309,7 +57,7 @@ fn no_neighbour_is_learnt_on_either_side() {
         /// ATF_COM | ATF_PERM in the flags column of proc_pid_net(5)'s `arp`.
         const PERMANENT: &str = " 0x6 ";
         let network = host.network();
-        let slot = network.ensure_slot(&web(0), address(0)).await.unwrap();
+        let slot = network.ensure_slot(&web(0), at(0)).await.unwrap();
         assert_reachable(&slot.netns, address(0));
         let table = || fs::read_to_string("/proc/thread-self/net/arp").unwrap();
         for table in [table(), inside(&slot.netns, table)] {
@@ -319,7 +67,7 @@ fn no_neighbour_is_learnt_on_either_side() {
                 "{table}"
             );
         }
-        network.remove_slot(&web(0)).await.unwrap();
+        network.remove_slot(&web(0), None).await.unwrap();
     });
 }
 
@@ -327,21 +75,15 @@ fn no_neighbour_is_learnt_on_either_side() {
 fn a_slot_that_is_right_is_left_alone() {
     on_a_host(|host| async move {
         let network = host.network();
-        let first = network.ensure_slot(&web(0), address(0)).await.unwrap();
+        let first = network.ensure_slot(&web(0), at(0)).await.unwrap();
         let index = host.index_of(&first.host_link).await;
         let listener = inside(&first.netns, || listen((address(0), 0)));
         for _ in 0..3 {
-            assert_eq!(
-                network.ensure_slot(&web(0), address(0)).await.unwrap(),
-                first
-            );
+            assert_eq!(network.ensure_slot(&web(0), at(0)).await.unwrap(), first);
         }
         // Another agent process with the same directory, after a crash of the first.
         assert_eq!(
-            host.network()
-                .ensure_slot(&web(0), address(0))
-                .await
-                .unwrap(),
+            host.network().ensure_slot(&web(0), at(0)).await.unwrap(),
             first
         );
         assert_eq!(
@@ -351,8 +93,8 @@ fn a_slot_that_is_right_is_left_alone() {
         );
         assert_eq!(host.routes().await, [(index, address(0))]);
         exchange(listener, connect);
-        network.remove_slot(&web(0)).await.unwrap();
-        network.remove_slot(&web(0)).await.unwrap();
+        network.remove_slot(&web(0), None).await.unwrap();
+        network.remove_slot(&web(0), None).await.unwrap();
         host.assert_nothing_is_left().await;
     });
 }
@@ -361,7 +103,7 @@ fn a_slot_that_is_right_is_left_alone() {
 fn a_slot_that_is_wrong_is_put_right() {
     on_a_host(|host| async move {
         let network = host.network();
-        let slot = network.ensure_slot(&web(0), address(0)).await.unwrap();
+        let slot = network.ensure_slot(&web(0), at(0)).await.unwrap();
 
         // Down, with another MTU and in another group.
         let index = host.index_of(&slot.host_link).await;
@@ -371,7 +113,7 @@ fn a_slot_that_is_wrong_is_put_right() {
             .link_group(3)
             .build();
         host.netlink.link().set(spoilt).execute().await.unwrap();
-        network.ensure_slot(&web(0), address(0)).await.unwrap();
+        network.ensure_slot(&web(0), at(0)).await.unwrap();
         assert_eq!(
             host.index_of(&slot.host_link).await,
             index,
@@ -386,11 +128,11 @@ fn a_slot_that_is_wrong_is_put_right() {
 
         // Without its veth.
         host.delete_link(&slot.host_link).await;
-        network.ensure_slot(&web(0), address(0)).await.unwrap();
+        network.ensure_slot(&web(0), at(0)).await.unwrap();
         assert_reachable(&slot.netns, address(0));
 
         // With another address.
-        network.ensure_slot(&web(0), address(7)).await.unwrap();
+        network.ensure_slot(&web(0), at(7)).await.unwrap();
         assert_reachable(&slot.netns, address(7));
         let routed: Vec<_> = host.routes().await.into_iter().map(|(_, to)| to).collect();
         assert_eq!(routed, [address(7)]);
@@ -399,11 +141,11 @@ fn a_slot_that_is_wrong_is_put_right() {
         // Without its namespace, whose veth lives on because somebody holds it open.
         let held = File::open(&slot.netns).unwrap();
         unmount(&slot.netns, UnmountFlags::DETACH).unwrap();
-        network.ensure_slot(&web(0), address(7)).await.unwrap();
+        network.ensure_slot(&web(0), at(7)).await.unwrap();
         assert_reachable(&slot.netns, address(7));
         drop(held);
 
-        network.remove_slot(&web(0)).await.unwrap();
+        network.remove_slot(&web(0), None).await.unwrap();
         host.assert_nothing_is_left().await;
     });
 }
@@ -413,7 +155,7 @@ fn halves_of_slots_are_seen_and_can_be_removed() {
     on_a_host(|host| async move {
         let network = host.network();
         for n in 0..4 {
-            network.ensure_slot(&web(n), address(n)).await.unwrap();
+            network.ensure_slot(&web(n), at(n)).await.unwrap();
         }
         let whole = network.slots().await.unwrap();
         let addresses: Vec<_> = whole.iter().map(|slot| slot.address()).collect();
@@ -457,7 +199,10 @@ fn halves_of_slots_are_seen_and_can_be_removed() {
         );
 
         for slot in &after {
-            network.remove_slot(&slot.instance).await.unwrap();
+            network
+                .remove_slot(&slot.instance, slot.address())
+                .await
+                .unwrap();
         }
         drop(held);
         host.delete_link("br0").await;
@@ -473,7 +218,7 @@ fn a_veth_that_was_cut_off_before_it_was_signed_is_recognised() {
         /// `IFLA_IFALIAS` of linux/if_link.h; an empty one removes the alias.
         const ALIAS: u16 = 20;
         let network = host.network();
-        let slot = network.ensure_slot(&web(0), address(0)).await.unwrap();
+        let slot = network.ensure_slot(&web(0), at(0)).await.unwrap();
         let index = host.index_of(&slot.host_link).await;
         let unsigned = LinkUnspec::new_with_index(index)
             .append_extra_attribute(LinkAttribute::Other(DefaultNla::new(ALIAS, Vec::new())))
@@ -491,11 +236,11 @@ fn a_veth_that_was_cut_off_before_it_was_signed_is_recognised() {
             network.slots().await.unwrap()[0].address(),
             Some(address(0))
         );
-        network.ensure_slot(&web(0), address(0)).await.unwrap();
+        network.ensure_slot(&web(0), at(0)).await.unwrap();
         assert!(signed(host.links().await));
         assert_eq!(host.index_of(&slot.host_link).await, index);
         unsign().await.unwrap();
-        network.remove_slot(&web(0)).await.unwrap();
+        network.remove_slot(&web(0), None).await.unwrap();
         host.assert_nothing_is_left().await;
     });
 }
@@ -504,9 +249,9 @@ fn a_veth_that_was_cut_off_before_it_was_signed_is_recognised() {
 fn an_address_is_not_taken_from_its_holder() {
     on_a_host(|host| async move {
         let network = host.network();
-        let holder = network.ensure_slot(&web(0), address(0)).await.unwrap();
+        let holder = network.ensure_slot(&web(0), at(0)).await.unwrap();
         let index = host.index_of(&holder.host_link).await;
-        let refused = network.ensure_slot(&web(1), address(0)).await.unwrap_err();
+        let refused = network.ensure_slot(&web(1), at(0)).await.unwrap_err();
         assert!(
             matches!(refused, NetworkError::AddressTaken { link, .. } if link == index),
             "{refused:?}"
@@ -524,16 +269,16 @@ fn an_address_is_not_taken_from_its_holder() {
         assert_reachable(&holder.netns, address(0));
 
         // Nor by a slot that works with another one, which it keeps.
-        let mover = network.ensure_slot(&web(1), address(1)).await.unwrap();
-        let refused = network.ensure_slot(&web(1), address(0)).await.unwrap_err();
+        let mover = network.ensure_slot(&web(1), at(1)).await.unwrap();
+        let refused = network.ensure_slot(&web(1), at(0)).await.unwrap_err();
         assert!(
             matches!(refused, NetworkError::AddressTaken { .. }),
             "{refused:?}"
         );
         assert_reachable(&holder.netns, address(0));
         assert_reachable(&mover.netns, address(1));
-        network.remove_slot(&web(1)).await.unwrap();
-        network.remove_slot(&web(0)).await.unwrap();
+        network.remove_slot(&web(1), None).await.unwrap();
+        network.remove_slot(&web(0), None).await.unwrap();
         host.assert_nothing_is_left().await;
     });
 }
@@ -542,11 +287,11 @@ fn an_address_is_not_taken_from_its_holder() {
 fn a_link_name_that_somebody_else_has_is_refused_and_not_touched() {
     on_a_host(|host| async move {
         let network = host.network();
-        let slot = network.ensure_slot(&web(0), address(0)).await.unwrap();
-        network.remove_slot(&web(0)).await.unwrap();
+        let slot = network.ensure_slot(&web(0), at(0)).await.unwrap();
+        network.remove_slot(&web(0), None).await.unwrap();
         let stranger = LinkBridge::new(&slot.host_link).build();
         host.netlink.link().add(stranger).execute().await.unwrap();
-        let refused = network.ensure_slot(&web(0), address(0)).await.unwrap_err();
+        let refused = network.ensure_slot(&web(0), at(0)).await.unwrap_err();
         assert_eq!(
             refused.to_string(),
             format!(
@@ -554,7 +299,7 @@ fn a_link_name_that_somebody_else_has_is_refused_and_not_touched() {
                 slot.host_link
             )
         );
-        network.remove_slot(&web(0)).await.unwrap();
+        network.remove_slot(&web(0), None).await.unwrap();
         host.delete_link(&slot.host_link).await;
         host.assert_nothing_is_left().await;
     });
@@ -583,7 +328,7 @@ fn calls_for_one_instance_at_once_end_in_one_slot_or_none() {
     on_a_host(|host| async move {
         let network = host.network();
         let one = web(0);
-        let made = join_all((0..20).map(|_| network.ensure_slot(&one, address(0)))).await;
+        let made = join_all((0..20).map(|_| network.ensure_slot(&one, at(0)))).await;
         let links: BTreeSet<_> = made
             .into_iter()
             .map(|slot| slot.unwrap().host_link)
@@ -591,8 +336,8 @@ fn calls_for_one_instance_at_once_end_in_one_slot_or_none() {
         assert_eq!(links.len(), 1);
         assert_eq!(host.links().await.len(), 1);
         let (made, removed) = tokio::join!(
-            network.ensure_slot(&one, address(0)),
-            network.remove_slot(&one)
+            network.ensure_slot(&one, at(0)),
+            network.remove_slot(&one, None)
         );
         made.unwrap();
         removed.unwrap();
@@ -606,13 +351,13 @@ fn two_agents_on_one_host_leave_each_others_slots_alone() {
         let one = host.network();
         let other_dir = tempfile::tempdir().unwrap();
         let other = Network::new(&settings(), other_dir.path().join("netns")).unwrap();
-        let mine = one.ensure_slot(&web(0), address(0)).await.unwrap();
-        let yours = other.ensure_slot(&web(0), address(1)).await.unwrap();
+        let mine = one.ensure_slot(&web(0), at(0)).await.unwrap();
+        let yours = other.ensure_slot(&web(0), at(1)).await.unwrap();
         assert_ne!(mine.host_link, yours.host_link);
         assert_eq!(one.slots().await.unwrap().len(), 1);
-        other.remove_slot(&web(0)).await.unwrap();
+        other.remove_slot(&web(0), None).await.unwrap();
         assert_reachable(&mine.netns, address(0));
-        one.remove_slot(&web(0)).await.unwrap();
+        one.remove_slot(&web(0), None).await.unwrap();
         host.assert_nothing_is_left().await;
     });
 }
@@ -625,21 +370,13 @@ fn a_hundred_slots_are_made_at_two_milliseconds_each_and_removed_together() {
         let names: Vec<_> = (0..SLOTS).map(web).collect();
 
         let begun = Instant::now();
-        let made = join_all(
-            names
-                .iter()
-                .map(|n| network.ensure_slot(n, address(n.ordinal))),
-        )
-        .await;
+        let made = join_all(names.iter().map(|n| network.ensure_slot(n, at(n.ordinal)))).await;
         let making = begun.elapsed();
         let slots: Vec<_> = made.into_iter().map(Result::unwrap).collect();
 
         let begun = Instant::now();
         for name in &names {
-            network
-                .ensure_slot(name, address(name.ordinal))
-                .await
-                .unwrap();
+            network.ensure_slot(name, at(name.ordinal)).await.unwrap();
         }
         let checking = begun.elapsed();
 
@@ -649,7 +386,7 @@ fn a_hundred_slots_are_made_at_two_milliseconds_each_and_removed_together() {
         assert_reachable(&slots[99].netns, address(99));
 
         let begun = Instant::now();
-        for removed in join_all(names.iter().map(|name| network.remove_slot(name))).await {
+        for removed in join_all(names.iter().map(|name| network.remove_slot(name, None))).await {
             removed.unwrap();
         }
         let removing = begun.elapsed();

@@ -1,0 +1,411 @@
+//! Volumes and secret files on this host: where their content is, and who may have it.
+//!
+//! What a manifest names on the host is opened without following a symbolic link. The runtime
+//! mounts it by its path, so once the container is made, and before anything runs in it, what is
+//! mounted is held against what was opened: whoever put something else in its place meanwhile has
+//! an instance that fails. `check` looks without making anything, for who applies an app.
+//!
+//! `<state>/volumes/<instance>/<volume>` are the directories that stay with an instance's name;
+//! they are never removed here. `<state>/instances/<container>/volumes` and
+//! `<runtime>/secrets/<container>` go with the container.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
+use rustix::io::Errno;
+
+use crate::app::{Access, App, HostPathKind, SECRETS, SecretFile, Volume};
+use crate::config::Settings;
+use crate::document::Finding;
+use crate::instance::ContainerId;
+use crate::instance::plan::ProcessIds;
+use crate::instance::spec::{Content, VolumeSource};
+
+/// The largest secret file.
+const MAX_SECRET: u64 = 1 << 20;
+/// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2).
+const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+
+/// Why a volume or a secret file cannot be given to a container.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum VolumeError {
+    /// The host's configuration does not allow it.
+    #[error(
+        "host path {path} is not allowed on this host; allowed: {}",
+        allowed_paths(allowed)
+    )]
+    NotAllowed {
+        /// As in the manifest.
+        path: String,
+        /// `volumes.allowed_host_paths`.
+        allowed: Vec<PathBuf>,
+    },
+    /// A part of the path is a symbolic link.
+    #[error("{path} leads through a symbolic link; allowed: a path without one")]
+    Link {
+        /// As in the manifest.
+        path: String,
+    },
+    /// It cannot be opened.
+    #[error("cannot open {path}")]
+    Open {
+        /// As in the manifest.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("{path} is {found}; allowed: {allowed}")]
+    Kind {
+        /// As in the manifest.
+        path: String,
+        /// What it is.
+        found: String,
+        /// What it may be.
+        allowed: &'static str,
+    },
+    /// Others than root can read or replace a secret.
+    #[error(
+        "secret file {path} has owner {owner} and mode {mode:04o}; allowed: owner 0 (root) and no permission for group and others, for example 0400"
+    )]
+    Exposed {
+        /// As in the manifest.
+        path: String,
+        /// Uid.
+        owner: u32,
+        /// Permission bits.
+        mode: u32,
+    },
+    /// Somebody exchanged it between the look and the mount.
+    #[error("{path} was replaced while the container was being made; nothing was started")]
+    Replaced {
+        /// As in the manifest.
+        path: String,
+    },
+    /// The directory for secrets is on a disk.
+    #[error("{} is not in memory; secret files need paths.runtime on a tmpfs", path.display())]
+    OnDisk {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory of ours cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The directory or file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn allowed_paths(allowed: &[PathBuf]) -> String {
+    if allowed.is_empty() {
+        return "none (volumes.allowed_host_paths is empty)".to_owned();
+    }
+    let listed: Vec<String> = allowed
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    format!("below {} (volumes.allowed_host_paths)", listed.join(", "))
+}
+
+/// What a container mounts; the host's paths stay open as long as this lives.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    pub(super) sources: Vec<VolumeSource>,
+    held: Vec<Held>,
+}
+
+/// A path of the host that was looked at.
+#[derive(Debug)]
+struct Held {
+    path: String,
+    destination: String,
+    opened: OwnedFd,
+}
+
+impl Prepared {
+    /// Whether the container whose first process is `pid` has mounted what was looked at.
+    pub(super) fn verify(&self, pid: u32) -> Result<(), VolumeError> {
+        for held in &self.held {
+            let failed = |errno| unopened(&held.path, errno);
+            let root = format!("/proc/{pid}/root");
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let root = openat2(CWD, root, flags, Mode::empty(), ResolveFlags::empty());
+            let root = root.map_err(failed)?;
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            let mounted = openat2(&root, &held.destination, flags, Mode::empty(), resolve);
+            let mounted = fstat(mounted.map_err(failed)?).map_err(failed)?;
+            let opened = fstat(&held.opened).map_err(failed)?;
+            if (mounted.st_dev, mounted.st_ino) != (opened.st_dev, opened.st_ino) {
+                return Err(VolumeError::Replaced {
+                    path: held.path.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Everything that the volumes and secret files of `app` ask for and this host does not give.
+pub(super) fn check(app: &App, settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for mount in &app.mounts {
+        if let Volume::HostPath { path, kind } = &mount.volume
+            && let Err(error) = open_host_path(path, *kind, &settings.volumes.allowed_host_paths)
+        {
+            let sentence = format!("volume {}: {}", mount.name, super::chain(&error));
+            findings.push(Finding::new("spec.volumes", None, sentence));
+        }
+    }
+    for (index, secret) in app.secret_files.iter().enumerate() {
+        if let Err(error) = open_secret(&secret.source) {
+            let field = format!("spec.secretFiles[{index}].source");
+            findings.push(Finding::new(field, None, super::chain(&error)));
+        }
+    }
+    findings
+}
+
+/// Makes what the container needs. Repeated, it keeps what is there and writes secrets anew.
+pub(super) fn prepare(
+    app: &App,
+    id: &ContainerId,
+    settings: &Settings,
+    ids: &ProcessIds,
+) -> Result<Prepared, VolumeError> {
+    let mut prepared = Prepared::default();
+    let state = &settings.paths.state;
+    for mount in &app.mounts {
+        let content = match &mount.volume {
+            Volume::HostPath { path, kind } => {
+                let opened = open_host_path(path, *kind, &settings.volumes.allowed_host_paths)?;
+                prepared.held.push(Held {
+                    path: path.clone(),
+                    destination: mount.path.clone(),
+                    opened,
+                });
+                Content::Host(path.into())
+            }
+            Volume::EmptyDir => {
+                let own = state.join("instances").join(id.to_string()).join("volumes");
+                Content::Host(open_to_all(&own, &mount.name)?)
+            }
+            Volume::InstanceDirectory => {
+                let own = state.join("volumes").join(id.instance.to_string());
+                Content::Host(open_to_all(&own, &mount.name)?)
+            }
+            Volume::Memory { size } => Content::Memory(size.unwrap_or(app.resources.memory_bytes)),
+        };
+        prepared.sources.push(VolumeSource {
+            destination: mount.path.clone(),
+            content,
+            access: mount.access,
+        });
+    }
+    if !app.secret_files.is_empty() {
+        let directory = secrets_of(id, settings);
+        write_secrets(&directory, &app.secret_files, ids)?;
+        prepared.sources.push(VolumeSource {
+            destination: SECRETS.to_owned(),
+            content: Content::Host(directory),
+            access: Access::ReadOnly,
+        });
+    }
+    Ok(prepared)
+}
+
+/// Removes the secrets of a container that is gone; its other volumes went with its directories.
+pub(super) fn remove(id: &ContainerId, settings: &Settings) -> Result<(), VolumeError> {
+    let path = secrets_of(id, settings);
+    match fs::remove_dir_all(&path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(VolumeError::Write { path, source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn secrets_of(id: &ContainerId, settings: &Settings) -> PathBuf {
+    settings.paths.runtime.join("secrets").join(id.to_string())
+}
+
+fn open_host_path(
+    path: &str,
+    kind: Option<HostPathKind>,
+    allowed: &[PathBuf],
+) -> Result<OwnedFd, VolumeError> {
+    let below = allowed.iter().find_map(|root| {
+        let rest = Path::new(path).strip_prefix(root).ok()?;
+        Some((root, rest))
+    });
+    let Some((root, rest)) = below else {
+        return Err(VolumeError::NotAllowed {
+            path: path.to_owned(),
+            allowed: allowed.to_vec(),
+        });
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let failed = |errno| unopened(path, errno);
+    let root =
+        openat2(CWD, root, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS).map_err(failed)?;
+    let opened = if rest.as_os_str().is_empty() {
+        root
+    } else {
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+        openat2(&root, rest, flags, Mode::empty(), resolve).map_err(failed)?
+    };
+    let facts = fstat(&opened).map_err(failed)?;
+    let found = FileType::from_raw_mode(facts.st_mode);
+    let (fits, allowed) = match kind {
+        Some(HostPathKind::Directory) => (found == FileType::Directory, "a directory"),
+        Some(HostPathKind::File) => (found == FileType::RegularFile, "a regular file"),
+        None => (
+            matches!(found, FileType::Directory | FileType::RegularFile),
+            "a directory or a regular file",
+        ),
+    };
+    if !fits {
+        return Err(VolumeError::Kind {
+            path: path.to_owned(),
+            found: format!("a {found:?}").to_lowercase(),
+            allowed,
+        });
+    }
+    Ok(opened)
+}
+
+/// Where a symbolic link may not be, the kernel says ELOOP.
+fn unopened(path: &str, errno: Errno) -> VolumeError {
+    let path = path.to_owned();
+    match errno {
+        Errno::LOOP => VolumeError::Link { path },
+        errno => VolumeError::Open {
+            path,
+            source: errno.into(),
+        },
+    }
+}
+
+fn open_secret(path: &str) -> Result<File, VolumeError> {
+    // NONBLOCK: a FIFO must not hold us.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let opened = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+        .map_err(|errno| unopened(path, errno))?;
+    let facts = fstat(&opened).map_err(|errno| unopened(path, errno))?;
+    let found = FileType::from_raw_mode(facts.st_mode);
+    if found != FileType::RegularFile {
+        return Err(VolumeError::Kind {
+            path: path.to_owned(),
+            found: format!("a {found:?}").to_lowercase(),
+            allowed: "a regular file",
+        });
+    }
+    if facts.st_uid != 0 || facts.st_mode & 0o077 != 0 {
+        return Err(VolumeError::Exposed {
+            path: path.to_owned(),
+            owner: facts.st_uid,
+            mode: facts.st_mode & 0o7777,
+        });
+    }
+    if u64::try_from(facts.st_size).unwrap_or(u64::MAX) > MAX_SECRET {
+        return Err(VolumeError::Kind {
+            path: path.to_owned(),
+            found: format!("{} bytes long", facts.st_size),
+            allowed: "a file of at most 1 MiB",
+        });
+    }
+    Ok(opened.into())
+}
+
+fn write_secrets(
+    directory: &Path,
+    secrets: &[SecretFile],
+    ids: &ProcessIds,
+) -> Result<(), VolumeError> {
+    // The parent is for root alone; inside, the app has to be able to enter.
+    if let Some(parent) = directory.parent() {
+        make(parent, 0o700)?;
+    }
+    make(directory, 0o755)?;
+    in_memory(directory)?;
+    for secret in secrets {
+        let mut content = Vec::new();
+        let source = open_secret(&secret.source)?;
+        let read = source.take(MAX_SECRET).read_to_end(&mut content);
+        read.map_err(|source| VolumeError::Open {
+            path: secret.source.clone(),
+            source,
+        })?;
+        let path = directory.join(&secret.name);
+        write_secret(&path, &content, secret.mode, ids)
+            .map_err(|source| VolumeError::Write { path, source })?;
+    }
+    Ok(())
+}
+
+/// In one step, and never readable by anybody else meanwhile.
+fn write_secret(path: &Path, content: &[u8], mode: u32, ids: &ProcessIds) -> io::Result<()> {
+    let fresh = path.with_file_name(".new");
+    let _ = fs::remove_file(&fresh);
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&fresh)?;
+    file.write_all(content)?;
+    fchown(&file, Some(ids.uid), Some(ids.gid))?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    fs::rename(&fresh, path)
+}
+
+fn in_memory(directory: &Path) -> Result<(), VolumeError> {
+    let failed = |source: io::Error| VolumeError::Write {
+        path: directory.to_owned(),
+        source,
+    };
+    let opened = File::open(directory).map_err(failed)?;
+    let facts = fstatfs(opened.as_fd()).map_err(|errno| failed(errno.into()))?;
+    let magic = u64::try_from(facts.f_type).unwrap_or(0);
+    if IN_MEMORY.contains(&magic) {
+        Ok(())
+    } else {
+        Err(VolumeError::OnDisk {
+            path: directory.to_owned(),
+        })
+    }
+}
+
+/// A directory that every user of the container may write, in one that no user of the host enters.
+fn open_to_all(parent: &Path, name: &str) -> Result<PathBuf, VolumeError> {
+    make(parent, 0o700)?;
+    let path = parent.join(name);
+    match fs::create_dir(&path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(path),
+        made => {
+            let opened =
+                made.and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o777)));
+            match opened {
+                Ok(()) => Ok(path),
+                Err(source) => Err(VolumeError::Write { path, source }),
+            }
+        }
+    }
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), VolumeError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .map_err(|source| VolumeError::Write {
+            path: path.to_owned(),
+            source,
+        })
+}
