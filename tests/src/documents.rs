@@ -141,6 +141,9 @@ pub struct Instance {
     pub revision: String,
     /// Its address.
     pub address: Option<String>,
+    /// Its ports on the host.
+    #[serde(default)]
+    pub host_ports: Vec<String>,
     /// The task that last moved it.
     pub task_id: Option<String>,
     /// Why it failed.

@@ -13,19 +13,18 @@ use crate::{http, leaks};
 const SETTLES: Duration = Duration::from_secs(15);
 
 /// Things of which every instance has one.
-const ONE_EACH: [&str; 7] = [
+const ONE_EACH: [&str; 6] = [
     "containers",
     "tasks",
     "snapshots",
     "netns",
     "links",
-    "host ports",
     "instance directories",
 ];
 
 impl TestHost {
     /// Waits for a pool with `active` in service and `armed` at the gate, the only one of the host,
-    /// and fails if anything else is there. Its app serves on 8080, has one host port, and appends `started` to
+    /// and fails if anything else is there. Its app serves on 8080 and appends `started` to
     /// `/www/starts` when it starts: each is found to have started once.
     pub fn assert_exactly(&self, app: &str, active: u32, armed: u32) -> Result<Pool> {
         let pool = self.assert_nothing_besides(app, active, armed)?;
@@ -62,9 +61,15 @@ impl TestHost {
             let server = format!("{address}:8080");
             ensure!(found.contains(&server), "{server} is not in {found:?}");
         }
+        let ports = pool
+            .instances
+            .iter()
+            .map(|i| i.host_ports.len())
+            .sum::<usize>();
         until("exactly these containers", SETTLES, || {
             let there = leaks::look(&self.ground, &self.containerd, &self.agent)?;
-            let right = ONE_EACH.iter().all(|kind| there.of(kind).len() == count);
+            let right = ONE_EACH.iter().all(|kind| there.of(kind).len() == count)
+                && there.of("host ports").len() == ports;
             Ok(if right && there.of("leases").is_empty() {
                 Look::Seen(())
             } else {

@@ -191,9 +191,15 @@ impl TestHost {
 
     /// Mounts a small file system of its own at `name` below the host's directory.
     pub fn small_disk(&self, name: &str, bytes: u64) -> Result<PathBuf> {
+        self.small_disk_of(name, bytes, 100_000)
+    }
+
+    /// The same with room for so many inodes.
+    pub fn small_disk_of(&self, name: &str, bytes: u64, inodes: u32) -> Result<PathBuf> {
         let point = self.ground.path(name);
         fs::create_dir(&point).with_context(|| format!("create {}", point.display()))?;
-        let options = CString::new(format!("size={bytes}")).context("options of a mount")?;
+        let options = CString::new(format!("size={bytes},nr_inodes={inodes}"))
+            .context("options of a mount")?;
         let options = Some(options.as_c_str());
         mount("tmpfs", &point, "tmpfs", MountFlags::empty(), options)
             .with_context(|| format!("mount a tmpfs at {}", point.display()))?;

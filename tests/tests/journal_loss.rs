@@ -106,7 +106,7 @@ fn assert_all_goes_on_until_it_is_accepted(host: &mut TestHost, before: &Pool) -
     let pid = rustix::process::Pid::from_raw(pid.try_into()?).context("a pid")?;
     rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
     let pool = host.wait_for_pool("web", "a replacement, and the failed one kept", |pool| {
-        (pool.active, pool.failed) == (2, 1)
+        (pool.active, pool.failed, pool.armed, pool.arming) == (2, 1, 1, 0)
     })?;
     let fresh = pool
         .instances

@@ -60,8 +60,9 @@ fn the_trail_names_every_step_of_every_instance_within_the_answer() -> Result<()
     }
     for step in &trail.steps {
         assert_eq!(step.outcome, "ok", "{step:?}");
+        // Three microsecond counts told in decimal milliseconds: their sum is off by a rounding.
         ensure!(
-            step.start_ms + step.duration_ms <= answer,
+            step.start_ms + step.duration_ms <= answer + 0.0005,
             "{step:?} ends after {answer} ms"
         );
     }

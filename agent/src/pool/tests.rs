@@ -932,6 +932,29 @@ fn what_has_ended_meanwhile_says_how_where_that_is_known() {
 }
 
 #[test]
+fn a_wall_clock_that_is_set_moves_no_deadline_and_no_pause() {
+    for step in [3_600_000_i64, -3_600_000] {
+        let mut world = World::new(0, 8);
+        world.now.wall_ms = 10_000_000;
+        let id = world.ask("t1", Verb::Activate, 1);
+        world.commit_one();
+        let before = world.pool.wake_at();
+        world.now.wall_ms = world.now.wall_ms.saturating_add_signed(step);
+        world.event(Event::Tick);
+        assert_eq!(world.pool.wake_at(), before, "the deadline");
+        assert!(!world.answers.contains_key(&id));
+        world.pass(Duration::from_secs(59));
+        assert!(
+            !world.answers.contains_key(&id),
+            "a second before its deadline"
+        );
+        world.pass(Duration::from_secs(2));
+        while world.commit_one() {}
+        assert_eq!(world.end_of(&id), EndState::Failed);
+    }
+}
+
+#[test]
 fn a_second_deactivation_waits_for_what_the_first_takes_out() {
     let mut world = World::new(0, 8);
     world.ask("up", Verb::Activate, 2);

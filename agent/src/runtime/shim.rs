@@ -107,6 +107,8 @@ fn is_arguments_of(arguments: &[u8], of: &ShimOf) -> bool {
         std::str::from_utf8(words.get(at + 1)?).ok()
     };
     program.is_some_and(|program| program.starts_with(b"containerd-shim"))
+        // `delete` is a call that containerd is waiting for, not a shim that was left.
+        && !words.contains(&&b"delete"[..])
         && value_of("-namespace") == Some(&of.namespace)
         && value_of("-id") == Some(&of.container)
         && value_of("-address").is_some_and(|address| same_place(Path::new(address), &of.socket))

@@ -10,13 +10,20 @@ const CODES: [u16; 14] = [
     200, 202, 400, 403, 404, 405, 408, 409, 413, 422, 503, 507, 501, 500,
 ];
 
-/// The counters. The last row is of requests that no route took.
+/// The counters. The last row is of requests that no route took. A slice: as the length of an array
+/// the table of routes would have to be evaluated before the handlers that are checked with it
+/// (E0391 in optimized builds).
 #[derive(Debug)]
-pub(super) struct Requests([[Counter; CODES.len()]; ROUTES.len() + 1]);
+pub(super) struct Requests(Box<[[Counter; CODES.len()]]>);
 
 impl Default for Requests {
     fn default() -> Self {
-        Self(std::array::from_fn(|_| Default::default()))
+        let rows = ROUTES.len() + 1;
+        Self(
+            std::iter::repeat_with(Default::default)
+                .take(rows)
+                .collect(),
+        )
     }
 }
 
