@@ -15,6 +15,7 @@ pub mod gate;
 pub mod host;
 pub mod instance;
 pub mod journal;
+pub mod logs;
 pub mod metrics;
 pub mod network;
 pub mod pool;

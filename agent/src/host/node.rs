@@ -15,11 +15,11 @@ use crate::api::v1::{
     AppDocument, AppList, ApplyResult, JournalDocument, Pool, Problem, ProblemCode, Status, Task,
     TaskList, TaskRequest, TaskSummary, Trail, Verb,
 };
-use crate::api::{Deletion, Feed, Host, Received};
+use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received};
 use crate::app::HostTerms;
 use crate::chain::chain;
 use crate::config::Settings;
-use crate::gate::Gate;
+use crate::gate::{Directories, Gate};
 use crate::instance::{AppName, Revision};
 use crate::journal::{Journal, StoredTask, Write};
 use crate::metrics::{Metrics, Page, render};
@@ -118,6 +118,8 @@ pub struct Node<E> {
     pub(super) applying: Mutex<()>,
     /// What `/v1/events` tells.
     pub(super) feed: Arc<Feed>,
+    /// Where instances write.
+    pub(super) directories: Arc<Directories>,
 }
 
 impl<E: Effects> Node<E> {
@@ -255,6 +257,10 @@ impl<E: Effects> Host for Node<E> {
 
     fn feed(&self) -> Arc<Feed> {
         Arc::clone(&self.feed)
+    }
+
+    async fn log(&self, instance: &str, request: LogRequest) -> Result<Log, Problem> {
+        self.read_log(instance, request).await
     }
 
     async fn journal(&self) -> Result<JournalDocument, Problem> {

@@ -241,6 +241,7 @@ pub async fn run_with<E: Effects>(
         observed,
         applying: tokio::sync::Mutex::default(),
         feed: feed.clone(),
+        directories: executor.directories.clone(),
         gate: executor.gate.clone(),
         metrics,
     });

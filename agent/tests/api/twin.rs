@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nodeagent::api::v1::*;
-use nodeagent::api::{Client, Deletion, Feed, Host, Limits, Received, Server};
+use nodeagent::api::{Client, Deletion, Feed, Host, Limits, Log, LogRequest, Received, Server};
 use nodeagent::metrics::{Facts, Metrics, Page, render};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -446,6 +446,23 @@ impl Host for Twin {
 
     fn feed(&self) -> Arc<Feed> {
         Arc::clone(&self.feed)
+    }
+
+    async fn log(&self, instance: &str, request: LogRequest) -> Result<Log, Problem> {
+        if instance != "web-0" {
+            return Err(Problem::not_found("instance", instance));
+        }
+        let (pieces, receiver) = tokio::sync::mpsc::channel(4);
+        let said = format!("{} says \u{1b}[31mred\u{1b}[0m\n", request.process);
+        pieces.try_send(Ok(said.into())).unwrap();
+        if request.follow {
+            // Goes on until the reader leaves.
+            tokio::spawn(async move { pieces.closed().await });
+        }
+        Ok(Log {
+            container: "web-0.g1".to_owned(),
+            pieces: receiver,
+        })
     }
 
     fn ready(&self) -> Result<(), Problem> {
