@@ -17,7 +17,6 @@ use super::answers;
 use super::epoch::Epoch;
 use super::etc;
 use super::executor::Executor;
-use super::failure::chain;
 use super::node::{Identity, Node, Pools};
 use super::place::{self, PlaceError};
 use super::route;
@@ -29,6 +28,7 @@ use super::watchdog;
 use crate::alarm::Alarms;
 use crate::api::Feed;
 use crate::app::{HostTerms, NetworkMode};
+use crate::chain::chain;
 use crate::config::{Requirement, Settings};
 use crate::discovery::{
     Backends, Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery, Metered,
