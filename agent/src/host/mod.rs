@@ -12,6 +12,7 @@ mod changes;
 mod create;
 mod ended;
 mod epoch;
+mod etc;
 mod executor;
 mod failure;
 mod logs;
