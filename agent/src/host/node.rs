@@ -307,11 +307,7 @@ impl<E> Node<E> {
         let Some(containers) = strays::told("containers", listed) else {
             return;
         };
-        let found = strays::find(&self.executor, containers).await;
-        if let Some(rows) = strays::told("instances", self.journal.instances()) {
-            let live: Vec<_> = rows.iter().filter(|r| r.released_ms.is_none()).collect();
-            found.remove_strays(&self.executor, &live).await;
-        }
+        strays::sweep(&self.executor, &self.shared.ledger, containers).await;
     }
 
     /// The pools as they are, or as the journal left them while nobody has looked yet.
