@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::time::Instant;
 
 use super::ended::recorded_end;
 use super::epoch::Epoch;
 use super::executor::{Executor, exited};
-use super::failure::chain;
 use super::node::{Entry, Node, Pools};
-use super::strays::{self, told};
+use super::registrations::{self, Listing};
+use super::strays;
 use super::{reboot, rebuild};
 use crate::app::{self, HostTerms};
+use crate::chain::chain;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Loss, Recovered, Write};
 use crate::network::{Lease, LeaseState, Ledger};
@@ -65,7 +66,9 @@ pub(super) async fn adopt<E: Effects>(
         .as_deref()
         .is_some_and(|known| known != boot_id);
     let live = alive(&recovered.instances);
-    let seen = match containers(executor).await {
+    let asked = Listing::ask(&executor.discovery);
+    let (seen, mut listing) = join(containers(executor), asked).await;
+    let seen = match seen {
         // Nobody knows yet whether the journal is new or lost: only containerd can tell.
         None if recovered.boot_id.is_none() && recovered.loss.is_none() && live.is_empty() => {
             Some(by_id(ask_until_answered(executor).await))
@@ -94,7 +97,8 @@ pub(super) async fn adopt<E: Effects>(
     }
     let observations = observe(executor, &live, seen.as_ref(), rebooted).await;
     if rebooted {
-        reboot::deregister_everything(executor).await;
+        // Clients must not find what does not run.
+        listing.sweep(|_| false).await;
     }
     // Before anything is removed: the evidence lies with the containers. A reboot is no end of
     // theirs.
@@ -102,13 +106,15 @@ pub(super) async fn adopt<E: Effects>(
         true => HashMap::new(),
         false => ends(executor, &live, &observations).await,
     };
-    let listed = listed(executor).await;
+    let listed = listing.all();
     // A new or rebuilt journal knows nothing of what the packet filter may still serve.
     let knows_ports = recovered.loss.is_none()
         && (recovered.boot_id.is_some() || seen.as_ref().is_some_and(HashMap::is_empty));
     let knows_strays = recovered.loss.is_none();
     if let Some(seen) = seen.filter(|_| knows_strays) {
-        strays::sweep(executor, &shared.ledger, seen.into_values().collect()).await;
+        let containers = seen.into_values().collect();
+        let heard = listing.heard.clone();
+        strays::sweep(executor, &shared.ledger, containers, heard).await;
     }
     if knows_ports {
         restore_ports(executor, &live).await;
@@ -138,6 +144,15 @@ pub(super) async fn adopt<E: Effects>(
             }
         }
     }
+    // A journal that was lost removes nothing until that is accepted.
+    let unheard_backends = match recovered.loss {
+        Some(_) => Vec::new(),
+        None => std::mem::take(&mut listing.unheard),
+    };
+    let ended = match rebooted {
+        true => reboot::ended(&recovered.instances),
+        false => Vec::new(),
+    };
     restore_leases(shared, &recovered.instances);
     revive(
         shared,
@@ -150,6 +165,13 @@ pub(super) async fn adopt<E: Effects>(
             listed,
         },
     );
+    for backend in unheard_backends {
+        let later = registrations::sweep_later(backend, ended.clone(), pools.clone());
+        let shutdown = shared.shutdown.clone();
+        shared
+            .tracker
+            .spawn(async move { shutdown.run_until_cancelled(later).await });
+    }
     if silent {
         let sweep = match knows_strays {
             true => Sweep::Strays(shared.ledger.clone()),
@@ -174,7 +196,9 @@ async fn adopt_observed<E: Effects>(
     mut recovered: Recovered,
 ) {
     // Only containerd knows what is here.
-    let found = strays::find(executor, ask_until_answered(executor).await).await;
+    let containers = ask_until_answered(executor).await;
+    let heard = Listing::ask(&executor.discovery).await.heard;
+    let found = strays::find(executor, containers, heard).await;
     let observations = rebuild::rebuild(executor, shared, epoch, &mut recovered, &found).await;
     begin_boot(shared, boot_id, &[]).await;
     restore_leases(shared, &recovered.instances);
@@ -215,16 +239,6 @@ async fn begin_boot<E: Effects>(shared: &Shared<E>, boot_id: &str, lost: &[Insta
             "the boot id is not in the journal; the next start takes this for another boot"
         );
     }
-}
-
-/// Instances that any backend lists; `None` when one cannot be asked.
-async fn listed(executor: &Executor) -> Option<BTreeSet<InstanceName>> {
-    let mut all = BTreeSet::new();
-    for backend in &executor.discovery {
-        let records = told("registrations", backend.registered().await)?;
-        all.extend(records.into_iter().map(|record| record.instance));
-    }
-    Some(all)
 }
 
 pub(super) fn container_of(row: &InstanceRow) -> ContainerId {
@@ -549,7 +563,10 @@ async fn hear_later(
         }
     }
     match sweep {
-        Sweep::Strays(ledger) => strays::sweep(&executor, &ledger, containers).await,
+        Sweep::Strays(ledger) => {
+            let heard = Listing::ask(&executor.discovery).await.heard;
+            strays::sweep(&executor, &ledger, containers, heard).await;
+        }
         Sweep::Nothing => {}
     }
 }

@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use super::executor::Executor;
-use super::failure::chain;
+use super::registrations::{self, Records};
 use super::volumes;
-use crate::discovery::{Discovery, RegistrationRecord};
+use crate::chain::chain;
 use crate::instance::{ContainerId, InstanceName};
 use crate::journal::InstanceRow;
 use crate::network::{Ledger, ObservedSlot};
@@ -28,17 +28,15 @@ pub(super) struct Found {
     pub directories: Vec<ContainerId>,
     pub secrets: Vec<ContainerId>,
     pub slots: Vec<ObservedSlot>,
-    pub records: Vec<(Arc<dyn Discovery>, Vec<RegistrationRecord>)>,
+    pub records: Records,
 }
 
-/// Lists everything of ours.
-pub(super) async fn find(executor: &Executor, containers: Vec<Observed>) -> Found {
-    let mut records = Vec::new();
-    for backend in &executor.discovery {
-        if let Some(listed) = told("registrations", backend.registered().await) {
-            records.push((backend.clone(), listed));
-        }
-    }
+/// Lists everything of ours; `records` are what the backends of discovery list.
+pub(super) async fn find(
+    executor: &Executor,
+    containers: Vec<Observed>,
+    records: Records,
+) -> Found {
     let snapshots = told("snapshots", executor.runtime.list_snapshots().await);
     let slots = told("network slots", executor.network.slots().await);
     Found {
@@ -53,9 +51,14 @@ pub(super) async fn find(executor: &Executor, containers: Vec<Observed>) -> Foun
 }
 
 /// Removes what belongs to no instance of the journal; `containers` are all of ours that containerd
-/// has. May run at any time.
-pub(super) async fn sweep(executor: &Executor, ledger: &Mutex<Ledger>, containers: Vec<Observed>) {
-    let found = find(executor, containers).await;
+/// has, `records` what the backends of discovery list. May run at any time.
+pub(super) async fn sweep(
+    executor: &Executor,
+    ledger: &Mutex<Ledger>,
+    containers: Vec<Observed>,
+    records: Records,
+) {
+    let found = find(executor, containers, records).await;
     let Some(mut rows) = told("instances", executor.journal.instances()) else {
         return;
     };
@@ -124,7 +127,9 @@ impl<'a> Sweep<'a> {
             said("network slot", removed);
         }
         for (backend, records) in &found.records {
-            self.deregister(backend.as_ref(), records).await;
+            let stray = records.iter();
+            let stray = stray.filter(|record| !self.instances.contains(&record.instance));
+            registrations::deregister(backend.as_ref(), stray).await;
         }
     }
 
@@ -155,22 +160,6 @@ impl<'a> Sweep<'a> {
         said("cgroup", runtime.remove_cgroup(id).await);
         // Its shim has nothing to do any more.
         said("shim", runtime.delete_container(id).await);
-    }
-
-    async fn deregister(&self, backend: &dyn Discovery, records: &[RegistrationRecord]) {
-        let stray: Vec<_> = records
-            .iter()
-            .filter(|record| !self.instances.contains(&record.instance))
-            .map(|record| (record.instance.clone(), record.generation))
-            .collect();
-        if !stray.is_empty() {
-            tracing::warn!(
-                backend = backend.name(),
-                count = stray.len(),
-                "deregistering what belongs to no instance"
-            );
-            said("registration", backend.deregister(&stray).await);
-        }
     }
 }
 

@@ -57,6 +57,8 @@ pub enum Operation {
     ShowStatus,
     /// Stream of events.
     WatchEvents,
+    /// A process's log.
+    ReadLog,
     /// The journal, and whether one was lost.
     ShowJournal,
     /// Accept the loss of a journal.
@@ -86,7 +88,7 @@ pub struct Route {
     pub operation: Operation,
     /// Method.
     pub method: Method,
-    /// Path; `{app}` and `{id}` stand for one segment.
+    /// Path; `{app}`, `{id}` and `{name}` stand for one segment.
     pub path: &'static str,
     /// The least role that may; `None`: everybody who can connect.
     pub needs: Option<Role>,
@@ -170,6 +172,13 @@ pub const ROUTES: &[Route] = &{
             "/v1/events",
             Some(View),
             "What is true and then what changes, as server-sent events",
+        ),
+        route(
+            ReadLog,
+            Get,
+            "/v1/instances/{name}/logs",
+            Some(View),
+            "What a process in an instance has written",
         ),
         route(
             ShowJournal,
