@@ -7,10 +7,12 @@
 mod adopt;
 mod answers;
 mod apps;
+mod backends;
 mod changes;
 mod create;
 mod ended;
 mod epoch;
+mod etc;
 mod executor;
 mod failure;
 mod logs;
