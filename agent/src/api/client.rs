@@ -5,6 +5,7 @@
 //! submission repeats its task id.
 
 mod events;
+mod log;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 pub use events::Events;
+pub use log::LogStream;
 
 use super::Deletion;
 use super::v1::{

@@ -177,6 +177,7 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
             JSON,
             schema(json!({"type": "object"})),
         )],
+        Operation::ReadLog => text("text/plain; charset=utf-8"),
         Operation::ShowMetrics => text("text/plain; version=0.0.4"),
         Operation::ShowHealth | Operation::ShowReadiness => text("text/plain"),
     }
@@ -203,7 +204,29 @@ fn parameters(route: &Route) -> Value {
         let rule = json!({"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"});
         parameters.push(named("path", "id", true, "Id of the task.", rule));
     }
+    if route.path.contains("{name}") {
+        let text = "Name of the instance.";
+        parameters.push(named("path", "name", true, text, string()));
+    }
     match route.operation {
+        Operation::ReadLog => {
+            let process = json!({"type": "string", "default": "app"});
+            let tail = json!({"type": "integer", "minimum": 0, "maximum": 10_000_000});
+            let since = json!({"type": "number", "minimum": 0});
+            let follow = json!({"type": "boolean", "default": false});
+            for (name, text, schema) in [
+                ("process", "Name of the process.", process),
+                ("tail", "Lines from the end.", tail),
+                (
+                    "since",
+                    "Nothing that was written to last longer ago, in seconds.",
+                    since,
+                ),
+                ("follow", "Go on with what is written later.", follow),
+            ] {
+                parameters.push(named("query", name, false, text, schema));
+            }
+        }
         Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
             let seconds = json!({"type": "number", "minimum": 0, "maximum": 3600, "default": 90});
             parameters.push(named(

@@ -11,6 +11,7 @@ mod config;
 mod deactivate;
 mod duration;
 mod journal;
+mod logs;
 mod progress;
 mod report;
 mod roll;
@@ -112,6 +113,7 @@ enum Call {
     Status(status::Status),
     Trace(trace::Trace),
     Tasks(tasks::Tasks),
+    Logs(logs::Logs),
     App(app::App),
     Journal(journal::Journal),
 }
@@ -177,6 +179,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Status(verb) => verb.execute(options).await,
         Call::Trace(verb) => verb.execute(options).await,
         Call::Tasks(verb) => verb.execute(options).await,
+        Call::Logs(verb) => verb.execute(options).await,
         Call::App(verb) => verb.execute(options).await,
         Call::Journal(verb) => verb.execute(options).await,
     }

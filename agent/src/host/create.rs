@@ -40,7 +40,7 @@ impl Executor {
                         gid: found.gid,
                         groups: found.additional_gids,
                     })
-                    .map_err(|error| super::failure::chain(&error))
+                    .map_err(|error| crate::chain::chain(&error))
             };
             let plan = plan::compile(&app, &config, &container, &basics, &resolve)?;
             let ids = plan::app_ids(&app, &config, &resolve)?;

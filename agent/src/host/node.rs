@@ -9,16 +9,17 @@ use tokio::sync::{Mutex, watch};
 use super::answers;
 use super::epoch::Epoch;
 use super::executor::Executor;
-use super::failure::chain;
+use super::registrations::Listing;
 use super::strays;
 use crate::api::v1::{
     AppDocument, AppList, ApplyResult, JournalDocument, Pool, Problem, ProblemCode, Status, Task,
     TaskList, TaskRequest, TaskSummary, Trail, Verb,
 };
-use crate::api::{Deletion, Feed, Host, Received};
+use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received};
 use crate::app::HostTerms;
+use crate::chain::chain;
 use crate::config::Settings;
-use crate::gate::Gate;
+use crate::gate::{Directories, Gate};
 use crate::instance::{AppName, Revision};
 use crate::journal::{Journal, StoredTask, Write};
 use crate::metrics::{Metrics, Page, render};
@@ -117,6 +118,8 @@ pub struct Node<E> {
     pub(super) applying: Mutex<()>,
     /// What `/v1/events` tells.
     pub(super) feed: Arc<Feed>,
+    /// Where instances write.
+    pub(super) directories: Arc<Directories>,
 }
 
 impl<E: Effects> Node<E> {
@@ -226,15 +229,15 @@ impl<E: Effects> Host for Node<E> {
         let version = tokio::time::timeout(VERSION_DEADLINE, self.executor.runtime.version()).await;
         let version = version.ok().and_then(Result::ok);
         let observed = *self.observed.borrow();
-        Ok(answers::status(
-            &self.settings,
-            &self.identity,
-            self.epoch.number,
-            observed,
-            version,
-            self.pools_now(),
-            answers::alarms(&self.shared.alarms),
-        ))
+        let look = answers::Look {
+            ready: observed,
+            containerd: version,
+            discovery: self.executor.discovery.health(),
+            pools: self.pools_now(),
+            alarms: answers::alarms(&self.shared.alarms),
+        };
+        let epoch = self.epoch.number;
+        Ok(answers::status(&self.settings, &self.identity, epoch, look))
     }
 
     fn ready(&self) -> Result<(), Problem> {
@@ -254,6 +257,10 @@ impl<E: Effects> Host for Node<E> {
 
     fn feed(&self) -> Arc<Feed> {
         Arc::clone(&self.feed)
+    }
+
+    async fn log(&self, instance: &str, request: LogRequest) -> Result<Log, Problem> {
+        self.read_log(instance, request).await
     }
 
     async fn journal(&self) -> Result<JournalDocument, Problem> {
@@ -307,7 +314,8 @@ impl<E> Node<E> {
         let Some(containers) = strays::told("containers", listed) else {
             return;
         };
-        let found = strays::find(&self.executor, containers).await;
+        let heard = Listing::ask(&self.executor.discovery).await.heard;
+        let found = strays::find(&self.executor, containers, heard).await;
         if let Some(rows) = strays::told("instances", self.journal.instances()) {
             let live: Vec<_> = rows.iter().filter(|r| r.released_ms.is_none()).collect();
             found.remove_strays(&self.executor, &live).await;

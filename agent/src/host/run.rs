@@ -27,8 +27,10 @@ use super::watchdog;
 use crate::alarm::Alarms;
 use crate::api::Feed;
 use crate::app::HostTerms;
-use crate::config::Settings;
-use crate::discovery::{Discovery, DiscoveryError, FileDiscovery, Metered};
+use crate::config::{Requirement, Settings};
+use crate::discovery::{
+    Backends, Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery, Metered,
+};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
@@ -191,17 +193,12 @@ pub async fn run_with<E: Effects>(
             &settings.network,
             settings.paths.runtime.join("netns"),
         )?),
-        discovery: backends(&metrics, &settings)?,
+        discovery: Arc::new(backends(&metrics, &settings, &recovered.agent_id)?),
         facts: HostFacts::detect(),
         settings: settings.clone(),
     };
     let terms = HostTerms {
-        propagation_bound: executor
-            .discovery
-            .iter()
-            .map(|backend| backend.propagation_bound())
-            .max()
-            .unwrap_or_default(),
+        propagation_bound: executor.discovery.propagation_bound(),
         reachable: settings.network.reachable,
         host_address,
     };
@@ -244,6 +241,7 @@ pub async fn run_with<E: Effects>(
         observed,
         applying: tokio::sync::Mutex::default(),
         feed: feed.clone(),
+        directories: executor.directories.clone(),
         gate: executor.gate.clone(),
         metrics,
     });
@@ -338,13 +336,19 @@ pub async fn run_with<E: Effects>(
 fn backends(
     metrics: &Metrics,
     settings: &Settings,
-) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
-    let mut backends: Vec<Arc<dyn Discovery>> = Vec::new();
-    if let Some(file) = &settings.discovery.file {
-        backends.push(Arc::new(FileDiscovery::open(file)?));
-    }
+    agent_id: &str,
+) -> Result<Backends, DiscoveryError> {
     let counted = |backend| Arc::new(Metered::new(backend, metrics)) as Arc<dyn Discovery>;
-    Ok(backends.into_iter().map(counted).collect())
+    let mut backends: Vec<(Arc<dyn Discovery>, Requirement)> = Vec::new();
+    if let Some(file) = &settings.discovery.file {
+        let opened = FileDiscovery::open(file)?;
+        backends.push((counted(Arc::new(opened)), file.requirement));
+    }
+    if let Some(etcd) = &settings.discovery.etcd {
+        let opened = EtcdDiscovery::open(etcd, &settings.host, agent_id);
+        backends.push((counted(Arc::new(opened)), etcd.requirement));
+    }
+    Ok(Backends::new(backends))
 }
 
 fn identity() -> Identity {

@@ -89,6 +89,7 @@ fn the_help_of_every_verb_is_as_written() {
         "status",
         "trace",
         "tasks",
+        "logs",
         "journal",
         "journal show",
         "journal accept",
@@ -186,6 +187,8 @@ async fn tables_and_documents_are_as_written() {
     )
     .await;
     shows(&served, "tasks", "tasks").await;
+    shows(&served, "logs", "logs web-0 sidecar").await;
+    shows(&served, "logs-refused", "logs web-0 .plan --tail 99999999").await;
     shows(&served, "app-list", "app list").await;
     shows(&served, "app-delete", "app delete web").await;
     shows(&served, "app-list-none", "app list").await;
@@ -294,6 +297,9 @@ async fn every_documented_exit_code_is_reached() {
         ("app check /dev/null", 3),
         ("activate nope --to 1", 4),
         ("trace nope", 4),
+        ("logs web-0", 0),
+        ("logs web-9", 4),
+        ("logs web-0 ../plan", 3),
         ("scale web --to 2 --expect-seq 1", 5),
         ("activate superseded --to 1", 5),
         ("app delete web", 5),

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nodeagent::api::v1::*;
-use nodeagent::api::{Client, Deletion, Feed, Host, Limits, Received, Server};
+use nodeagent::api::{Client, Deletion, Feed, Host, Limits, Log, LogRequest, Received, Server};
 use nodeagent::metrics::{Facts, Metrics, Page, render};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -413,6 +413,7 @@ impl Host for Twin {
                     reachable: Reachability::Yes,
                     version: Some("1.6.20".to_owned()),
                 },
+                discovery: vec![file_backend(), etcd_backend()],
             },
             pools: state.apps.values().map(pool).collect(),
             alarms: state.alarms.clone(),
@@ -445,6 +446,23 @@ impl Host for Twin {
 
     fn feed(&self) -> Arc<Feed> {
         Arc::clone(&self.feed)
+    }
+
+    async fn log(&self, instance: &str, request: LogRequest) -> Result<Log, Problem> {
+        if instance != "web-0" {
+            return Err(Problem::not_found("instance", instance));
+        }
+        let (pieces, receiver) = tokio::sync::mpsc::channel(4);
+        let said = format!("{} says \u{1b}[31mred\u{1b}[0m\n", request.process);
+        pieces.try_send(Ok(said.into())).unwrap();
+        if request.follow {
+            // Goes on until the reader leaves.
+            tokio::spawn(async move { pieces.closed().await });
+        }
+        Ok(Log {
+            container: "web-0.g1".to_owned(),
+            pieces: receiver,
+        })
     }
 
     fn ready(&self) -> Result<(), Problem> {
@@ -591,5 +609,41 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.twin.release.cancel();
         self.stop.cancel();
+    }
+}
+
+fn file_backend() -> DiscoveryStatus {
+    DiscoveryStatus {
+        name: "file".to_owned(),
+        required: true,
+        state: DiscoveryState::Serving,
+        since: None,
+        error: None,
+        failures: 0,
+        endpoint: None,
+        registered: None,
+        lease: None,
+    }
+}
+
+fn etcd_backend() -> DiscoveryStatus {
+    DiscoveryStatus {
+        name: "etcd".to_owned(),
+        required: false,
+        state: DiscoveryState::Away,
+        since: Some(at(0)),
+        error: Some(
+            "etcd at http://10.0.0.1:2379 did not renew the lease within 5000 ms".to_owned(),
+        ),
+        failures: 3,
+        endpoint: Some("http://10.0.0.1:2379".to_owned()),
+        registered: Some(2),
+        lease: Some(LeaseStatus {
+            id: "694d77aa9e38260f".to_owned(),
+            ttl_seconds: 60,
+            renewed_at: at(0),
+            renewals: 7,
+            lost: 1,
+        }),
     }
 }

@@ -8,9 +8,9 @@ use axum::http::{HeaderMap, Uri};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
-use crate::api::Deletion;
 use crate::api::task_id::{TASK_ID_RULE, is_task_id};
 use crate::api::v1::{Finding, Problem, ProblemCode, RollStep, STEP_RULE, TaskRequest, Verb};
+use crate::api::{Deletion, LogRequest};
 use crate::instance::AppName;
 
 /// How long a submission is waited for when the caller does not say. The CLI's default too.
@@ -197,6 +197,69 @@ pub(super) fn only_app(uri: &Uri) -> Result<Option<AppName>, Problem> {
     let values = parameters(uri, Parameter::App)?;
     let name = single("?app", values)?;
     name.map(|name| named("?app", &name)).transpose()
+}
+
+/// `?process=NAME&tail=N&since=SECONDS&follow=true|false`: what is wanted of a log.
+pub(super) fn log(uri: &Uri) -> Result<LogRequest, Problem> {
+    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+        .map_err(|error| Problem::new(ProblemCode::InvalidRequest, error.body_text()))?;
+    let mut request = LogRequest {
+        process: "app".to_owned(),
+        follow: false,
+        tail: None,
+        since: None,
+    };
+    let mut findings = Vec::new();
+    let mut seen: Vec<&str> = Vec::new();
+    for (name, value) in &pairs {
+        let set = if seen.contains(&name.as_str()) {
+            Err("each parameter once".to_owned())
+        } else {
+            set_of_log(&mut request, name, value)
+        };
+        seen.push(name);
+        if let Err(allowed) = set {
+            findings.push(Finding::new(format!("?{name}"), value, allowed));
+        }
+    }
+    if findings.is_empty() {
+        return Ok(request);
+    }
+    Err(refusal(findings))
+}
+
+/// Sets one parameter of a log, or says what is allowed.
+fn set_of_log(request: &mut LogRequest, name: &str, value: &str) -> Result<(), String> {
+    match name {
+        "process" if is_process_name(value) => request.process = value.to_owned(),
+        "process" => return Err(PROCESS_RULE.to_owned()),
+        "tail" => {
+            let tail = value.parse().ok().filter(|tail| *tail <= MOST_LINES);
+            let rule = || format!("a number of lines from 0 to {MOST_LINES}");
+            request.tail = Some(tail.ok_or_else(rule)?);
+        }
+        "since" => {
+            let since = value.parse().ok().map(Duration::try_from_secs_f64);
+            let since = since.and_then(Result::ok);
+            request.since = Some(since.ok_or("a number of seconds, 0 or more")?);
+        }
+        "follow" => request.follow = value.parse().map_err(|_| "true or false")?,
+        _ => {
+            let known = ["process", "tail", "since", "follow"];
+            return Err(unknown(name, "parameters", &known));
+        }
+    }
+    Ok(())
+}
+
+/// Lines that are counted from the end at most.
+const MOST_LINES: u64 = 10_000_000;
+const PROCESS_RULE: &str =
+    "a name of 1 to 64 letters, digits, '-', '_' and '.', not beginning with a dot";
+
+fn is_process_name(text: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(allowed)
 }
 
 fn single(field: &str, values: Vec<String>) -> Result<Option<String>, Problem> {
@@ -442,6 +505,35 @@ mod tests {
         }
         let misspelt = wait_of("?wiat=3").unwrap_err();
         assert!(misspelt.findings[0].allowed.ends_with("did you mean wait?"));
+    }
+
+    #[test]
+    fn what_is_wanted_of_a_log_is_judged_parameter_by_parameter() {
+        let of = |query: &str| log(&format!("/x{query}").parse().unwrap());
+        let whole = of("?process=side.car&tail=10&since=1.5&follow=true").unwrap();
+        assert_eq!(
+            whole,
+            LogRequest {
+                process: "side.car".to_owned(),
+                follow: true,
+                tail: Some(10),
+                since: Some(Duration::from_millis(1500)),
+            }
+        );
+        assert_eq!(of("").unwrap().process, "app");
+        for bad in [
+            "?process=..%2Fplan",
+            "?process=",
+            "?tail=-1",
+            "?tail=10000001",
+            "?since=NaN",
+            "?follow=yes",
+            "?tail=1&tail=2",
+            "?tial=1",
+        ] {
+            assert_eq!(of(bad).unwrap_err().findings.len(), 1, "{bad}");
+        }
+        assert_eq!(of("?tail=x&since=y").unwrap_err().findings.len(), 2);
     }
 
     #[test]

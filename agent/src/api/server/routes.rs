@@ -31,6 +31,7 @@ struct Api<H> {
     limits: Limits,
     submissions: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    logs: Arc<Semaphore>,
     requests: Arc<Requests>,
     stop: CancellationToken,
 }
@@ -62,6 +63,7 @@ pub(super) fn router<H: Host>(
         limits: limits.clone(),
         submissions: Arc::new(Semaphore::new(limits.submissions)),
         streams: Arc::new(Semaphore::new(limits.streams)),
+        logs: Arc::new(Semaphore::new(limits.streams)),
         requests: Arc::clone(&requests),
         stop,
     });
@@ -101,6 +103,7 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::ShowTrail => on(method, trail::<H>),
         Operation::ShowStatus => on(method, status::<H>),
         Operation::WatchEvents => on(method, events::<H>),
+        Operation::ReadLog => on(method, log::<H>),
         Operation::ShowJournal => on(method, journal::<H>),
         Operation::AcceptJournal => on(method, accept_journal::<H>),
         Operation::ListApps => on(method, apps::<H>),
@@ -302,6 +305,25 @@ async fn events<H: Host>(State(api): Shared<H>, uri: Uri, headers: HeaderMap) ->
         .feed()
         .subscribe(stream::last_event_id(&headers), app);
     stream::answer(subscription, api.limits.heartbeat, api.stop.clone(), permit)
+}
+
+async fn log<H: Host>(
+    State(api): Shared<H>,
+    Extension(exchange): Extension<Arc<Exchange>>,
+    Segment(instance): Segment,
+    uri: Uri,
+) -> Response {
+    let answer = async {
+        let request = request::log(&uri)?;
+        let Ok(permit) = Arc::clone(&api.logs).try_acquire_owned() else {
+            let detail = format!("{} logs are being read, try again", api.limits.streams);
+            return Err(Problem::new(ProblemCode::Unavailable, detail));
+        };
+        let log = api.host.log(&instance, request).await?;
+        exchange.be_patient(api.limits.log_stall);
+        Ok(stream::log(log, api.stop.clone(), permit))
+    };
+    answer.await.unwrap_or_else(Problem::into_response)
 }
 
 async fn apps<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {

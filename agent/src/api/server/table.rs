@@ -59,6 +59,8 @@ pub enum Operation {
     ShowStatus,
     /// Stream of events.
     WatchEvents,
+    /// A process's log.
+    ReadLog,
     /// The journal, and whether one was lost.
     ShowJournal,
     /// Accept the loss of a journal.
@@ -88,7 +90,7 @@ pub struct Route {
     pub operation: Operation,
     /// Method.
     pub method: Method,
-    /// Path; `{app}` and `{id}` stand for one segment.
+    /// Path; `{app}`, `{id}` and `{name}` stand for one segment.
     pub path: &'static str,
     /// The least role that may; `None`: everybody who can connect.
     pub needs: Option<Role>,
@@ -179,6 +181,13 @@ pub const ROUTES: &[Route] = &{
             "/v1/events",
             Some(View),
             "What is true and then what changes, as server-sent events",
+        ),
+        route(
+            ReadLog,
+            Get,
+            "/v1/instances/{name}/logs",
+            Some(View),
+            "What a process in an instance has written",
         ),
         route(
             ShowJournal,
