@@ -227,6 +227,7 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
         masquerade_except,
         forwarding: forwarding(given.forwarding, check),
         table: check.word("network.table", given.table, "nodeagent", "-_", 64),
+        resolv_conf: check.path("network.resolv_conf", given.resolv_conf, "/etc/resolv.conf"),
     }
 }
 

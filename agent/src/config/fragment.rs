@@ -84,6 +84,7 @@ pub(super) struct Network {
     pub(super) masquerade_except: Option<Vec<String>>,
     pub(super) forwarding: Option<String>,
     pub(super) table: Option<String>,
+    pub(super) resolv_conf: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

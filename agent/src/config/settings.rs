@@ -206,6 +206,8 @@ pub struct Network {
     pub forwarding: Forwarding,
     /// The agent's table (family inet) in the packet filter, default `nodeagent`.
     pub table: String,
+    /// The host's resolver configuration, default `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
 }
 
 /// What is done about IPv4 forwarding (`net.ipv4.ip_forward`) that is off.

@@ -70,6 +70,7 @@ pub fn show(loaded: &Loaded) -> String {
         },
     );
     page.text("table", &s.network.table);
+    page.path("resolv_conf", &s.network.resolv_conf);
     page.table("images");
     page.list("insecure_registries", &s.images.insecure_registries);
     page.duration("pull_timeout", s.images.pull_timeout);

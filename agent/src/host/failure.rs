@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use super::etc::EtcError;
 use super::volumes::VolumeError;
 use crate::chain::chain;
 use crate::discovery::Unacknowledged;
@@ -72,6 +73,12 @@ impl From<DirectoryError> for Failure {
 impl From<VolumeError> for Failure {
     fn from(error: VolumeError) -> Self {
         failure("volume", &error)
+    }
+}
+
+impl From<EtcError> for Failure {
+    fn from(error: EtcError) -> Self {
+        failure("etc", &error)
     }
 }
 

@@ -11,6 +11,7 @@ mod changes;
 mod create;
 mod ended;
 mod epoch;
+mod etc;
 mod executor;
 mod failure;
 mod logs;

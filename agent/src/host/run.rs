@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::adopt;
 use super::answers;
 use super::epoch::Epoch;
+use super::etc;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::place::{self, PlaceError};
@@ -26,7 +27,8 @@ use super::watch as events;
 use super::watchdog;
 use crate::alarm::Alarms;
 use crate::api::Feed;
-use crate::app::HostTerms;
+use crate::app::{HostTerms, NetworkMode};
+use crate::chain::chain;
 use crate::config::{Requirement, Settings};
 use crate::discovery::{
     Backends, Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery, Metered,
@@ -172,6 +174,17 @@ pub async fn run_with<E: Effects>(
         }
         Forwards::No => tracing::warn!(
             "IPv4 forwarding is off: instances reach this host only, and host ports are reached from this host only; set net.ipv4.ip_forward = 1, or network.forwarding = \"enable\""
+        ),
+    }
+    match etc::resolver(NetworkMode::Routed, &settings) {
+        Ok(resolver) if resolver.has_nameservers() => {}
+        Ok(_) => tracing::warn!(
+            file = %settings.network.resolv_conf.display(),
+            "the host names no name server that instances reach: apps need dnsConfig, or network.resolv_conf another file"
+        ),
+        Err(error) => tracing::warn!(
+            error = chain(&error),
+            "instances cannot be told where to ask for names"
         ),
     }
     let metrics = Arc::new(Metrics::default());
