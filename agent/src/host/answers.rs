@@ -300,6 +300,7 @@ fn backend((name, requirement, health): (String, Requirement, Health)) -> Discov
             Reach::Serving => DiscoveryState::Serving,
             Reach::Connecting => DiscoveryState::Connecting,
             Reach::Away => DiscoveryState::Away,
+            Reach::Refused => DiscoveryState::Refused,
             Reach::Fenced => DiscoveryState::Fenced,
         },
         since: (health.since_ms > 0).then(|| timestamp(health.since_ms)),

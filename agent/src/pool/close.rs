@@ -148,13 +148,16 @@ impl Pool {
     }
 
     fn outcome(&self, task: &OpenTask, state: EndState, now: Now) -> Outcome {
-        // Who has what it asked for need not read of those that failed and were replaced.
+        // Who has what it asked for need not read of those that failed and were replaced, but of
+        // what clients may still find.
         let replaced = |ordinal: &u32| {
             let active = self
                 .slots
                 .get(ordinal)
                 .is_some_and(|slot| slot.instance.phase == Phase::Active);
-            state == EndState::Done && task.failed.contains_key(ordinal) && !active
+            let failed = task.failed.get(ordinal);
+            let failed = failed.is_some_and(|(_, failure)| failure.code != UNACKNOWLEDGED);
+            state == EndState::Done && failed && !active
         };
         let told = task.picked.iter().filter(|ordinal| !replaced(ordinal));
         let instances: Vec<InstanceResult> =
