@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-/// What `activate`, `deactivate` and `scale` print.
+/// What `activate`, `deactivate`, `scale` and `roll` print.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
@@ -13,7 +13,7 @@ pub struct Task {
     pub task_id: String,
     /// The app.
     pub app: String,
-    /// `activate`, `deactivate` or `scale`.
+    /// `activate`, `deactivate`, `scale` or `roll`.
     pub verb: String,
     /// What was asked for.
     pub to: u32,
@@ -31,6 +31,8 @@ pub struct Task {
     pub active: u32,
     /// Milliseconds from the request to the durable outcome.
     pub elapsed_ms: f64,
+    /// A sentence.
+    pub detail: Option<String>,
     /// What is true now, when `replayed`.
     pub current: Option<Current>,
 }

@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::duration::millis;
 use super::table::{Align, Table};
+use super::task_view::what;
 use super::{Options, Report};
 use crate::api::v1::TaskList;
 
@@ -46,7 +47,7 @@ fn render(list: &TaskList) -> String {
         table.row([
             task.task_id.clone(),
             task.app.clone(),
-            format!("{} --to {}", task.verb, task.to),
+            format!("{} {}", task.verb, what(task.to, task.step)),
             task.state.to_string(),
             task.target.to_string(),
             task.target_seq.to_string(),

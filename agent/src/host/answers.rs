@@ -46,6 +46,8 @@ pub(super) fn task(stored: &StoredTask, snapshot: Option<&Snapshot>, replayed: R
         app: row.app.to_string(),
         verb: verb(row.verb),
         to: row.to,
+        step: row.roll.as_ref().map(|roll| roll.step),
+        revision: row.roll.as_ref().map(|roll| roll.revision.clone()),
         state: outcome.map_or(TaskState::Running, |o| end_state(o.state)),
         target: row.target,
         target_seq: row.seq,
@@ -417,6 +419,7 @@ fn verb(verb: task::Verb) -> Verb {
         task::Verb::Activate => Verb::Activate,
         task::Verb::Deactivate => Verb::Deactivate,
         task::Verb::Scale => Verb::Scale,
+        task::Verb::Roll => Verb::Roll,
     }
 }
 
