@@ -5,6 +5,7 @@
 pub mod alarm;
 pub mod api;
 pub mod app;
+mod chain;
 pub mod check;
 pub mod cli;
 pub mod config;

@@ -41,6 +41,10 @@ pub(super) struct Spec {
     pub(super) working_dir: Option<String>,
     pub(super) user: Option<Scalar>,
     pub(super) env: Option<Vec<NameValue>>,
+    pub(super) hostname: Option<String>,
+    pub(super) host_aliases: Option<Vec<HostAlias>>,
+    pub(super) dns_policy: Option<String>,
+    pub(super) dns_config: Option<DnsConfig>,
     pub(super) ports: Option<Vec<Port>>,
     pub(super) resources: Option<Resources>,
     pub(super) startup: Option<VitalProbe>,
@@ -63,6 +67,28 @@ pub(super) struct Spec {
 pub(super) struct NameValue {
     pub(super) name: Option<String>,
     pub(super) value: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct HostAlias {
+    pub(super) ip: Option<String>,
+    pub(super) hostnames: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct DnsConfig {
+    pub(super) nameservers: Option<Vec<String>>,
+    pub(super) searches: Option<Vec<String>>,
+    pub(super) options: Option<Vec<DnsOption>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct DnsOption {
+    pub(super) name: Option<String>,
+    pub(super) value: Option<Scalar>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -8,11 +8,13 @@
 //! app with the host's settings when it is applied.
 
 mod manifest;
+mod name_service;
 mod quantity;
 mod revision;
 mod types;
 mod validate;
 
+pub use name_service::{Dns, DnsOption, DnsPolicy, HostAlias};
 pub use revision::{Revision, manifest_hash, revision};
 pub use types::*;
 

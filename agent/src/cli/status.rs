@@ -1,11 +1,13 @@
 //! `nodeagent status`
 
+use std::fmt::Write;
+
 use clap::Args;
 
 use super::report::line;
 use super::table::{Align, Table, plain};
 use super::{Options, Report, watch};
-use crate::api::v1::{self, Pool, Problem, Reachability};
+use crate::api::v1::{self, DiscoveryState, Pool, Problem, Reachability};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,7 +75,39 @@ fn host(status: &v1::Status) -> String {
         "host {} (fleet {}): {ready}; {containerd}\nagent {}, up since {}, journal epoch {}",
         host.id, host.fleet, host.version, host.started_at, host.epoch
     );
-    text.lines().map(|text| plain(text) + "\n").collect()
+    let backends = host.discovery.iter().map(backend);
+    let lines = text.lines().map(str::to_owned).chain(backends);
+    lines.map(|text| plain(&text) + "\n").collect()
+}
+
+fn backend(backend: &v1::DiscoveryStatus) -> String {
+    let optional = if backend.required { "" } else { " (optional)" };
+    let mut text = format!("discovery {}{optional}: ", backend.name);
+    match backend.state {
+        DiscoveryState::Serving => text.push_str("serving"),
+        DiscoveryState::Connecting => text.push_str("connecting"),
+        DiscoveryState::Away => text.push_str("AWAY"),
+        DiscoveryState::Fenced => text.push_str("FENCED"),
+    }
+    if let Some(since) = &backend.since {
+        line_part(&mut text, format_args!(" since {since}"));
+    }
+    if let Some(registered) = backend.registered {
+        line_part(&mut text, format_args!(", {registered} registered"));
+    }
+    if let Some(lease) = &backend.lease {
+        let v1::LeaseStatus { id, renewed_at, .. } = lease;
+        line_part(&mut text, format_args!(", lease {id} renewed {renewed_at}"));
+    }
+    if let Some(error) = &backend.error {
+        line_part(&mut text, format_args!(": {error}"));
+    }
+    text
+}
+
+fn line_part(text: &mut String, part: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = text.write_fmt(part);
 }
 
 /// The alarms that no pool's line tells.

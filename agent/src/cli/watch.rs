@@ -85,10 +85,10 @@ async fn pictures(client: &Client, app: Option<&str>, host: HostStatus) -> Resul
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => continue,
             () = interrupted.as_mut() => return Ok(()),
         };
-        if event == Event::Synced
+        if matches!(event, Event::Synced | Event::Alarm(_))
             && let Ok(status) = client.status().await
         {
-            // What events do not tell: another agent process, containerd.
+            // What events do not tell: another agent process, containerd, discovery.
             watched.host = status.host;
         }
         watched.apply(event);

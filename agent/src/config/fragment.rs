@@ -87,6 +87,7 @@ pub(super) struct Network {
     pub(super) masquerade_except: Option<Vec<String>>,
     pub(super) forwarding: Option<String>,
     pub(super) table: Option<String>,
+    pub(super) resolv_conf: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -108,14 +109,34 @@ pub(super) struct Volumes {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Discovery {
     pub(super) file: Option<FileDiscovery>,
+    pub(super) etcd: Option<EtcdDiscovery>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileDiscovery {
     pub(super) enabled: Option<bool>,
+    pub(super) required: Option<bool>,
     pub(super) directory: Option<String>,
     pub(super) propagation_bound: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct EtcdDiscovery {
+    pub(super) enabled: Option<bool>,
+    pub(super) required: Option<bool>,
+    pub(super) endpoints: Option<Vec<String>>,
+    pub(super) prefix: Option<String>,
+    pub(super) ttl: Option<String>,
+    pub(super) dial_timeout: Option<String>,
+    pub(super) request_timeout: Option<String>,
+    pub(super) propagation_bound: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password_file: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) cert_file: Option<String>,
+    pub(super) key_file: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

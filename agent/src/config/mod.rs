@@ -9,6 +9,7 @@
 
 mod assemble;
 mod check;
+mod discovery;
 mod duration;
 mod fragment;
 mod load;

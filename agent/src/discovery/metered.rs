@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::{Capabilities, Discovery, DiscoveryError, Outcome, RegistrationRecord};
+use super::{Capabilities, Discovery, DiscoveryError, Health, Outcome, RegistrationRecord};
 use crate::instance::InstanceName;
 use crate::metrics::{Backend, Call, Metrics, Verdict};
 
@@ -90,5 +90,9 @@ impl Discovery for Metered {
 
     fn registered(&self) -> BoxFuture<'_, Result<Vec<RegistrationRecord>, DiscoveryError>> {
         self.backend.registered()
+    }
+
+    fn health(&self) -> Health {
+        self.backend.health()
     }
 }

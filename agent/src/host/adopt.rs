@@ -8,17 +8,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::time::Instant;
 
 use super::ended::recorded_end;
 use super::epoch::Epoch;
 use super::executor::{Executor, exited};
-use super::failure::chain;
 use super::node::{Entry, Node, Pools};
-use super::strays::{self, told};
+use super::registrations::{self, Listing};
+use super::strays;
 use super::{reboot, rebuild};
 use crate::app::{self, HostTerms};
+use crate::chain::chain;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Loss, Recovered, Write};
 use crate::network::{Lease, LeaseState};
@@ -65,7 +66,8 @@ pub(super) async fn adopt<E: Effects>(
         .as_deref()
         .is_some_and(|known| known != boot_id);
     let live = alive(&recovered.instances);
-    let seen = containers(executor).await;
+    let asked = Listing::ask(&executor.discovery);
+    let (seen, mut listing) = join(containers(executor), asked).await;
     if let Some(seen) = seen.as_ref().filter(|seen| !seen.is_empty())
         && recovered.boot_id.is_none()
         && recovered.loss.is_none()
@@ -87,7 +89,8 @@ pub(super) async fn adopt<E: Effects>(
     }
     let observations = observe(executor, &live, seen.as_ref(), rebooted).await;
     if rebooted {
-        reboot::deregister_everything(executor).await;
+        // Clients must not find what does not run.
+        listing.sweep(|_| false).await;
     }
     // Before anything is removed: the evidence lies with the containers. A reboot is no end of
     // theirs.
@@ -95,12 +98,17 @@ pub(super) async fn adopt<E: Effects>(
         true => HashMap::new(),
         false => ends(executor, &live, &observations).await,
     };
-    let listed = listed(executor).await;
+    let listed = listing.all();
     // A new or rebuilt journal knows nothing of what the packet filter may still serve.
     let knows_ports = recovered.loss.is_none()
         && (recovered.boot_id.is_some() || seen.as_ref().is_some_and(HashMap::is_empty));
     if let Some(seen) = seen.filter(|_| recovered.loss.is_none()) {
-        let found = strays::find(executor, seen.into_values().collect()).await;
+        let found = strays::find(
+            executor,
+            seen.into_values().collect(),
+            listing.heard.clone(),
+        )
+        .await;
         found.remove_strays(executor, &live).await;
     }
     if knows_ports {
@@ -131,6 +139,15 @@ pub(super) async fn adopt<E: Effects>(
             }
         }
     }
+    // A journal that was lost removes nothing until that is accepted.
+    let unheard_backends = match recovered.loss {
+        Some(_) => Vec::new(),
+        None => std::mem::take(&mut listing.unheard),
+    };
+    let ended = match rebooted {
+        true => reboot::ended(&recovered.instances),
+        false => Vec::new(),
+    };
     restore_leases(shared, &recovered.instances);
     revive(
         shared,
@@ -143,6 +160,13 @@ pub(super) async fn adopt<E: Effects>(
             listed,
         },
     );
+    for backend in unheard_backends {
+        let later = registrations::sweep_later(backend, ended.clone(), pools.clone());
+        let shutdown = shared.shutdown.clone();
+        shared
+            .tracker
+            .spawn(async move { shutdown.run_until_cancelled(later).await });
+    }
     if !unheard.is_empty() {
         shared.tracker.spawn(hear_later(
             executor.clone(),
@@ -170,7 +194,8 @@ async fn adopt_observed<E: Effects>(
         }
         tokio::time::sleep(ASK_AGAIN * 5).await;
     };
-    let found = strays::find(executor, seen.into_values().collect()).await;
+    let heard = Listing::ask(&executor.discovery).await.heard;
+    let found = strays::find(executor, seen.into_values().collect(), heard).await;
     let observations = rebuild::rebuild(executor, shared, epoch, &mut recovered, &found).await;
     begin_boot(shared, boot_id, &[]).await;
     restore_leases(shared, &recovered.instances);
@@ -211,16 +236,6 @@ async fn begin_boot<E: Effects>(shared: &Shared<E>, boot_id: &str, lost: &[Insta
             "the boot id is not in the journal; the next start takes this for another boot"
         );
     }
-}
-
-/// Instances that any backend lists; `None` when one cannot be asked.
-async fn listed(executor: &Executor) -> Option<BTreeSet<InstanceName>> {
-    let mut all = BTreeSet::new();
-    for backend in &executor.discovery {
-        let records = told("registrations", backend.registered().await)?;
-        all.extend(records.into_iter().map(|record| record.instance));
-    }
-    Some(all)
 }
 
 pub(super) fn container_of(row: &InstanceRow) -> ContainerId {

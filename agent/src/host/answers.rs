@@ -5,12 +5,13 @@ use std::time::SystemTime;
 use crate::alarm::{Alarms, Subject};
 use crate::api::TaskFilter;
 use crate::api::v1::{
-    Alarm, AppDocument, AppSummary, ContainerdStatus, Current, HostStatus, Instance, InstanceError,
-    InstanceState, JournalDocument, JournalState, Pool, Problem, ProblemCode, Reachability,
-    StartedFrom, Status, Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb,
-    WarmTargets,
+    Alarm, AppDocument, AppSummary, ContainerdStatus, Current, DiscoveryState, DiscoveryStatus,
+    HostStatus, Instance, InstanceError, InstanceState, JournalDocument, JournalState, LeaseStatus,
+    Pool, Problem, ProblemCode, Reachability, StartedFrom, Status, Step, StepOutcome, Task,
+    TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
 };
-use crate::config::Settings;
+use crate::config::{Requirement, Settings};
+use crate::discovery::{Health, Reach};
 use crate::instance::{AppName, Failure, State};
 use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask, TaskQuery};
 use crate::network::HostPort;
@@ -238,16 +239,29 @@ fn count(snapshot: &Snapshot, state: State) -> u32 {
     snapshot.count(|phase| phase.state() == state)
 }
 
+/// What the agent has just looked at.
+pub(super) struct Look {
+    /// Whether everything was observed.
+    pub ready: bool,
+    /// Version of containerd, when it answers.
+    pub containerd: Option<String>,
+    /// Each backend of discovery.
+    pub discovery: Vec<(String, Requirement, Health)>,
+    /// The pools.
+    pub pools: Vec<Pool>,
+    /// The alarms that stand.
+    pub alarms: Vec<Alarm>,
+}
+
 /// The host.
-pub(super) fn status(
-    settings: &Settings,
-    identity: &Identity,
-    epoch: u64,
-    ready: bool,
-    containerd: Option<String>,
-    pools: Vec<Pool>,
-    alarms: Vec<Alarm>,
-) -> Status {
+pub(super) fn status(settings: &Settings, identity: &Identity, epoch: u64, look: Look) -> Status {
+    let Look {
+        ready,
+        containerd,
+        discovery,
+        pools,
+        alarms,
+    } = look;
     Status {
         host: HostStatus {
             id: settings.host.id.clone(),
@@ -265,9 +279,38 @@ pub(super) fn status(
                 },
                 version: containerd,
             },
+            discovery: discovery.into_iter().map(backend).collect(),
         },
         pools,
         alarms,
+    }
+}
+
+fn backend((name, requirement, health): (String, Requirement, Health)) -> DiscoveryStatus {
+    let lease = health.lease.map(|lease| LeaseStatus {
+        id: format!("{:x}", lease.id),
+        ttl_seconds: lease.ttl_seconds,
+        renewed_at: timestamp(lease.renewed_ms),
+        renewals: lease.renewals,
+        lost: lease.lost,
+    });
+    DiscoveryStatus {
+        name,
+        required: requirement == Requirement::Required,
+        state: match health.reach {
+            Reach::Serving => DiscoveryState::Serving,
+            Reach::Connecting => DiscoveryState::Connecting,
+            Reach::Away => DiscoveryState::Away,
+            Reach::Fenced => DiscoveryState::Fenced,
+        },
+        since: (health.since_ms > 0).then(|| timestamp(health.since_ms)),
+        error: health.error,
+        failures: health.failures,
+        endpoint: health.endpoint,
+        registered: health
+            .registered
+            .and_then(|count| u64::try_from(count).ok()),
+        lease,
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, watch};
 use super::answers;
 use super::epoch::Epoch;
 use super::executor::Executor;
-use super::failure::chain;
+use super::registrations::Listing;
 use super::strays;
 use crate::api::v1::{
     AppDocument, AppList, ApplyResult, JournalDocument, Pool, Problem, ProblemCode, Status, Task,
@@ -17,6 +17,7 @@ use crate::api::v1::{
 };
 use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received, TaskFilter};
 use crate::app::HostTerms;
+use crate::chain::chain;
 use crate::config::Settings;
 use crate::gate::{Directories, Gate};
 use crate::instance::{AppName, Revision};
@@ -226,15 +227,15 @@ impl<E: Effects> Host for Node<E> {
         let version = tokio::time::timeout(VERSION_DEADLINE, self.executor.runtime.version()).await;
         let version = version.ok().and_then(Result::ok);
         let observed = *self.observed.borrow();
-        Ok(answers::status(
-            &self.settings,
-            &self.identity,
-            self.epoch.number,
-            observed,
-            version,
-            self.pools_now(),
-            answers::alarms(&self.shared.alarms),
-        ))
+        let look = answers::Look {
+            ready: observed,
+            containerd: version,
+            discovery: self.executor.discovery.health(),
+            pools: self.pools_now(),
+            alarms: answers::alarms(&self.shared.alarms),
+        };
+        let epoch = self.epoch.number;
+        Ok(answers::status(&self.settings, &self.identity, epoch, look))
     }
 
     fn ready(&self) -> Result<(), Problem> {
@@ -311,7 +312,8 @@ impl<E> Node<E> {
         let Some(containers) = strays::told("containers", listed) else {
             return;
         };
-        let found = strays::find(&self.executor, containers).await;
+        let heard = Listing::ask(&self.executor.discovery).await.heard;
+        let found = strays::find(&self.executor, containers, heard).await;
         if let Some(rows) = strays::told("instances", self.journal.instances()) {
             let live: Vec<_> = rows.iter().filter(|r| r.released_ms.is_none()).collect();
             found.remove_strays(&self.executor, &live).await;

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::adopt;
 use super::answers;
 use super::epoch::Epoch;
+use super::etc;
 use super::executor::Executor;
 use super::node::{Identity, Node, Pools};
 use super::place::{self, PlaceError};
@@ -26,9 +27,12 @@ use super::watch as events;
 use super::watchdog;
 use crate::alarm::Alarms;
 use crate::api::Feed;
-use crate::app::HostTerms;
-use crate::config::Settings;
-use crate::discovery::{Discovery, DiscoveryError, FileDiscovery, Metered};
+use crate::app::{HostTerms, NetworkMode};
+use crate::chain::chain;
+use crate::config::{Requirement, Settings};
+use crate::discovery::{
+    Backends, Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery, Metered,
+};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
@@ -172,6 +176,17 @@ pub async fn run_with<E: Effects>(
             "IPv4 forwarding is off: instances reach this host only, and host ports are reached from this host only; set net.ipv4.ip_forward = 1, or network.forwarding = \"enable\""
         ),
     }
+    match etc::resolver(NetworkMode::Routed, &settings) {
+        Ok(resolver) if resolver.has_nameservers() => {}
+        Ok(_) => tracing::warn!(
+            file = %settings.network.resolv_conf.display(),
+            "the host names no name server that instances reach: apps need dnsConfig, or network.resolv_conf another file"
+        ),
+        Err(error) => tracing::warn!(
+            error = chain(&error),
+            "instances cannot be told where to ask for names"
+        ),
+    }
     let metrics = Arc::new(Metrics::default());
     let executor = Executor {
         host_address,
@@ -191,17 +206,12 @@ pub async fn run_with<E: Effects>(
             &settings.network,
             settings.paths.runtime.join("netns"),
         )?),
-        discovery: backends(&metrics, &settings)?,
+        discovery: Arc::new(backends(&metrics, &settings, &recovered.agent_id)?),
         facts: HostFacts::detect(),
         settings: settings.clone(),
     };
     let terms = HostTerms {
-        propagation_bound: executor
-            .discovery
-            .iter()
-            .map(|backend| backend.propagation_bound())
-            .max()
-            .unwrap_or_default(),
+        propagation_bound: executor.discovery.propagation_bound(),
         reachable: settings.network.reachable,
         host_address,
     };
@@ -339,13 +349,19 @@ pub async fn run_with<E: Effects>(
 fn backends(
     metrics: &Metrics,
     settings: &Settings,
-) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
-    let mut backends: Vec<Arc<dyn Discovery>> = Vec::new();
-    if let Some(file) = &settings.discovery.file {
-        backends.push(Arc::new(FileDiscovery::open(file)?));
-    }
+    agent_id: &str,
+) -> Result<Backends, DiscoveryError> {
     let counted = |backend| Arc::new(Metered::new(backend, metrics)) as Arc<dyn Discovery>;
-    Ok(backends.into_iter().map(counted).collect())
+    let mut backends: Vec<(Arc<dyn Discovery>, Requirement)> = Vec::new();
+    if let Some(file) = &settings.discovery.file {
+        let opened = FileDiscovery::open(file)?;
+        backends.push((counted(Arc::new(opened)), file.requirement));
+    }
+    if let Some(etcd) = &settings.discovery.etcd {
+        let opened = EtcdDiscovery::open(etcd, &settings.host, agent_id);
+        backends.push((counted(Arc::new(opened)), etcd.requirement));
+    }
+    Ok(Backends::new(backends))
 }
 
 fn identity() -> Identity {

@@ -4,11 +4,10 @@
 //! made is either not in the list, or its instance is in the journal.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::executor::Executor;
-use super::failure::chain;
-use crate::discovery::{Discovery, RegistrationRecord};
+use super::registrations::Records;
+use crate::chain::chain;
 use crate::instance::{ContainerId, InstanceName};
 use crate::journal::InstanceRow;
 use crate::network::ObservedSlot;
@@ -20,17 +19,15 @@ pub(super) struct Found {
     pub snapshots: Vec<String>,
     pub directories: Vec<ContainerId>,
     pub slots: Vec<ObservedSlot>,
-    pub records: Vec<(Arc<dyn Discovery>, Vec<RegistrationRecord>)>,
+    pub records: Records,
 }
 
-/// Lists everything of ours.
-pub(super) async fn find(executor: &Executor, containers: Vec<Observed>) -> Found {
-    let mut records = Vec::new();
-    for backend in &executor.discovery {
-        if let Some(listed) = told("registrations", backend.registered().await) {
-            records.push((backend.clone(), listed));
-        }
-    }
+/// Lists everything of ours; `records` are what the backends of discovery list.
+pub(super) async fn find(
+    executor: &Executor,
+    containers: Vec<Observed>,
+    records: Records,
+) -> Found {
     let snapshots = told("snapshots", executor.runtime.list_snapshots().await);
     let slots = told("network slots", executor.network.slots().await);
     Found {

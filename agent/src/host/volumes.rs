@@ -19,6 +19,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, open
 use rustix::io::Errno;
 
 use crate::app::{Access, App, HostPathKind, SECRETS, SecretFile, Volume};
+use crate::chain::chain;
 use crate::config::Settings;
 use crate::document::Finding;
 use crate::instance::ContainerId;
@@ -160,14 +161,14 @@ pub(super) fn check(app: &App, settings: &Settings) -> Vec<Finding> {
         if let Volume::HostPath { path, kind } = &mount.volume
             && let Err(error) = open_host_path(path, *kind, &settings.volumes.allowed_host_paths)
         {
-            let sentence = format!("volume {}: {}", mount.name, super::chain(&error));
+            let sentence = format!("volume {}: {}", mount.name, chain(&error));
             findings.push(Finding::new("spec.volumes", None, sentence));
         }
     }
     for (index, secret) in app.secret_files.iter().enumerate() {
         if let Err(error) = open_secret(&secret.source) {
             let field = format!("spec.secretFiles[{index}].source");
-            findings.push(Finding::new(field, None, super::chain(&error)));
+            findings.push(Finding::new(field, None, chain(&error)));
         }
     }
     findings

@@ -54,6 +54,8 @@ pub struct Recovered {
     pub open_tasks: Vec<TaskRow>,
     /// Boot of which everything was observed last.
     pub boot_id: Option<String>,
+    /// The agent's own id, made with the journal: tells it from another agent with its host id.
+    pub agent_id: String,
     /// Counts the journals of this host that were lost, from 1.
     pub epoch: u64,
     /// Generations and sequence numbers of this epoch are greater than this.
@@ -71,6 +73,7 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
     };
     Ok(Recovered {
         boot_id: meta(db, "boot_id")?,
+        agent_id: meta(db, "agent_id")?.unwrap_or_default(),
         epoch: numbers("epoch")?.unwrap_or(1),
         floor: numbers("floor")?.unwrap_or(0),
         loss: loss.transpose().map_err(|e| conversion(0, e))?,
@@ -204,10 +207,10 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRow> {
             None => Vec::new(),
         },
         registered: row.get(11)?,
-        urgency: if urgency == "now" {
-            Urgency::Now
-        } else {
-            Urgency::Drain
+        urgency: match urgency.as_str() {
+            "now" => Urgency::Now,
+            "force" => Urgency::Force,
+            _ => Urgency::Drain,
         },
         released_ms: row.get::<_, Option<i64>>(13)?.map(i64::unsigned_abs),
     })

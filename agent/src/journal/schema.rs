@@ -63,7 +63,7 @@ pub(super) fn newer(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     Ok((found > VERSION).then_some(found))
 }
 
-/// Brings the tables to [`VERSION`], in one transaction.
+/// Brings the tables to [`VERSION`], in one transaction, and gives a new journal its agent id.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let missing = STEPS.iter().skip(usize::try_from(found).unwrap_or(0));
@@ -75,5 +75,15 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }
-    Ok(())
+    name_the_agent(connection)
+}
+
+/// A journal has an agent id from its first opening on.
+fn name_the_agent(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .execute(
+            "INSERT OR IGNORE INTO meta (key, value) VALUES ('agent_id', lower(hex(randomblob(16))))",
+            [],
+        )
+        .map(drop)
 }

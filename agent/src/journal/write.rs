@@ -138,6 +138,7 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
     let urgency = match row.urgency {
         Urgency::Drain => "drain",
         Urgency::Now => "now",
+        Urgency::Force => "force",
     };
     let host_ports = match row.host_ports[..] {
         [] => None,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::instance::machine::UNACKNOWLEDGED;
 use crate::instance::{Failure, Phase};
 use crate::journal::Write;
 use crate::task::{EndState, InstanceResult, Outcome, TaskId, Verb};
@@ -214,7 +215,7 @@ impl Pool {
         let error = instance
             .and_then(|i| i.failure.as_ref())
             .or(failed.map(|(_, failure)| failure))
-            .filter(|_| !active && task.verb != Verb::Deactivate);
+            .filter(|failure| !active && tells(task.verb, failure));
         InstanceResult {
             ordinal,
             state: instance
@@ -235,4 +236,10 @@ impl Pool {
             error: error.map(|failure| (failure.code.to_owned(), failure.detail.clone())),
         }
     }
+}
+
+/// Who takes an instance out asks for its end: why it ended is nothing to tell, but what clients may
+/// still find is.
+fn tells(verb: Verb, failure: &Failure) -> bool {
+    verb != Verb::Deactivate || matches!(failure.code, UNACKNOWLEDGED | "discovery")
 }

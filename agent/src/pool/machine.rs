@@ -262,6 +262,14 @@ pub(super) fn pause(failures: u32) -> Duration {
     }
 }
 
+/// Doublings of the pause: discovery comes back by itself and costs little to ask.
+fn longest(kind: EffectKind) -> u32 {
+    match kind {
+        EffectKind::Register | EffectKind::Deregister => 6,
+        _ => 9,
+    }
+}
+
 impl Pool {
     /// A pool with nothing in it.
     pub fn new(revision: Arc<Revision>, limits: Limits) -> Self {
@@ -483,7 +491,9 @@ impl Pool {
         match next {
             Next::Rest => {}
             Next::Perform(kind) => self.perform(ordinal, kind, Duration::ZERO, out),
-            Next::Again(kind) => self.perform(ordinal, kind, pause(attempt.min(9)), out),
+            Next::Again(kind) => {
+                self.perform(ordinal, kind, pause(attempt.min(longest(kind))), out)
+            }
             Next::Gone => {
                 let name = crate::instance::InstanceName::new(self.app.clone(), ordinal);
                 if slot
@@ -504,6 +514,9 @@ impl Pool {
             self.instance_failed(ordinal, now);
         } else if unhealthy {
             self.note_failure(now);
+        }
+        if phase == Phase::Stopping && before == Phase::Deregistering {
+            self.tell_tasks(ordinal, |failure| failure.code == life::UNACKNOWLEDGED);
         }
     }
 
@@ -529,18 +542,24 @@ impl Pool {
     fn instance_failed(&mut self, ordinal: u32, now: Now) {
         if let Some(slot) = self.slots.get_mut(&ordinal) {
             slot.effect = None;
-            let generation = slot.instance.generation;
-            if let Some(failure) = slot.instance.failure.clone() {
-                for task in self
-                    .tasks
-                    .values_mut()
-                    .filter(|t| t.picked.contains(&ordinal))
-                {
-                    task.failed.insert(ordinal, (generation, failure.clone()));
-                }
-            }
         }
+        self.tell_tasks(ordinal, |_| true);
         self.note_failure(now);
+    }
+
+    /// The tasks that chose the instance remember why it is not where they wanted it.
+    fn tell_tasks(&mut self, ordinal: u32, worth: impl FnOnce(&Failure) -> bool) {
+        let Some(instance) = self.slots.get(&ordinal).map(|slot| &slot.instance) else {
+            return;
+        };
+        let Some(failure) = instance.failure.clone().filter(worth) else {
+            return;
+        };
+        let chose = |task: &&mut OpenTask| task.picked.contains(&ordinal);
+        for task in self.tasks.values_mut().filter(chose) {
+            task.failed
+                .insert(ordinal, (instance.generation, failure.clone()));
+        }
     }
 
     /// Counts a failure and sets the pause before the next try.

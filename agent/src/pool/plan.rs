@@ -82,7 +82,7 @@ impl Pool {
         let mut deleting = self.deleting;
         let mut task = None;
         let mut excess = if self.hurried {
-            Urgency::Now
+            Urgency::Force
         } else {
             Urgency::Drain
         };
@@ -91,7 +91,7 @@ impl Pool {
                 intent.target = request.verb.target(self.target, request.to);
                 task = Some(request.context.clone());
                 if request.force {
-                    excess = Urgency::Now;
+                    excess = Urgency::Force;
                 }
                 // Somebody asks anew: no pause of the past stands in the way.
                 self.failures = 0;
@@ -103,7 +103,7 @@ impl Pool {
                 intent.target = 0;
                 deleting = true;
                 if *force {
-                    excess = Urgency::Now;
+                    excess = Urgency::Force;
                 }
             }
             Some(Command::Revise(_)) => {
@@ -131,7 +131,7 @@ impl Pool {
         } else if serving > intent.target {
             self.plan_excess(serving - intent.target, excess, task.clone(), &mut intent);
         }
-        if excess == Urgency::Now {
+        if excess == Urgency::Force {
             self.hurry(task, &mut intent);
         }
         self.plan_probed(&mut intent);
@@ -348,12 +348,12 @@ impl Pool {
         let slow = self
             .slots
             .iter()
-            .filter(|(_, s)| draining(s) && s.instance.urgency == Urgency::Drain);
+            .filter(|(_, s)| draining(s) && s.instance.urgency != Urgency::Force);
         intent
             .changes
             .extend(slow.map(|(&ordinal, _)| Change::TakeOut {
                 ordinal,
-                urgency: Urgency::Now,
+                urgency: Urgency::Force,
                 task: task.clone(),
             }));
     }

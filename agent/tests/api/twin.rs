@@ -416,6 +416,7 @@ impl Host for Twin {
                     reachable: Reachability::Yes,
                     version: Some("1.6.20".to_owned()),
                 },
+                discovery: vec![file_backend(), etcd_backend()],
             },
             pools: state.apps.values().map(pool).collect(),
             alarms: state.alarms.clone(),
@@ -611,5 +612,41 @@ impl Drop for Served {
     fn drop(&mut self) {
         self.twin.release.cancel();
         self.stop.cancel();
+    }
+}
+
+fn file_backend() -> DiscoveryStatus {
+    DiscoveryStatus {
+        name: "file".to_owned(),
+        required: true,
+        state: DiscoveryState::Serving,
+        since: None,
+        error: None,
+        failures: 0,
+        endpoint: None,
+        registered: None,
+        lease: None,
+    }
+}
+
+fn etcd_backend() -> DiscoveryStatus {
+    DiscoveryStatus {
+        name: "etcd".to_owned(),
+        required: false,
+        state: DiscoveryState::Away,
+        since: Some(at(0)),
+        error: Some(
+            "etcd at http://10.0.0.1:2379 did not renew the lease within 5000 ms".to_owned(),
+        ),
+        failures: 3,
+        endpoint: Some("http://10.0.0.1:2379".to_owned()),
+        registered: Some(2),
+        lease: Some(LeaseStatus {
+            id: "694d77aa9e38260f".to_owned(),
+            ttl_seconds: 60,
+            renewed_at: at(0),
+            renewals: 7,
+            lost: 1,
+        }),
     }
 }

@@ -181,7 +181,7 @@ async fn a_terminal_is_drawn_in_place_and_nothing_is_wider_than_it() {
     let lines: Vec<_> = picture.split("\u{1b}[K").map(str::trim_start).collect();
     assert_eq!(lines.len(), 5, "{picture:?}");
     assert_eq!(lines[0], "host h1 (fleet default): ready");
-    assert_eq!(lines[3], "... 2 more lines");
+    assert!(lines[3].starts_with("... ") && lines[3].ends_with(" more lines"));
     assert!(lines.iter().all(|line| line.chars().count() <= 30));
     interrupt(&child);
     assert_eq!(ended(child).await, 0);

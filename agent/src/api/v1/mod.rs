@@ -21,7 +21,8 @@ pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange};
 pub use journal::{JournalDocument, JournalState};
 pub use problem::{Finding, Problem, ProblemCode, ProblemRow};
 pub use status::{
-    ContainerdStatus, HostStatus, Instance, InstanceState, Pool, Reachability, Status,
+    ContainerdStatus, DiscoveryState, DiscoveryStatus, HostStatus, Instance, InstanceState,
+    LeaseStatus, Pool, Reachability, Status,
 };
 pub use task::{
     Current, InstanceError, StartedFrom, Task, TaskInstance, TaskList, TaskRequest, TaskState,
