@@ -86,7 +86,7 @@ test-peers:
 	@tests/peers/build etcd-3.6.6 containerd-2.2.0 >/dev/null
 	@$(MAKE) --no-print-directory build
 	$(DEBUG) $(CARGO) test --locked --package nodeagent --test discovery -- --ignored
-	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd -- --ignored
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd --test etcd_faults -- --ignored
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent --test runtime
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test harness --test main_job --test containerd_faults --test app_faults \

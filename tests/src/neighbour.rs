@@ -51,7 +51,7 @@ impl Neighbour {
     }
 }
 
-fn ip(words: &str) -> Result<()> {
+pub(crate) fn ip(words: &str) -> Result<()> {
     let output = Command::new("ip")
         .args(words.split(' '))
         .output()

@@ -133,7 +133,7 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
         )]
     };
     match operation {
-        Operation::Activate | Operation::Deactivate | Operation::Scale => {
+        Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
             let task = answers.subschema_for::<Task>();
             vec![
                 (
@@ -186,7 +186,7 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
 
 fn body(operation: Operation, requests: &mut SchemaGenerator) -> Option<(&'static str, Schema)> {
     match operation {
-        Operation::Activate | Operation::Deactivate | Operation::Scale => {
+        Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
             Some(("application/json", requests.subschema_for::<TaskRequest>()))
         }
         Operation::ApplyApp => Some(("application/yaml", schema(json!({"type": "string"})))),
@@ -251,7 +251,7 @@ fn parameters(route: &Route) -> Value {
                 parameters.push(named("query", name, false, text, schema));
             }
         }
-        Operation::Activate | Operation::Deactivate | Operation::Scale => {
+        Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
             let seconds = json!({"type": "number", "minimum": 0, "maximum": 3600, "default": 90});
             parameters.push(named(
                 "query",

@@ -16,6 +16,7 @@ mod logs;
 mod man;
 mod progress;
 mod report;
+mod roll;
 mod run;
 mod scale;
 mod status;
@@ -113,6 +114,7 @@ enum Call {
     Activate(activate::Activate),
     Deactivate(deactivate::Deactivate),
     Scale(scale::Scale),
+    Roll(roll::Roll),
     Status(status::Status),
     Trace(trace::Trace),
     Tasks(tasks::Tasks),
@@ -180,6 +182,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Activate(verb) => verb.execute(options).await,
         Call::Deactivate(verb) => verb.execute(options).await,
         Call::Scale(verb) => verb.execute(options).await,
+        Call::Roll(verb) => verb.execute(options).await,
         Call::Status(verb) => verb.execute(options).await,
         Call::Trace(verb) => verb.execute(options).await,
         Call::Tasks(verb) => verb.execute(options).await,

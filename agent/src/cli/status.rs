@@ -87,6 +87,7 @@ fn backend(backend: &v1::DiscoveryStatus) -> String {
         DiscoveryState::Serving => text.push_str("serving"),
         DiscoveryState::Connecting => text.push_str("connecting"),
         DiscoveryState::Away => text.push_str("AWAY"),
+        DiscoveryState::Refused => text.push_str("REFUSED"),
         DiscoveryState::Fenced => text.push_str("FENCED"),
     }
     if let Some(since) = &backend.since {

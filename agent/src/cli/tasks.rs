@@ -6,7 +6,8 @@ use clap::{Args, Subcommand};
 
 use super::duration::{self, millis};
 use super::table::{Align, Table};
-use super::{Options, Report, task_view};
+use super::task_view::{self, what};
+use super::{Options, Report};
 use crate::api::TaskFilter;
 use crate::api::v1::{TaskList, TaskState};
 
@@ -120,7 +121,7 @@ fn render(list: &TaskList, filter: &TaskFilter) -> String {
         table.row([
             task.task_id.clone(),
             task.app.clone(),
-            format!("{} --to {}", task.verb, task.to),
+            format!("{} {}", task.verb, what(task.to, task.step)),
             task.state.to_string(),
             task.target.to_string(),
             task.target_seq.to_string(),

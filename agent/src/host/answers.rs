@@ -49,6 +49,8 @@ pub(super) fn task(stored: &StoredTask, snapshot: Option<&Snapshot>, replayed: R
         app: row.app.to_string(),
         verb: verb(row.verb),
         to: row.to,
+        step: row.roll.as_ref().map(|roll| roll.step),
+        revision: row.roll.as_ref().map(|roll| roll.revision.clone()),
         state: outcome.map_or(TaskState::Running, |o| end_state(o.state)),
         target: row.target,
         target_seq: row.seq,
@@ -301,6 +303,7 @@ fn backend((name, requirement, health): (String, Requirement, Health)) -> Discov
             Reach::Serving => DiscoveryState::Serving,
             Reach::Connecting => DiscoveryState::Connecting,
             Reach::Away => DiscoveryState::Away,
+            Reach::Refused => DiscoveryState::Refused,
             Reach::Fenced => DiscoveryState::Fenced,
         },
         since: (health.since_ms > 0).then(|| timestamp(health.since_ms)),
@@ -419,6 +422,7 @@ fn verb(verb: task::Verb) -> Verb {
         task::Verb::Activate => Verb::Activate,
         task::Verb::Deactivate => Verb::Deactivate,
         task::Verb::Scale => Verb::Scale,
+        task::Verb::Roll => Verb::Roll,
     }
 }
 

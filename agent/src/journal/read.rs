@@ -9,7 +9,7 @@ use super::loss::Loss;
 use super::rows::{InstanceRow, StoredTask, TaskQuery, TaskRow};
 use crate::instance::{AppName, InstanceName, Phase, Urgency, Warmth};
 use crate::runtime::Image;
-use crate::task::{EndState, TaskContext, TaskId, Trail, Verb};
+use crate::task::{EndState, Roll, TaskContext, TaskId, Trail, Verb};
 
 /// A pool's durable part.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,7 +131,7 @@ const INSTANCE: &str =
 
 const TASK: &str =
     "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
-   finished_ms, outcome FROM tasks";
+   finished_ms, outcome, step, revision FROM tasks";
 
 pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<StoredTask>> {
     db.prepare_cached(&format!("{TASK} WHERE task_id = ?1"))?
@@ -223,6 +223,7 @@ fn task(row: &Row<'_>) -> rusqlite::Result<StoredTask> {
         (Some(at), Some(_)) => Some((at.unsigned_abs(), json(row, 11)?)),
         _ => None,
     };
+    let (step, revision): (Option<u32>, Option<String>) = (row.get(12)?, row.get(13)?);
     Ok(StoredTask {
         row: TaskRow {
             context: TaskContext {
@@ -232,6 +233,9 @@ fn task(row: &Row<'_>) -> rusqlite::Result<StoredTask> {
             app: parsed(row, 1)?,
             verb: word(row, 2, Verb::from_name)?,
             to: row.get(3)?,
+            roll: step
+                .zip(revision)
+                .map(|(step, revision)| Roll { step, revision }),
             hash: row.get(4)?,
             target: row.get(6)?,
             seq: unsigned(row, 7)?,

@@ -9,6 +9,7 @@ const KEEP: Duration = Duration::from_secs(3600);
 
 fn task(id: &str, created_ms: u64) -> TaskRow {
     TaskRow {
+        roll: None,
         context: TaskContext {
             task_id: id.parse().unwrap(),
             traceparent: "00-1-1-01".into(),

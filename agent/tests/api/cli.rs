@@ -85,6 +85,7 @@ fn the_help_of_every_verb_is_as_written() {
         "activate",
         "deactivate",
         "scale",
+        "roll",
         "status",
         "trace",
         "tasks",
@@ -183,6 +184,7 @@ async fn tables_and_documents_are_as_written() {
     shows(&served, "trace", "trace peak-7").await;
     shows(&served, "trace-json", "trace peak-8 -o json").await;
     shows(&served, "scale-down", "scale web --to 1 --task-id down-1").await;
+    shows(&served, "roll", "roll web --step 25% --task-id roll-1").await;
     shows(
         &served,
         "deactivate",

@@ -138,10 +138,7 @@ impl Twin {
             let same = (&earlier.app, earlier.verb, asked(earlier))
                 == (&submitted.app, submitted.verb, asked(submitted));
             if !same {
-                let asked = format!(
-                    "{} {} --to {}",
-                    earlier.verb, earlier.app, earlier.request.to
-                );
+                let asked = format!("{} {} --to {}", earlier.verb, earlier.app, task.to);
                 return Err(
                     problem(ProblemCode::TaskConflict, &format!("{id} was: {asked}"))
                         .about(format!("/v1/tasks/{id}")),
@@ -167,11 +164,12 @@ impl Twin {
             return Err(problem(ProblemCode::SeqMismatch, &detail).with_current(current(&pool)));
         }
         let pool = &mut state.apps.get_mut(&submitted.app).unwrap().1;
-        let to = submitted.request.to;
+        let to = submitted.request.to.unwrap_or(0);
         let target = match submitted.verb {
             Verb::Activate => pool.target.max(to),
             Verb::Deactivate => pool.target.min(to),
             Verb::Scale => to,
+            Verb::Roll => pool.target,
         };
         if target != pool.target {
             pool.target_seq += 1;
@@ -244,7 +242,9 @@ fn task_of(submitted: &Submitted, pool: &Pool) -> Task {
         task_id: submitted.request.task_id.clone().unwrap(),
         app: submitted.app.clone(),
         verb: submitted.verb,
-        to: submitted.request.to,
+        to: submitted.request.to.unwrap_or(pool.target),
+        step: (submitted.verb == Verb::Roll).then_some(1),
+        revision: (submitted.verb == Verb::Roll).then(|| pool.revision.clone()),
         state: TaskState::Done,
         target: pool.target,
         target_seq: pool.target_seq,

@@ -8,11 +8,12 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::api::task_id::{TASK_ID_RULE, is_task_id};
-use crate::api::v1::{Finding, Problem, ProblemCode, TaskRequest, Verb};
+use crate::api::v1::{Finding, Problem, ProblemCode, RollStep, STEP_RULE, TaskRequest, Verb};
 use crate::instance::AppName;
 
-const FIELDS: [&str; 6] = [
+const FIELDS: [&str; 7] = [
     "to",
+    "step",
     "taskId",
     "expectSeq",
     "deadlineSeconds",
@@ -28,7 +29,7 @@ pub(super) fn task_request(verb: Verb, body: &[u8]) -> Result<TaskRequest, Probl
             format!("the body is not a JSON object like {{\"to\": 3}}: {error}"),
         )
     })?;
-    let mut request = TaskRequest::to(0);
+    let mut request = TaskRequest::default();
     let mut findings = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for (name, value) in &fields {
@@ -41,7 +42,7 @@ pub(super) fn task_request(verb: Verb, body: &[u8]) -> Result<TaskRequest, Probl
             findings.push(Finding::new(name, shown(value), allowed));
         }
     }
-    if !seen.contains(&"to") {
+    if !seen.contains(&"to") && verb != Verb::Roll {
         findings.push(Finding::missing("to", format!("required: {TO_RULE}")));
     }
     if findings.is_empty() {
@@ -55,11 +56,21 @@ const TO_RULE: &str = "a whole number of instances from 0 to 10000";
 /// Sets one field, or says what is allowed. `null` leaves an optional field absent.
 fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Result<(), String> {
     match (name, value) {
+        ("to", _) if verb == Verb::Roll => {
+            return Err("not with roll: it keeps the target".to_owned());
+        }
         ("to", _) => {
             let to = value.as_u64().and_then(|to| u32::try_from(to).ok());
-            request.to = to.filter(|to| *to <= TaskRequest::MAX_TO).ok_or(TO_RULE)?;
+            let to = to.filter(|to| *to <= TaskRequest::MAX_TO);
+            request.to = Some(to.ok_or(TO_RULE)?);
         }
-        ("taskId" | "expectSeq" | "deadlineSeconds" | "force" | "newEpoch", Value::Null) => {}
+        ("step", _) if verb != Verb::Roll => {
+            return Err("only with roll: the other verbs act on all at once".to_owned());
+        }
+        (
+            "step" | "taskId" | "expectSeq" | "deadlineSeconds" | "force" | "newEpoch",
+            Value::Null,
+        ) => {}
         ("taskId", _) => {
             let id = value
                 .as_str()
@@ -78,6 +89,15 @@ fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Resu
             let seconds = value.as_f64().filter(allowed);
             let rule = "a number of seconds greater than 0, at most 86400";
             request.deadline_seconds = Some(seconds.ok_or(rule)?);
+        }
+        ("step", _) => {
+            let step = serde_json::from_value(value.clone()).ok();
+            request.step = Some(step.filter(RollStep::is_allowed).ok_or(STEP_RULE)?);
+        }
+        ("force", _) if verb == Verb::Roll => {
+            return Err(
+                "only with deactivate and scale: a roll drains what it replaces".to_owned(),
+            );
         }
         ("force", _) if verb == Verb::Activate => {
             return Err(
@@ -199,7 +219,8 @@ mod tests {
         assert_eq!(
             task_request(Verb::Scale, body).unwrap(),
             TaskRequest {
-                to: 3,
+                to: Some(3),
+                step: None,
                 task_id: Some("peak-7".into()),
                 expect_seq: Some(8),
                 deadline_seconds: Some(1.5),
@@ -233,6 +254,32 @@ mod tests {
         );
         assert_eq!(found[0].2, TO_RULE);
         assert_eq!(found[4].2, "true or false");
+    }
+
+    #[test]
+    fn a_roll_has_a_step_and_no_target() {
+        let step = |body: &str| task_request(Verb::Roll, body.as_bytes()).unwrap().step;
+        assert_eq!(step("{}"), None);
+        assert_eq!(step(r#"{"step":3}"#), Some(RollStep::Instances(3)));
+        assert_eq!(
+            step(r#"{"step":"25%"}"#),
+            Some(RollStep::Percent("25%".into()))
+        );
+        for bad in [
+            "0", "10001", "\"0%\"", "\"101%\"", "\"3\"", "1.5", "[1]", "true",
+        ] {
+            let found = findings(Verb::Roll, &format!("{{\"step\":{bad}}}"));
+            assert_eq!(
+                (found[0].0.as_str(), found[0].2.as_str()),
+                ("step", STEP_RULE),
+                "{bad}"
+            );
+        }
+        let found = findings(Verb::Roll, r#"{"to":3,"force":true}"#);
+        assert_eq!(found[0].2, "not with roll: it keeps the target");
+        assert!(found[1].2.starts_with("only with deactivate and scale"));
+        let found = findings(Verb::Scale, r#"{"to":3,"step":2}"#);
+        assert!(found[0].2.starts_with("only with roll"), "{}", found[0].2);
     }
 
     #[test]

@@ -97,6 +97,7 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::Activate => on(method, activate::<H>),
         Operation::Deactivate => on(method, deactivate::<H>),
         Operation::Scale => on(method, scale::<H>),
+        Operation::Roll => on(method, roll::<H>),
         Operation::ListTasks => on(method, tasks::<H>),
         Operation::ShowTask => on(method, task::<H>),
         Operation::ShowTrail => on(method, trail::<H>),
@@ -145,6 +146,17 @@ async fn scale<H: Host>(
     request: Request,
 ) -> Response {
     submit(api, exchange, app, Verb::Scale, request)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
+async fn roll<H: Host>(
+    api: Shared<H>,
+    exchange: Extension<Arc<Exchange>>,
+    app: Segment,
+    request: Request,
+) -> Response {
+    submit(api, exchange, app, Verb::Roll, request)
         .await
         .unwrap_or_else(Problem::into_response)
 }
