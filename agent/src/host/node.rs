@@ -313,11 +313,7 @@ impl<E> Node<E> {
             return;
         };
         let heard = Listing::ask(&self.executor.discovery).await.heard;
-        let found = strays::find(&self.executor, containers, heard).await;
-        if let Some(rows) = strays::told("instances", self.journal.instances()) {
-            let live: Vec<_> = rows.iter().filter(|r| r.released_ms.is_none()).collect();
-            found.remove_strays(&self.executor, &live).await;
-        }
+        strays::sweep(&self.executor, &self.shared.ledger, containers, heard).await;
     }
 
     /// The pools as they are, or as the journal left them while nobody has looked yet.
