@@ -28,7 +28,7 @@ help:
 	@echo 'make test-peers       those on what is built first: containerd 2.2, etcd 3.6; needs Go 1.26'
 	@echo 'make test-vm          those in a virtual machine: cgroup 2, crun, reboots, power cuts'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
-	@echo 'make bench [NAME]     measure: activation, agent; all without a name'
+	@echo 'make bench [NAME]     measure: activation, agent, discovery; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
 	@echo 'make build            everything, for development'
 	@echo 'make package-files    what a package brings beside the programs, in target/package'
@@ -123,12 +123,13 @@ check:
 	fi
 
 # `make bench`, `make bench activation`, `make bench activation agent`.
-BENCHMARKS := activation agent
+BENCHMARKS := activation agent discovery
 NAME ?= $(filter $(BENCHMARKS),$(MAKECMDGOALS))
 
 .PHONY: bench bench-check $(BENCHMARKS)
 bench:
 	@tests/peers/install bench
+	@$(if $(filter discovery,$(or $(NAME),$(BENCHMARKS))),tests/peers/build etcd-3.6.6 >/dev/null)
 	@$(MAKE) --no-print-directory release
 	@for name in $(or $(NAME),$(BENCHMARKS)); do $(RELEASE) target/debug/bench-$$name || exit 1; done
 
