@@ -13,6 +13,7 @@ mod ended;
 mod epoch;
 mod executor;
 mod failure;
+mod logging;
 mod measure;
 mod node;
 mod place;
