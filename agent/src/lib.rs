@@ -5,6 +5,7 @@
 pub mod alarm;
 pub mod api;
 pub mod app;
+mod chain;
 pub mod check;
 pub mod cli;
 pub mod config;
@@ -14,6 +15,7 @@ pub mod gate;
 pub mod host;
 pub mod instance;
 pub mod journal;
+pub mod logs;
 pub mod metrics;
 pub mod network;
 pub mod pool;

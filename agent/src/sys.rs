@@ -229,7 +229,9 @@ mod tests {
         let found = code(&maps, &program.to_string_lossy());
         let here = give_memory_back as *const () as usize;
         assert!(
-            found.iter().any(|(start, end)| (*start..*end).contains(&here)),
+            found
+                .iter()
+                .any(|(start, end)| (*start..*end).contains(&here)),
             "{here:x} is not in {found:x?}"
         );
         for _ in 0..10 {

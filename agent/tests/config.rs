@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nodeagent::config::{AddressRange, LoadError, Loaded, Source, load, show};
+use nodeagent::config::{AddressRange, LoadError, Loaded, Requirement, Source, load, show};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -184,7 +184,7 @@ fn unknown_keys_are_refused_with_file_line_and_a_suggestion() {
         [
             "etc/10-a.toml:4: contanerd: unknown field, did you mean containerd?",
             "etc/20-b.toml:3: paths.states: unknown field, did you mean state?",
-            "etc/20-b.toml:5: discovery.file.bound: unknown field, known here: enabled, directory, propagation_bound",
+            "etc/20-b.toml:5: discovery.file.bound: unknown field, known here: enabled, required, directory, propagation_bound",
         ]
     );
 }
@@ -274,7 +274,7 @@ fn a_quarantine_shorter_than_the_propagation_bound_is_refused() {
     assert_eq!(
         with(true).findings(&[""]),
         [
-            "a.toml:5: network.quarantine: \"2s\" is not allowed; allowed: at least discovery.file.propagation_bound, 5s: until then clients may still use a freed address"
+            "a.toml:5: network.quarantine: \"2s\" is not allowed; allowed: at least the longest propagation_bound of discovery, 5s: until then clients may still use a freed address"
         ]
     );
     assert_eq!(
@@ -295,6 +295,19 @@ fn show_prints_what_is_in_effect_and_from_where() {
     assert_eq!(page, fs::read_to_string(golden("show.toml")).unwrap());
 
     let again = Files::new(&[("a.toml", &page)]);
+    assert_eq!(again.load(&[""]).unwrap().settings, loaded.settings);
+}
+
+#[test]
+fn etcd_is_shown_as_it_is_set_and_raises_the_quarantine() {
+    let etcd = "[discovery.etcd]\nenabled = true\nrequired = false\nendpoints = [\"https://a:2379\", \"https://[::1]:2379\"]\nttl = \"10m\"\nusername = \"agent\"\npassword_file = \"/etc/p\"\nca_file = \"/etc/ca\"\ncert_file = \"/etc/c\"\nkey_file = \"/etc/k\"\n";
+    let files = Files::new(&[("a.toml", &format!("{ID}{etcd}"))]);
+    let loaded = files.load(&[""]).unwrap();
+    let settings = loaded.settings.discovery.etcd.clone().unwrap();
+    assert_eq!(settings.requirement, Requirement::Optional);
+    assert_eq!(settings.request_timeout, Duration::from_secs(5));
+    assert_eq!(loaded.settings.network.quarantine.as_secs(), 605);
+    let again = Files::new(&[("a.toml", &show(&loaded))]);
     assert_eq!(again.load(&[""]).unwrap().settings, loaded.settings);
 }
 

@@ -12,10 +12,16 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use nodeagent::config;
 use nodeagent::discovery::{
-    Discovery, DiscoveryError, FileDiscovery, MemoryDiscovery, Outcome, RegistrationRecord,
+    Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery, MemoryDiscovery, Outcome, Reach,
+    RegistrationRecord,
 };
 use nodeagent::instance::InstanceName;
+use nodeagent::metrics::Metrics;
 use serde_json::Value;
+
+mod support;
+
+use support::etcd::{ENDPOINT, Etcd};
 
 const BOUND: Duration = Duration::from_secs(5);
 
@@ -42,6 +48,7 @@ fn record(ordinal: u32, generation: u64) -> RegistrationRecord {
 
 fn settings(directory: &Path) -> config::FileDiscovery {
     config::FileDiscovery {
+        requirement: config::Requirement::Required,
         directory: directory.to_owned(),
         propagation_bound: BOUND,
     }
@@ -207,6 +214,77 @@ async fn the_memory_twin_conforms() {
 async fn the_file_backend_conforms() {
     let directory = tempfile::tempdir().unwrap();
     conformance(&open(directory.path())).await;
+}
+
+fn etcd(agent_id: &str) -> EtcdDiscovery {
+    let settings = config::EtcdDiscovery {
+        requirement: config::Requirement::Required,
+        endpoints: vec![ENDPOINT.into()],
+        prefix: "/nodeagent".into(),
+        ttl: Duration::from_secs(60),
+        dial_timeout: Duration::from_secs(2),
+        request_timeout: Duration::from_secs(5),
+        propagation_bound: BOUND,
+        user: None,
+        tls: None,
+    };
+    let host = config::Host {
+        id: "host-a".into(),
+        fleet: "default".into(),
+    };
+    let instruments = Metrics::default().backend("etcd");
+    EtcdDiscovery::open(&settings, &host, agent_id, instruments)
+}
+
+#[tokio::test]
+#[ignore = "needs a built peer: make test-peers"]
+async fn the_etcd_backend_conforms() {
+    let _etcd = Etcd::start();
+    conformance(&etcd("one")).await;
+}
+
+#[tokio::test]
+#[ignore = "needs a built peer: make test-peers"]
+async fn registrations_in_etcd_outlive_the_agent_with_all_that_they_say() {
+    let _etcd = Etcd::start();
+    let mut odd = record(1, 12);
+    odd.metadata
+        .insert("größe".into(), "ü \"quoted\" \u{1}".into());
+    let before: Vec<_> = (2..202).map(|n| record(n, u64::from(n))).collect();
+    let before = [vec![record(0, 7), odd], before].concat();
+    let backend = etcd("one");
+    let outcomes = backend.register(&before).await.unwrap();
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Applied));
+    drop(backend);
+    let backend = etcd("one");
+    assert_eq!(backend.registered().await.unwrap(), before);
+    assert_eq!(
+        register(&backend, record(0, 6)).await,
+        Outcome::Stale { registered: 7 }
+    );
+    let lease = backend.health().lease.unwrap();
+    assert_eq!((lease.ttl_seconds, lease.lost), (60, 0));
+}
+
+#[tokio::test]
+#[ignore = "needs a built peer: make test-peers"]
+async fn a_second_agent_with_the_same_host_id_is_kept_out_and_says_whose_it_is() {
+    let _etcd = Etcd::start();
+    let first = etcd("one");
+    register(&first, record(0, 7)).await;
+    let second = etcd("two");
+    let error = second.register(&[record(0, 8)]).await.unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.starts_with(
+            "host id \"host-a\" of fleet \"default\" belongs to another agent, one, as long as"
+        ),
+        "{said}"
+    );
+    assert!(error.is_retryable());
+    assert_eq!(second.health().reach, Reach::Fenced);
+    first.renew().await.unwrap();
+    assert_eq!(first.registered().await.unwrap(), [record(0, 7)]);
 }
 
 /// Compares with a file under `tests/golden`; `UPDATE_GOLDEN=1` writes it instead.

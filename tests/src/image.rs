@@ -19,9 +19,9 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// Commands of busybox that the images have as links.
-const APPLETS: [&str; 15] = [
-    "cat", "chmod", "echo", "httpd", "id", "kill", "ln", "ls", "mkdir", "nc", "rm", "sh", "sleep",
-    "touch", "wget",
+const APPLETS: [&str; 16] = [
+    "cat", "chmod", "echo", "hostname", "httpd", "id", "kill", "ln", "ls", "mkdir", "nc", "rm",
+    "sh", "sleep", "touch", "wget",
 ];
 
 /// The first line of the page that [`Image::web`] serves.

@@ -1,13 +1,17 @@
 //! The seam behind the API: what the daemon's core answers.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::Feed;
 use super::v1::{
     AppDocument, AppList, ApplyResult, JournalDocument, Problem, Status, Task, TaskList,
-    TaskRequest, Trail, Verb,
+    TaskRequest, TaskState, Trail, Verb,
 };
 use crate::metrics::Page;
 
@@ -27,6 +31,57 @@ pub enum Deletion {
     WhenUnused,
     /// Its instances are taken out first, without waiting for their drain.
     Forced,
+}
+
+/// Which tasks a caller wants listed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskFilter {
+    /// Only those of this app.
+    pub app: Option<String>,
+    /// Only those in one of these states; every state when empty.
+    pub states: Vec<TaskState>,
+    /// Only those whose intent was written at most so long ago.
+    pub since: Option<Duration>,
+    /// The newest so many: 1..=[`TaskFilter::MOST`].
+    pub limit: u32,
+}
+
+impl TaskFilter {
+    /// Most tasks that are listed at once.
+    pub const MOST: u32 = 1000;
+}
+
+impl Default for TaskFilter {
+    fn default() -> Self {
+        Self {
+            app: None,
+            states: Vec::new(),
+            since: None,
+            limit: 200,
+        }
+    }
+}
+
+/// What a caller wants of a process's log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogRequest {
+    /// Name of the process: `app`, or an in-container agent's.
+    pub process: String,
+    /// Whether what is written later is told, too.
+    pub follow: bool,
+    /// Lines from the end; everything when absent.
+    pub tail: Option<u64>,
+    /// Nothing when it was written to last longer ago than this.
+    pub since: Option<Duration>,
+}
+
+/// A log that is being read.
+#[derive(Debug)]
+pub struct Log {
+    /// The container whose log it is: `web-0.g7`.
+    pub container: String,
+    /// What it says, piece by piece. The reading ends when this is dropped.
+    pub pieces: mpsc::Receiver<io::Result<Bytes>>,
 }
 
 /// What the daemon's core answers. Requests arrive read whole, within their limits, and validated
@@ -62,8 +117,8 @@ pub trait Host: Send + Sync + 'static {
     /// The task's trail, or `not_found`.
     fn trail(&self, id: &str) -> impl Future<Output = Result<Trail, Problem>> + Send;
 
-    /// The newest tasks first, a bounded number of them.
-    fn tasks(&self) -> impl Future<Output = Result<TaskList, Problem>> + Send;
+    /// Those that the filter lets through, newest first.
+    fn tasks(&self, filter: TaskFilter) -> impl Future<Output = Result<TaskList, Problem>> + Send;
 
     /// What is true now.
     fn status(&self) -> impl Future<Output = Result<Status, Problem>> + Send;
@@ -73,6 +128,14 @@ pub trait Host: Send + Sync + 'static {
 
     /// What `/v1/events` tells. Empty until somebody reads, then filled by the core.
     fn feed(&self) -> Arc<Feed>;
+
+    /// Begins to read the log of a process in an instance; `request.process` is well-formed.
+    /// Problems: `not_found` (no such instance, or no log of such a process), `unavailable`.
+    fn log(
+        &self,
+        instance: &str,
+        request: LogRequest,
+    ) -> impl Future<Output = Result<Log, Problem>> + Send;
 
     /// The journal, and whether one before it was lost.
     fn journal(&self) -> impl Future<Output = Result<JournalDocument, Problem>> + Send;

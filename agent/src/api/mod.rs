@@ -15,9 +15,9 @@ mod role;
 mod server;
 mod task_id;
 
-pub use client::{Client, ClientError, Events};
+pub use client::{Client, ClientError, Events, LogStream};
 pub use feed::{Feed, Subscription};
-pub use host::{Deletion, Host, Received};
+pub use host::{Deletion, Host, Log, LogRequest, Received, TaskFilter};
 pub use openapi::openapi;
 pub use role::{Peer, Role, Roles};
 pub use server::{BindError, Limits, Method, Operation, ROUTES, Route, Server};

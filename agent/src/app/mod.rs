@@ -8,11 +8,13 @@
 //! app with the host's settings when it is applied.
 
 mod manifest;
+mod name_service;
 mod quantity;
 mod revision;
 mod types;
 mod validate;
 
+pub use name_service::{Dns, DnsOption, DnsPolicy, HostAlias};
 pub use revision::{Revision, manifest_hash, revision};
 pub use types::*;
 
@@ -57,6 +59,11 @@ pub fn parse(text: &str) -> Result<App, Refused> {
         Some(app) if findings.is_empty() => Ok(app),
         _ => Err(Refused { findings }),
     }
+}
+
+/// JSON Schema of a manifest.
+pub fn schema() -> serde_json::Value {
+    crate::document::schema::<manifest::Manifest>("nodeagent app manifest")
 }
 
 /// What apps have to go by on this host.

@@ -11,8 +11,9 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Access, App, Essential, HostPathKind, HostPortWish, Look, NetworkMode, Probe, Protocol,
-    Readiness, RegisteredAddress, Scheme, SecretFile, User, VitalProbe, Volume, VolumeMount,
+    Access, App, Dns, DnsOption, DnsPolicy, Essential, HostAlias, HostPathKind, HostPortWish, Look,
+    NetworkMode, Probe, Protocol, Readiness, RegisteredAddress, Scheme, SecretFile, User,
+    VitalProbe, Volume, VolumeMount,
 };
 
 /// Short name of an app's version: 12 hexadecimal digits.
@@ -120,6 +121,9 @@ impl Writer {
             env,
             working_dir,
             user,
+            hostname,
+            host_aliases,
+            dns,
             ports,
             resources,
             startup,
@@ -144,6 +148,7 @@ impl Writer {
             self.text("working-dir", dir);
         }
         self.user(user.as_ref());
+        self.name_service(hostname.as_deref(), host_aliases, dns);
         self.number("ports", ports.len() as u64);
         for port in ports {
             self.text("port", port.name.as_deref().unwrap_or(""));
@@ -241,6 +246,35 @@ impl Writer {
                 }
             }
             Volume::InstanceDirectory => self.text("volume", "instance"),
+        }
+    }
+
+    fn name_service(&mut self, hostname: Option<&str>, aliases: &[HostAlias], dns: &Dns) {
+        if let Some(hostname) = hostname {
+            self.text("hostname", hostname);
+        }
+        for HostAlias { ip, hostnames } in aliases {
+            self.text("host-alias", &ip.to_string());
+            self.list("hostnames", hostnames);
+        }
+        let Dns {
+            policy,
+            nameservers,
+            searches,
+            options,
+        } = dns;
+        if *policy == DnsPolicy::None {
+            self.text("dns-policy", "none");
+        }
+        for address in nameservers {
+            self.text("nameserver", &address.to_string());
+        }
+        for domain in searches {
+            self.text("search", domain);
+        }
+        for DnsOption { name, value } in options {
+            self.text("dns-option", name);
+            self.text("value", value.as_deref().unwrap_or(""));
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Dns, HostAlias};
 use crate::instance::AppName;
 
 /// An app that may be created: every field was validated, every default applied.
@@ -28,6 +29,13 @@ pub struct App {
     pub working_dir: Option<String>,
     /// Who the app runs as; the image's user when absent.
     pub user: Option<User>,
+    /// Name of the container in its own eyes; the instance's name when absent. In the host's
+    /// network it is the host's in any case.
+    pub hostname: Option<String>,
+    /// Further entries of `/etc/hosts`.
+    pub host_aliases: Vec<HostAlias>,
+    /// Where the container asks for names.
+    pub dns: Dns,
     /// Ports that the app listens on.
     pub ports: Vec<Port>,
     /// Limits of the instance's cgroup.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use rustix::net::sockopt::socket_peercred;
 
 use super::finding::Finding;
+use crate::chain::chain;
 use crate::config;
-use crate::host::chain;
 use crate::runtime::{self, Snapshotter};
 
 /// How long containerd may take for one answer here, whatever the agent gives it.

@@ -13,7 +13,7 @@ use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use super::facts::line_of;
 use super::finding::Finding;
-use crate::host::chain;
+use crate::chain::chain;
 use crate::network;
 
 /// Oldest kernel: openat2(2) came with 5.6, the other parts are older.

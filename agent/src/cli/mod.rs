@@ -7,12 +7,16 @@
 mod activate;
 mod app;
 mod check;
+mod completions;
 mod config;
 mod deactivate;
 mod duration;
 mod journal;
+mod logs;
+mod man;
 mod progress;
 mod report;
+mod roll;
 mod run;
 mod scale;
 mod status;
@@ -21,6 +25,7 @@ mod table;
 mod task_view;
 mod tasks;
 mod trace;
+mod watch;
 mod waterfall;
 
 use std::io::Write;
@@ -99,6 +104,8 @@ enum Verb {
     Call(Call),
     Config(config::Config),
     Check(check::Check),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// The verbs that ask an agent.
@@ -107,9 +114,11 @@ enum Call {
     Activate(activate::Activate),
     Deactivate(deactivate::Deactivate),
     Scale(scale::Scale),
+    Roll(roll::Roll),
     Status(status::Status),
     Trace(trace::Trace),
     Tasks(tasks::Tasks),
+    Logs(logs::Logs),
     App(app::App),
     Journal(journal::Journal),
 }
@@ -149,6 +158,8 @@ pub fn main(daemon: Daemon) -> ExitCode {
         Verb::Run(run) => run.run(&cli.options, daemon),
         Verb::Config(config) => config.execute(&cli.options),
         Verb::Check(check) => waited_for(check.execute(&cli.options)),
+        Verb::Completions(completions) => completions.execute(),
+        Verb::Man(man) => man.execute(&cli.options),
         Verb::Call(call) => waited_for(execute(&cli.options, call)),
     };
     print(&report);
@@ -171,9 +182,11 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Activate(verb) => verb.execute(options).await,
         Call::Deactivate(verb) => verb.execute(options).await,
         Call::Scale(verb) => verb.execute(options).await,
+        Call::Roll(verb) => verb.execute(options).await,
         Call::Status(verb) => verb.execute(options).await,
         Call::Trace(verb) => verb.execute(options).await,
         Call::Tasks(verb) => verb.execute(options).await,
+        Call::Logs(verb) => verb.execute(options).await,
         Call::App(verb) => verb.execute(options).await,
         Call::Journal(verb) => verb.execute(options).await,
     }

@@ -2,17 +2,16 @@
 
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::check::{Check, contains, overlap};
-use super::duration;
 use super::fragment::{self, Fragment};
 use super::settings::*;
+use super::{discovery, duration};
 use crate::document::{Findings, shown};
 
-const DAY: Duration = Duration::from_secs(86_400);
-const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const DAY: Duration = Duration::from_secs(86_400);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 /// What the host says about itself, for defaults.
 pub(super) struct HostFacts {
@@ -25,7 +24,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
     let mut check = Check(findings);
     let host = host(merged.host.unwrap_or_default(), facts, &mut check);
     let paths = paths(merged.paths.unwrap_or_default(), &mut check);
-    let discovery = discovery(merged.discovery.unwrap_or_default(), &paths, &mut check);
+    let discovery = discovery::assemble(merged.discovery.unwrap_or_default(), &paths, &mut check);
     Settings {
         host,
         api: api(merged.api.unwrap_or_default(), &mut check),
@@ -48,7 +47,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
     }
 }
 
-fn up_to(longest: Duration) -> RangeInclusive<Duration> {
+pub(super) fn up_to(longest: Duration) -> RangeInclusive<Duration> {
     Duration::from_millis(1)..=longest
 }
 
@@ -184,14 +183,13 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
         None => default.to_vec(),
         Some(texts) => pools(&texts, gateway, check),
     };
-    let bound = discovery
-        .file
-        .as_ref()
-        .map_or(Duration::ZERO, |file| file.propagation_bound);
+    let bound = discovery.propagation_bound();
+    // Who was stopped without etcd's word may be found there until its lease is over.
+    let forgotten = discovery.etcd.as_ref().map(|etcd| etcd.ttl + bound);
     let quarantine = check.duration(
         "network.quarantine",
         given.quarantine,
-        bound.max(2 * MINUTE),
+        forgotten.unwrap_or(bound).max(2 * MINUTE),
         up_to(DAY),
     );
     if quarantine < bound {
@@ -199,7 +197,7 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
             "network.quarantine",
             shown(&duration::spell(quarantine)),
             format!(
-                "at least discovery.file.propagation_bound, {}: until then clients may still use a freed address",
+                "at least the longest propagation_bound of discovery, {}: until then clients may still use a freed address",
                 duration::spell(bound)
             ),
         );
@@ -229,6 +227,7 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
         masquerade_except,
         forwarding: forwarding(given.forwarding, check),
         table: check.word("network.table", given.table, "nodeagent", "-_", 64),
+        resolv_conf: check.path("network.resolv_conf", given.resolv_conf, "/etc/resolv.conf"),
     }
 }
 
@@ -337,23 +336,6 @@ fn is_registry(text: &str) -> bool {
     host.len() <= 253
         && host.split('.').all(label)
         && port.parse::<u16>().is_ok_and(|port| port > 0)
-}
-
-fn discovery(given: fragment::Discovery, paths: &Paths, check: &mut Check<'_>) -> Discovery {
-    let given = given.file.unwrap_or_default();
-    let default: PathBuf = Path::new(&paths.runtime).join("discovery");
-    let file = FileDiscovery {
-        directory: check.path("discovery.file.directory", given.directory, default),
-        propagation_bound: check.duration(
-            "discovery.file.propagation_bound",
-            given.propagation_bound,
-            Duration::from_secs(5),
-            up_to(60 * MINUTE),
-        ),
-    };
-    Discovery {
-        file: given.enabled.unwrap_or(true).then_some(file),
-    }
 }
 
 fn tasks(given: fragment::Tasks, check: &mut Check<'_>) -> Tasks {

@@ -1,13 +1,16 @@
 //! One configuration file as it is written: every key optional, none unknown.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The version of this shape, required in every file.
 pub(super) const VERSION: u32 = 1;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["version"]))]
 pub(super) struct Fragment {
+    #[schemars(extend("const" = VERSION))]
     pub(super) version: Option<u32>,
     pub(super) host: Option<Host>,
     pub(super) paths: Option<Paths>,
@@ -22,14 +25,14 @@ pub(super) struct Fragment {
     pub(super) refill: Option<Refill>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Host {
     pub(super) id: Option<String>,
     pub(super) fleet: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Paths {
     pub(super) state: Option<String>,
@@ -37,7 +40,7 @@ pub(super) struct Paths {
     pub(super) api_socket: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Api {
     pub(super) socket_mode: Option<String>,
@@ -50,7 +53,7 @@ pub(super) struct Api {
     pub(super) admin_users: Option<Vec<String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Containerd {
     pub(super) socket: Option<String>,
@@ -59,7 +62,7 @@ pub(super) struct Containerd {
     pub(super) timeout: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Runtime {
     pub(super) shim: Option<String>,
@@ -69,7 +72,7 @@ pub(super) struct Runtime {
     pub(super) container_init: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Network {
     pub(super) pools: Option<Vec<String>>,
@@ -84,9 +87,10 @@ pub(super) struct Network {
     pub(super) masquerade_except: Option<Vec<String>>,
     pub(super) forwarding: Option<String>,
     pub(super) table: Option<String>,
+    pub(super) resolv_conf: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Images {
     pub(super) insecure_registries: Option<Vec<String>>,
@@ -95,27 +99,47 @@ pub(super) struct Images {
     pub(super) auth_file: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Volumes {
     pub(super) allowed_host_paths: Option<Vec<String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Discovery {
     pub(super) file: Option<FileDiscovery>,
+    pub(super) etcd: Option<EtcdDiscovery>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileDiscovery {
     pub(super) enabled: Option<bool>,
+    pub(super) required: Option<bool>,
     pub(super) directory: Option<String>,
     pub(super) propagation_bound: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct EtcdDiscovery {
+    pub(super) enabled: Option<bool>,
+    pub(super) required: Option<bool>,
+    pub(super) endpoints: Option<Vec<String>>,
+    pub(super) prefix: Option<String>,
+    pub(super) ttl: Option<String>,
+    pub(super) dial_timeout: Option<String>,
+    pub(super) request_timeout: Option<String>,
+    pub(super) propagation_bound: Option<String>,
+    pub(super) username: Option<String>,
+    pub(super) password_file: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) cert_file: Option<String>,
+    pub(super) key_file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Tasks {
     pub(super) activation_deadline: Option<String>,
@@ -123,7 +147,7 @@ pub(super) struct Tasks {
     pub(super) give_up_after: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Refill {
     pub(super) concurrency: Option<u32>,

@@ -206,6 +206,8 @@ pub struct Network {
     pub forwarding: Forwarding,
     /// The agent's table (family inet) in the packet filter, default `nodeagent`.
     pub table: String,
+    /// The host's resolver configuration, default `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
 }
 
 /// What is done about IPv4 forwarding (`net.ipv4.ip_forward`) that is off.
@@ -251,15 +253,78 @@ pub struct Volumes {
 pub struct Discovery {
     /// `[discovery.file]`, the embedded default.
     pub file: Option<FileDiscovery>,
+    /// `[discovery.etcd]`
+    pub etcd: Option<EtcdDiscovery>,
+}
+
+impl Discovery {
+    /// The longest that clients of any backend may go on using what was removed.
+    pub fn propagation_bound(&self) -> Duration {
+        let file = self.file.as_ref().map(|file| file.propagation_bound);
+        let etcd = self.etcd.as_ref().map(|etcd| etcd.propagation_bound);
+        file.into_iter().chain(etcd).max().unwrap_or_default()
+    }
+}
+
+/// What an instance's being in service depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// It is active when this backend, too, has acknowledged it.
+    Required,
+    /// The backend is told and not waited for.
+    Optional,
 }
 
 /// Prometheus file_sd and Envoy EDS files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct FileDiscovery {
+    /// Whether an instance is active only with it, default yes.
+    pub requirement: Requirement,
     /// Directory of the files, default `<runtime>/discovery`.
     pub directory: PathBuf,
     /// How long clients may still use what was removed, default 5 s.
     pub propagation_bound: Duration,
+}
+
+/// Keys in etcd, one for each instance, all on one lease of the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EtcdDiscovery {
+    /// Whether an instance is active only with it, default yes.
+    pub requirement: Requirement,
+    /// `http://host:port` or `https://host:port` of the members, never empty.
+    pub endpoints: Vec<String>,
+    /// First part of every key, default `/nodeagent`.
+    pub prefix: String,
+    /// Time to live of the host's lease in whole seconds, default 60 s.
+    pub ttl: Duration,
+    /// Deadline of a connection to one member, default 2 s.
+    pub dial_timeout: Duration,
+    /// Deadline of one request, default 5 s.
+    pub request_timeout: Duration,
+    /// How long clients may still use what was removed, default 5 s.
+    pub propagation_bound: Duration,
+    /// User and the file with the password; without, no authentication.
+    pub user: Option<EtcdUser>,
+    /// Certificates; without, the endpoints are plain HTTP.
+    pub tls: Option<EtcdTls>,
+}
+
+/// Who the agent is to etcd.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EtcdUser {
+    /// Name of the user.
+    pub name: String,
+    /// File with the password, read at every connection.
+    pub password_file: PathBuf,
+}
+
+/// How etcd's certificates are checked, and ours. Read at every connection.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EtcdTls {
+    /// PEM file of the authorities that etcd's certificate is signed by.
+    pub ca_file: PathBuf,
+    /// PEM files of our certificate and its key, where etcd asks for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Deadlines of tasks.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::duration::spell;
 use super::fragment::VERSION;
-use super::{Account, AddressRange, Forwarding, Loaded};
+use super::{Account, AddressRange, Discovery, Forwarding, Loaded, Requirement};
 
 /// Valid TOML of everything in effect; a comment names the file and line of each key, or `default`.
 /// Keys without a value are comments. Reading the text back gives the same settings.
@@ -70,6 +70,7 @@ pub fn show(loaded: &Loaded) -> String {
         },
     );
     page.text("table", &s.network.table);
+    page.path("resolv_conf", &s.network.resolv_conf);
     page.table("images");
     page.list("insecure_registries", &s.images.insecure_registries);
     page.duration("pull_timeout", s.images.pull_timeout);
@@ -83,12 +84,7 @@ pub fn show(loaded: &Loaded) -> String {
         .map(|path| path.to_string_lossy().into_owned())
         .collect();
     page.list("allowed_host_paths", &allowed);
-    page.table("discovery.file");
-    page.value("enabled", &s.discovery.file.is_some().to_string());
-    if let Some(file) = &s.discovery.file {
-        page.path("directory", &file.directory);
-        page.duration("propagation_bound", file.propagation_bound);
-    }
+    page.discovery(&s.discovery);
     page.table("tasks");
     page.duration("activation_deadline", s.tasks.activation_deadline);
     page.duration("keep_results", s.tasks.keep_results);
@@ -134,10 +130,6 @@ impl Page<'_> {
         }
     }
 
-    fn unset(&mut self, key: &str) {
-        let _ = writeln!(self.text, "# {key} is not set");
-    }
-
     fn accounts(&mut self, key: &str, accounts: &[Account]) {
         let texts: Vec<String> = accounts.iter().map(Account::to_string).collect();
         self.list(key, &texts);
@@ -154,6 +146,47 @@ impl Page<'_> {
     fn list(&mut self, key: &str, values: &[String]) {
         let quoted: Vec<String> = values.iter().map(|value| quoted(value)).collect();
         self.value(key, &format!("[{}]", quoted.join(", ")));
+    }
+
+    fn unset(&mut self, key: &str) {
+        let _ = writeln!(self.text, "# {key} is not set");
+    }
+
+    fn discovery(&mut self, discovery: &Discovery) {
+        self.table("discovery.file");
+        self.value("enabled", &discovery.file.is_some().to_string());
+        if let Some(file) = &discovery.file {
+            self.requirement(file.requirement);
+            self.path("directory", &file.directory);
+            self.duration("propagation_bound", file.propagation_bound);
+        }
+        self.table("discovery.etcd");
+        self.value("enabled", &discovery.etcd.is_some().to_string());
+        if let Some(etcd) = &discovery.etcd {
+            self.requirement(etcd.requirement);
+            self.list("endpoints", &etcd.endpoints);
+            self.text("prefix", &etcd.prefix);
+            self.duration("ttl", etcd.ttl);
+            self.duration("dial_timeout", etcd.dial_timeout);
+            self.duration("request_timeout", etcd.request_timeout);
+            self.duration("propagation_bound", etcd.propagation_bound);
+            match &etcd.user {
+                Some(user) => self.text("username", &user.name),
+                None => self.unset("username"),
+            }
+            let password = etcd.user.as_ref().map(|user| user.password_file.as_path());
+            self.optional_path("password_file", password);
+            let tls = etcd.tls.as_ref();
+            let identity = tls.and_then(|tls| tls.identity.as_ref());
+            self.optional_path("ca_file", tls.map(|tls| tls.ca_file.as_path()));
+            self.optional_path("cert_file", identity.map(|(cert, _)| cert.as_path()));
+            self.optional_path("key_file", identity.map(|(_, key)| key.as_path()));
+        }
+    }
+
+    fn requirement(&mut self, requirement: Requirement) {
+        let required = requirement == Requirement::Required;
+        self.value("required", &required.to_string());
     }
 
     fn ranges(&mut self, key: &str, ranges: &[AddressRange]) {

@@ -30,11 +30,11 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::{Capabilities, Discovery, DiscoveryError, Outcome, RegistrationRecord};
+use super::{Capabilities, Change, Discovery, DiscoveryError, Outcome, RegistrationRecord};
 use crate::config;
 use crate::instance::InstanceName;
 use queue::Queue;
-use writer::{Change, Job, Writer};
+use writer::{Job, Writer};
 
 const NAME: &str = "file";
 
@@ -145,11 +145,7 @@ impl Discovery for FileDiscovery {
         &'a self,
         batch: &'a [(InstanceName, u64)],
     ) -> BoxFuture<'a, Result<Vec<Outcome>, DiscoveryError>> {
-        let changes = batch
-            .iter()
-            .cloned()
-            .map(|(name, generation)| Change::Deregister(name, generation));
-        self.write(changes.collect()).boxed()
+        self.write(Change::deregister_each(batch)).boxed()
     }
 
     /// Files do not expire; those that somebody removed are written again.

@@ -10,8 +10,12 @@
 //! Deliberately absent: when to register, the ramp and the drain (the pool decides), and anything
 //! that touches the host (DESIGN, "The privilege seam").
 
+mod backends;
+mod change;
 mod eds;
+mod etcd;
 mod file;
+mod health;
 mod memory;
 mod metered;
 mod prometheus;
@@ -23,14 +27,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
+pub use backends::{Backends, Unacknowledged};
+pub use etcd::{EtcdDiscovery, EtcdError};
 pub use file::{FileDiscovery, SetAside};
+pub use health::{Health, LeaseHealth, Reach};
 pub use memory::MemoryDiscovery;
 pub use metered::Metered;
 pub use record::{InvalidRecord, RegistrationRecord};
 pub use table::{Outcome, Table};
 
 use crate::instance::InstanceName;
+use change::Change;
 
 /// What a backend can do beyond registering and deregistering.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +94,16 @@ pub trait Discovery: Send + Sync {
 
     /// What is registered by this host, ordered by instance: the observation after a restart.
     fn registered(&self) -> BoxFuture<'_, Result<Vec<RegistrationRecord>, DiscoveryError>>;
+
+    /// How the backend is at this moment.
+    fn health(&self) -> Health {
+        Health::serving()
+    }
+
+    /// Wakes whenever [`health`](Self::health) changes; `None` where nothing watches the backend.
+    fn health_changes(&self) -> Option<watch::Receiver<Health>> {
+        None
+    }
 }
 
 /// Why a batch was not acknowledged.
@@ -104,6 +123,9 @@ pub enum DiscoveryError {
         #[source]
         source: io::Error,
     },
+    /// etcd has not acknowledged it.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
     /// The backend's writer is gone. It ends only by a panic, which is in the log.
     #[error("the writer of discovery backend {backend} has ended")]
     WriterEnded {
@@ -125,7 +147,7 @@ impl DiscoveryError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Invalid(_) | Self::WriterEnded { .. } => false,
-            Self::File { .. } | Self::Deadline { .. } => true,
+            Self::File { .. } | Self::Etcd(_) | Self::Deadline { .. } => true,
         }
     }
 }

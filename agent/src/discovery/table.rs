@@ -27,6 +27,9 @@ pub enum Outcome {
     },
     /// Nothing is registered under that name. For a deregistration that is the aim.
     NotRegistered,
+    /// A deregistration that the backend has not acknowledged, and that time has brought about: the
+    /// registration's time to live is over without a renewal.
+    Lapsed,
 }
 
 /// The registrations of one backend. A clone is cheap: a candidate that is dropped when it cannot

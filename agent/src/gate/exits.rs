@@ -6,13 +6,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use container_init::exits::{FILE_SIZE, records};
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
 
 use super::status::Exit;
+use super::untrusted::{UntrustedError, open_untrusted};
 use crate::instance::ContainerId;
 
 /// Name of the ring in the container's log directory; ends [`container_init::paths::EXITS`].
@@ -57,8 +56,7 @@ pub fn recorded_exits(
 ) -> Result<Vec<RecordedExit>, ExitsError> {
     let file = open_ring(log)?;
     let mut bytes = Vec::with_capacity(FILE_SIZE);
-    File::from(file)
-        .take(FILE_SIZE as u64)
+    file.take(FILE_SIZE as u64)
         .read_to_end(&mut bytes)
         .map_err(|source| unreadable(log, source))?;
     let mut exits: Vec<RecordedExit> = records(&bytes)
@@ -78,49 +76,20 @@ pub fn recorded_exits(
     Ok(exits)
 }
 
-fn open_ring(log: &Path) -> Result<OwnedFd, ExitsError> {
-    let refuse = |e: rustix::io::Errno| unreadable(log, e.into());
+fn open_ring(log: &Path) -> Result<File, ExitsError> {
     let forged = |fault| ExitsError::Forged {
         log: log.to_owned(),
         fault,
     };
-    let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = open(log, directory, Mode::empty()).map_err(refuse)?;
-    let beneath = ResolveFlags::BENEATH
-        | ResolveFlags::NO_SYMLINKS
-        | ResolveFlags::NO_XDEV
-        | ResolveFlags::NO_MAGICLINKS;
-    // A look without opening first: opening a device or a fifo has effects of its own.
-    let found = openat2(
-        &directory,
-        RING,
-        OFlags::PATH | OFlags::CLOEXEC,
-        Mode::empty(),
-        beneath,
-    )
-    .map_err(|e| match e {
-        rustix::io::Errno::LOOP => forged("is a symbolic link"),
-        rustix::io::Errno::XDEV => forged("is on another file system"),
-        other => refuse(other),
+    let file = open_untrusted(log, RING).map_err(|error| match error {
+        UntrustedError::Open(source) => unreadable(log, source),
+        UntrustedError::Forged(fault) => forged(fault),
     })?;
-    let stat = fstat(&found).map_err(refuse)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(forged("is not a regular file"));
-    }
-    if stat.st_nlink != 1 {
-        return Err(forged("has another name"));
-    }
-    if stat.st_size > FILE_SIZE as i64 {
+    let length = file.metadata().map_err(|e| unreadable(log, e))?.len();
+    if length > FILE_SIZE as u64 {
         return Err(forged("is larger than a ring"));
     }
-    // The same file, whatever its name is by now; non-blocking because of leases (fcntl(2)).
-    let same = format!("/proc/self/fd/{}", found.as_raw_fd());
-    open(
-        same,
-        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(refuse)
+    Ok(file)
 }
 
 fn unreadable(log: &Path, source: io::Error) -> ExitsError {
@@ -209,7 +178,14 @@ mod tests {
             "is not a regular file"
         );
         let fifo = |ring: &Path| {
-            rustix::fs::mknodat(rustix::fs::CWD, ring, FileType::Fifo, Mode::RUSR, 0).unwrap();
+            rustix::fs::mknodat(
+                rustix::fs::CWD,
+                ring,
+                rustix::fs::FileType::Fifo,
+                rustix::fs::Mode::RUSR,
+                0,
+            )
+            .unwrap();
         };
         assert_eq!(place(&fifo), "is not a regular file");
         let linked = |ring: &Path| {

@@ -18,6 +18,7 @@ mod pace;
 mod peer;
 mod session;
 mod status;
+mod untrusted;
 
 use std::collections::HashMap;
 use std::os::unix::net::UnixListener;
@@ -38,6 +39,7 @@ pub use directory::{Activation, Directories, DirectoryError, InstanceDirectories
 pub use error::GateError;
 pub use exits::{ExitsError, RecordedExit, recorded_exits};
 pub use status::{Exit, ExitStatus, Notice, NoticeKind, Refused, Status};
+pub use untrusted::{UntrustedError, open_untrusted};
 
 /// Lets an app go.
 #[derive(Debug, Clone, PartialEq, Eq)]

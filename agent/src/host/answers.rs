@@ -1,15 +1,19 @@
 //! What the machines and the journal know, as documents of the API.
 
+use std::time::SystemTime;
+
 use crate::alarm::{Alarms, Subject};
+use crate::api::TaskFilter;
 use crate::api::v1::{
-    Alarm, AppDocument, AppSummary, ContainerdStatus, Current, HostStatus, Instance, InstanceError,
-    InstanceState, JournalDocument, JournalState, Pool, Problem, ProblemCode, Reachability,
-    StartedFrom, Status, Step, StepOutcome, Task, TaskInstance, TaskState, Timestamp, Trail, Verb,
-    WarmTargets,
+    Alarm, AppDocument, AppSummary, ContainerdStatus, Current, DiscoveryState, DiscoveryStatus,
+    HostStatus, Instance, InstanceError, InstanceState, JournalDocument, JournalState, LeaseStatus,
+    Pool, Problem, ProblemCode, Reachability, StartedFrom, Status, Step, StepOutcome, Task,
+    TaskInstance, TaskState, Timestamp, Trail, Verb, WarmTargets,
 };
-use crate::config::Settings;
-use crate::instance::{Failure, State};
-use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask};
+use crate::config::{Requirement, Settings};
+use crate::discovery::{Health, Reach};
+use crate::instance::{AppName, Failure, State};
+use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask, TaskQuery};
 use crate::network::HostPort;
 use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
 use crate::task::{self, EndState, InstanceResult};
@@ -45,6 +49,8 @@ pub(super) fn task(stored: &StoredTask, snapshot: Option<&Snapshot>, replayed: R
         app: row.app.to_string(),
         verb: verb(row.verb),
         to: row.to,
+        step: row.roll.as_ref().map(|roll| roll.step),
+        revision: row.roll.as_ref().map(|roll| roll.revision.clone()),
         state: outcome.map_or(TaskState::Running, |o| end_state(o.state)),
         target: row.target,
         target_seq: row.seq,
@@ -235,16 +241,29 @@ fn count(snapshot: &Snapshot, state: State) -> u32 {
     snapshot.count(|phase| phase.state() == state)
 }
 
+/// What the agent has just looked at.
+pub(super) struct Look {
+    /// Whether everything was observed.
+    pub ready: bool,
+    /// Version of containerd, when it answers.
+    pub containerd: Option<String>,
+    /// Each backend of discovery.
+    pub discovery: Vec<(String, Requirement, Health)>,
+    /// The pools.
+    pub pools: Vec<Pool>,
+    /// The alarms that stand.
+    pub alarms: Vec<Alarm>,
+}
+
 /// The host.
-pub(super) fn status(
-    settings: &Settings,
-    identity: &Identity,
-    epoch: u64,
-    ready: bool,
-    containerd: Option<String>,
-    pools: Vec<Pool>,
-    alarms: Vec<Alarm>,
-) -> Status {
+pub(super) fn status(settings: &Settings, identity: &Identity, epoch: u64, look: Look) -> Status {
+    let Look {
+        ready,
+        containerd,
+        discovery,
+        pools,
+        alarms,
+    } = look;
     Status {
         host: HostStatus {
             id: settings.host.id.clone(),
@@ -262,9 +281,39 @@ pub(super) fn status(
                 },
                 version: containerd,
             },
+            discovery: discovery.into_iter().map(backend).collect(),
         },
         pools,
         alarms,
+    }
+}
+
+fn backend((name, requirement, health): (String, Requirement, Health)) -> DiscoveryStatus {
+    let lease = health.lease.map(|lease| LeaseStatus {
+        id: format!("{:x}", lease.id),
+        ttl_seconds: lease.ttl_seconds,
+        renewed_at: timestamp(lease.renewed_ms),
+        renewals: lease.renewals,
+        lost: lease.lost,
+    });
+    DiscoveryStatus {
+        name,
+        required: requirement == Requirement::Required,
+        state: match health.reach {
+            Reach::Serving => DiscoveryState::Serving,
+            Reach::Connecting => DiscoveryState::Connecting,
+            Reach::Away => DiscoveryState::Away,
+            Reach::Refused => DiscoveryState::Refused,
+            Reach::Fenced => DiscoveryState::Fenced,
+        },
+        since: (health.since_ms > 0).then(|| timestamp(health.since_ms)),
+        error: health.error,
+        failures: health.failures,
+        endpoint: health.endpoint,
+        registered: health
+            .registered
+            .and_then(|count| u64::try_from(count).ok()),
+        lease,
     }
 }
 
@@ -373,6 +422,26 @@ fn verb(verb: task::Verb) -> Verb {
         task::Verb::Activate => Verb::Activate,
         task::Verb::Deactivate => Verb::Deactivate,
         task::Verb::Scale => Verb::Scale,
+        task::Verb::Roll => Verb::Roll,
+    }
+}
+
+/// What the journal is asked for.
+pub(super) fn task_query(filter: &TaskFilter, app: Option<AppName>, now: SystemTime) -> TaskQuery {
+    let state = |state: &TaskState| match state {
+        TaskState::Running => None,
+        TaskState::Done => Some(EndState::Done),
+        TaskState::Partial => Some(EndState::Partial),
+        TaskState::Failed => Some(EndState::Failed),
+        TaskState::Superseded => Some(EndState::Superseded),
+    };
+    let since = filter.since.and_then(|since| now.checked_sub(since));
+    let since = since.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    TaskQuery {
+        app,
+        states: filter.states.iter().map(state).collect(),
+        since_ms: since.map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
+        limit: filter.limit,
     }
 }
 

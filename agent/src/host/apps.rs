@@ -9,12 +9,13 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::answers;
-use super::failure::{chain, failure};
+use super::failure::failure;
 use super::node::{Entry, Node, app_name, stopping};
 use super::volumes;
 use crate::api::Deletion;
 use crate::api::v1::{ApplyOutcome, ApplyResult, Finding, Problem, ProblemCode};
 use crate::app::{self, App, NetworkMode, manifest_hash};
+use crate::chain::chain;
 use crate::instance::{Failure, Revision};
 use crate::journal::Write;
 use crate::network::{self, HostPort};

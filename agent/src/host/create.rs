@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::executor::{Executor, LOOK_AGAIN, blocking, rootfs};
 use super::failure::failure;
-use super::volumes;
+use super::{etc, volumes};
 use crate::app::{NetworkMode, User};
 use crate::instance::plan::{PlanError, ProcessIds};
 use crate::instance::spec::{self, SpecInput};
@@ -31,7 +31,10 @@ impl Executor {
         let key = rootfs(id, instance).to_string();
         let rootfs = self.runtime.prepare_snapshot(&key, &image).await?;
         let (app, config, container) = (revision.app.clone(), image.config.clone(), id.clone());
-        let basics = [("HOSTNAME".to_owned(), id.instance.to_string())];
+        let (etc_of, settings, address) = (app.clone(), self.settings.clone(), instance.address);
+        let named = id.clone();
+        let etc = blocking(move || etc::prepare(&etc_of, &named, address, &settings)).await??;
+        let basics = [("HOSTNAME".to_owned(), etc.hostname.clone())];
         let plan = blocking(move || {
             let resolve = |user: &User| {
                 resolve_user(&rootfs, &user.user, user.group.as_deref())
@@ -40,7 +43,7 @@ impl Executor {
                         gid: found.gid,
                         groups: found.additional_gids,
                     })
-                    .map_err(|error| super::failure::chain(&error))
+                    .map_err(|error| crate::chain::chain(&error))
             };
             let plan = plan::compile(&app, &config, &container, &basics, &resolve)?;
             let ids = plan::app_ids(&app, &config, &resolve)?;
@@ -63,24 +66,24 @@ impl Executor {
                     .join(id.instance.to_string()),
             ),
         };
-        let hostname = id.instance.to_string();
+        let sources = [etc.sources, volumes.sources.clone()].concat();
         let spec = spec::build(&SpecInput {
             app: &revision.app,
             image: &image.config,
             id,
-            hostname: &hostname,
+            hostname: &etc.hostname,
             netns: netns.as_deref(),
             cgroup_path: format!("{}/{id}", self.settings.runtime.cgroup_parent),
             bin_dir: &made.bin,
             log_dir: &made.log,
             ctl_dir: &self.settings.paths.runtime.join("ctl"),
-            volumes: &volumes.sources,
+            volumes: &sources,
             host: self.facts,
         })
         .map_err(|e| failure("spec", &e))?;
         let labels = BTreeMap::from([
             (runtime::APP.to_owned(), id.instance.app.to_string()),
-            (runtime::INSTANCE.to_owned(), hostname.clone()),
+            (runtime::INSTANCE.to_owned(), id.instance.to_string()),
             (runtime::REVISION.to_owned(), revision.id.clone()),
             (
                 runtime::CREATE_GENERATION.to_owned(),

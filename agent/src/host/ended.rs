@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use super::executor::{blocking, exited};
-use super::failure::chain;
+use crate::chain::chain;
 use crate::gate::{Directories, ExitsError, recorded_exits};
 use crate::instance::{ContainerId, Failure};
 

@@ -16,7 +16,7 @@ use super::failure::failure;
 use super::volumes;
 use crate::app::{App, Look, Probe, Readiness};
 use crate::config::Settings;
-use crate::discovery::{Discovery, Outcome, RegistrationRecord};
+use crate::discovery::{Backends, RegistrationRecord};
 use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
 use crate::instance::machine::{NOT_ALIVE, NOT_READY, NOT_STARTED};
 use crate::instance::spec::HostFacts;
@@ -44,7 +44,7 @@ pub struct Executor {
     pub(super) gate: Gate,
     pub(super) directories: Arc<Directories>,
     pub(super) network: Arc<Network>,
-    pub(super) discovery: Vec<Arc<dyn Discovery>>,
+    pub(super) discovery: Arc<Backends>,
     pub(super) facts: HostFacts,
     /// Address under which clients reach the host, when it is known.
     pub(super) host_address: Option<Ipv4Addr>,
@@ -218,23 +218,8 @@ impl Executor {
         {
             self.adopt(id, instance).await?;
         }
-        let record = [self.record(&id.instance, instance)?];
-        for backend in &self.discovery {
-            let outcomes = backend
-                .register(&record)
-                .await
-                .map_err(|e| failure("discovery", &e))?;
-            if outcomes.iter().any(|outcome| *outcome != Outcome::Applied) {
-                let detail = format!(
-                    "{} does not take generation {} of {}: {outcomes:?}",
-                    backend.name(),
-                    instance.generation,
-                    id.instance
-                );
-                return Err(Failure::new("fenced", detail));
-            }
-        }
-        Ok(())
+        let record = self.record(&id.instance, instance)?;
+        Ok(self.discovery.register(record).await?)
     }
 
     /// The app runs already; container-init learns for which activation.
@@ -280,24 +265,13 @@ impl Executor {
     }
 
     async fn deregister(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {
-        for backend in &self.discovery {
-            let mut generation = instance.generation;
-            // A newer record than ours is ours as well, from before a crash: nobody else writes it.
-            while let Some(newer) = deregistered(backend.as_ref(), name, generation).await? {
-                generation = newer;
-            }
-        }
-        Ok(())
+        let generation = instance.generation;
+        Ok(self.discovery.deregister(name, generation).await?)
     }
 
     /// The propagation bound of the slowest backend; proof never shortens it.
     async fn drain(&self) -> Result<(), Failure> {
-        let bound = self
-            .discovery
-            .iter()
-            .map(|backend| backend.propagation_bound())
-            .max();
-        tokio::time::sleep(bound.unwrap_or_default()).await;
+        tokio::time::sleep(self.discovery.propagation_bound()).await;
         Ok(())
     }
 
@@ -385,22 +359,6 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// The key of an instance's rootfs is the id of the container that it was made for.
 pub(super) fn rootfs(id: &ContainerId, instance: &Instance) -> ContainerId {
     ContainerId::new(id.instance.clone(), instance.rootfs_generation)
-}
-
-/// Deregisters up to `generation`; the generation of a newer record, when one stands in the way.
-async fn deregistered(
-    backend: &dyn Discovery,
-    name: &InstanceName,
-    generation: u64,
-) -> Result<Option<u64>, Failure> {
-    let outcomes = backend
-        .deregister(&[(name.clone(), generation)])
-        .await
-        .map_err(|e| failure("discovery", &e))?;
-    Ok(outcomes.into_iter().find_map(|outcome| match outcome {
-        Outcome::Stale { registered } if registered > generation => Some(registered),
-        _ => None,
-    }))
 }
 
 /// Runs file work where it may block.

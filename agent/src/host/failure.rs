@@ -2,29 +2,16 @@
 
 use std::error::Error;
 
+use super::etc::EtcError;
 use super::volumes::VolumeError;
+use crate::chain::chain;
+use crate::discovery::Unacknowledged;
 use crate::gate::{DirectoryError, GateError};
 use crate::instance::Failure;
 use crate::journal::JournalError;
 use crate::network::NetworkError;
 use crate::pool::HOST_PORT_TAKEN;
 use crate::runtime::RuntimeError;
-
-/// The chain of an error: `what: why: why`.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // Some libraries repeat the cause in their own text.
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
-}
 
 /// A failure with this code and the error's chain.
 pub(super) fn failure(code: &'static str, error: &(dyn Error + 'static)) -> Failure {
@@ -57,6 +44,16 @@ impl From<GateError> for Failure {
     }
 }
 
+impl From<Unacknowledged> for Failure {
+    fn from(missing: Unacknowledged) -> Self {
+        let code = match missing.is_fenced() {
+            true => "fenced",
+            false => "discovery",
+        };
+        failure(code, &missing)
+    }
+}
+
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
         let code = match &error {
@@ -76,6 +73,12 @@ impl From<DirectoryError> for Failure {
 impl From<VolumeError> for Failure {
     fn from(error: VolumeError) -> Self {
         failure("volume", &error)
+    }
+}
+
+impl From<EtcError> for Failure {
+    fn from(error: EtcError) -> Self {
+        failure("etc", &error)
     }
 }
 

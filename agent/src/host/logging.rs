@@ -57,9 +57,15 @@ mod tests {
             let (filter, refused) = filter(value);
             assert!(filter.would_enable("nodeagent::pool", &Level::INFO));
             assert!(!filter.would_enable("nodeagent::pool", &Level::DEBUG));
-            assert_eq!(refused.is_some(), value.is_some_and(|value| !value.is_empty()));
+            assert_eq!(
+                refused.is_some(),
+                value.is_some_and(|value| !value.is_empty())
+            );
         }
         let refused = filter(Some("info,gate=loud")).1;
-        assert!(refused.is_some_and(|text| text.contains("\"info,gate=loud\"") && text.contains("debug")));
+        assert!(
+            refused
+                .is_some_and(|text| text.contains("\"info,gate=loud\"") && text.contains("debug"))
+        );
     }
 }

@@ -2,23 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Mutex, watch};
 
 use super::answers;
 use super::epoch::Epoch;
 use super::executor::Executor;
-use super::failure::chain;
+use super::registrations::Listing;
 use super::strays;
 use crate::api::v1::{
     AppDocument, AppList, ApplyResult, JournalDocument, Pool, Problem, ProblemCode, Status, Task,
     TaskList, TaskRequest, TaskSummary, Trail, Verb,
 };
-use crate::api::{Deletion, Feed, Host, Received};
+use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received, TaskFilter};
 use crate::app::HostTerms;
+use crate::chain::chain;
 use crate::config::Settings;
-use crate::gate::Gate;
+use crate::gate::{Directories, Gate};
 use crate::instance::{AppName, Revision};
 use crate::journal::{Journal, StoredTask, Write};
 use crate::metrics::{Metrics, Page, render};
@@ -29,8 +30,6 @@ use crate::task::TaskId;
 pub(super) const VERSION_DEADLINE: Duration = Duration::from_millis(500);
 /// How long a request waits for the first observation.
 const OBSERVATION_DEADLINE: Duration = Duration::from_secs(15);
-/// Tasks that `tasks` lists.
-const TASK_LIST: u32 = 200;
 
 /// A pool and what is applied to it.
 #[derive(Debug, Clone)]
@@ -117,6 +116,8 @@ pub struct Node<E> {
     pub(super) applying: Mutex<()>,
     /// What `/v1/events` tells.
     pub(super) feed: Arc<Feed>,
+    /// Where instances write.
+    pub(super) directories: Arc<Directories>,
 }
 
 impl<E: Effects> Node<E> {
@@ -217,8 +218,8 @@ impl<E: Effects> Host for Node<E> {
         Ok(answers::trail(&stored, &trail.unwrap_or_default()))
     }
 
-    async fn tasks(&self) -> Result<TaskList, Problem> {
-        let tasks = self.recent_tasks()?;
+    async fn tasks(&self, filter: TaskFilter) -> Result<TaskList, Problem> {
+        let tasks = self.list_tasks(&filter)?;
         Ok(TaskList { tasks })
     }
 
@@ -226,15 +227,15 @@ impl<E: Effects> Host for Node<E> {
         let version = tokio::time::timeout(VERSION_DEADLINE, self.executor.runtime.version()).await;
         let version = version.ok().and_then(Result::ok);
         let observed = *self.observed.borrow();
-        Ok(answers::status(
-            &self.settings,
-            &self.identity,
-            self.epoch.number,
-            observed,
-            version,
-            self.pools_now(),
-            answers::alarms(&self.shared.alarms),
-        ))
+        let look = answers::Look {
+            ready: observed,
+            containerd: version,
+            discovery: self.executor.discovery.health(),
+            pools: self.pools_now(),
+            alarms: answers::alarms(&self.shared.alarms),
+        };
+        let epoch = self.epoch.number;
+        Ok(answers::status(&self.settings, &self.identity, epoch, look))
     }
 
     fn ready(&self) -> Result<(), Problem> {
@@ -254,6 +255,10 @@ impl<E: Effects> Host for Node<E> {
 
     fn feed(&self) -> Arc<Feed> {
         Arc::clone(&self.feed)
+    }
+
+    async fn log(&self, instance: &str, request: LogRequest) -> Result<Log, Problem> {
+        self.read_log(instance, request).await
     }
 
     async fn journal(&self) -> Result<JournalDocument, Problem> {
@@ -307,11 +312,8 @@ impl<E> Node<E> {
         let Some(containers) = strays::told("containers", listed) else {
             return;
         };
-        let found = strays::find(&self.executor, containers).await;
-        if let Some(rows) = strays::told("instances", self.journal.instances()) {
-            let live: Vec<_> = rows.iter().filter(|r| r.released_ms.is_none()).collect();
-            found.remove_strays(&self.executor, &live).await;
-        }
+        let heard = Listing::ask(&self.executor.discovery).await.heard;
+        strays::sweep(&self.executor, &self.shared.ledger, containers, heard).await;
     }
 
     /// The pools as they are, or as the journal left them while nobody has looked yet.
@@ -323,9 +325,11 @@ impl<E> Node<E> {
         self.pools.all().iter().map(pool).collect()
     }
 
-    /// The newest tasks, newest first.
-    pub(super) fn recent_tasks(&self) -> Result<Vec<TaskSummary>, Problem> {
-        let stored = self.journal.tasks(TASK_LIST).map_err(|e| unreadable(&e))?;
+    /// The tasks that the filter lets through, newest first.
+    pub(super) fn list_tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskSummary>, Problem> {
+        let app = filter.app.as_deref().map(app_name).transpose()?;
+        let query = answers::task_query(filter, app, SystemTime::now());
+        let stored = self.journal.tasks(&query).map_err(|e| unreadable(&e))?;
         Ok(stored.iter().map(|task| self.summary(task)).collect())
     }
 

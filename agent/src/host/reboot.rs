@@ -5,17 +5,11 @@
 //! must not find what does not run: discovery is cleaned before, as far as it answers.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use super::adopt::container_of;
-use super::executor::Executor;
-use super::strays::{said, told};
-use crate::instance::{ContainerId, Phase};
+use crate::instance::{ContainerId, InstanceName, Phase};
 use crate::journal::InstanceRow;
 use crate::pool::Observation;
-
-/// How long a backend may take to forget what does not run; the rest is replaced when it is ready.
-const STALE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The rows of those that the reboot ended, as they are from now on.
 pub(super) fn lost(
@@ -36,42 +30,17 @@ pub(super) fn lost(
     rows.iter().filter(ended).map(lost).collect()
 }
 
-/// Deregisters all that this host had registered.
-pub(super) async fn deregister_everything(executor: &Executor) {
-    for backend in &executor.discovery {
-        let cleaning = async {
-            let Some(records) = told("registrations", backend.registered().await) else {
-                return;
-            };
-            let stale: Vec<_> = records
-                .into_iter()
-                .map(|record| (record.instance, record.generation))
-                .collect();
-            if !stale.is_empty() {
-                tracing::info!(
-                    backend = backend.name(),
-                    count = stale.len(),
-                    "deregistering what ran before the reboot"
-                );
-                said("registration", backend.deregister(&stale).await);
-            }
-        };
-        if tokio::time::timeout(STALE_DEADLINE, cleaning)
-            .await
-            .is_err()
-        {
-            tracing::warn!(
-                backend = backend.name(),
-                "does not answer; what ran before the reboot is replaced there when it is ready again"
-            );
-        }
-    }
+/// The generations that a backend which could not be asked may list still.
+pub(super) fn ended(rows: &[InstanceRow]) -> Vec<(InstanceName, u64)> {
+    let lost = rows.iter().filter(|row| row.phase == Phase::Lost);
+    lost.map(|row| (row.instance.clone(), row.generation))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::{InstanceName, Urgency};
+    use crate::instance::Urgency;
 
     #[test]
     fn what_ran_is_lost_and_what_was_going_goes_on_going() {

@@ -14,7 +14,9 @@ use tokio_util::task::TaskTracker;
 
 use super::adopt;
 use super::answers;
+use super::backends;
 use super::epoch::Epoch;
+use super::etc;
 use super::executor::Executor;
 use super::logging;
 use super::node::{Identity, Node, Pools};
@@ -27,9 +29,12 @@ use super::watch as events;
 use super::watchdog;
 use crate::alarm::Alarms;
 use crate::api::Feed;
-use crate::app::HostTerms;
-use crate::config::Settings;
-use crate::discovery::{Discovery, DiscoveryError, FileDiscovery, Metered};
+use crate::app::{HostTerms, NetworkMode};
+use crate::chain::chain;
+use crate::config::{Requirement, Settings};
+use crate::discovery::{
+    Backends, Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery, Metered,
+};
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
@@ -168,6 +173,17 @@ pub async fn run_with<E: Effects>(
             "IPv4 forwarding is off: instances reach this host only, and host ports are reached from this host only; set net.ipv4.ip_forward = 1, or network.forwarding = \"enable\""
         ),
     }
+    match etc::resolver(NetworkMode::Routed, &settings) {
+        Ok(resolver) if resolver.has_nameservers() => {}
+        Ok(_) => tracing::warn!(
+            file = %settings.network.resolv_conf.display(),
+            "the host names no name server that instances reach: apps need dnsConfig, or network.resolv_conf another file"
+        ),
+        Err(error) => tracing::warn!(
+            error = chain(&error),
+            "instances cannot be told where to ask for names"
+        ),
+    }
     let metrics = Arc::new(Metrics::default());
     let executor = Executor {
         host_address,
@@ -187,17 +203,12 @@ pub async fn run_with<E: Effects>(
             &settings.network,
             settings.paths.runtime.join("netns"),
         )?),
-        discovery: backends(&metrics, &settings)?,
+        discovery: Arc::new(open_backends(&metrics, &settings, &recovered.agent_id)?),
         facts: HostFacts::detect(),
         settings: settings.clone(),
     };
     let terms = HostTerms {
-        propagation_bound: executor
-            .discovery
-            .iter()
-            .map(|backend| backend.propagation_bound())
-            .max()
-            .unwrap_or_default(),
+        propagation_bound: executor.discovery.propagation_bound(),
         reachable: settings.network.reachable,
         host_address,
     };
@@ -214,6 +225,7 @@ pub async fn run_with<E: Effects>(
         tracker: TaskTracker::new(),
         shutdown: shutdown.clone(),
     });
+    backends::watch(&executor.discovery, &shared.alarms, &shutdown);
     let epoch = Arc::new(Epoch::new(recovered.epoch, recovered.floor, None));
     if let Some(loss) = recovered.loss.clone() {
         epoch.lose(loss, &shared.alarms);
@@ -240,6 +252,7 @@ pub async fn run_with<E: Effects>(
         observed,
         applying: tokio::sync::Mutex::default(),
         feed: feed.clone(),
+        directories: executor.directories.clone(),
         gate: executor.gate.clone(),
         metrics,
     });
@@ -331,16 +344,24 @@ pub async fn run_with<E: Effects>(
     ended
 }
 
-fn backends(
+fn open_backends(
     metrics: &Metrics,
     settings: &Settings,
-) -> Result<Vec<Arc<dyn Discovery>>, DiscoveryError> {
-    let mut backends: Vec<Arc<dyn Discovery>> = Vec::new();
+    agent_id: &str,
+) -> Result<Backends, DiscoveryError> {
+    let mut backends: Vec<(Arc<dyn Discovery>, Requirement)> = Vec::new();
     if let Some(file) = &settings.discovery.file {
-        backends.push(Arc::new(FileDiscovery::open(file)?));
+        let opened = Arc::new(FileDiscovery::open(file)?);
+        let counted = Metered::new(opened, metrics.backend("file"));
+        backends.push((Arc::new(counted), file.requirement));
     }
-    let counted = |backend| Arc::new(Metered::new(backend, metrics)) as Arc<dyn Discovery>;
-    Ok(backends.into_iter().map(counted).collect())
+    if let Some(etcd) = &settings.discovery.etcd {
+        let instruments = metrics.backend("etcd");
+        let opened = EtcdDiscovery::open(etcd, &settings.host, agent_id, Arc::clone(&instruments));
+        let counted = Metered::new(Arc::new(opened), instruments);
+        backends.push((Arc::new(counted), etcd.requirement));
+    }
+    Ok(Backends::new(backends))
 }
 
 fn identity() -> Identity {

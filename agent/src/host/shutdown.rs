@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::discovery::Discovery;
+use crate::discovery::{Backends, Discovery};
 
 /// Effects that are under way may take this long to end.
 const EFFECTS: Duration = Duration::from_secs(2);
@@ -30,7 +30,7 @@ const STOPPED: Duration = Duration::from_secs(90);
 /// What is needed to take this host out of service.
 pub(super) struct Departure {
     pub notifier: Arc<Notifier>,
-    pub discovery: Vec<Arc<dyn Discovery>>,
+    pub discovery: Arc<Backends>,
     /// Ends the drivers and the API.
     pub shutdown: CancellationToken,
     pub effects: TaskTracker,
@@ -71,7 +71,7 @@ impl Departure {
         if timeout(EFFECTS, self.effects.wait()).await.is_err() {
             tracing::warn!("effects were still under way when registrations were withdrawn");
         }
-        for backend in &self.discovery {
+        for (backend, _) in self.discovery.each() {
             match timeout(DEREGISTRATION, withdraw(backend.as_ref())).await {
                 Ok(Ok(count)) => tracing::info!(backend = backend.name(), count, "withdrawn"),
                 Ok(Err(error)) => {
@@ -83,8 +83,7 @@ impl Departure {
                 ),
             }
         }
-        let bounds = self.discovery.iter().map(|b| b.propagation_bound());
-        let bound = bounds.max().unwrap_or_default();
+        let bound = self.discovery.propagation_bound();
         if timeout_at(end, tokio::time::sleep(bound)).await.is_err() {
             tracing::warn!(
                 bound_ms = bound.as_millis() as u64,

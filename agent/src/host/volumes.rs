@@ -19,6 +19,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, open
 use rustix::io::Errno;
 
 use crate::app::{Access, App, HostPathKind, SECRETS, SecretFile, Volume};
+use crate::chain::chain;
 use crate::config::Settings;
 use crate::document::Finding;
 use crate::instance::ContainerId;
@@ -93,6 +94,15 @@ pub(super) enum VolumeError {
         /// The directory.
         path: PathBuf,
     },
+    /// A directory of ours cannot be listed.
+    #[error("cannot list {}", path.display())]
+    List {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A directory of ours cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -160,14 +170,14 @@ pub(super) fn check(app: &App, settings: &Settings) -> Vec<Finding> {
         if let Volume::HostPath { path, kind } = &mount.volume
             && let Err(error) = open_host_path(path, *kind, &settings.volumes.allowed_host_paths)
         {
-            let sentence = format!("volume {}: {}", mount.name, super::chain(&error));
+            let sentence = format!("volume {}: {}", mount.name, chain(&error));
             findings.push(Finding::new("spec.volumes", None, sentence));
         }
     }
     for (index, secret) in app.secret_files.iter().enumerate() {
         if let Err(error) = open_secret(&secret.source) {
             let field = format!("spec.secretFiles[{index}].source");
-            findings.push(Finding::new(field, None, super::chain(&error)));
+            findings.push(Finding::new(field, None, chain(&error)));
         }
     }
     findings
@@ -230,6 +240,18 @@ pub(super) fn remove(id: &ContainerId, settings: &Settings) -> Result<(), Volume
         }
         _ => Ok(()),
     }
+}
+
+/// The containers that have a directory of secrets. What is not named like a container is left out.
+pub(super) fn existing(settings: &Settings) -> Result<Vec<ContainerId>, VolumeError> {
+    let path = settings.paths.runtime.join("secrets");
+    let entries = match fs::read_dir(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let entries = entries.map_err(|source| VolumeError::List { path, source })?;
+    let id = |entry: &fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    Ok(entries.iter().filter_map(id).collect())
 }
 
 fn secrets_of(id: &ContainerId, settings: &Settings) -> PathBuf {

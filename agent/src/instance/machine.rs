@@ -317,6 +317,9 @@ pub enum Retry {
     Never,
 }
 
+/// Code of an instance that was stopped although discovery had not acknowledged that it is out.
+pub const UNACKNOWLEDGED: &str = "unacknowledged";
+
 impl Failure {
     /// A failure with its stable code and its sentence.
     pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
@@ -367,8 +370,10 @@ impl Warmth {
 pub enum Urgency {
     /// Deregister, wait the bound, then stop.
     Drain,
-    /// Deregister and stop at once: the app is gone, or the caller said `--force`.
+    /// Deregister and stop at once: the app is gone.
     Now,
+    /// As `Now`, and no longer than one attempt: the caller said `--force`.
+    Force,
 }
 
 /// One instance of the pool.
@@ -639,8 +644,8 @@ impl Instance {
                     self.task = task;
                     Ok(self.take_out(urgency))
                 }
-                Phase::Deregistering | Phase::Draining if urgency == Urgency::Now => {
-                    self.urgency = Urgency::Now;
+                Phase::Deregistering | Phase::Draining if urgency != Urgency::Drain => {
+                    self.urgency = urgency;
                     Ok(match self.phase {
                         Phase::Draining => self.enter(Phase::Stopping),
                         _ => Next::Rest,
@@ -704,9 +709,10 @@ impl Instance {
             }
             Phase::Deregistering => {
                 self.registered = false;
+                self.failure.take_if(|failure| failure.code == "discovery");
                 self.enter(match self.urgency {
                     Urgency::Drain => Phase::Draining,
-                    Urgency::Now => Phase::Stopping,
+                    Urgency::Now | Urgency::Force => Phase::Stopping,
                 })
             }
             Phase::Draining => self.enter(Phase::Stopping),
@@ -719,6 +725,12 @@ impl Instance {
 
     fn fail(&mut self, failure: Failure) -> Option<Next> {
         match self.phase {
+            // The caller would not wait: discovery forgets it without being asked again.
+            Phase::Deregistering if self.urgency == Urgency::Force => {
+                let detail = format!("stopped by --force all the same: {}", failure.detail);
+                self.failure = Some(Failure::new(UNACKNOWLEDGED, detail));
+                Some(self.enter(Phase::Stopping))
+            }
             Phase::Armed | Phase::Failed | Phase::Lost => None,
             Phase::Active | Phase::Unready => {
                 if failure.retry == Retry::Never {
@@ -778,7 +790,9 @@ impl Instance {
                 None
             }
             Phase::Deregistering => {
-                self.urgency = Urgency::Now;
+                if self.urgency == Urgency::Drain {
+                    self.urgency = Urgency::Now;
+                }
                 self.failure = Some(failure);
                 Some(Next::Rest)
             }

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Version of the tables below; `PRAGMA user_version` of the file.
-pub(super) const VERSION: i64 = 3;
+pub(super) const VERSION: i64 = 4;
 
 pub(super) const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -45,8 +45,11 @@ CREATE INDEX tasks_open ON tasks (seq) WHERE outcome IS NULL;
 /// Host ports of an instance, as JSON.
 const V3: &str = "ALTER TABLE instances ADD COLUMN host_ports TEXT;";
 
+/// Rolls: how many instances at a time; `revision` is the one that they lead to.
+const V4: &str = "ALTER TABLE tasks ADD COLUMN step INTEGER;";
+
 /// What leads from each version to the next, the first from nothing.
-const STEPS: [&str; VERSION as usize] = [V1, V2, V3];
+const STEPS: [&str; VERSION as usize] = [V1, V2, V3, V4];
 
 /// What is wrong with a journal's version.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ pub(super) fn newer(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     Ok((found > VERSION).then_some(found))
 }
 
-/// Brings the tables to [`VERSION`], in one transaction.
+/// Brings the tables to [`VERSION`], in one transaction, and gives a new journal its agent id.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let missing = STEPS.iter().skip(usize::try_from(found).unwrap_or(0));
@@ -75,5 +78,15 @@ pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }
-    Ok(())
+    name_the_agent(connection)
+}
+
+/// A journal has an agent id from its first opening on.
+fn name_the_agent(connection: &Connection) -> rusqlite::Result<()> {
+    connection
+        .execute(
+            "INSERT OR IGNORE INTO meta (key, value) VALUES ('agent_id', lower(hex(randomblob(16))))",
+            [],
+        )
+        .map(drop)
 }

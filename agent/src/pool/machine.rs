@@ -22,7 +22,7 @@ use crate::instance::machine::{self as life, Next};
 use crate::instance::{AppName, EffectKind, Failure, Instance, Phase, Revision};
 use crate::journal::{InstanceRow, Write};
 use crate::network::Ledger;
-use crate::task::{Outcome, Request, TaskContext, TaskId, Verb};
+use crate::task::{Outcome, Request, Roll, TaskContext, TaskId, Verb};
 
 use super::intent::Intent;
 
@@ -55,7 +55,7 @@ pub struct Limits {
 /// What the outside asks of a pool; each is answered once.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// A new target.
+    /// A new target, or a roll to the current revision.
     Target(Request),
     /// A changed manifest or image.
     Revise(Arc<Revision>),
@@ -182,7 +182,10 @@ pub enum Action {
 pub(super) struct OpenTask {
     pub context: TaskContext,
     pub verb: Verb,
+    /// N; of a roll the target that it found.
     pub to: u32,
+    /// What a roll does.
+    pub roll: Option<Roll>,
     pub target: u32,
     pub seq: u64,
     pub first_byte: Instant,
@@ -259,6 +262,14 @@ pub(super) fn pause(failures: u32) -> Duration {
     match failures {
         0 | 1 => Duration::ZERO,
         n => Duration::from_millis(100 << (n - 1).min(12)).min(LONGEST_PAUSE),
+    }
+}
+
+/// Doublings of the pause: discovery comes back by itself and costs little to ask.
+fn longest(kind: EffectKind) -> u32 {
+    match kind {
+        EffectKind::Register | EffectKind::Deregister => 6,
+        _ => 9,
     }
 }
 
@@ -483,7 +494,9 @@ impl Pool {
         match next {
             Next::Rest => {}
             Next::Perform(kind) => self.perform(ordinal, kind, Duration::ZERO, out),
-            Next::Again(kind) => self.perform(ordinal, kind, pause(attempt.min(9)), out),
+            Next::Again(kind) => {
+                self.perform(ordinal, kind, pause(attempt.min(longest(kind))), out)
+            }
             Next::Gone => {
                 let name = crate::instance::InstanceName::new(self.app.clone(), ordinal);
                 if slot
@@ -504,6 +517,9 @@ impl Pool {
             self.instance_failed(ordinal, now);
         } else if unhealthy {
             self.note_failure(now);
+        }
+        if phase == Phase::Stopping && before == Phase::Deregistering {
+            self.tell_tasks(ordinal, |failure| failure.code == life::UNACKNOWLEDGED);
         }
     }
 
@@ -529,18 +545,24 @@ impl Pool {
     fn instance_failed(&mut self, ordinal: u32, now: Now) {
         if let Some(slot) = self.slots.get_mut(&ordinal) {
             slot.effect = None;
-            let generation = slot.instance.generation;
-            if let Some(failure) = slot.instance.failure.clone() {
-                for task in self
-                    .tasks
-                    .values_mut()
-                    .filter(|t| t.picked.contains(&ordinal))
-                {
-                    task.failed.insert(ordinal, (generation, failure.clone()));
-                }
-            }
         }
+        self.tell_tasks(ordinal, |_| true);
         self.note_failure(now);
+    }
+
+    /// The tasks that chose the instance remember why it is not where they wanted it.
+    fn tell_tasks(&mut self, ordinal: u32, worth: impl FnOnce(&Failure) -> bool) {
+        let Some(instance) = self.slots.get(&ordinal).map(|slot| &slot.instance) else {
+            return;
+        };
+        let Some(failure) = instance.failure.clone().filter(worth) else {
+            return;
+        };
+        let chose = |task: &&mut OpenTask| task.picked.contains(&ordinal);
+        for task in self.tasks.values_mut().filter(chose) {
+            task.failed
+                .insert(ordinal, (instance.generation, failure.clone()));
+        }
     }
 
     /// Counts a failure and sets the pause before the next try.

@@ -90,8 +90,34 @@ impl Pool {
             target: self.target,
             seq: self.seq,
             warm_armed: self.revision.app.warm.armed,
-            alarm: self.alarm.clone(),
+            alarm: self.alarm.clone().or_else(|| self.discovery_alarm()),
             instances: instances.collect(),
         }
+    }
+
+    /// Discovery does not do what was asked of it more than once.
+    fn discovery_alarm(&self) -> Option<String> {
+        let behind = |phase: Phase| {
+            let slots = self.slots.values().map(|slot| &slot.instance);
+            slots.filter(move |i| i.phase == phase && i.attempt > 1)
+        };
+        let said = |phase, count: u32, what: &str| {
+            let failure = behind(phase).find_map(|instance| instance.failure.as_ref())?;
+            Some(format!("{count} {what}: {}", failure.detail))
+        };
+        let leaving = super::machine::count(behind(Phase::Deregistering));
+        let coming = super::machine::count(behind(Phase::Registering));
+        said(
+            Phase::Deregistering,
+            leaving,
+            "instances stay until their deregistration is acknowledged or has lapsed",
+        )
+        .or_else(|| {
+            said(
+                Phase::Registering,
+                coming,
+                "instances are ready and not registered",
+            )
+        })
     }
 }

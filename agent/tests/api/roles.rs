@@ -80,7 +80,10 @@ async fn exchange_as(socket: &Path, groups: &[u32], request: String) -> (u16, St
 }
 
 fn request(method: Method, path: &str) -> String {
-    let path = path.replace("{app}", "web").replace("{id}", "t-1");
+    let path = path
+        .replace("{app}", "web")
+        .replace("{id}", "t-1")
+        .replace("{name}", "web-0");
     let body = match method {
         Method::Post => r#"{"to":1}"#,
         _ => "",

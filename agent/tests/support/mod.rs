@@ -14,6 +14,7 @@ use nodeagent::runtime::Containerd;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+pub mod etcd;
 pub mod image;
 
 /// Longest that anything in a test may take to come true.

@@ -18,6 +18,8 @@ struct State {
     /// When the first byte after the last answer was read.
     first_byte: Option<Instant>,
     phase: Phase,
+    /// How long this answer's reader may take no byte, when that is not what holds for all.
+    patience: Option<Duration>,
     /// Told when the answer is gone.
     listener: Option<Box<dyn FnOnce(Instant) + Send>>,
 }
@@ -44,6 +46,11 @@ impl Exchange {
     /// `listener` is called with the time at which the answer's last byte went to the kernel.
     pub(super) fn when_answered(&self, listener: impl FnOnce(Instant) + Send + 'static) {
         self.state().listener = Some(Box::new(listener));
+    }
+
+    /// The reader of this answer may take no byte for so long: a person with a pager.
+    pub(super) fn be_patient(&self, patience: Duration) {
+        self.state().patience = Some(patience);
     }
 
     pub(super) fn answer_is_ready(&self) {
@@ -101,7 +108,7 @@ impl<S> Timed<S> {
             self.stalled = None;
             return progress;
         }
-        let stall = self.write_stall;
+        let stall = self.exchange.state().patience.unwrap_or(self.write_stall);
         let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep(stall)));
         ready!(timer.as_mut().poll(cx));
         let why = "write deadline: the client takes no byte of its answer";

@@ -15,6 +15,7 @@ mod body;
 mod caller;
 mod exchange;
 mod listen;
+mod query;
 mod request;
 mod requests;
 mod routes;
@@ -67,8 +68,10 @@ pub struct Limits {
     pub strangers: usize,
     /// Submissions in progress at a time; more are refused as `unavailable`.
     pub submissions: usize,
-    /// Streams of events at a time; more are refused as `unavailable`.
+    /// Streams of events at a time, and as many logs; more are refused as `unavailable`.
     pub streams: usize,
+    /// As [`Limits::write_stall`], for who reads a log: a pager takes nothing while a person reads.
+    pub log_stall: Duration,
     /// Silence after which a stream says that it lives.
     pub heartbeat: Duration,
     /// How long answers may take to go out once the server stops.
@@ -86,6 +89,7 @@ impl Default for Limits {
             strangers: 16,
             submissions: 256,
             streams: 64,
+            log_stall: Duration::from_secs(3600),
             heartbeat: stream::HEARTBEAT,
             shutdown: Duration::from_secs(5),
         }

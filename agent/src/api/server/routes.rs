@@ -19,7 +19,7 @@ use super::caller::guard;
 use super::exchange::Exchange;
 use super::requests::Requests;
 use super::table::{self, Operation, ROUTES, Route};
-use super::{Limits, body, request, stream};
+use super::{Limits, body, query, request, stream};
 use crate::api::openapi;
 use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, TaskState, Verb};
 use crate::api::{Host, Received, generate_task_id};
@@ -31,6 +31,7 @@ struct Api<H> {
     limits: Limits,
     submissions: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    logs: Arc<Semaphore>,
     requests: Arc<Requests>,
     stop: CancellationToken,
 }
@@ -62,6 +63,7 @@ pub(super) fn router<H: Host>(
         limits: limits.clone(),
         submissions: Arc::new(Semaphore::new(limits.submissions)),
         streams: Arc::new(Semaphore::new(limits.streams)),
+        logs: Arc::new(Semaphore::new(limits.streams)),
         requests: Arc::clone(&requests),
         stop,
     });
@@ -95,11 +97,13 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::Activate => on(method, activate::<H>),
         Operation::Deactivate => on(method, deactivate::<H>),
         Operation::Scale => on(method, scale::<H>),
+        Operation::Roll => on(method, roll::<H>),
         Operation::ListTasks => on(method, tasks::<H>),
         Operation::ShowTask => on(method, task::<H>),
         Operation::ShowTrail => on(method, trail::<H>),
         Operation::ShowStatus => on(method, status::<H>),
         Operation::WatchEvents => on(method, events::<H>),
+        Operation::ReadLog => on(method, log::<H>),
         Operation::ShowJournal => on(method, journal::<H>),
         Operation::AcceptJournal => on(method, accept_journal::<H>),
         Operation::ListApps => on(method, apps::<H>),
@@ -146,6 +150,17 @@ async fn scale<H: Host>(
         .unwrap_or_else(Problem::into_response)
 }
 
+async fn roll<H: Host>(
+    api: Shared<H>,
+    exchange: Extension<Arc<Exchange>>,
+    app: Segment,
+    request: Request,
+) -> Response {
+    submit(api, exchange, app, Verb::Roll, request)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
 async fn submit<H: Host>(
     State(api): Shared<H>,
     Extension(exchange): Extension<Arc<Exchange>>,
@@ -154,7 +169,7 @@ async fn submit<H: Host>(
     http: Request,
 ) -> Result<Response, Problem> {
     let app = request::app_name(&app)?;
-    let wait = request::wait(http.uri())?;
+    let wait = query::wait(http.uri())?;
     let received = Received {
         first_byte: exchange.first_byte(),
         traceparent: request::traceparent(http.headers()),
@@ -217,19 +232,13 @@ async fn detached<H: Host>(
 }
 
 async fn tasks<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
-    json_or_problem(
-        async {
-            request::no_parameters(&uri)?;
-            api.host.tasks().await
-        }
-        .await,
-    )
+    json_or_problem(async { api.host.tasks(query::tasks(&uri)?).await }.await)
 }
 
 async fn task<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -> Response {
     json_or_problem(
         async {
-            request::no_parameters(&uri)?;
+            query::no_parameters(&uri)?;
             api.host.task(request::task_id(&id)?).await
         }
         .await,
@@ -239,7 +248,7 @@ async fn task<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) ->
 async fn trail<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -> Response {
     json_or_problem(
         async {
-            request::no_parameters(&uri)?;
+            query::no_parameters(&uri)?;
             api.host.trail(request::task_id(&id)?).await
         }
         .await,
@@ -249,7 +258,7 @@ async fn trail<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -
 async fn status<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     json_or_problem(
         async {
-            request::no_parameters(&uri)?;
+            query::no_parameters(&uri)?;
             api.host.status().await
         }
         .await,
@@ -258,7 +267,7 @@ async fn status<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
 
 async fn journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     let answer = async {
-        request::no_parameters(&uri)?;
+        query::no_parameters(&uri)?;
         api.host.journal().await
     };
     json_or_problem(answer.await)
@@ -266,7 +275,7 @@ async fn journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
 
 async fn accept_journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     let answer = async {
-        request::no_parameters(&uri)?;
+        query::no_parameters(&uri)?;
         let host = Arc::clone(&api.host);
         to_its_end(tokio::spawn(async move { host.accept_journal().await })).await
     };
@@ -274,7 +283,7 @@ async fn accept_journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
 }
 
 async fn events<H: Host>(State(api): Shared<H>, uri: Uri, headers: HeaderMap) -> Response {
-    let app = match request::only_app(&uri) {
+    let app = match query::only_app(&uri) {
         Ok(app) => app.map(|app| app.to_string()),
         Err(problem) => return problem.into_response(),
     };
@@ -292,10 +301,29 @@ async fn events<H: Host>(State(api): Shared<H>, uri: Uri, headers: HeaderMap) ->
     stream::answer(subscription, api.limits.heartbeat, api.stop.clone(), permit)
 }
 
+async fn log<H: Host>(
+    State(api): Shared<H>,
+    Extension(exchange): Extension<Arc<Exchange>>,
+    Segment(instance): Segment,
+    uri: Uri,
+) -> Response {
+    let answer = async {
+        let request = query::log(&uri)?;
+        let Ok(permit) = Arc::clone(&api.logs).try_acquire_owned() else {
+            let detail = format!("{} logs are being read, try again", api.limits.streams);
+            return Err(Problem::new(ProblemCode::Unavailable, detail));
+        };
+        let log = api.host.log(&instance, request).await?;
+        exchange.be_patient(api.limits.log_stall);
+        Ok(stream::log(log, api.stop.clone(), permit))
+    };
+    answer.await.unwrap_or_else(Problem::into_response)
+}
+
 async fn apps<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     json_or_problem(
         async {
-            request::no_parameters(&uri)?;
+            query::no_parameters(&uri)?;
             api.host.apps().await
         }
         .await,
@@ -304,7 +332,7 @@ async fn apps<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
 
 async fn app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
     let answer = async {
-        request::no_parameters(&uri)?;
+        query::no_parameters(&uri)?;
         api.host.app(request::app_name(&app)?.as_str()).await
     };
     json_or_problem(answer.await)
@@ -312,7 +340,7 @@ async fn app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) ->
 
 async fn apply<H: Host>(State(api): Shared<H>, http: Request) -> Response {
     let answer = async {
-        request::no_parameters(http.uri())?;
+        query::no_parameters(http.uri())?;
         let (parts, body) = http.into_parts();
         let manifest = body::read(&parts.headers, body, &api.limits).await?;
         let manifest = std::str::from_utf8(&manifest).map_err(|error| {
@@ -327,7 +355,7 @@ async fn apply<H: Host>(State(api): Shared<H>, http: Request) -> Response {
 
 async fn delete_app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
     let answer = async {
-        let deletion = request::deletion(&uri)?;
+        let deletion = query::deletion(&uri)?;
         let (host, app) = (Arc::clone(&api.host), request::app_name(&app)?.to_string());
         to_its_end(tokio::spawn(async move {
             host.delete_app(&app, deletion).await
@@ -346,11 +374,11 @@ async fn to_its_end<T>(work: tokio::task::JoinHandle<Result<T, Problem>>) -> Res
 }
 
 async fn description(uri: Uri) -> Response {
-    json_or_problem(request::no_parameters(&uri).map(|()| openapi()))
+    json_or_problem(query::no_parameters(&uri).map(|()| openapi()))
 }
 
 async fn metrics<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
-    if let Err(problem) = request::no_parameters(&uri) {
+    if let Err(problem) = query::no_parameters(&uri) {
         return problem.into_response();
     }
     let mut page = api.host.metrics().await;

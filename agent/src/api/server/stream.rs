@@ -1,4 +1,4 @@
-//! `GET /v1/events`: the feed as server-sent events.
+//! Answers that go on: the feed as server-sent events (`GET /v1/events`), and logs.
 //!
 //! A stream takes its next piece from the feed when the last one went out: what a reader does not
 //! take is kept nowhere. A reader that takes no byte for [`Limits::write_stall`](super::Limits) is
@@ -14,7 +14,7 @@ use futures_util::stream::unfold;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::Subscription;
+use crate::api::{Log, Subscription};
 
 /// Silence after which a comment is sent: proxies and readers tell a quiet host from a dead one.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -51,6 +51,28 @@ pub(super) fn answer(
         HeaderValue::from_static("text/event-stream"),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A process's log as it is written, until its end, `stop`, or an error, which breaks the answer
+/// off: what was told so far is whole, and the reader knows that more is missing.
+pub(super) fn log(log: Log, stop: CancellationToken, permit: OwnedSemaphorePermit) -> Response {
+    let container = HeaderValue::try_from(log.container);
+    let pieces = unfold(
+        (log.pieces, stop, permit),
+        |(mut pieces, stop, permit)| async move {
+            let piece = stop.run_until_cancelled(pieces.recv()).await??;
+            Some((piece, (pieces, stop, permit)))
+        },
+    );
+    let mut response = Response::new(Body::from_stream(pieces));
+    let headers = response.headers_mut();
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    headers.insert(header::CONTENT_TYPE, text);
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(container) = container {
+        headers.insert("nodeagent-container", container);
+    }
     response
 }
 

@@ -47,6 +47,8 @@ pub enum Operation {
     Deactivate,
     /// Submit a target.
     Scale,
+    /// Submit a roll.
+    Roll,
     /// List tasks.
     ListTasks,
     /// One task.
@@ -57,6 +59,8 @@ pub enum Operation {
     ShowStatus,
     /// Stream of events.
     WatchEvents,
+    /// A process's log.
+    ReadLog,
     /// The journal, and whether one was lost.
     ShowJournal,
     /// Accept the loss of a journal.
@@ -86,7 +90,7 @@ pub struct Route {
     pub operation: Operation,
     /// Method.
     pub method: Method,
-    /// Path; `{app}` and `{id}` stand for one segment.
+    /// Path; `{app}`, `{id}` and `{name}` stand for one segment.
     pub path: &'static str,
     /// The least role that may; `None`: everybody who can connect.
     pub needs: Option<Role>,
@@ -137,6 +141,13 @@ pub const ROUTES: &[Route] = &{
             "Set the number of active instances",
         ),
         route(
+            Roll,
+            Post,
+            "/v1/apps/{app}/roll",
+            Some(Operate),
+            "Replace instances in service by ones of the current revision, `step` at a time",
+        ),
+        route(
             ListTasks,
             Get,
             "/v1/tasks",
@@ -170,6 +181,13 @@ pub const ROUTES: &[Route] = &{
             "/v1/events",
             Some(View),
             "What is true and then what changes, as server-sent events",
+        ),
+        route(
+            ReadLog,
+            Get,
+            "/v1/instances/{name}/logs",
+            Some(View),
+            "What a process in an instance has written",
         ),
         route(
             ShowJournal,

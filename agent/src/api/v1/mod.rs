@@ -21,11 +21,12 @@ pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange};
 pub use journal::{JournalDocument, JournalState};
 pub use problem::{Finding, Problem, ProblemCode, ProblemRow};
 pub use status::{
-    ContainerdStatus, HostStatus, Instance, InstanceState, Pool, Reachability, Status,
+    ContainerdStatus, DiscoveryState, DiscoveryStatus, HostStatus, Instance, InstanceState,
+    LeaseStatus, Pool, Reachability, Status,
 };
 pub use task::{
-    Current, InstanceError, StartedFrom, Task, TaskInstance, TaskList, TaskRequest, TaskState,
-    TaskSummary, Verb,
+    Current, InstanceError, RollStep, STEP_RULE, StartedFrom, Task, TaskInstance, TaskList,
+    TaskRequest, TaskState, TaskSummary, Verb,
 };
 pub use time::{InvalidTimestamp, Timestamp, millis};
 pub use trail::{Step, StepOutcome, Trail};

@@ -40,6 +40,70 @@ pub struct HostStatus {
     pub started_at: Timestamp,
     /// Whether containerd answers.
     pub containerd: ContainerdStatus,
+    /// The discovery backends, those first that being in service depends on.
+    #[serde(default)]
+    pub discovery: Vec<DiscoveryStatus>,
+}
+
+/// One discovery backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DiscoveryStatus {
+    /// `file` or `etcd`.
+    pub name: String,
+    /// Whether an instance is active only with its acknowledgement.
+    pub required: bool,
+    /// Whether it takes writes.
+    pub state: DiscoveryState,
+    /// Since when; absent where the backend cannot be away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// Why it takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Failed attempts in a row.
+    pub failures: u64,
+    /// The server that is spoken to, or was last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Registrations in place, where the backend counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered: Option<u64>,
+    /// The lease that keeps the registrations alive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseStatus>,
+}
+
+/// Whether a discovery backend takes writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DiscoveryState {
+    /// It does.
+    Serving,
+    /// The first attempt to reach it is under way.
+    Connecting,
+    /// It cannot be reached.
+    Away,
+    /// It refuses this agent: user, password or rights.
+    Refused,
+    /// It serves another agent with this host's id.
+    Fenced,
+}
+
+/// The host's lease at a discovery backend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LeaseStatus {
+    /// Its id in hexadecimal, as etcdctl spells it.
+    pub id: String,
+    /// Its time to live; it is renewed at a third of that.
+    pub ttl_seconds: u64,
+    /// When it was granted or renewed last.
+    pub renewed_at: Timestamp,
+    /// Grants and renewals since the agent began.
+    pub renewals: u64,
+    /// Leases that were found gone since the agent began.
+    pub lost: u64,
 }
 
 /// Whether containerd answers.

@@ -3,6 +3,7 @@
 //! One function for each part of the manifest; each returns something usable even when it noted a
 //! finding, so that the rest is looked at as well.
 
+mod name_service;
 mod names;
 mod ports;
 mod probe;
@@ -59,6 +60,13 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         None | Some(manifest::Network::Routed) => NetworkMode::Routed,
         Some(manifest::Network::Host) => NetworkMode::Host,
     };
+    let hostname = name_service::hostname(spec.hostname, network, findings);
+    let host_aliases = name_service::aliases(spec.host_aliases.unwrap_or_default(), findings);
+    let dns = name_service::dns(
+        spec.dns_policy.as_deref(),
+        spec.dns_config.unwrap_or_default(),
+        findings,
+    );
     let mut ports = ports::ports(spec.ports.unwrap_or_default(), network, findings);
     let readiness = probe::readiness(
         "spec.readiness",
@@ -115,6 +123,9 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         env,
         working_dir: spec.working_dir,
         user,
+        hostname,
+        host_aliases,
+        dns,
         ports,
         resources,
         startup,

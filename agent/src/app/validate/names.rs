@@ -11,6 +11,11 @@ pub(super) const ENV_NAME: &str = "letters, digits, '_', '-' and '.', not beginn
 pub(super) const USER: &str = "uid, uid:gid, name or name:group, for example \"1000:1000\" or web";
 pub(super) const IMAGE: &str =
     "[registry[:port]/]name[:tag][@sha256:digest] in lower case, for example 127.0.0.1:5000/web:1";
+pub(super) const DNS_LABEL: &str = "1 to 63 characters a-z, 0-9 and '-', beginning and ending with a letter or digit (RFC 1123 label)";
+pub(super) const DNS_NAME: &str =
+    "a host name in lower case: RFC 1123 labels with '.' between them, at most 253 characters";
+pub(super) const SEARCH_DOMAIN: &str =
+    "a domain in lower case, at most 253 characters; labels may have '_'; or \".\"";
 pub(super) const AGENT_NAME: &str = "1 to 63 characters a-z, 0-9 and '-', beginning with a letter and ending with a letter or digit; not \"app\"";
 
 /// Letters, digits and `inner`, at most `max` bytes, a letter or digit at both ends.
@@ -59,6 +64,20 @@ pub(super) fn is_agent_name(name: &str) -> bool {
 
 pub(super) fn is_volume_name(name: &str) -> bool {
     is_word(name, 63, b"-") && !name.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+pub(super) fn is_dns_label(text: &str) -> bool {
+    is_word(text, 63, b"-") && !text.bytes().any(|b| b.is_ascii_uppercase())
+}
+
+pub(super) fn is_dns_name(text: &str) -> bool {
+    text.len() <= 253 && text.split('.').all(is_dns_label)
+}
+
+/// As a name, but with the underscores of service records (RFC 2782).
+pub(super) fn is_search_domain(text: &str) -> bool {
+    let label = |label: &str| is_dns_label(&label.replace('_', "x"));
+    text.len() <= 253 && text.split('.').all(label)
 }
 
 /// A file name without a directory, not hidden.
@@ -176,6 +195,12 @@ mod tests {
         assert!(is_user("0") && is_user("web") && !is_user("4294967295") && !is_user("-1"));
         assert!(is_env_name("A_B") && !is_env_name("1A") && !is_env_name("A=B"));
         assert!(is_agent_name("log-shipper") && !is_agent_name("app"));
+        assert!(is_dns_name("db.lan") && !is_dns_name("db..lan") && !is_dns_name("Db"));
+        assert!(
+            is_search_domain("_tcp.lan")
+                && !is_search_domain("_tcp..lan")
+                && !is_search_domain("a b")
+        );
         assert!(!is_service("../etc") && is_service("Web_1.eu"));
     }
 }

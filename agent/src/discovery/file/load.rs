@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{SetAside, failed};
+use crate::chain::chain;
 use crate::discovery::record::is_service_name;
 use crate::discovery::{DiscoveryError, Outcome, Table, eds, prometheus};
 
@@ -149,14 +150,4 @@ fn set_aside(from: &Path, reason: String) -> Result<SetAside, DiscoveryError> {
         to,
         reason,
     })
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

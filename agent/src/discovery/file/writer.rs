@@ -11,43 +11,12 @@ use tokio::sync::oneshot;
 
 use super::failed;
 use super::load::{Files, UNFINISHED};
-use crate::discovery::{DiscoveryError, Outcome, RegistrationRecord, Table, eds, prometheus};
+use crate::discovery::{
+    Change, DiscoveryError, Outcome, RegistrationRecord, Table, eds, prometheus,
+};
 use crate::instance::InstanceName;
 
 type Answer<T> = oneshot::Sender<Result<T, DiscoveryError>>;
-
-/// One change of the table.
-pub(super) enum Change {
-    Register(Arc<RegistrationRecord>),
-    Update(Arc<RegistrationRecord>),
-    Deregister(InstanceName, u64),
-}
-
-impl Change {
-    /// Checked changes for a batch of records.
-    pub(super) fn each(
-        batch: &[RegistrationRecord],
-        change: fn(Arc<RegistrationRecord>) -> Self,
-    ) -> Result<Vec<Self>, DiscoveryError> {
-        batch.iter().try_for_each(RegistrationRecord::check)?;
-        Ok(batch.iter().cloned().map(Arc::new).map(change).collect())
-    }
-
-    fn instance(&self) -> &InstanceName {
-        match self {
-            Self::Register(record) | Self::Update(record) => &record.instance,
-            Self::Deregister(instance, _) => instance,
-        }
-    }
-
-    fn apply(self, table: &mut Table) -> Outcome {
-        match self {
-            Self::Register(record) => table.register(record),
-            Self::Update(record) => table.update(record),
-            Self::Deregister(instance, generation) => table.deregister(&instance, generation),
-        }
-    }
-}
 
 /// What the writer is asked for.
 pub(super) enum Job {

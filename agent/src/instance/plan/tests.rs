@@ -36,6 +36,9 @@ fn app() -> App {
         env: vec![],
         working_dir: None,
         user: None,
+        hostname: None,
+        host_aliases: Vec::new(),
+        dns: Default::default(),
         ports: vec![],
         resources: Resources {
             cpu_millis: None,

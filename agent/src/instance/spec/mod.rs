@@ -74,7 +74,7 @@ pub struct SpecInput<'a> {
     pub log_dir: &'a Path,
     /// Host directory with the agent's socket, read-only inside.
     pub ctl_dir: &'a Path,
-    /// Volumes and secret files, in the order in which they are mounted.
+    /// Files of `/etc`, volumes and secret files, in the order in which they are mounted.
     pub volumes: &'a [VolumeSource],
     /// What the host can do.
     pub host: HostFacts,
@@ -121,7 +121,9 @@ pub enum SpecError {
         id: ContainerId,
     },
     /// The hostname is empty, too long, or has a character that no hostname has.
-    #[error("hostname {hostname:?} is not allowed; allowed: 1 to 64 letters, digits, '-' and '.'")]
+    #[error(
+        "hostname {hostname:?} is not allowed; allowed: 1 to 64 letters, digits, '-', '_' and '.'"
+    )]
     Hostname {
         /// As given.
         hostname: String,
@@ -189,7 +191,7 @@ fn check(input: &SpecInput<'_>) -> Result<(), SpecError> {
             id: input.id.clone(),
         });
     }
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'.';
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     if !(1..=HOSTNAME_BYTES).contains(&input.hostname.len()) || !input.hostname.bytes().all(allowed)
     {
         return Err(SpecError::Hostname {

@@ -1,0 +1,58 @@
+//! Reading a log: an answer that may have no end.
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::Request;
+use hyper::body::Incoming;
+
+use super::{Client, ClientError, Connection, segment};
+use crate::api::LogRequest;
+
+/// A log, piece by piece.
+#[derive(Debug)]
+pub struct LogStream {
+    client: Client,
+    body: Incoming,
+    _connection: Connection,
+}
+
+impl Client {
+    /// `GET /v1/instances/{name}/logs`. The deadline of a call is that of the answer's head; the
+    /// pieces come whenever there are any.
+    pub async fn log(&self, instance: &str, ask: &LogRequest) -> Result<LogStream, ClientError> {
+        let mut path = format!(
+            "/v1/instances/{}/logs?process={}&follow={}",
+            segment(instance),
+            segment(&ask.process),
+            ask.follow
+        );
+        if let Some(tail) = ask.tail {
+            path.push_str(&format!("&tail={tail}"));
+        }
+        if let Some(since) = ask.since {
+            path.push_str(&format!("&since={}", since.as_secs_f64()));
+        }
+        let (response, connection) = self.open(Request::get(path)).await?;
+        Ok(LogStream {
+            client: self.clone(),
+            body: response.into_body(),
+            _connection: connection,
+        })
+    }
+}
+
+impl LogStream {
+    /// The next piece; none at the end.
+    ///
+    /// # Errors
+    /// `BrokenOff` when the agent went away, or could not read on.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|source| self.client.broken(source))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
