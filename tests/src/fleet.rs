@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::etcd::Etcd;
 use crate::ground::Ground;
 use crate::host::TestHost;
-use crate::neighbour::{WIRE, ip};
+use crate::neighbour::WIRE;
 
 /// Hosts and the etcd that they share. Dropped, all of it is removed.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ fn connect(center: &Ground, host: &Ground, n: u8) -> Result<()> {
     ];
     for (ground, commands) in [(host, &host_end[..]), (center, &center_end[..])] {
         for command in commands {
-            ground.netns().run(|| ip(command))?;
+            ground.netns().ip(command)?;
         }
     }
     Ok(())

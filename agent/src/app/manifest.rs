@@ -2,31 +2,38 @@
 //!
 //! Everything is optional here: what is missing or wrong is for `validate` to say.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
 /// The whole document.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("required" = ["apiVersion", "kind", "metadata", "spec"]))]
 pub(super) struct Manifest {
+    #[schemars(extend("const" = "nodeagent/v1"))]
     pub(super) api_version: Option<String>,
+    #[schemars(extend("const" = "App"))]
     pub(super) kind: Option<String>,
     pub(super) metadata: Option<Metadata>,
     pub(super) spec: Option<Spec>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("required" = ["name"]))]
 pub(super) struct Metadata {
     pub(super) name: Option<String>,
     pub(super) labels: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("required" = ["image"]))]
 pub(super) struct Spec {
     pub(super) image: Option<String>,
     pub(super) command: Option<Vec<String>>,
@@ -56,21 +63,21 @@ pub(super) struct Spec {
 }
 
 /// `{name, value}` of environment and headers.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct NameValue {
     pub(super) name: Option<String>,
     pub(super) value: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct HostAlias {
     pub(super) ip: Option<String>,
     pub(super) hostnames: Option<Vec<String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct DnsConfig {
     pub(super) nameservers: Option<Vec<String>>,
@@ -78,14 +85,14 @@ pub(super) struct DnsConfig {
     pub(super) options: Option<Vec<DnsOption>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct DnsOption {
     pub(super) name: Option<String>,
     pub(super) value: Option<Scalar>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Port {
     pub(super) name: Option<String>,
@@ -96,13 +103,13 @@ pub(super) struct Port {
     pub(super) host_ip: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Resources {
     pub(super) limits: Option<Limits>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Limits {
     pub(super) cpu: Option<Scalar>,
@@ -111,7 +118,7 @@ pub(super) struct Limits {
 }
 
 /// Exactly one of the first five, and how to time it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Readiness {
     pub(super) http_get: Option<HttpGet>,
@@ -127,7 +134,7 @@ pub(super) struct Readiness {
 }
 
 /// `startup` and `liveness`: exactly one of the first three, and how to time it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct VitalProbe {
     pub(super) http_get: Option<HttpGet>,
@@ -141,7 +148,7 @@ pub(super) struct VitalProbe {
     pub(super) termination_grace_period_seconds: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct HttpGet {
     pub(super) path: Option<String>,
@@ -151,32 +158,32 @@ pub(super) struct HttpGet {
     pub(super) http_headers: Option<Vec<NameValue>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Scheme {
     Http,
     Https,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct TcpSocket {
     pub(super) port: Option<Scalar>,
     pub(super) host: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Exec {
     pub(super) command: Option<Vec<String>>,
 }
 
 /// `{}`: chosen by being there.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Empty {}
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Agent {
     pub(super) name: Option<String>,
@@ -188,7 +195,7 @@ pub(super) struct Agent {
 }
 
 /// Exactly one of the last three.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Volume {
     pub(super) name: Option<String>,
@@ -197,7 +204,7 @@ pub(super) struct Volume {
     pub(super) instance_directory: Option<Empty>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct HostPath {
     pub(super) path: Option<String>,
@@ -205,25 +212,25 @@ pub(super) struct HostPath {
     pub(super) kind: Option<HostPathType>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) enum HostPathType {
     Directory,
     File,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct EmptyDir {
     pub(super) medium: Option<Medium>,
     pub(super) size_limit: Option<Scalar>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) enum Medium {
     Memory,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct VolumeMount {
     pub(super) name: Option<String>,
@@ -231,7 +238,7 @@ pub(super) struct VolumeMount {
     pub(super) read_only: Option<bool>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct SecretFile {
     pub(super) name: Option<String>,
@@ -239,13 +246,13 @@ pub(super) struct SecretFile {
     pub(super) mode: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Warm {
     pub(super) armed: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Registration {
     pub(super) enabled: Option<bool>,
@@ -257,7 +264,7 @@ pub(super) struct Registration {
 }
 
 /// As Kubernetes spells them; SCTP is not forwarded.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 pub(super) enum Protocol {
     #[serde(rename = "TCP")]
     Tcp,
@@ -265,14 +272,14 @@ pub(super) enum Protocol {
     Udp,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum RegisteredAddress {
     Instance,
     Host,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Network {
     Routed,
@@ -300,6 +307,20 @@ impl<'de> Deserialize<'de> for PortNumber {
             }
         }
         deserializer.deserialize_i128(Port)
+    }
+}
+
+impl JsonSchema for PortNumber {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "PortNumber".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 1, "maximum": 65_535 })
     }
 }
 
@@ -342,6 +363,20 @@ impl<'de> Deserialize<'de> for Scalar {
             }
         }
         deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for Scalar {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Scalar".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "number"] })
     }
 }
 

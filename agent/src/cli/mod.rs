@@ -7,11 +7,13 @@
 mod activate;
 mod app;
 mod check;
+mod completions;
 mod config;
 mod deactivate;
 mod duration;
 mod journal;
 mod logs;
+mod man;
 mod progress;
 mod report;
 mod roll;
@@ -23,6 +25,7 @@ mod table;
 mod task_view;
 mod tasks;
 mod trace;
+mod watch;
 mod waterfall;
 
 use std::io::Write;
@@ -101,6 +104,8 @@ enum Verb {
     Call(Call),
     Config(config::Config),
     Check(check::Check),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// The verbs that ask an agent.
@@ -153,6 +158,8 @@ pub fn main(daemon: Daemon) -> ExitCode {
         Verb::Run(run) => run.run(&cli.options, daemon),
         Verb::Config(config) => config.execute(&cli.options),
         Verb::Check(check) => waited_for(check.execute(&cli.options)),
+        Verb::Completions(completions) => completions.execute(),
+        Verb::Man(man) => man.execute(&cli.options),
         Verb::Call(call) => waited_for(execute(&cli.options, call)),
     };
     print(&report);

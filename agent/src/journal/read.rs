@@ -6,10 +6,10 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::loss::Loss;
-use super::rows::{InstanceRow, StoredTask, TaskRow};
+use super::rows::{InstanceRow, StoredTask, TaskQuery, TaskRow};
 use crate::instance::{AppName, InstanceName, Phase, Urgency, Warmth};
 use crate::runtime::Image;
-use crate::task::{Roll, TaskContext, TaskId, Trail, Verb};
+use crate::task::{EndState, Roll, TaskContext, TaskId, Trail, Verb};
 
 /// A pool's durable part.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,12 +139,23 @@ pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option
         .optional()
 }
 
-pub(super) fn newest_tasks(db: &Connection, limit: u32) -> rusqlite::Result<Vec<StoredTask>> {
-    db.prepare_cached(&format!(
-        "{TASK} ORDER BY created_ms DESC, task_id LIMIT ?1"
-    ))?
-    .query_map([limit], task)?
-    .collect()
+pub(super) fn newest_tasks(
+    db: &Connection,
+    query: &TaskQuery,
+) -> rusqlite::Result<Vec<StoredTask>> {
+    let sql = format!(
+        "{TASK} WHERE created_ms >= ?1 AND (?2 IS NULL OR app = ?2)
+         AND (?3 = '[]' OR coalesce(outcome ->> '$.state', '') IN (SELECT value FROM json_each(?3)))
+         ORDER BY created_ms DESC, task_id LIMIT ?4"
+    );
+    let since = i64::try_from(query.since_ms).unwrap_or(i64::MAX);
+    let app = query.app.as_ref().map(AppName::as_str);
+    let states = query.states.iter();
+    let states: Vec<&str> = states.map(|s| s.map_or("", EndState::as_str)).collect();
+    let states = serde_json::Value::from(states).to_string();
+    db.prepare_cached(&sql)?
+        .query_map((since, app, states, query.limit), task)?
+        .collect()
 }
 
 pub(super) fn find_trail(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<Trail>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::loss::Loss;
 use crate::instance::{AppName, Instance, InstanceName, Phase, Revision, Urgency, Warmth};
 use crate::network::HostPort;
-use crate::task::{Outcome, Request, Roll, TaskContext, TaskId, Trail, Verb};
+use crate::task::{EndState, Outcome, Request, Roll, TaskContext, TaskId, Trail, Verb};
 
 /// One change of the journal. Several in one commit are one transaction.
 #[derive(Debug, Clone)]
@@ -175,6 +175,19 @@ impl TaskRow {
             None => format!("{verb} {app} --to {}", self.to),
         }
     }
+}
+
+/// Which tasks are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskQuery {
+    /// Only those of this app.
+    pub app: Option<AppName>,
+    /// Only those in one of these states (`None` is a task that has not ended); all when empty.
+    pub states: Vec<Option<EndState>>,
+    /// Only those accepted at this time or later, in Unix milliseconds.
+    pub since_ms: u64,
+    /// The newest so many.
+    pub limit: u32,
 }
 
 /// A task as the journal knows it.

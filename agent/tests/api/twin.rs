@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nodeagent::api::v1::*;
-use nodeagent::api::{Client, Deletion, Feed, Host, Limits, Log, LogRequest, Received, Server};
+use nodeagent::api::{
+    Client, Deletion, Feed, Host, Limits, Log, LogRequest, Received, Server, TaskFilter,
+};
 use nodeagent::metrics::{Facts, Metrics, Page, render};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -383,14 +385,15 @@ impl Host for Twin {
         })
     }
 
-    async fn tasks(&self) -> Result<TaskList, Problem> {
+    async fn tasks(&self, filter: TaskFilter) -> Result<TaskList, Problem> {
         let state = self.state.lock().unwrap();
-        let tasks = state
-            .tasks
-            .iter()
-            .rev()
-            .map(|(_, task)| task.into())
-            .collect();
+        let asked = |task: &&Task| {
+            filter.app.as_ref().is_none_or(|app| *app == task.app)
+                && (filter.states.is_empty() || filter.states.contains(&task.state))
+        };
+        let tasks = state.tasks.iter().rev().map(|(_, task)| task);
+        let tasks = tasks.filter(asked).take(filter.limit as usize);
+        let tasks = tasks.map(TaskSummary::from).collect();
         Ok(TaskList { tasks })
     }
 

@@ -145,6 +145,20 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// Every state, in the order of a task's life.
+    pub const ALL: [Self; 5] = [
+        Self::Running,
+        Self::Done,
+        Self::Partial,
+        Self::Failed,
+        Self::Superseded,
+    ];
+
+    /// The state that [`as_str`](Self::as_str) names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
     /// As spelt in documents.
     pub fn as_str(self) -> &'static str {
         match self {
