@@ -15,6 +15,7 @@ mod epoch;
 mod etc;
 mod executor;
 mod failure;
+mod logging;
 mod logs;
 mod measure;
 mod node;
