@@ -20,6 +20,7 @@ mod logs;
 mod measure;
 mod node;
 mod place;
+mod predecessors;
 mod reboot;
 mod rebuild;
 mod registrations;

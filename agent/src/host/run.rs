@@ -206,6 +206,7 @@ pub async fn run_with<E: Effects>(
         discovery: Arc::new(open_backends(&metrics, &settings, &recovered.agent_id)?),
         facts: HostFacts::detect(),
         settings: settings.clone(),
+        predecessors: Arc::default(),
     };
     let terms = HostTerms {
         propagation_bound: executor.discovery.propagation_bound(),
@@ -309,6 +310,7 @@ pub async fn run_with<E: Effects>(
         let routing = tokio::spawn(route::run(
             pools.clone(),
             executor.directories.clone(),
+            executor.predecessors.clone(),
             notices,
             exits,
             shutdown.clone(),
