@@ -883,7 +883,7 @@ fn what_happens_to_the_waiting_process_is_nobodys_business() {
         signal(prepared, harm);
         if harm != Signal::STOP {
             until("it is reaped", || {
-                children(agent.pid.as_raw_pid()).len() == 0
+                children(agent.pid.as_raw_pid()).is_empty()
             });
         }
         agent.start(8);
