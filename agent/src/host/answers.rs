@@ -1,5 +1,7 @@
 //! What the machines and the journal know, as documents of the API.
 
+use std::collections::BTreeMap;
+
 use crate::alarm::{Alarms, Subject};
 use crate::api::v1::{
     Alarm, AppDocument, AppSummary, ContainerdStatus, Current, DiscoveryState, DiscoveryStatus,
@@ -159,6 +161,7 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
     Pool {
         app: snapshot.app.to_string(),
         revision: snapshot.revision.clone(),
+        labels: snapshot.labels.clone(),
         target: current.target,
         target_seq: current.target_seq,
         active: current.active,
@@ -202,6 +205,7 @@ pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
     Pool {
         app: pool.app.to_string(),
         revision: pool.revision.clone(),
+        labels: BTreeMap::new(),
         target: pool.target,
         target_seq: pool.seq,
         active: 0,

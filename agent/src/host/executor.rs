@@ -245,7 +245,8 @@ impl Executor {
             )
         })?;
         let app = &instance.revision.app;
-        let mut metadata = app.registration.metadata.clone();
+        let mut metadata = app.labels.clone();
+        metadata.extend(app.registration.metadata.clone());
         metadata.insert("revision".to_owned(), instance.revision.id.clone());
         if let Some(task) = &instance.task {
             metadata.insert("task_id".to_owned(), task.task_id.to_string());
