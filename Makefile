@@ -28,9 +28,10 @@ help:
 	@echo 'make test-peers       those on what is built first: containerd 2.2, etcd 3.6; needs Go 1.26'
 	@echo 'make test-vm          those in a virtual machine: cgroup 2, crun, reboots, power cuts'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
-	@echo 'make bench [NAME]     measure: activation, agent; all without a name'
+	@echo 'make bench [NAME]     measure: activation, agent, discovery; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
 	@echo 'make build            everything, for development'
+	@echo 'make package-files    what a package brings beside the programs, in target/package'
 	@echo 'make clean            remove what was built'
 
 .PHONY: build container-init release
@@ -45,6 +46,23 @@ release: container-init
 	@echo 'building the release (some minutes the first time)'
 	@$(CARGO_BUILD) --release --package nodeagent
 	@$(CARGO_BUILD) --package nodeagent-tests --bins
+
+# What a package brings: packaging/ as it is, and beside it what the program says about itself.
+PACKAGE := $(CURDIR)/target/package
+.PHONY: package-files
+package-files:
+	@$(CARGO_BUILD) --package nodeagent
+	@rm -rf $(PACKAGE)
+	@mkdir -p $(addprefix $(PACKAGE)/usr/share/,bash-completion/completions zsh/vendor-completions \
+		fish/vendor_completions.d man/man1 nodeagent/schema)
+	@cp -r packaging/. $(PACKAGE)/
+	@cd $(PACKAGE)/usr/share && program=$(CURDIR)/target/debug/nodeagent && \
+		$$program completions bash >bash-completion/completions/nodeagent && \
+		$$program completions zsh >zsh/vendor-completions/_nodeagent && \
+		$$program completions fish >fish/vendor_completions.d/nodeagent.fish && \
+		$$program man man/man1 >/dev/null && \
+		$$program config schema >nodeagent/schema/config.json && \
+		$$program app schema >nodeagent/schema/app.json
 
 .PHONY: demo
 demo:
@@ -68,7 +86,7 @@ test-peers:
 	@tests/peers/build etcd-3.6.6 containerd-2.2.0 >/dev/null
 	@$(MAKE) --no-print-directory build
 	$(DEBUG) $(CARGO) test --locked --package nodeagent --test discovery -- --ignored
-	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd -- --ignored
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd --test etcd_faults -- --ignored
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent --test runtime
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test harness --test main_job --test containerd_faults --test app_faults \
@@ -105,12 +123,13 @@ check:
 	fi
 
 # `make bench`, `make bench activation`, `make bench activation agent`.
-BENCHMARKS := activation agent
+BENCHMARKS := activation agent discovery
 NAME ?= $(filter $(BENCHMARKS),$(MAKECMDGOALS))
 
 .PHONY: bench bench-check $(BENCHMARKS)
 bench:
 	@tests/peers/install bench
+	@$(if $(filter discovery,$(or $(NAME),$(BENCHMARKS))),tests/peers/build etcd-3.6.6 >/dev/null)
 	@$(MAKE) --no-print-directory release
 	@for name in $(or $(NAME),$(BENCHMARKS)); do $(RELEASE) target/debug/bench-$$name || exit 1; done
 

@@ -16,6 +16,7 @@ use nodeagent::discovery::{
     RegistrationRecord,
 };
 use nodeagent::instance::InstanceName;
+use nodeagent::metrics::Metrics;
 use serde_json::Value;
 
 mod support;
@@ -231,7 +232,8 @@ fn etcd(agent_id: &str) -> EtcdDiscovery {
         id: "host-a".into(),
         fleet: "default".into(),
     };
-    EtcdDiscovery::open(&settings, &host, agent_id)
+    let instruments = Metrics::default().backend("etcd");
+    EtcdDiscovery::open(&settings, &host, agent_id, instruments)
 }
 
 #[tokio::test]

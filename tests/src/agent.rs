@@ -88,12 +88,7 @@ host_address = "{address}"
         );
         let base = config.join("10-test-host.toml");
         fs::write(&base, text).with_context(|| format!("write {}", base.display()))?;
-        if !extra.is_empty() {
-            let more = config.join("20-test.toml");
-            fs::write(&more, format!("version = 1\n{extra}"))
-                .with_context(|| format!("write {}", more.display()))?;
-        }
-        Ok(Self {
+        let agent = Self {
             config,
             namespace,
             process: None,
@@ -105,7 +100,16 @@ host_address = "{address}"
             keeps: Stored::Closed,
             directory,
             socket,
-        })
+        };
+        agent.configure(extra)?;
+        Ok(agent)
+    }
+
+    /// Puts `extra` in the place of what was added to the configuration, from the next start on.
+    pub fn configure(&self, extra: &str) -> Result<()> {
+        let more = self.config.join("20-test.toml");
+        fs::write(&more, format!("version = 1\n{extra}"))
+            .with_context(|| format!("write {}", more.display()))
     }
 
     /// Adds a variable to the agent's environment, from the next start on.

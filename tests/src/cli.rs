@@ -159,6 +159,12 @@ impl Cli {
             .document(0)
     }
 
+    /// `roll APP --step STEP --task-id ID`, which has to succeed.
+    pub fn roll(&self, app: &str, step: &str, task: &str) -> Result<Task> {
+        self.json(&["roll", app, "--step", step, "--task-id", task])?
+            .document(0)
+    }
+
     /// The request of `activate APP --to N --task-id ID` straight to the API, without the CLI's
     /// own start: returns the task and the time from the first byte sent to the last received.
     pub fn post(&self, verb: &str, app: &str, to: u32, task: &str) -> Result<(Task, Duration)> {

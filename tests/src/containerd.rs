@@ -14,7 +14,8 @@ use containerd_client::services::v1::snapshots::{
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::version_client::VersionClient;
 use containerd_client::services::v1::{
-    ListContainersRequest, ListTasksRequest, containers_client::ContainersClient,
+    DeleteContainerRequest, ListContainersRequest, ListTasksRequest,
+    containers_client::ContainersClient,
 };
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
@@ -182,6 +183,16 @@ path = "{directory}/containerd/opt"
             Ok(tasks.into_iter().map(|t| (t.id, t.pid)).collect())
         })
         .with_context(|| format!("list tasks in {namespace}"))
+    }
+
+    /// Deletes the record of a container and nothing else: its task goes on, known to nobody.
+    pub fn forget(&self, namespace: &str, id: &str) -> Result<()> {
+        self.ask(async |channel| {
+            let request = DeleteContainerRequest { id: id.to_owned() };
+            let mut client = ContainersClient::new(channel);
+            client.delete(within(namespace, request)?).await.map(drop)
+        })
+        .with_context(|| format!("delete the record of {id} in {namespace}"))
     }
 
     /// Keys of the active snapshots in `namespace`: the writable ones, not the images' layers.

@@ -29,6 +29,20 @@ impl<'a> Ctr<'a> {
         }
     }
 
+    /// In another namespace of that containerd, which has to end in the host's id to be cleaned up.
+    #[must_use]
+    pub fn within(mut self, namespace: &str) -> Self {
+        self.namespace = namespace.to_owned();
+        self
+    }
+
+    /// Names its containers from this number on: their cgroups are side by side.
+    #[must_use]
+    pub fn from(mut self, number: u32) -> Self {
+        self.started = number;
+        self
+    }
+
     /// Its namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
@@ -66,7 +80,8 @@ impl<'a> Ctr<'a> {
         self.run(&["containers", "delete", id]).map(drop)
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<Output> {
+    /// Runs `ctr` with these arguments; fails when it does.
+    pub fn run(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new("ctr");
         command
             .arg("--address")

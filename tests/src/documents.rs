@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-/// What `activate`, `deactivate` and `scale` print.
+/// What `activate`, `deactivate`, `scale` and `roll` print.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
@@ -13,7 +13,7 @@ pub struct Task {
     pub task_id: String,
     /// The app.
     pub app: String,
-    /// `activate`, `deactivate` or `scale`.
+    /// `activate`, `deactivate`, `scale` or `roll`.
     pub verb: String,
     /// What was asked for.
     pub to: u32,
@@ -31,6 +31,8 @@ pub struct Task {
     pub active: u32,
     /// Milliseconds from the request to the durable outcome.
     pub elapsed_ms: f64,
+    /// A sentence.
+    pub detail: Option<String>,
     /// What is true now, when `replayed`.
     pub current: Option<Current>,
 }
@@ -83,6 +85,20 @@ pub struct Status {
     pub host: HostStatus,
     /// By app.
     pub pools: Vec<Pool>,
+    /// Those that stand.
+    pub alarms: Vec<Alarm>,
+}
+
+/// Something that somebody should look at.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alarm {
+    /// For programs.
+    pub code: String,
+    /// The discovery backend that it is about.
+    pub backend: Option<String>,
+    /// For people.
+    pub detail: String,
 }
 
 /// The host in a status.
@@ -93,6 +109,42 @@ pub struct HostStatus {
     pub id: String,
     /// Whether everything is observed.
     pub ready: bool,
+    /// The discovery backends.
+    pub discovery: Vec<Backend>,
+}
+
+/// A discovery backend in a status.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// `file` or `etcd`.
+    pub name: String,
+    /// Whether an instance is active only with its acknowledgement.
+    pub required: bool,
+    /// `serving`, `connecting`, `away`, `refused` or `fenced`.
+    pub state: String,
+    /// Why it takes no writes.
+    pub error: Option<String>,
+    /// Failed attempts in a row.
+    pub failures: u64,
+    /// The server that is spoken to.
+    pub endpoint: Option<String>,
+    /// Registrations in place.
+    pub registered: Option<u64>,
+    /// What keeps them alive.
+    pub lease: Option<Lease>,
+}
+
+/// The host's lease at a backend.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    /// In hexadecimal.
+    pub id: String,
+    /// Grants and renewals since the agent began.
+    pub renewals: u64,
+    /// Leases that were found gone.
+    pub lost: u64,
 }
 
 /// One app's instances in a status.

@@ -25,6 +25,8 @@ use crate::wait::{Look, until};
 const PEER: &str = "etcd-3.6.6";
 /// A member that has to replay or to find its others takes a while on a busy machine.
 const STARTS: Duration = Duration::from_secs(60);
+/// Time for a lease to expire and for an agent to notice.
+const SETTLES: Duration = Duration::from_secs(30);
 /// Port of the first member for clients; the next member has the next but one.
 const FIRST_PORT: u16 = 2379;
 
@@ -301,6 +303,23 @@ impl Etcd {
         let mut keys = self.keys("/nodeagent/")?;
         keys.retain(|key| !key.key.contains("/_hosts/"));
         Ok(keys)
+    }
+
+    /// Waits until there are `count` instance keys.
+    pub fn wait_for_instances(&self, count: usize) -> Result<Vec<Key>> {
+        self.wait_for(&format!("{count} keys"), |keys| keys.len() == count)
+    }
+
+    /// Waits until the instance keys are as `wanted` says.
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&[Key]) -> bool) -> Result<Vec<Key>> {
+        until(&format!("{what} in etcd"), SETTLES, || {
+            let keys = self.instances()?;
+            Ok(if wanted(&keys) {
+                Look::Seen(keys)
+            } else {
+                Look::NotYet(format!("{keys:?}"))
+            })
+        })
     }
 
     /// Puts a key without a lease.

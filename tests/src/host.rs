@@ -12,7 +12,7 @@ use rustix::mount::{MountFlags, mount};
 use crate::agent::Agent;
 use crate::cli::Cli;
 use crate::containerd::Containerd;
-use crate::documents::{Pool, TargetGroup, TaskInstance};
+use crate::documents::{Alarm, Backend, Pool, TargetGroup, TaskInstance};
 use crate::ground::Ground;
 use crate::http::{self, Response};
 use crate::image::{Image, PAGE, Pushed};
@@ -118,6 +118,38 @@ impl TestHost {
             Ok(match pool {
                 Some(pool) if wanted(pool) => Look::Seen(pool.clone()),
                 _ => Look::NotYet(format!("{status:?}")),
+            })
+        });
+        waited.with_context(|| self.agent.tail(30))
+    }
+
+    /// Waits until the discovery backend `name` is as `wanted` says.
+    pub fn wait_for_backend(
+        &self,
+        name: &str,
+        what: &str,
+        wanted: impl Fn(&Backend) -> bool,
+    ) -> Result<Backend> {
+        let waited = until(&format!("{name} to be {what}"), SETTLES, || {
+            let backends = self.cli().status()?.host.discovery;
+            let backend = backends.into_iter().find(|backend| backend.name == name);
+            Ok(match backend {
+                Some(backend) if wanted(&backend) => Look::Seen(backend),
+                other => Look::NotYet(format!("{other:?}")),
+            })
+        });
+        waited.with_context(|| self.agent.tail(30))
+    }
+
+    /// Waits until the alarms about the discovery backend `name` have exactly these codes.
+    pub fn wait_for_backend_alarms(&self, name: &str, codes: &[&str]) -> Result<Vec<Alarm>> {
+        let waited = until(&format!("alarms {codes:?} about {name}"), SETTLES, || {
+            let mut alarms = self.cli().status()?.alarms;
+            alarms.retain(|alarm| alarm.backend.as_deref() == Some(name));
+            Ok(if alarms.iter().map(|alarm| &alarm.code).eq(codes) {
+                Look::Seen(alarms)
+            } else {
+                Look::NotYet(format!("{alarms:?}"))
             })
         });
         waited.with_context(|| self.agent.tail(30))

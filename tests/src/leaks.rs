@@ -26,7 +26,8 @@ const SETTLES: Duration = Duration::from_secs(15);
 pub struct Leaks(BTreeMap<&'static str, Vec<String>>);
 
 impl Leaks {
-    fn add(&mut self, kind: &'static str, names: Vec<String>) {
+    fn add(&mut self, kind: &'static str, mut names: Vec<String>) {
+        names.sort();
         if !names.is_empty() {
             self.0.insert(kind, names);
         }

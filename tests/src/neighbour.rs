@@ -1,9 +1,8 @@
 //! A client on another host: a second network namespace on a wire with the test host.
 
 use std::net::Ipv4Addr;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 
 use crate::ground::Ground;
 use crate::netns::Netns;
@@ -39,7 +38,7 @@ impl Neighbour {
         ];
         for (at, commands) in [(ground.netns(), host_end), (&netns, own_end)] {
             for command in commands {
-                at.run(|| ip(&command))?;
+                at.ip(&command)?;
             }
         }
         Ok(Self { netns })
@@ -49,14 +48,4 @@ impl Neighbour {
     pub fn netns(&self) -> &Netns {
         &self.netns
     }
-}
-
-fn ip(words: &str) -> Result<()> {
-    let output = Command::new("ip")
-        .args(words.split(' '))
-        .output()
-        .context("run ip")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "ip {words}: {}", said.trim());
-    Ok(())
 }

@@ -68,4 +68,25 @@ impl Netns {
             }
         })
     }
+
+    /// Runs ip(8) inside, with the words of one line.
+    pub fn ip(&self, words: &str) -> Result<()> {
+        let words: Vec<&str> = words.split(' ').collect();
+        self.command("ip", &words).map(drop)
+    }
+
+    /// Runs nft(8) inside with one line, and returns what it says.
+    pub fn nft(&self, line: &str) -> Result<String> {
+        self.command("nft", &[line])
+    }
+
+    /// Runs a program inside that has to succeed, and returns what it says.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        let output = self.run(|| command.output().with_context(|| format!("run {program}")))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{command:?}: {}", said.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use nodeagent_tests::crash::{Begins, Operation, at_every_boundary};
+use nodeagent_tests::documents::Instance;
 use nodeagent_tests::host::address_of;
 use nodeagent_tests::{Image, Manifest, TestHost};
 use serde_json::json;
@@ -234,6 +235,60 @@ fn a_new_revision_survives_a_kill_at_every_boundary() -> Result<()> {
     let boundaries = at_every_boundary(&mut host, crash_agent(), &operation)?;
     let passed = [
         "commit", "stop", "remove", "release", "network", "create", "arm",
+    ];
+    assert_passed(&boundaries, &passed)?;
+    host.remove_app("web")
+}
+
+#[test]
+fn a_roll_survives_a_kill_at_every_boundary() -> Result<()> {
+    let mut host = host(1)?;
+    host.cli().activate("web", WANTED, "up")?;
+    host.wait_for_armed("web", 1)?;
+    let roll = |host: &TestHost, n: usize| host.cli().roll("web", "1", &format!("roll-{n}"));
+    let revisions = std::cell::Cell::new(0);
+    let operation = Operation {
+        begins: Begins::WithRequest,
+        before: &|host| {
+            revisions.set(revisions.get() + 1);
+            host.apply(&changed(1, revisions.get()))?;
+            host.wait_for_pool("web", "one of the new revision at the gate", |pool| {
+                let fresh = |i: &&Instance| i.state == "armed" && i.revision == pool.revision;
+                pool.instances.iter().filter(fresh).count() == 1 && pool.instances.len() == 3
+            })?;
+            host.assert_exactly("web", WANTED, 1).map(drop)
+        },
+        run: &|host, n| {
+            roll(host, n)?;
+            host.wait_for_armed("web", 1)
+        },
+        after: &|host, n| {
+            let task = roll(host, n)?;
+            ensure!(
+                (task.state.as_str(), task.active) == ("done", WANTED),
+                "{task:?}"
+            );
+            ensure!(roll(host, n)?.replayed, "done twice");
+            let pool = host.assert_exactly("web", WANTED, 1)?;
+            let stale = pool.instances.iter().find(|i| i.revision != pool.revision);
+            ensure!(stale.is_none(), "{stale:?} of {}", pool.revision);
+            Ok(())
+        },
+    };
+    let boundaries = at_every_boundary(&mut host, crash_agent(), &operation)?;
+    let passed = [
+        "commit",
+        "start",
+        "ready",
+        "register",
+        "deregister",
+        "drain",
+        "stop",
+        "remove",
+        "release",
+        "network",
+        "create",
+        "arm",
     ];
     assert_passed(&boundaries, &passed)?;
     host.remove_app("web")

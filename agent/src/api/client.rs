@@ -23,11 +23,11 @@ use tokio::net::UnixStream;
 pub use events::Events;
 pub use log::LogStream;
 
-use super::Deletion;
 use super::v1::{
     AppDocument, AppList, ApplyResult, JournalDocument, Problem, Status, Task, TaskList,
     TaskRequest, Trail, Verb,
 };
+use super::{Deletion, TaskFilter};
 
 /// Why a call brought no document.
 #[derive(Debug, thiserror::Error)]
@@ -140,8 +140,19 @@ impl Client {
     }
 
     /// `GET /v1/tasks`.
-    pub async fn tasks(&self) -> Result<TaskList, ClientError> {
-        self.get("/v1/tasks").await
+    pub async fn tasks(&self, filter: &TaskFilter) -> Result<TaskList, ClientError> {
+        let mut path = format!("/v1/tasks?limit={}", filter.limit);
+        if let Some(app) = &filter.app {
+            path.push_str(&format!("&app={}", segment(app)));
+        }
+        if !filter.states.is_empty() {
+            let states: Vec<&str> = filter.states.iter().map(|s| s.as_str()).collect();
+            path.push_str(&format!("&state={}", states.join(",")));
+        }
+        if let Some(since) = filter.since {
+            path.push_str(&format!("&since={}", since.as_secs_f64()));
+        }
+        self.get(&path).await
     }
 
     /// `GET /v1/status`.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::Feed;
 use super::v1::{
     AppDocument, AppList, ApplyResult, JournalDocument, Problem, Status, Task, TaskList,
-    TaskRequest, Trail, Verb,
+    TaskRequest, TaskState, Trail, Verb,
 };
 use crate::metrics::Page;
 
@@ -31,6 +31,35 @@ pub enum Deletion {
     WhenUnused,
     /// Its instances are taken out first, without waiting for their drain.
     Forced,
+}
+
+/// Which tasks a caller wants listed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskFilter {
+    /// Only those of this app.
+    pub app: Option<String>,
+    /// Only those in one of these states; every state when empty.
+    pub states: Vec<TaskState>,
+    /// Only those whose intent was written at most so long ago.
+    pub since: Option<Duration>,
+    /// The newest so many: 1..=[`TaskFilter::MOST`].
+    pub limit: u32,
+}
+
+impl TaskFilter {
+    /// Most tasks that are listed at once.
+    pub const MOST: u32 = 1000;
+}
+
+impl Default for TaskFilter {
+    fn default() -> Self {
+        Self {
+            app: None,
+            states: Vec::new(),
+            since: None,
+            limit: 200,
+        }
+    }
 }
 
 /// What a caller wants of a process's log.
@@ -88,8 +117,8 @@ pub trait Host: Send + Sync + 'static {
     /// The task's trail, or `not_found`.
     fn trail(&self, id: &str) -> impl Future<Output = Result<Trail, Problem>> + Send;
 
-    /// The newest tasks first, a bounded number of them.
-    fn tasks(&self) -> impl Future<Output = Result<TaskList, Problem>> + Send;
+    /// Those that the filter lets through, newest first.
+    fn tasks(&self, filter: TaskFilter) -> impl Future<Output = Result<TaskList, Problem>> + Send;
 
     /// What is true now.
     fn status(&self) -> impl Future<Output = Result<Status, Problem>> + Send;

@@ -17,7 +17,7 @@ mod task_id;
 
 pub use client::{Client, ClientError, Events, LogStream};
 pub use feed::{Feed, Subscription};
-pub use host::{Deletion, Host, Log, LogRequest, Received};
+pub use host::{Deletion, Host, Log, LogRequest, Received, TaskFilter};
 pub use openapi::openapi;
 pub use role::{Peer, Role, Roles};
 pub use server::{BindError, Limits, Method, Operation, ROUTES, Route, Server};

@@ -8,10 +8,11 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
+use super::TaskFilter;
 use super::server::{Operation, ROUTES, Route};
 use super::v1::{
     AlarmChange, AppChange, AppDocument, AppList, ApplyResult, InstanceChange, JournalDocument,
-    Problem, ProblemCode, Status, Task, TaskList, TaskRequest, TaskSummary, Trail,
+    Problem, ProblemCode, Status, Task, TaskList, TaskRequest, TaskState, TaskSummary, Trail,
 };
 
 /// The document.
@@ -132,7 +133,7 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
         )]
     };
     match operation {
-        Operation::Activate | Operation::Deactivate | Operation::Scale => {
+        Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
             let task = answers.subschema_for::<Task>();
             vec![
                 (
@@ -185,7 +186,7 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
 
 fn body(operation: Operation, requests: &mut SchemaGenerator) -> Option<(&'static str, Schema)> {
     match operation {
-        Operation::Activate | Operation::Deactivate | Operation::Scale => {
+        Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
             Some(("application/json", requests.subschema_for::<TaskRequest>()))
         }
         Operation::ApplyApp => Some(("application/yaml", schema(json!({"type": "string"})))),
@@ -209,6 +210,29 @@ fn parameters(route: &Route) -> Value {
         parameters.push(named("path", "name", true, text, string()));
     }
     match route.operation {
+        Operation::ListTasks => {
+            let names = TaskState::ALL.map(TaskState::as_str);
+            let state = json!({"type": "array", "items": {"type": "string", "enum": names}});
+            let since = json!({"type": "number", "minimum": 0});
+            let limit = json!({"type": "integer", "minimum": 1, "maximum": TaskFilter::MOST, "default": TaskFilter::default().limit});
+            for (name, text, schema) in [
+                ("app", "Only those of this app.", string()),
+                ("state", "Only those in one of these states.", state),
+                (
+                    "since",
+                    "Only those accepted at most so long ago, in seconds.",
+                    since,
+                ),
+                ("limit", "The newest so many.", limit),
+            ] {
+                let mut parameter = named("query", name, false, text, schema);
+                if name == "state" {
+                    // With commas between them.
+                    parameter["explode"] = false.into();
+                }
+                parameters.push(parameter);
+            }
+        }
         Operation::ReadLog => {
             let process = json!({"type": "string", "default": "app"});
             let tail = json!({"type": "integer", "minimum": 0, "maximum": 10_000_000});
@@ -227,7 +251,7 @@ fn parameters(route: &Route) -> Value {
                 parameters.push(named("query", name, false, text, schema));
             }
         }
-        Operation::Activate | Operation::Deactivate | Operation::Scale => {
+        Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
             let seconds = json!({"type": "number", "minimum": 0, "maximum": 3600, "default": 90});
             parameters.push(named(
                 "query",

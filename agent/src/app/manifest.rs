@@ -4,33 +4,40 @@
 
 pub(super) mod security;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
 use security::{SecurityContext, Ulimits};
 
 /// The whole document.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("required" = ["apiVersion", "kind", "metadata", "spec"]))]
 pub(super) struct Manifest {
+    #[schemars(extend("const" = "nodeagent/v1"))]
     pub(super) api_version: Option<String>,
+    #[schemars(extend("const" = "App"))]
     pub(super) kind: Option<String>,
     pub(super) metadata: Option<Metadata>,
     pub(super) spec: Option<Spec>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("required" = ["name"]))]
 pub(super) struct Metadata {
     pub(super) name: Option<String>,
     pub(super) labels: Option<BTreeMap<String, String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(extend("required" = ["image"]))]
 pub(super) struct Spec {
     pub(super) image: Option<String>,
     pub(super) command: Option<Vec<String>>,
@@ -62,35 +69,35 @@ pub(super) struct Spec {
 }
 
 /// `{name, value}` of environment and headers.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct NameValue {
     pub(super) name: Option<String>,
     pub(super) value: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct EnvFrom {
     pub(super) prefix: Option<String>,
     pub(super) env_file: Option<EnvFile>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct EnvFile {
     pub(super) path: Option<String>,
     pub(super) optional: Option<bool>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct HostAlias {
     pub(super) ip: Option<String>,
     pub(super) hostnames: Option<Vec<String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct DnsConfig {
     pub(super) nameservers: Option<Vec<String>>,
@@ -98,14 +105,14 @@ pub(super) struct DnsConfig {
     pub(super) options: Option<Vec<DnsOption>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct DnsOption {
     pub(super) name: Option<String>,
     pub(super) value: Option<Scalar>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Port {
     pub(super) name: Option<String>,
@@ -116,13 +123,13 @@ pub(super) struct Port {
     pub(super) host_ip: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Resources {
     pub(super) limits: Option<Limits>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Limits {
     pub(super) cpu: Option<Scalar>,
@@ -131,7 +138,7 @@ pub(super) struct Limits {
 }
 
 /// Exactly one of the first five, and how to time it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Readiness {
     pub(super) http_get: Option<HttpGet>,
@@ -147,7 +154,7 @@ pub(super) struct Readiness {
 }
 
 /// `startup` and `liveness`: exactly one of the first three, and how to time it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct VitalProbe {
     pub(super) http_get: Option<HttpGet>,
@@ -161,7 +168,7 @@ pub(super) struct VitalProbe {
     pub(super) termination_grace_period_seconds: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct HttpGet {
     pub(super) path: Option<String>,
@@ -171,32 +178,32 @@ pub(super) struct HttpGet {
     pub(super) http_headers: Option<Vec<NameValue>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Scheme {
     Http,
     Https,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct TcpSocket {
     pub(super) port: Option<Scalar>,
     pub(super) host: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Exec {
     pub(super) command: Option<Vec<String>>,
 }
 
 /// `{}`: chosen by being there.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Empty {}
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Agent {
     pub(super) name: Option<String>,
@@ -208,7 +215,7 @@ pub(super) struct Agent {
 }
 
 /// Exactly one of the last three.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Volume {
     pub(super) name: Option<String>,
@@ -217,7 +224,7 @@ pub(super) struct Volume {
     pub(super) instance_directory: Option<Empty>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct HostPath {
     pub(super) path: Option<String>,
@@ -225,25 +232,25 @@ pub(super) struct HostPath {
     pub(super) kind: Option<HostPathType>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) enum HostPathType {
     Directory,
     File,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct EmptyDir {
     pub(super) medium: Option<Medium>,
     pub(super) size_limit: Option<Scalar>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(super) enum Medium {
     Memory,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct VolumeMount {
     pub(super) name: Option<String>,
@@ -251,7 +258,7 @@ pub(super) struct VolumeMount {
     pub(super) read_only: Option<bool>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct SecretFile {
     pub(super) name: Option<String>,
@@ -259,13 +266,13 @@ pub(super) struct SecretFile {
     pub(super) mode: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Warm {
     pub(super) armed: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Registration {
     pub(super) enabled: Option<bool>,
@@ -277,7 +284,7 @@ pub(super) struct Registration {
 }
 
 /// As Kubernetes spells them; SCTP is not forwarded.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 pub(super) enum Protocol {
     #[serde(rename = "TCP")]
     Tcp,
@@ -285,14 +292,14 @@ pub(super) enum Protocol {
     Udp,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum RegisteredAddress {
     Instance,
     Host,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Network {
     Routed,
@@ -320,6 +327,20 @@ impl<'de> Deserialize<'de> for PortNumber {
             }
         }
         deserializer.deserialize_i128(Port)
+    }
+}
+
+impl JsonSchema for PortNumber {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "PortNumber".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 1, "maximum": 65_535 })
     }
 }
 
@@ -362,6 +383,20 @@ impl<'de> Deserialize<'de> for Scalar {
             }
         }
         deserializer.deserialize_any(Either)
+    }
+}
+
+impl JsonSchema for Scalar {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Scalar".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "number"] })
     }
 }
 

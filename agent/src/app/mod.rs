@@ -67,6 +67,11 @@ pub fn parse(text: &str) -> Result<App, Refused> {
     }
 }
 
+/// JSON Schema of a manifest.
+pub fn schema() -> serde_json::Value {
+    crate::document::schema::<manifest::Manifest>("nodeagent app manifest")
+}
+
 /// What apps have to go by on this host.
 #[derive(Debug, Clone, Copy)]
 pub struct HostTerms {

@@ -43,7 +43,7 @@ impl Facts {
             oci_runtime: oci_runtime::read(settings.runtime.binary.as_deref()).await,
             init: init::read(&settings.runtime.container_init),
             limits: limits::read(agent),
-            forwarding: forwarding::read(),
+            forwarding: forwarding::read(&settings.network),
             disk: disk.unwrap_or_default(),
             clock: clock::read(),
             discovery: discovery::read(&settings.discovery),

@@ -7,13 +7,16 @@
 mod activate;
 mod app;
 mod check;
+mod completions;
 mod config;
 mod deactivate;
 mod duration;
 mod journal;
 mod logs;
+mod man;
 mod progress;
 mod report;
+mod roll;
 mod run;
 mod scale;
 mod status;
@@ -22,6 +25,7 @@ mod table;
 mod task_view;
 mod tasks;
 mod trace;
+mod watch;
 mod waterfall;
 
 use std::io::Write;
@@ -100,6 +104,8 @@ enum Verb {
     Call(Call),
     Config(config::Config),
     Check(check::Check),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// The verbs that ask an agent.
@@ -108,6 +114,7 @@ enum Call {
     Activate(activate::Activate),
     Deactivate(deactivate::Deactivate),
     Scale(scale::Scale),
+    Roll(roll::Roll),
     Status(status::Status),
     Trace(trace::Trace),
     Tasks(tasks::Tasks),
@@ -151,6 +158,8 @@ pub fn main(daemon: Daemon) -> ExitCode {
         Verb::Run(run) => run.run(&cli.options, daemon),
         Verb::Config(config) => config.execute(&cli.options),
         Verb::Check(check) => waited_for(check.execute(&cli.options)),
+        Verb::Completions(completions) => completions.execute(),
+        Verb::Man(man) => man.execute(&cli.options),
         Verb::Call(call) => waited_for(execute(&cli.options, call)),
     };
     print(&report);
@@ -173,6 +182,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Activate(verb) => verb.execute(options).await,
         Call::Deactivate(verb) => verb.execute(options).await,
         Call::Scale(verb) => verb.execute(options).await,
+        Call::Roll(verb) => verb.execute(options).await,
         Call::Status(verb) => verb.execute(options).await,
         Call::Trace(verb) => verb.execute(options).await,
         Call::Tasks(verb) => verb.execute(options).await,

@@ -19,7 +19,7 @@ pub(super) async fn shown_while<T>(
     call: impl Future<Output = T>,
     client: &Client,
     app: &str,
-    to: u32,
+    to: Option<u32>,
 ) -> T {
     if !std::io::stderr().is_terminal() {
         return call.await;
@@ -36,7 +36,7 @@ pub(super) async fn shown_while<T>(
     }
 }
 
-async fn keep_drawing(client: &Client, app: &str, to: u32, began: Instant) -> Infallible {
+async fn keep_drawing(client: &Client, app: &str, to: Option<u32>, began: Instant) -> Infallible {
     tokio::time::sleep(QUIET).await;
     loop {
         draw(&sentence(client, app, to, began).await);
@@ -44,7 +44,7 @@ async fn keep_drawing(client: &Client, app: &str, to: u32, began: Instant) -> In
     }
 }
 
-async fn sentence(client: &Client, app: &str, to: u32, began: Instant) -> String {
+async fn sentence(client: &Client, app: &str, to: Option<u32>, began: Instant) -> String {
     let waited = began.elapsed().as_secs();
     let pool = match client.status().await {
         Ok(status) => status.pools.into_iter().find(|pool| pool.app == app),
@@ -58,6 +58,7 @@ async fn sentence(client: &Client, app: &str, to: u32, began: Instant) -> String
         ("draining", pool.draining),
         ("failed", pool.failed),
     ];
+    let to = to.unwrap_or(pool.target);
     let mut text = format!("{}: {} active of {to}", plain(app), pool.active);
     for (name, count) in counts {
         if count > 0 {

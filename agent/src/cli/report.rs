@@ -90,13 +90,23 @@ impl Report {
         }
     }
 
-    /// Success without a word.
-    pub(super) fn done() -> Self {
+    /// Success: a text that is the same for people and programs.
+    pub(super) fn text(out: String) -> Self {
         Self {
-            out: String::new(),
+            out,
             err: String::new(),
             exit: Exit::Done,
         }
+    }
+
+    /// Success: a document that has no other form.
+    pub(super) fn json(document: &impl Serialize) -> Self {
+        Self::text(json(document))
+    }
+
+    /// Success without a word.
+    pub(super) fn done() -> Self {
+        Self::text(String::new())
     }
 
     /// An error that has no document.

@@ -6,16 +6,19 @@ use clap::Args;
 
 use super::report::line;
 use super::table::{Align, Table, plain};
-use super::{Options, Report};
+use super::{Options, Report, watch};
 use crate::api::v1::{self, DiscoveryState, Pool, Problem, Reachability};
 
 const EXAMPLES: &str = "\
 Examples:
   nodeagent status
   nodeagent status web
+  nodeagent status --watch web
+  nodeagent status --watch -o json | jq -c 'select(.event == \"instance\")'
   nodeagent status -o json | jq '.pools[] | {app, target, active}'
 
-ARMED is: instances at the gate / wanted ones.";
+ARMED is: instances at the gate / wanted ones. With --watch, -o json prints a line for each event
+of the API's /v1/events.";
 
 /// Show the host and its pools; with APP, that pool's instances
 #[derive(Debug, Args)]
@@ -23,11 +26,15 @@ ARMED is: instances at the gate / wanted ones.";
 pub(super) struct Status {
     /// Only the pool of this app, with its instances
     app: Option<String>,
+    /// Go on with what changes, until Ctrl-C; an agent that is restarted is waited for
+    #[arg(short, long)]
+    watch: bool,
 }
 
 impl Status {
     pub(super) async fn execute(&self, options: &Options) -> Report {
-        let mut status = match options.client().status().await {
+        let client = options.client();
+        let mut status = match client.status().await {
             Ok(status) => status,
             Err(error) => return Report::failure(options.output, &error),
         };
@@ -37,14 +44,21 @@ impl Status {
                 return Report::problem(options.output, &Problem::not_found("app", app));
             }
         }
-        Report::document(options.output, &status, || match &self.app {
-            None => host(&status) + &alarms(&status) + "\n" + &pools(&status.pools),
-            Some(_) => {
-                pools(&status.pools)
-                    + "\n"
-                    + &status.pools.iter().map(instances).collect::<String>()
-            }
-        })
+        let app = self.app.as_deref();
+        if self.watch {
+            return watch::run(&client, options.output, app, status.host).await;
+        }
+        Report::document(options.output, &status, || render(&status, app))
+    }
+}
+
+/// The host and its pools, or the one pool with its instances.
+pub(super) fn render(status: &v1::Status, app: Option<&str>) -> String {
+    match app {
+        None => host(status) + &alarms(status) + "\n" + &pools(&status.pools),
+        Some(_) => {
+            pools(&status.pools) + "\n" + &status.pools.iter().map(instances).collect::<String>()
+        }
     }
 }
 
@@ -73,6 +87,7 @@ fn backend(backend: &v1::DiscoveryStatus) -> String {
         DiscoveryState::Serving => text.push_str("serving"),
         DiscoveryState::Connecting => text.push_str("connecting"),
         DiscoveryState::Away => text.push_str("AWAY"),
+        DiscoveryState::Refused => text.push_str("REFUSED"),
         DiscoveryState::Fenced => text.push_str("FENCED"),
     }
     if let Some(since) = &backend.since {

@@ -1,4 +1,4 @@
-//! What activate, deactivate and scale have in common: one submission, waited for.
+//! What activate, deactivate, scale and roll have in common: one submission, waited for.
 
 use std::time::Duration;
 
@@ -26,6 +26,13 @@ pub(super) struct Submission {
     /// How many active instances are wanted
     #[arg(long, value_name = "N")]
     to: u32,
+    #[command(flatten)]
+    options: TaskOptions,
+}
+
+/// Options of every submission.
+#[derive(Debug, Clone, Args)]
+pub(super) struct TaskOptions {
     /// Name of the task: repeating a command with the same name never does it twice
     ///
     /// The same name with the same request gives the recorded answer and what is true now. With
@@ -56,6 +63,23 @@ pub(super) struct Submission {
 
 impl Submission {
     pub(super) async fn execute(&self, options: &Options, verb: Verb, force: Force) -> Report {
+        let asked = TaskRequest {
+            force: (force == Force::Yes).then_some(true),
+            ..TaskRequest::to(self.to)
+        };
+        self.options.execute(options, &self.app, verb, asked).await
+    }
+}
+
+impl TaskOptions {
+    /// Submits what is asked, under these options.
+    pub(super) async fn execute(
+        &self,
+        options: &Options,
+        app: &str,
+        verb: Verb,
+        asked: TaskRequest,
+    ) -> Report {
         let made_up = self.task_id.is_none();
         let task_id = self.task_id.clone().unwrap_or_else(generate_task_id);
         if made_up {
@@ -63,22 +87,16 @@ impl Submission {
             eprintln!("task id: {task_id}");
         }
         let request = TaskRequest {
-            to: self.to,
             task_id: Some(task_id.clone()),
             expect_seq: self.expect_seq,
             deadline_seconds: self.deadline.map(|deadline| deadline.as_secs_f64()),
-            force: (force == Force::Yes).then_some(true),
             new_epoch: (made_up || self.new_epoch).then_some(true),
+            ..asked
         };
         let client = options.client();
-        let call = client.submit(
-            &self.app,
-            verb,
-            &request,
-            self.timeout,
-            self.traceparent.as_deref(),
-        );
-        match progress::shown_while(call, &client, &self.app, self.to).await {
+        let (wait, traceparent) = (self.timeout, self.traceparent.as_deref());
+        let call = client.submit(app, verb, &request, wait, traceparent);
+        match progress::shown_while(call, &client, app, request.to).await {
             Ok(task) => self.report(options, &task),
             Err(error) => lost(Report::failure(options.output, &error), &error, &task_id),
         }

@@ -14,12 +14,10 @@ pub(super) fn render(task: &Task) -> String {
         state => format!("{state} in {took}"),
     };
     let (app, verb) = (&task.app, task.verb);
+    let what = what(task.to, task.step);
     line(
         &mut text,
-        format_args!(
-            "task {}: {verb} {app} --to {}: {outcome}",
-            task.task_id, task.to
-        ),
+        format_args!("task {}: {verb} {app} {what}: {outcome}", task.task_id),
     );
     if task.replayed {
         line(
@@ -48,6 +46,14 @@ pub(super) fn render(task: &Task) -> String {
         text.push_str(&instances(&task.instances));
     }
     text
+}
+
+/// What was asked of an app, as on the command line.
+pub(super) fn what(to: u32, step: Option<u32>) -> String {
+    match step {
+        Some(step) => format!("--step {step}"),
+        None => format!("--to {to}"),
+    }
 }
 
 fn now(current: &Current) -> String {

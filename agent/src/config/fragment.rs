@@ -1,13 +1,16 @@
 //! One configuration file as it is written: every key optional, none unknown.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 /// The version of this shape, required in every file.
 pub(super) const VERSION: u32 = 1;
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["version"]))]
 pub(super) struct Fragment {
+    #[schemars(extend("const" = VERSION))]
     pub(super) version: Option<u32>,
     pub(super) host: Option<Host>,
     pub(super) paths: Option<Paths>,
@@ -23,14 +26,14 @@ pub(super) struct Fragment {
     pub(super) refill: Option<Refill>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Host {
     pub(super) id: Option<String>,
     pub(super) fleet: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Paths {
     pub(super) state: Option<String>,
@@ -38,7 +41,7 @@ pub(super) struct Paths {
     pub(super) api_socket: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Api {
     pub(super) socket_mode: Option<String>,
@@ -51,7 +54,7 @@ pub(super) struct Api {
     pub(super) admin_users: Option<Vec<String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Containerd {
     pub(super) socket: Option<String>,
@@ -60,7 +63,7 @@ pub(super) struct Containerd {
     pub(super) timeout: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Runtime {
     pub(super) shim: Option<String>,
@@ -70,7 +73,7 @@ pub(super) struct Runtime {
     pub(super) container_init: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Network {
     pub(super) pools: Option<Vec<String>>,
@@ -88,7 +91,7 @@ pub(super) struct Network {
     pub(super) resolv_conf: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Images {
     pub(super) insecure_registries: Option<Vec<String>>,
@@ -97,13 +100,13 @@ pub(super) struct Images {
     pub(super) auth_file: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Volumes {
     pub(super) allowed_host_paths: Option<Vec<String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Security {
     pub(super) allowed_capabilities: Option<Vec<String>>,
@@ -112,14 +115,14 @@ pub(super) struct Security {
     pub(super) allowed_env_file_paths: Option<Vec<String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Discovery {
     pub(super) file: Option<FileDiscovery>,
     pub(super) etcd: Option<EtcdDiscovery>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct FileDiscovery {
     pub(super) enabled: Option<bool>,
@@ -128,7 +131,7 @@ pub(super) struct FileDiscovery {
     pub(super) propagation_bound: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct EtcdDiscovery {
     pub(super) enabled: Option<bool>,
@@ -146,7 +149,7 @@ pub(super) struct EtcdDiscovery {
     pub(super) key_file: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Tasks {
     pub(super) activation_deadline: Option<String>,
@@ -154,7 +157,7 @@ pub(super) struct Tasks {
     pub(super) give_up_after: Option<u32>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Refill {
     pub(super) concurrency: Option<u32>,

@@ -19,3 +19,8 @@ mod show;
 pub use load::{LoadError, Loaded, STANDARD_DIRECTORIES, Source, defaults, load};
 pub use settings::*;
 pub use show::show;
+
+/// JSON Schema of one configuration file.
+pub fn schema() -> serde_json::Value {
+    crate::document::schema::<fragment::Fragment>("nodeagent configuration")
+}

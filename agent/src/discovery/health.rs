@@ -9,8 +9,10 @@ pub enum Reach {
     Serving,
     /// The first attempt is under way.
     Connecting,
-    /// It does not; what it said is in [`Health::error`].
+    /// It does not answer; what became of the last attempt is in [`Health::error`].
     Away,
+    /// It refuses us: user, password or rights.
+    Refused,
     /// It serves another agent that is this host.
     Fenced,
 }

@@ -1,13 +1,15 @@
-//! A discovery backend whose calls are counted.
+//! A discovery backend whose calls are counted. Renewals are counted by the backend that makes them,
+//! when it makes them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::watch;
 
 use super::{Capabilities, Discovery, DiscoveryError, Health, Outcome, RegistrationRecord};
 use crate::instance::InstanceName;
-use crate::metrics::{Backend, Call, Metrics, Verdict};
+use crate::metrics::{Backend, Call, Verdict};
 
 /// Counts what is asked of the backend behind it, and changes nothing.
 pub struct Metered {
@@ -16,9 +18,8 @@ pub struct Metered {
 }
 
 impl Metered {
-    /// `backend`, counted in `metrics` under its name.
-    pub fn new(backend: Arc<dyn Discovery>, metrics: &Metrics) -> Self {
-        let instruments = metrics.backend(backend.name());
+    /// `backend`, counted by `instruments`.
+    pub fn new(backend: Arc<dyn Discovery>, instruments: Arc<Backend>) -> Self {
         Self {
             backend,
             instruments,
@@ -85,7 +86,7 @@ impl Discovery for Metered {
     }
 
     fn renew(&self) -> BoxFuture<'_, Result<(), DiscoveryError>> {
-        self.counted(Call::Renew, 0, self.backend.renew())
+        self.backend.renew()
     }
 
     fn registered(&self) -> BoxFuture<'_, Result<Vec<RegistrationRecord>, DiscoveryError>> {
@@ -94,5 +95,9 @@ impl Discovery for Metered {
 
     fn health(&self) -> Health {
         self.backend.health()
+    }
+
+    fn health_changes(&self) -> Option<watch::Receiver<Health>> {
+        self.backend.health_changes()
     }
 }

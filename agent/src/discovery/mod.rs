@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 pub use backends::{Backends, Unacknowledged};
 pub use etcd::{EtcdDiscovery, EtcdError};
@@ -97,6 +98,11 @@ pub trait Discovery: Send + Sync {
     /// How the backend is at this moment.
     fn health(&self) -> Health {
         Health::serving()
+    }
+
+    /// Wakes whenever [`health`](Self::health) changes; `None` where nothing watches the backend.
+    fn health_changes(&self) -> Option<watch::Receiver<Health>> {
+        None
     }
 }
 

@@ -12,6 +12,7 @@ mod finding;
 pub(crate) mod names;
 mod node;
 mod read;
+mod schema;
 mod suggest;
 mod toml;
 mod yaml;
@@ -20,6 +21,7 @@ pub use finding::Finding;
 pub(crate) use finding::Findings;
 pub(crate) use node::{Entry, Node, Place, Value, join_key, shown};
 pub(crate) use read::read;
+pub(crate) use schema::schema;
 pub(crate) use toml::from_toml;
 pub(crate) use yaml::from_yaml;
 

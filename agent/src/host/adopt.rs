@@ -5,7 +5,7 @@
 //! containerd has to say is brought later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{join, join_all};
@@ -22,7 +22,7 @@ use crate::app::{self, HostTerms};
 use crate::chain::chain;
 use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Loss, Recovered, Write};
-use crate::network::{Lease, LeaseState};
+use crate::network::{Lease, LeaseState, Ledger};
 use crate::pool::{
     Adopted, Effects, Event, Limits, Listed, Message, Observation, Pool, Shared, driver,
     read_clocks,
@@ -68,6 +68,14 @@ pub(super) async fn adopt<E: Effects>(
     let live = alive(&recovered.instances);
     let asked = Listing::ask(&executor.discovery);
     let (seen, mut listing) = join(containers(executor), asked).await;
+    let seen = match seen {
+        // Nobody knows yet whether the journal is new or lost: only containerd can tell.
+        None if recovered.boot_id.is_none() && recovered.loss.is_none() && live.is_empty() => {
+            Some(by_id(ask_until_answered(executor).await))
+        }
+        seen => seen,
+    };
+    let silent = seen.is_none();
     if let Some(seen) = seen.as_ref().filter(|seen| !seen.is_empty())
         && recovered.boot_id.is_none()
         && recovered.loss.is_none()
@@ -102,14 +110,11 @@ pub(super) async fn adopt<E: Effects>(
     // A new or rebuilt journal knows nothing of what the packet filter may still serve.
     let knows_ports = recovered.loss.is_none()
         && (recovered.boot_id.is_some() || seen.as_ref().is_some_and(HashMap::is_empty));
-    if let Some(seen) = seen.filter(|_| recovered.loss.is_none()) {
-        let found = strays::find(
-            executor,
-            seen.into_values().collect(),
-            listing.heard.clone(),
-        )
-        .await;
-        found.remove_strays(executor, &live).await;
+    let knows_strays = recovered.loss.is_none();
+    if let Some(seen) = seen.filter(|_| knows_strays) {
+        let containers = seen.into_values().collect();
+        let heard = listing.heard.clone();
+        strays::sweep(executor, &shared.ledger, containers, heard).await;
     }
     if knows_ports {
         restore_ports(executor, &live).await;
@@ -167,13 +172,16 @@ pub(super) async fn adopt<E: Effects>(
             .tracker
             .spawn(async move { shutdown.run_until_cancelled(later).await });
     }
-    if !unheard.is_empty() {
-        shared.tracker.spawn(hear_later(
-            executor.clone(),
-            pools.clone(),
-            shared.shutdown.clone(),
-            unheard,
-        ));
+    if silent {
+        let sweep = match knows_strays {
+            true => Sweep::Strays(shared.ledger.clone()),
+            false => Sweep::Nothing,
+        };
+        let later = hear_later(executor.clone(), pools.clone(), unheard, sweep);
+        let shutdown = shared.shutdown.clone();
+        shared
+            .tracker
+            .spawn(async move { shutdown.run_until_cancelled(later).await });
     }
 }
 
@@ -187,15 +195,10 @@ async fn adopt_observed<E: Effects>(
     boot_id: &str,
     mut recovered: Recovered,
 ) {
-    // Only containerd knows what is here: it is asked until it answers.
-    let seen = loop {
-        if let Some(seen) = containers(executor).await {
-            break seen;
-        }
-        tokio::time::sleep(ASK_AGAIN * 5).await;
-    };
+    // Only containerd knows what is here.
+    let containers = ask_until_answered(executor).await;
     let heard = Listing::ask(&executor.discovery).await.heard;
-    let found = strays::find(executor, seen.into_values().collect(), heard).await;
+    let found = strays::find(executor, containers, heard).await;
     let observations = rebuild::rebuild(executor, shared, epoch, &mut recovered, &found).await;
     begin_boot(shared, boot_id, &[]).await;
     restore_leases(shared, &recovered.instances);
@@ -246,7 +249,7 @@ async fn containers(executor: &Executor) -> Seen {
     let deadline = Instant::now() + CONTAINERD_PATIENCE;
     loop {
         match tokio::time::timeout_at(deadline, executor.runtime.list()).await {
-            Ok(Ok(list)) => return Some(list.into_iter().map(|c| (c.id.clone(), c)).collect()),
+            Ok(Ok(list)) => return Some(by_id(list)),
             Ok(Err(error @ RuntimeError::Unavailable { .. }))
                 if Instant::now() + ASK_AGAIN < deadline =>
             {
@@ -268,6 +271,22 @@ async fn containers(executor: &Executor) -> Seen {
             }
         }
     }
+}
+
+/// The containers of ours, from a containerd that may come late.
+async fn ask_until_answered(executor: &Executor) -> Vec<Observed> {
+    loop {
+        match executor.runtime.list().await {
+            Ok(list) => return list,
+            Err(error) => tracing::debug!(error = chain(&error), "containerd does not answer yet"),
+        }
+        tokio::time::sleep(ASK_AGAIN * 5).await;
+    }
+}
+
+fn by_id(containers: Vec<Observed>) -> HashMap<String, Observed> {
+    let by_id = containers.into_iter().map(|c| (c.id.clone(), c));
+    by_id.collect()
 }
 
 fn running(seen: Option<&HashMap<String, Observed>>, id: &ContainerId) -> Option<bool> {
@@ -507,28 +526,23 @@ fn revive<E: Effects>(
     }
 }
 
-/// Containerd is asked until it answers; what it does not know has ended.
+/// What is removed when containerd answers at last.
+enum Sweep {
+    /// What belongs to no instance.
+    Strays(Arc<Mutex<Ledger>>),
+    /// The journal was lost: it does not know what belongs to nobody.
+    Nothing,
+}
+
+/// Containerd is asked until it answers; of `unheard`, what it does not know has ended.
 async fn hear_later(
     executor: Executor,
     pools: Arc<Pools>,
-    shutdown: tokio_util::sync::CancellationToken,
     unheard: Vec<ContainerId>,
+    sweep: Sweep,
 ) {
-    let seen = loop {
-        match executor.runtime.list().await {
-            Ok(list) => {
-                break list
-                    .into_iter()
-                    .map(|c| (c.id.clone(), c))
-                    .collect::<HashMap<_, _>>();
-            }
-            Err(error) => tracing::debug!(error = chain(&error), "containerd does not answer yet"),
-        }
-        let pause = tokio::time::sleep(ASK_AGAIN * 5);
-        if shutdown.run_until_cancelled(pause).await.is_none() {
-            return;
-        }
-    };
+    let containers = ask_until_answered(&executor).await;
+    let seen = by_id(containers.clone());
     for id in unheard {
         let gone = running(Some(&seen), &id) == Some(false);
         if let Some(handle) = pools.handle(&id.instance.app).filter(|_| gone) {
@@ -547,5 +561,12 @@ async fn hear_later(
             // A pool that has ended has no instances.
             let _ = handle.messages.send(Message::Happened(event));
         }
+    }
+    match sweep {
+        Sweep::Strays(ledger) => {
+            let heard = Listing::ask(&executor.discovery).await.heard;
+            strays::sweep(&executor, &ledger, containers, heard).await;
+        }
+        Sweep::Nothing => {}
     }
 }

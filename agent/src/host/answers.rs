@@ -1,8 +1,10 @@
 //! What the machines and the journal know, as documents of the API.
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use crate::alarm::{Alarms, Subject};
+use crate::api::TaskFilter;
 use crate::api::v1::{
     Alarm, AppDocument, AppSummary, ContainerdStatus, Current, DiscoveryState, DiscoveryStatus,
     HostStatus, Instance, InstanceError, InstanceState, JournalDocument, JournalState, LeaseStatus,
@@ -11,8 +13,8 @@ use crate::api::v1::{
 };
 use crate::config::{Requirement, Settings};
 use crate::discovery::{Health, Reach};
-use crate::instance::{Failure, State};
-use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask};
+use crate::instance::{AppName, Failure, State};
+use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask, TaskQuery};
 use crate::network::HostPort;
 use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
 use crate::task::{self, EndState, InstanceResult};
@@ -48,6 +50,8 @@ pub(super) fn task(stored: &StoredTask, snapshot: Option<&Snapshot>, replayed: R
         app: row.app.to_string(),
         verb: verb(row.verb),
         to: row.to,
+        step: row.roll.as_ref().map(|roll| roll.step),
+        revision: row.roll.as_ref().map(|roll| roll.revision.clone()),
         state: outcome.map_or(TaskState::Running, |o| end_state(o.state)),
         target: row.target,
         target_seq: row.seq,
@@ -302,6 +306,7 @@ fn backend((name, requirement, health): (String, Requirement, Health)) -> Discov
             Reach::Serving => DiscoveryState::Serving,
             Reach::Connecting => DiscoveryState::Connecting,
             Reach::Away => DiscoveryState::Away,
+            Reach::Refused => DiscoveryState::Refused,
             Reach::Fenced => DiscoveryState::Fenced,
         },
         since: (health.since_ms > 0).then(|| timestamp(health.since_ms)),
@@ -420,6 +425,26 @@ fn verb(verb: task::Verb) -> Verb {
         task::Verb::Activate => Verb::Activate,
         task::Verb::Deactivate => Verb::Deactivate,
         task::Verb::Scale => Verb::Scale,
+        task::Verb::Roll => Verb::Roll,
+    }
+}
+
+/// What the journal is asked for.
+pub(super) fn task_query(filter: &TaskFilter, app: Option<AppName>, now: SystemTime) -> TaskQuery {
+    let state = |state: &TaskState| match state {
+        TaskState::Running => None,
+        TaskState::Done => Some(EndState::Done),
+        TaskState::Partial => Some(EndState::Partial),
+        TaskState::Failed => Some(EndState::Failed),
+        TaskState::Superseded => Some(EndState::Superseded),
+    };
+    let since = filter.since.and_then(|since| now.checked_sub(since));
+    let since = since.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    TaskQuery {
+        app,
+        states: filter.states.iter().map(state).collect(),
+        since_ms: since.map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX)),
+        limit: filter.limit,
     }
 }
 

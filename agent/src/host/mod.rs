@@ -7,6 +7,7 @@
 mod adopt;
 mod answers;
 mod apps;
+mod backends;
 mod changes;
 mod create;
 mod ended;

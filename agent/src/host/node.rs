@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Mutex, watch};
 
@@ -15,7 +15,7 @@ use crate::api::v1::{
     AppDocument, AppList, ApplyResult, JournalDocument, Pool, Problem, ProblemCode, Status, Task,
     TaskList, TaskRequest, TaskSummary, Trail, Verb,
 };
-use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received};
+use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received, TaskFilter};
 use crate::app::HostTerms;
 use crate::chain::chain;
 use crate::config::Settings;
@@ -30,8 +30,6 @@ use crate::task::TaskId;
 pub(super) const VERSION_DEADLINE: Duration = Duration::from_millis(500);
 /// How long a request waits for the first observation.
 const OBSERVATION_DEADLINE: Duration = Duration::from_secs(15);
-/// Tasks that `tasks` lists.
-const TASK_LIST: u32 = 200;
 
 /// A pool and what is applied to it.
 #[derive(Debug, Clone)]
@@ -220,8 +218,8 @@ impl<E: Effects> Host for Node<E> {
         Ok(answers::trail(&stored, &trail.unwrap_or_default()))
     }
 
-    async fn tasks(&self) -> Result<TaskList, Problem> {
-        let tasks = self.recent_tasks()?;
+    async fn tasks(&self, filter: TaskFilter) -> Result<TaskList, Problem> {
+        let tasks = self.list_tasks(&filter)?;
         Ok(TaskList { tasks })
     }
 
@@ -315,11 +313,7 @@ impl<E> Node<E> {
             return;
         };
         let heard = Listing::ask(&self.executor.discovery).await.heard;
-        let found = strays::find(&self.executor, containers, heard).await;
-        if let Some(rows) = strays::told("instances", self.journal.instances()) {
-            let live: Vec<_> = rows.iter().filter(|r| r.released_ms.is_none()).collect();
-            found.remove_strays(&self.executor, &live).await;
-        }
+        strays::sweep(&self.executor, &self.shared.ledger, containers, heard).await;
     }
 
     /// The pools as they are, or as the journal left them while nobody has looked yet.
@@ -331,9 +325,11 @@ impl<E> Node<E> {
         self.pools.all().iter().map(pool).collect()
     }
 
-    /// The newest tasks, newest first.
-    pub(super) fn recent_tasks(&self) -> Result<Vec<TaskSummary>, Problem> {
-        let stored = self.journal.tasks(TASK_LIST).map_err(|e| unreadable(&e))?;
+    /// The tasks that the filter lets through, newest first.
+    pub(super) fn list_tasks(&self, filter: &TaskFilter) -> Result<Vec<TaskSummary>, Problem> {
+        let app = filter.app.as_deref().map(app_name).transpose()?;
+        let query = answers::task_query(filter, app, SystemTime::now());
+        let stored = self.journal.tasks(&query).map_err(|e| unreadable(&e))?;
         Ok(stored.iter().map(|task| self.summary(task)).collect())
     }
 

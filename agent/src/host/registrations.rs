@@ -110,13 +110,15 @@ pub(super) async fn sweep_later(
     deregister(backend.as_ref(), stray).await;
 }
 
+/// Whether a backend took it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Swept {
+pub(super) enum Swept {
     All,
     NotAcknowledged,
 }
 
-async fn deregister<'a>(
+/// Deregisters what belongs to no instance.
+pub(super) async fn deregister<'a>(
     backend: &dyn Discovery,
     stray: impl Iterator<Item = &'a RegistrationRecord>,
 ) -> Swept {

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::adopt;
 use super::answers;
+use super::backends;
 use super::epoch::Epoch;
 use super::etc;
 use super::executor::Executor;
@@ -206,7 +207,7 @@ pub async fn run_with<E: Effects>(
             &settings.network,
             settings.paths.runtime.join("netns"),
         )?),
-        discovery: Arc::new(backends(&metrics, &settings, &recovered.agent_id)?),
+        discovery: Arc::new(open_backends(&metrics, &settings, &recovered.agent_id)?),
         facts: HostFacts::detect(),
         settings: settings.clone(),
     };
@@ -228,6 +229,7 @@ pub async fn run_with<E: Effects>(
         tracker: TaskTracker::new(),
         shutdown: shutdown.clone(),
     });
+    backends::watch(&executor.discovery, &shared.alarms, &shutdown);
     let epoch = Arc::new(Epoch::new(recovered.epoch, recovered.floor, None));
     if let Some(loss) = recovered.loss.clone() {
         epoch.lose(loss, &shared.alarms);
@@ -346,20 +348,22 @@ pub async fn run_with<E: Effects>(
     ended
 }
 
-fn backends(
+fn open_backends(
     metrics: &Metrics,
     settings: &Settings,
     agent_id: &str,
 ) -> Result<Backends, DiscoveryError> {
-    let counted = |backend| Arc::new(Metered::new(backend, metrics)) as Arc<dyn Discovery>;
     let mut backends: Vec<(Arc<dyn Discovery>, Requirement)> = Vec::new();
     if let Some(file) = &settings.discovery.file {
-        let opened = FileDiscovery::open(file)?;
-        backends.push((counted(Arc::new(opened)), file.requirement));
+        let opened = Arc::new(FileDiscovery::open(file)?);
+        let counted = Metered::new(opened, metrics.backend("file"));
+        backends.push((Arc::new(counted), file.requirement));
     }
     if let Some(etcd) = &settings.discovery.etcd {
-        let opened = EtcdDiscovery::open(etcd, &settings.host, agent_id);
-        backends.push((counted(Arc::new(opened)), etcd.requirement));
+        let instruments = metrics.backend("etcd");
+        let opened = EtcdDiscovery::open(etcd, &settings.host, agent_id, Arc::clone(&instruments));
+        let counted = Metered::new(Arc::new(opened), instruments);
+        backends.push((Arc::new(counted), etcd.requirement));
     }
     Ok(Backends::new(backends))
 }

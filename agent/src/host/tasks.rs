@@ -1,4 +1,4 @@
-//! A request for a new target: recognised, brought to its pool, awaited, answered.
+//! A request for a new target or a roll: recognised, brought to its pool, awaited, answered.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::answers;
 use super::node::{Node, app_name, stopping, unreadable};
 use crate::api::Received;
-use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, Verb};
+use crate::api::v1::{Problem, ProblemCode, RollStep, STEP_RULE, Task, TaskRequest, Verb};
 use crate::journal::{StoredTask, TaskRow};
 use crate::pool::{Effects, Message, read_clocks};
 use crate::task::{self, Joined, Progress, Request, TaskContext, TaskId};
@@ -65,7 +65,7 @@ impl<E: Effects> Node<E> {
         };
         match (progress, replayed) {
             // What the journal has is at hand: the answer needs no read.
-            (Progress::Ended(outcome), answers::Replayed::No) => {
+            (Progress::Ended(outcome), answers::Replayed::No) if asked.step.is_none() => {
                 let stored = StoredTask {
                     row: TaskRow::open(&app, &asked, outcome.target, outcome.target_seq, 0),
                     ended: Some((outcome.finished_ms, outcome)),
@@ -140,12 +140,7 @@ impl<E: Effects> Node<E> {
             )),
             Some(stored) => Err(conflict(
                 id,
-                &format!(
-                    "it was used for {} {} --to {}",
-                    stored.row.verb.as_str(),
-                    stored.row.app,
-                    stored.row.to
-                ),
+                &format!("it was used for {}", stored.row.asked()),
             )),
             None => Err(Problem::not_found("task", id.as_str())),
         }
@@ -191,8 +186,10 @@ fn accepted(
             Verb::Activate => task::Verb::Activate,
             Verb::Deactivate => task::Verb::Deactivate,
             Verb::Scale => task::Verb::Scale,
+            Verb::Roll => task::Verb::Roll,
         },
-        to: request.to,
+        to: request.to.unwrap_or(0),
+        step: (verb == Verb::Roll).then(|| step(request)).transpose()?,
         expect_seq: request.expect_seq,
         force: request.force.unwrap_or(false),
         deadline_seconds: request.deadline_seconds,
@@ -205,16 +202,31 @@ fn accepted(
     })
 }
 
+/// How many instances a roll replaces at a time: one, when nothing is said.
+fn step(request: &TaskRequest) -> Result<task::RollStep, Problem> {
+    let Some(step) = &request.step else {
+        return Ok(task::RollStep::Instances(1));
+    };
+    let counted = match step {
+        RollStep::Instances(count) => Some(task::RollStep::Instances(*count)),
+        RollStep::Percent(_) => step.percent().map(task::RollStep::Percent),
+    };
+    counted.ok_or_else(|| Problem::new(ProblemCode::InvalidRequest, format!("step: {STEP_RULE}")))
+}
+
 /// Everything that makes two requests the same.
 fn hash(app: &str, verb: Verb, request: &TaskRequest) -> String {
     let mut hasher = Sha256::new();
-    let text = format!(
+    let mut text = format!(
         "{app}\n{verb}\n{}\n{:?}\n{:?}\n{}",
-        request.to,
+        request.to.unwrap_or(0),
         request.expect_seq,
         request.deadline_seconds,
         request.force.unwrap_or(false)
     );
+    if let Some(step) = &request.step {
+        text.push_str(&format!("\n{step}"));
+    }
     hasher.update(text);
     hex(&hasher.finalize()[..16])
 }

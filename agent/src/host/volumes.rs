@@ -84,6 +84,15 @@ pub(super) enum VolumeError {
         /// The directory.
         path: PathBuf,
     },
+    /// A directory of ours cannot be listed.
+    #[error("cannot list {}", path.display())]
+    List {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A directory of ours cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -259,6 +268,18 @@ pub(super) fn remove(id: &ContainerId, settings: &Settings) -> Result<(), Volume
         }
         _ => Ok(()),
     }
+}
+
+/// The containers that have a directory of secrets. What is not named like a container is left out.
+pub(super) fn existing(settings: &Settings) -> Result<Vec<ContainerId>, VolumeError> {
+    let path = settings.paths.runtime.join("secrets");
+    let entries = match fs::read_dir(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let entries = entries.map_err(|source| VolumeError::List { path, source })?;
+    let id = |entry: &fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    Ok(entries.iter().filter_map(id).collect())
 }
 
 fn secrets_of(id: &ContainerId, settings: &Settings) -> PathBuf {

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
 use super::{answers, changes};
-use crate::api::Feed;
-use crate::api::v1::{Alarm, Event, Pool, TaskSummary};
+use crate::api::v1::{Alarm, Event, Pool, TaskState, TaskSummary};
+use crate::api::{Feed, TaskFilter};
 use crate::pool::Effects;
 use crate::task::TaskId;
 
@@ -65,7 +65,8 @@ async fn watch<E: Effects>(node: &Node<E>, feed: &Feed) {
             task = tasks.recv() => match task {
                 Ok(id) => changed.extend(task_event(node, &id)),
                 Err(broadcast::error::RecvError::Lagged(_)) => {
-                    changed.extend(recent_tasks(node).into_iter().map(Event::Task));
+                    let newest = listed(node, &TaskFilter::default());
+                    changed.extend(newest.into_iter().map(Event::Task));
                 }
                 Err(broadcast::error::RecvError::Closed) => return,
             },
@@ -111,13 +112,16 @@ fn task_event<E: Effects>(node: &Node<E>, id: &TaskId) -> Option<Event> {
 }
 
 fn open_tasks<E: Effects>(node: &Node<E>) -> Vec<TaskSummary> {
-    let mut tasks = recent_tasks(node);
-    tasks.retain(|task| task.finished_at.is_none());
-    tasks
+    let filter = TaskFilter {
+        states: vec![TaskState::Running],
+        limit: TaskFilter::MOST,
+        ..TaskFilter::default()
+    };
+    listed(node, &filter)
 }
 
-fn recent_tasks<E: Effects>(node: &Node<E>) -> Vec<TaskSummary> {
-    match node.recent_tasks() {
+fn listed<E: Effects>(node: &Node<E>, filter: &TaskFilter) -> Vec<TaskSummary> {
+    match node.list_tasks(filter) {
         Ok(tasks) => tasks,
         Err(problem) => {
             tracing::warn!(%problem, "tasks are not told: they cannot be read");

@@ -6,10 +6,10 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::loss::Loss;
-use super::rows::{InstanceRow, StoredTask, TaskRow};
+use super::rows::{InstanceRow, StoredTask, TaskQuery, TaskRow};
 use crate::instance::{AppName, InstanceName, Phase, Urgency, Warmth};
 use crate::runtime::Image;
-use crate::task::{TaskContext, TaskId, Trail, Verb};
+use crate::task::{EndState, Roll, TaskContext, TaskId, Trail, Verb};
 
 /// A pool's durable part.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,7 +131,7 @@ const INSTANCE: &str =
 
 const TASK: &str =
     "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
-   finished_ms, outcome FROM tasks";
+   finished_ms, outcome, step, revision FROM tasks";
 
 pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<StoredTask>> {
     db.prepare_cached(&format!("{TASK} WHERE task_id = ?1"))?
@@ -139,12 +139,23 @@ pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option
         .optional()
 }
 
-pub(super) fn newest_tasks(db: &Connection, limit: u32) -> rusqlite::Result<Vec<StoredTask>> {
-    db.prepare_cached(&format!(
-        "{TASK} ORDER BY created_ms DESC, task_id LIMIT ?1"
-    ))?
-    .query_map([limit], task)?
-    .collect()
+pub(super) fn newest_tasks(
+    db: &Connection,
+    query: &TaskQuery,
+) -> rusqlite::Result<Vec<StoredTask>> {
+    let sql = format!(
+        "{TASK} WHERE created_ms >= ?1 AND (?2 IS NULL OR app = ?2)
+         AND (?3 = '[]' OR coalesce(outcome ->> '$.state', '') IN (SELECT value FROM json_each(?3)))
+         ORDER BY created_ms DESC, task_id LIMIT ?4"
+    );
+    let since = i64::try_from(query.since_ms).unwrap_or(i64::MAX);
+    let app = query.app.as_ref().map(AppName::as_str);
+    let states = query.states.iter();
+    let states: Vec<&str> = states.map(|s| s.map_or("", EndState::as_str)).collect();
+    let states = serde_json::Value::from(states).to_string();
+    db.prepare_cached(&sql)?
+        .query_map((since, app, states, query.limit), task)?
+        .collect()
 }
 
 pub(super) fn find_trail(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<Trail>> {
@@ -212,6 +223,7 @@ fn task(row: &Row<'_>) -> rusqlite::Result<StoredTask> {
         (Some(at), Some(_)) => Some((at.unsigned_abs(), json(row, 11)?)),
         _ => None,
     };
+    let (step, revision): (Option<u32>, Option<String>) = (row.get(12)?, row.get(13)?);
     Ok(StoredTask {
         row: TaskRow {
             context: TaskContext {
@@ -221,6 +233,9 @@ fn task(row: &Row<'_>) -> rusqlite::Result<StoredTask> {
             app: parsed(row, 1)?,
             verb: word(row, 2, Verb::from_name)?,
             to: row.get(3)?,
+            roll: step
+                .zip(revision)
+                .map(|(step, revision)| Roll { step, revision }),
             hash: row.get(4)?,
             target: row.get(6)?,
             seq: unsigned(row, 7)?,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::loss::Loss;
 use crate::instance::{AppName, Instance, InstanceName, Phase, Revision, Urgency, Warmth};
 use crate::network::HostPort;
-use crate::task::{Outcome, Request, TaskContext, TaskId, Trail, Verb};
+use crate::task::{EndState, Outcome, Request, Roll, TaskContext, TaskId, Trail, Verb};
 
 /// One change of the journal. Several in one commit are one transaction.
 #[derive(Debug, Clone)]
@@ -131,8 +131,10 @@ pub struct TaskRow {
     pub app: AppName,
     /// What it does.
     pub verb: Verb,
-    /// N.
+    /// N; of a roll the target that it found.
     pub to: u32,
+    /// What a roll does.
+    pub roll: Option<Roll>,
     /// Hash of the request.
     pub hash: String,
     /// Target that it set.
@@ -152,7 +154,11 @@ impl TaskRow {
             context: request.context.clone(),
             app: app.clone(),
             verb: request.verb,
-            to: request.to,
+            to: match request.verb {
+                Verb::Roll => target,
+                _ => request.to,
+            },
+            roll: None,
             hash: request.hash.clone(),
             target,
             seq,
@@ -160,6 +166,28 @@ impl TaskRow {
             deadline_ms,
         }
     }
+
+    /// What was asked, in the words of the command line.
+    pub fn asked(&self) -> String {
+        let (verb, app) = (self.verb.as_str(), &self.app);
+        match &self.roll {
+            Some(roll) => format!("{verb} {app} --step {}", roll.step),
+            None => format!("{verb} {app} --to {}", self.to),
+        }
+    }
+}
+
+/// Which tasks are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TaskQuery {
+    /// Only those of this app.
+    pub app: Option<AppName>,
+    /// Only those in one of these states (`None` is a task that has not ended); all when empty.
+    pub states: Vec<Option<EndState>>,
+    /// Only those accepted at this time or later, in Unix milliseconds.
+    pub since_ms: u64,
+    /// The newest so many.
+    pub limit: u32,
 }
 
 /// A task as the journal knows it.

@@ -13,7 +13,7 @@ use super::copies::Copies;
 use super::log::{Log, QUIET};
 use super::loss::{self, Beside, Loss, Watch};
 use super::read::{self, Recovered};
-use super::rows::{InstanceRow, StoredTask, Write};
+use super::rows::{InstanceRow, StoredTask, TaskQuery, Write};
 use super::schema::{self, Version};
 use super::write::{self, Unwritable};
 use crate::instance::AppName;
@@ -244,12 +244,12 @@ impl Journal {
         self.read(read::find_task(&self.reader(), id))
     }
 
-    /// The newest tasks, newest first.
+    /// The tasks that `query` asks for, newest first.
     ///
     /// # Errors
     /// `Read`.
-    pub fn tasks(&self, limit: u32) -> Result<Vec<StoredTask>, JournalError> {
-        self.read(read::newest_tasks(&self.reader(), limit))
+    pub fn tasks(&self, query: &TaskQuery) -> Result<Vec<StoredTask>, JournalError> {
+        self.read(read::newest_tasks(&self.reader(), query))
     }
 
     /// What a former app of this name left: generations and claims on addresses.

@@ -9,6 +9,7 @@ const KEEP: Duration = Duration::from_secs(3600);
 
 fn task(id: &str, created_ms: u64) -> TaskRow {
     TaskRow {
+        roll: None,
         context: TaskContext {
             task_id: id.parse().unwrap(),
             traceparent: "00-1-1-01".into(),
@@ -162,6 +163,55 @@ async fn a_journal_of_before_host_ports_is_brought_up_to_date() {
         panic!("{recovered:?}")
     };
     assert_eq!((row.generation, row.host_ports.as_slice()), (2, &[][..]));
+}
+
+#[tokio::test]
+async fn tasks_are_listed_by_app_state_time_and_number() {
+    let state = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(state.path(), Duration::MAX).unwrap();
+    let mut other = task("o1", 3);
+    other.app = "shop".parse().unwrap();
+    let opened = [task("t1", 1), task("t2", 2), other, task("t4", 4)];
+    let opened = opened.map(Write::TaskOpened).into();
+    journal.commit(opened).await.unwrap();
+    journal.commit(vec![closed("t2")]).await.unwrap();
+    let all = TaskQuery {
+        limit: 9,
+        ..TaskQuery::default()
+    };
+    let listed = |query: TaskQuery| {
+        let tasks = journal.tasks(&query).unwrap();
+        let ids = tasks.iter().map(|t| t.row.context.task_id.to_string());
+        ids.collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(listed(all.clone()), "t4 o1 t2 t1");
+    let web = Some("web".parse().unwrap());
+    let of_web = TaskQuery {
+        app: web,
+        ..all.clone()
+    };
+    assert_eq!(listed(of_web.clone()), "t4 t2 t1");
+    let open = TaskQuery {
+        states: vec![None],
+        ..of_web.clone()
+    };
+    assert_eq!(listed(open), "t4 t1");
+    let done = vec![Some(EndState::Done), Some(EndState::Failed)];
+    assert_eq!(
+        listed(TaskQuery {
+            states: done,
+            ..all.clone()
+        }),
+        "t2"
+    );
+    assert_eq!(
+        listed(TaskQuery {
+            since_ms: 3,
+            ..all.clone()
+        }),
+        "t4 o1"
+    );
+    assert_eq!(listed(TaskQuery { limit: 1, ..of_web }), "t4");
 }
 
 #[tokio::test]

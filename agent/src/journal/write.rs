@@ -80,8 +80,9 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
         }
         Write::TaskOpened(task) => {
             db.prepare_cached(
-                "INSERT INTO tasks (task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO tasks (task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
+                   step, revision)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             )?
             .execute(params![
                 task.context.task_id.as_str(),
@@ -93,7 +94,9 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
                 task.target,
                 signed(task.seq),
                 signed(task.created_ms),
-                signed(task.deadline_ms)
+                signed(task.deadline_ms),
+                task.roll.as_ref().map(|roll| roll.step),
+                task.roll.as_ref().map(|roll| roll.revision.as_str()),
             ])?;
         }
         Write::TaskClosed {

@@ -30,6 +30,7 @@ pub use error::NetworkError;
 pub use forwarding::{Forwards, forwarding};
 pub use host_address::host_address;
 pub use ledger::{Conflict, Exhausted, Grant, GrantRefused, Lease, LeaseState, Ledger};
+pub use netfilter::{Dropping, DropsBy, Survey, survey};
 pub use netlink::NetlinkError;
 pub use netns::NetnsFile;
 pub use ports::{HostPort, PortRefused, probe};

@@ -174,17 +174,47 @@ impl Network {
     ) -> Result<(), NetworkError> {
         within("removing a slot", async {
             let turn = self.turn(instance).await;
-            let (answer, answered) = oneshot::channel();
-            let job = Removal {
-                instance: instance.clone(),
-                address,
-                turn,
-                answer,
-            };
-            self.removers
-                .send(job)
-                .map_err(|_| NetworkError::WorkerEnded)?;
-            answered.await.unwrap_or(Err(NetworkError::WorkerEnded))
+            self.removed(instance, address, turn).await
+        })
+        .await
+    }
+
+    async fn removed(
+        &self,
+        instance: &InstanceName,
+        address: Option<Ipv4Addr>,
+        turn: MyTurn,
+    ) -> Result<(), NetworkError> {
+        let (answer, answered) = oneshot::channel();
+        let job = Removal {
+            instance: instance.clone(),
+            address,
+            turn,
+            answer,
+        };
+        self.removers
+            .send(job)
+            .map_err(|_| NetworkError::WorkerEnded)?;
+        answered.await.unwrap_or(Err(NetworkError::WorkerEnded))
+    }
+
+    /// The same for a slot that was found, if `stray` still says so in the instance's turn: nobody
+    /// makes it anew meanwhile. Says whether it was removed.
+    ///
+    /// # Errors
+    /// [`NetworkError`]; what is left is shown by [`Network::slots`].
+    pub async fn remove_stray(
+        &self,
+        slot: &ObservedSlot,
+        stray: impl FnOnce() -> bool,
+    ) -> Result<bool, NetworkError> {
+        within("removing a stray slot", async {
+            let turn = self.turn(&slot.instance).await;
+            if !stray() {
+                return Ok(false);
+            }
+            self.removed(&slot.instance, slot.address(), turn).await?;
+            Ok(true)
         })
         .await
     }

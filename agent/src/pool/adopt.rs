@@ -11,6 +11,7 @@ use crate::instance::machine::NOT_READY;
 use crate::instance::{EffectKind, Failure, Instance, Phase, Revision};
 use crate::journal::{InstanceRow, PoolRow, TaskRow};
 use crate::network::{Grant, Ledger};
+use crate::task::Roll;
 
 use super::machine::{Action, Event, Limits, Now, OpenTask, Pool, Slot};
 
@@ -117,22 +118,19 @@ impl Pool {
                     .as_ref()
                     .is_some_and(|task| task.task_id == row.context.task_id)
             };
-            let picked = pool
-                .slots
-                .values()
-                .filter(mine)
-                .map(|slot| slot.instance.ordinal)
-                .collect();
+            let mine = || pool.slots.values().filter(mine);
+            let failed = mine().filter_map(|slot| failed_in(row.roll.as_ref()?, &slot.instance));
             let task = OpenTask {
                 verb: row.verb,
                 to: row.to,
+                failed: failed.collect(),
+                picked: mine().map(|slot| slot.instance.ordinal).collect(),
+                roll: row.roll,
                 target: row.target,
                 seq: row.seq,
                 // A restart lies between: the wall clock is all that is left of its beginning.
                 first_byte: now.at.checked_sub(elapsed).unwrap_or(now.at),
                 deadline: now.at + left,
-                picked,
-                failed: BTreeMap::new(),
                 unplanned: None,
                 end: None,
                 unwritten_until: None,
@@ -197,6 +195,15 @@ fn resume(
     instance.serving = false;
     instance.failure = Some(failure);
     instance
+}
+
+/// An instance that a roll brought and that is not to come any more.
+fn failed_in(roll: &Roll, instance: &Instance) -> Option<(u32, (u64, Failure))> {
+    let over = instance.phase == Phase::Failed || instance.phase.going_down();
+    let brought = instance.revision.id == roll.revision;
+    let gone = || Failure::new("gone", "a new instance failed before the agent came back");
+    let failure = || instance.failure.clone().unwrap_or_else(gone);
+    (over && brought).then(|| (instance.ordinal, (instance.generation, failure())))
 }
 
 fn was_let_go(phase: Phase) -> bool {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::instance::machine::UNACKNOWLEDGED;
-use crate::instance::{Failure, Phase};
+use crate::instance::{Failure, Instance, Phase};
 use crate::journal::Write;
 use crate::task::{EndState, InstanceResult, Outcome, TaskId, Verb};
 
@@ -86,6 +86,12 @@ impl Pool {
         if self.met(task) {
             return Some(EndState::Done);
         }
+        if let Some(roll) = &task.roll {
+            return match self.overtaken(task, roll) {
+                Some(_) => Some(EndState::Superseded),
+                None => self.roll_ends(task, roll, now),
+            };
+        }
         if task.verb.superseded_by(task.to, self.target) && task.seq < self.seq {
             return Some(EndState::Superseded);
         }
@@ -103,6 +109,10 @@ impl Pool {
     fn met(&self, task: &OpenTask) -> bool {
         let gone = || task.picked.iter().all(|ordinal| !self.leaving(*ordinal));
         match task.verb {
+            Verb::Roll => task
+                .roll
+                .as_ref()
+                .is_some_and(|roll| self.rolled(task, roll)),
             Verb::Activate => self.active() >= task.to,
             Verb::Deactivate => self.serving() <= task.to && gone(),
             Verb::Scale => self.active() == task.to && self.serving() == task.to && gone(),
@@ -119,7 +129,7 @@ impl Pool {
     fn progressing(&self, task: &OpenTask) -> bool {
         match task.verb {
             Verb::Deactivate => true,
-            Verb::Activate | Verb::Scale => self
+            Verb::Activate | Verb::Scale | Verb::Roll => self
                 .slots
                 .values()
                 .any(|slot| slot.instance.serving && slot.instance.phase != Phase::Active),
@@ -130,7 +140,7 @@ impl Pool {
         let phase = |ordinal: &u32| self.slots.get(ordinal).map(|slot| slot.instance.phase);
         match task.verb {
             Verb::Deactivate => task.picked.iter().any(|ordinal| phase(ordinal).is_none()),
-            Verb::Activate | Verb::Scale => task
+            Verb::Activate | Verb::Scale | Verb::Roll => task
                 .picked
                 .iter()
                 .any(|ordinal| phase(ordinal) == Some(Phase::Active)),
@@ -138,24 +148,29 @@ impl Pool {
     }
 
     fn outcome(&self, task: &OpenTask, state: EndState, now: Now) -> Outcome {
-        // Who has what it asked for need not read of those that failed and were replaced.
+        // Who has what it asked for need not read of those that failed and were replaced, but of
+        // what clients may still find.
         let replaced = |ordinal: &u32| {
             let active = self
                 .slots
                 .get(ordinal)
                 .is_some_and(|slot| slot.instance.phase == Phase::Active);
-            state == EndState::Done && task.failed.contains_key(ordinal) && !active
+            let failed = task.failed.get(ordinal);
+            let failed = failed.is_some_and(|(_, failure)| failure.code != UNACKNOWLEDGED);
+            state == EndState::Done && failed && !active
         };
         let told = task.picked.iter().filter(|ordinal| !replaced(ordinal));
         let instances: Vec<InstanceResult> =
             told.map(|&ordinal| self.result(task, ordinal)).collect();
-        let detail = match state {
-            EndState::Done => None,
-            EndState::Superseded => Some(format!(
+        let detail = match (state, &task.roll) {
+            (EndState::Done, _) => None,
+            (EndState::Superseded, Some(roll)) => self.overtaken(task, roll),
+            (_, Some(roll)) => Some(self.roll_shortfall(task, roll)),
+            (EndState::Superseded, None) => Some(format!(
                 "a later task set the target to {} (sequence {})",
                 self.target, self.seq
             )),
-            EndState::Partial | EndState::Failed => Some(self.shortfall(task)),
+            (EndState::Partial | EndState::Failed, None) => Some(self.shortfall(task)),
         };
         Outcome {
             state,
@@ -212,6 +227,12 @@ impl Pool {
         let endpoint = instance.and_then(|i| i.endpoint(self.limits.host_address));
         let failed = task.failed.get(&ordinal);
         let active = instance.is_some_and(|i| i.phase == Phase::Active);
+        // Of those that a roll takes out it is of no interest how they once came.
+        let came = |i: &&Instance| {
+            task.roll
+                .as_ref()
+                .is_none_or(|roll| i.revision.id == roll.revision)
+        };
         let error = instance
             .and_then(|i| i.failure.as_ref())
             .or(failed.map(|(_, failure)| failure))
@@ -222,6 +243,7 @@ impl Pool {
                 .map_or("absent", |i| i.phase.state().as_str())
                 .to_owned(),
             from: instance
+                .filter(came)
                 .and_then(|i| i.from)
                 .map(|warmth| warmth.as_str().to_owned()),
             generation: instance

@@ -13,6 +13,9 @@ use crate::task::{Request, TaskContext, Verb};
 use super::machine::{Action, Command, Now, OpenTask, Pool, Refusal, Slot, count};
 use super::plan::refuse;
 
+/// The longest that a roll takes when its caller sets no deadline.
+const LONGEST_ROLL: Duration = Duration::from_secs(86_400);
+
 /// One change of one instance.
 #[derive(Debug, Clone)]
 pub(super) enum Change {
@@ -84,13 +87,13 @@ impl Pool {
         let mut writes = self.carry(intent.id);
         match &intent.command {
             Some(Command::Target(request)) => {
-                writes.push(Write::TaskOpened(TaskRow::open(
-                    &self.app,
-                    request,
-                    intent.target,
-                    self.seq + 1,
-                    self.deadline_ms(request),
-                )));
+                let (target, seq) = (intent.target, self.seq + 1);
+                let deadline_ms = self.deadline_ms(request);
+                let row = TaskRow::open(&self.app, request, target, seq, deadline_ms);
+                writes.push(Write::TaskOpened(TaskRow {
+                    roll: self.roll_of(request),
+                    ..row
+                }));
                 writes.push(Write::Target {
                     app: self.app.clone(),
                     target: intent.target,
@@ -146,12 +149,19 @@ impl Pool {
 
     fn deadline(&self, request: &Request) -> Duration {
         let app = &self.revision.app;
+        let leaves = app.drain + app.termination_grace + Duration::from_secs(30);
         match (request.deadline_seconds, request.verb) {
             (Some(seconds), _) => {
                 Duration::try_from_secs_f64(seconds).unwrap_or(self.limits.activation_deadline)
             }
             (None, Verb::Activate) => self.limits.activation_deadline,
-            (None, _) => app.drain + app.termination_grace + Duration::from_secs(30),
+            (None, Verb::Deactivate | Verb::Scale) => leaves,
+            (None, Verb::Roll) => {
+                let step = self.roll_of(request).map_or(1, |roll| roll.step);
+                let rounds = self.target.div_ceil(step).max(1);
+                let round = self.limits.activation_deadline + leaves;
+                round.saturating_mul(rounds).min(LONGEST_ROLL)
+            }
         }
     }
 
@@ -184,6 +194,7 @@ impl Pool {
     }
 
     fn open(&mut self, request: &Request, intent: &Intent, now: Now, out: &mut Vec<Action>) {
+        let (roll, deadline) = (self.roll_of(request), self.deadline(request));
         self.set_target(intent.target, self.seq + 1);
         let picked = intent
             .changes
@@ -192,19 +203,23 @@ impl Pool {
             .map(Change::ordinal);
         // Who takes out waits for those as well that an earlier task is taking out.
         let leaving = self.slots.values().map(|slot| &slot.instance);
-        let leaving = leaving
-            .filter(|i| request.verb != Verb::Activate && i.phase.going_down() && i.from.is_some());
+        let takes_out = matches!(request.verb, Verb::Deactivate | Verb::Scale);
+        let leaving = leaving.filter(|i| takes_out && i.phase.going_down() && i.from.is_some());
         let leaving = leaving.map(|instance| instance.ordinal);
         self.tasks.insert(
             request.context.task_id.clone(),
             OpenTask {
                 context: request.context.clone(),
                 verb: request.verb,
-                to: request.to,
+                to: match roll {
+                    Some(_) => intent.target,
+                    None => request.to,
+                },
+                roll,
                 target: intent.target,
                 seq: self.seq,
                 first_byte: request.first_byte,
-                deadline: now.at + self.deadline(request),
+                deadline: now.at + deadline,
                 picked: picked.chain(leaving).collect(),
                 failed: Default::default(),
                 unplanned: None,
@@ -253,9 +268,9 @@ impl Pool {
         let task = match &change {
             Change::Create { task, .. }
             | Change::Activate { task, .. }
-            | Change::Reinstate { task, .. } => task.as_ref(),
+            | Change::Reinstate { task, .. }
+            | Change::TakeOut { task, .. } => task.as_ref(),
             Change::Unserve { .. }
-            | Change::TakeOut { .. }
             | Change::Withdraw { .. }
             | Change::Discard { .. }
             | Change::Restore { .. } => None,
@@ -288,8 +303,10 @@ impl Pool {
     }
 }
 
+/// What a roll chooses is told by each change's own task.
 fn concerns(change: &Change, verb: Verb) -> bool {
     match change {
+        _ if verb == Verb::Roll => false,
         Change::Create { serve, .. } => serve.is_some() && verb != Verb::Deactivate,
         Change::Activate { .. } | Change::Reinstate { .. } => verb != Verb::Deactivate,
         Change::Unserve { .. } | Change::TakeOut { .. } => verb != Verb::Activate,

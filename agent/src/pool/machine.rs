@@ -22,7 +22,7 @@ use crate::instance::machine::{self as life, Next};
 use crate::instance::{AppName, EffectKind, Failure, Instance, Phase, Revision};
 use crate::journal::{InstanceRow, Write};
 use crate::network::Ledger;
-use crate::task::{Outcome, Request, TaskContext, TaskId, Verb};
+use crate::task::{Outcome, Request, Roll, TaskContext, TaskId, Verb};
 
 use super::intent::Intent;
 
@@ -55,7 +55,7 @@ pub struct Limits {
 /// What the outside asks of a pool; each is answered once.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// A new target.
+    /// A new target, or a roll to the current revision.
     Target(Request),
     /// A changed manifest or image.
     Revise(Arc<Revision>),
@@ -182,7 +182,10 @@ pub enum Action {
 pub(super) struct OpenTask {
     pub context: TaskContext,
     pub verb: Verb,
+    /// N; of a roll the target that it found.
     pub to: u32,
+    /// What a roll does.
+    pub roll: Option<Roll>,
     pub target: u32,
     pub seq: u64,
     pub first_byte: Instant,

@@ -1,6 +1,7 @@
 //! All instances of one app on this host, and the target for each warmth.
 //!
-//! [`machine`] is pure: `step(event, now) -> actions`. `plan` decides what the pool does next,
+//! [`machine`] is pure: `step(event, now) -> actions`. `plan` decides what the pool does next (`roll`, while
+//! it rolls to a new revision),
 //! `intent` makes it durable and carries it out, `close` says when a task has ended. One driver task per pool owns the machine; it alone changes it.
 
 mod adopt;
@@ -11,6 +12,7 @@ mod intent;
 pub mod machine;
 mod plan;
 mod publish;
+mod roll;
 #[cfg(test)]
 mod tests;
 mod trails;

@@ -14,7 +14,16 @@ use crate::network::{GrantRefused, Ledger, PortRefused};
 use crate::task::TaskContext;
 
 use super::intent::{Change, Intent};
-use super::machine::{Action, Command, Now, Pool, Refusal, Slot, count};
+use super::machine::{Action, Command, Now, OpenTask, Pool, Refusal, Slot, count};
+
+/// Which instances in service leave.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Leave<'a> {
+    /// Any; those of another revision than this before others that are as far.
+    Any(&'a str),
+    /// Only those of another revision than this.
+    Stale(&'a str),
+}
 
 impl Pool {
     /// Plans until an intent is in flight or there is nothing to do.
@@ -122,14 +131,21 @@ impl Pool {
         if !keep {
             self.plan_failed(&mut intent);
         }
-        self.plan_lost(deleting, &revision, &mut intent);
+        let rolling = self.rolling(intent.command.as_ref());
+        self.plan_lost(deleting, rolling.is_some(), &revision, &mut intent);
         let serving = self.serving();
-        if serving < intent.target && !self.pausing(now) {
-            let missing = intent.target - serving;
-            let task = task.clone().or_else(|| self.oldest_unmet());
-            self.plan_missing(missing, task, &revision, &mut intent, now, ledger);
+        if serving < intent.target {
+            if !self.pausing(now) {
+                let missing = intent.target - serving;
+                let task = task.clone().or_else(|| self.oldest_unmet());
+                self.plan_missing(missing, task, &revision, &mut intent, now, ledger);
+            }
+        } else if let Some(rolling) = &rolling {
+            self.plan_roll(rolling, &revision, &mut intent, now, ledger);
         } else if serving > intent.target {
-            self.plan_excess(serving - intent.target, excess, task.clone(), &mut intent);
+            let (excess, urgency) = (serving - intent.target, excess);
+            let leave = Leave::Any(&revision.id);
+            self.plan_excess(excess, leave, urgency, task.clone(), &mut intent);
         }
         if excess == Urgency::Force {
             self.hurry(task, &mut intent);
@@ -175,7 +191,7 @@ impl Pool {
 
     /// After a reboot those in service come first; the others when all of these are. What nobody
     /// wants any more is discarded by [`plan_warm`](Self::plan_warm).
-    fn plan_lost(&self, deleting: bool, revision: &Revision, intent: &mut Intent) {
+    fn plan_lost(&self, deleting: bool, rolling: bool, revision: &Revision, intent: &mut Intent) {
         let lost = |serving: bool| {
             self.slots.iter().filter(move |(_, slot)| {
                 slot.instance.phase == Phase::Lost && slot.instance.serving == serving
@@ -186,7 +202,11 @@ impl Pool {
             generation: self.next_generation(ordinal),
         };
         let serving = self.serving();
-        let unwanted = serving.saturating_sub(intent.target);
+        // A roll has more in service than the target, and says itself who leaves.
+        let unwanted = match rolling {
+            true => 0,
+            false => serving.saturating_sub(intent.target),
+        };
         let wanted = count(lost(true)).saturating_sub(unwanted);
         let in_service = lost(true).take(wanted as usize);
         intent
@@ -212,7 +232,7 @@ impl Pool {
     }
 
     /// Cheapest first: one that is still draining, armed ones, ones on their way, new ones.
-    fn plan_missing(
+    pub(super) fn plan_missing(
         &self,
         missing: u32,
         task: Option<TaskContext>,
@@ -306,11 +326,12 @@ impl Pool {
         }
     }
 
-    /// Those that cost least to lose first: not yet let go, then not yet in service, then the
-    /// highest ordinals.
-    fn plan_excess(
+    /// Those that cost least to lose first: not yet let go, then not yet in service, then of an old
+    /// revision, then the highest ordinals.
+    pub(super) fn plan_excess(
         &self,
         excess: u32,
+        leave: Leave<'_>,
         urgency: Urgency,
         task: Option<TaskContext>,
         intent: &mut Intent,
@@ -322,14 +343,21 @@ impl Pool {
             _ => 3,
         };
         let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
-        let mut serving: Vec<(u8, std::cmp::Reverse<u32>)> = self
+        let (Leave::Any(current) | Leave::Stale(current)) = leave;
+        let fresh = |slot: &Slot| slot.instance.revision.id == current;
+        let may =
+            |slot: &Slot| slot.instance.serving && (matches!(leave, Leave::Any(_)) || !fresh(slot));
+        let mut serving: Vec<(u8, bool, std::cmp::Reverse<u32>)> = self
             .slots
             .iter()
-            .filter(|(ordinal, slot)| slot.instance.serving && !planned.contains(ordinal))
-            .map(|(&ordinal, slot)| (rank(slot.instance.phase), std::cmp::Reverse(ordinal)))
+            .filter(|(ordinal, slot)| may(slot) && !planned.contains(ordinal))
+            .map(|(&ordinal, slot)| {
+                let rank = rank(slot.instance.phase);
+                (rank, fresh(slot), std::cmp::Reverse(ordinal))
+            })
             .collect();
         serving.sort_unstable();
-        for (rank, std::cmp::Reverse(ordinal)) in serving.into_iter().take(excess as usize) {
+        for (rank, _, std::cmp::Reverse(ordinal)) in serving.into_iter().take(excess as usize) {
             intent.changes.push(match rank {
                 0 => Change::Unserve { ordinal },
                 _ => Change::TakeOut {
@@ -423,10 +451,11 @@ impl Pool {
         }
     }
 
-    /// Refill yields: while a task waits for instances, the host's strength is theirs.
+    /// Refill yields: while a task waits for instances, the host's strength is theirs. A roll waits
+    /// for drains most of the time, and goes on from the gate.
     fn activation_under_way(&self, intent: &Intent) -> bool {
-        matches!(intent.command, Some(Command::Target(_)))
-            || self.tasks.values().any(|task| task.end.is_none())
+        let waits = |task: &OpenTask| task.end.is_none() && task.roll.is_none();
+        matches!(intent.command, Some(Command::Target(_))) || self.tasks.values().any(waits)
     }
 
     fn oldest_unmet(&self) -> Option<TaskContext> {
@@ -446,12 +475,15 @@ impl Pool {
             .values()
             .filter(|s| !s.instance.serving && !s.instance.phase.going_down());
         self.serving() < self.target
+            || self.rolling(None).is_some()
             || (!self.deleting && count(warm) < self.revision.app.warm.armed)
     }
 
     /// What stood in the way of a plan is told with the task that waits longest.
     pub(super) fn unplanned(&mut self, failures: &[Failure], now: Now) {
-        if let (Some(failure), Some(task)) = (failures.first(), self.oldest_unmet())
+        let waiting = self.rolling(None).map(|rolling| rolling.task);
+        let waiting = self.oldest_unmet().or(waiting);
+        if let (Some(failure), Some(task)) = (failures.first(), waiting)
             && let Some(task) = self.tasks.get_mut(&task.task_id)
         {
             task.unplanned = Some(failure.clone());

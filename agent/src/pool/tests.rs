@@ -1,6 +1,7 @@
 //! The pool machine in a world that performs every effect, or does not, as the test says.
 
 mod probes;
+mod rolls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::instance::machine::{NOT_ALIVE, NOT_READY};
 use crate::instance::{EffectKind, Failure, ImageConfig, Phase, Revision};
 use crate::journal::Write;
 use crate::network::Ledger;
-use crate::task::{EndState, Outcome, Request, TaskContext, TaskId, Verb};
+use crate::task::{EndState, Outcome, Request, RollStep, TaskContext, TaskId, Verb};
 
 fn revision(id: &str, armed: u32) -> Arc<Revision> {
     revision_with(id, armed, "")
@@ -268,6 +269,14 @@ impl World {
     }
 
     fn ask(&mut self, id: &str, verb: Verb, to: u32) -> TaskId {
+        self.request(id, verb, to, None)
+    }
+
+    fn roll(&mut self, id: &str, step: RollStep) -> TaskId {
+        self.request(id, Verb::Roll, 0, Some(step))
+    }
+
+    fn request(&mut self, id: &str, verb: Verb, to: u32, step: Option<RollStep>) -> TaskId {
         let task_id: TaskId = id.parse().unwrap();
         self.event(Event::Command(Command::Target(Request {
             context: TaskContext {
@@ -277,6 +286,7 @@ impl World {
             hash: String::new(),
             verb,
             to,
+            step,
             expect_seq: None,
             force: false,
             deadline_seconds: None,
@@ -1010,6 +1020,7 @@ enum Move {
     Probe(u32, bool),
     Pass(u64),
     Revise,
+    Roll(u32),
     RefuseNext,
 }
 
@@ -1027,6 +1038,7 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => (0u32..6, any::<bool>()).prop_map(|(ordinal, alive)| Move::Probe(ordinal, alive)),
         1 => (0u64..5_000).prop_map(Move::Pass),
         1 => Just(Move::Revise),
+        1 => (1u32..4).prop_map(Move::Roll),
         1 => Just(Move::RefuseNext),
     ]
 }
@@ -1039,10 +1051,10 @@ proptest! {
     fn every_history_comes_to_rest_at_the_target(history in prop::collection::vec(moves(), 0..120)) {
         let mut world = World::of(probed("r1", 2), 8);
         let mut asked = 0;
-        for (step, choice) in history.into_iter().enumerate() {
+        for (step_number, choice) in history.into_iter().enumerate() {
             match choice {
                 Move::Ask(verb, to) => {
-                    world.ask(&format!("t{step}"), verb, to);
+                    world.ask(&format!("t{step_number}"), verb, to);
                     asked += 1;
                 }
                 Move::Commit => {
@@ -1063,9 +1075,13 @@ proptest! {
                     let failure = Failure::new(code, "503");
                     world.probe(ordinal, if alive { failure.passing() } else { failure });
                 }
+                Move::Roll(step) => {
+                    world.roll(&format!("t{step_number}"), RollStep::Instances(step));
+                    asked += 1;
+                }
                 Move::RefuseNext => world.refuse_next = true,
                 Move::Pass(ms) => world.pass(Duration::from_millis(ms)),
-                Move::Revise => world.event(Event::Command(Command::Revise(probed(&format!("r{step}"), 2)))),
+                Move::Revise => world.event(Event::Command(Command::Revise(probed(&format!("r{step_number}"), 2)))),
             }
         }
         world.refuse_next = false;

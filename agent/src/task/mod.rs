@@ -5,5 +5,7 @@ mod request;
 mod trail;
 
 pub use index::{Index, Joined, Progress};
-pub use request::{EndState, InstanceResult, Outcome, Request, TaskContext, TaskId, Verb};
+pub use request::{
+    EndState, InstanceResult, Outcome, Request, Roll, RollStep, TaskContext, TaskId, Verb,
+};
 pub use trail::{Step, StepOutcome, Trail};

@@ -63,6 +63,9 @@ pub enum Verb {
     Deactivate,
     /// `target = N`; done when exactly N are active and the others are gone.
     Scale,
+    /// The target stays; done when all in service are of the current revision and those that they
+    /// replaced are gone.
+    Roll,
 }
 
 impl Verb {
@@ -72,12 +75,13 @@ impl Verb {
             Self::Activate => "activate",
             Self::Deactivate => "deactivate",
             Self::Scale => "scale",
+            Self::Roll => "roll",
         }
     }
 
     /// The verb that [`as_str`](Self::as_str) names.
     pub fn from_name(word: &str) -> Option<Self> {
-        [Self::Activate, Self::Deactivate, Self::Scale]
+        [Self::Activate, Self::Deactivate, Self::Scale, Self::Roll]
             .into_iter()
             .find(|v| v.as_str() == word)
     }
@@ -88,30 +92,63 @@ impl Verb {
             Self::Activate => current.max(to),
             Self::Deactivate => current.min(to),
             Self::Scale => to,
+            Self::Roll => current,
         }
     }
 
-    /// Whether a later target makes it impossible for this task to be done.
+    /// Whether a later target makes it impossible for this task to be done; `to` of a roll is the
+    /// target that it found.
     pub fn superseded_by(self, to: u32, later_target: u32) -> bool {
         match self {
             Self::Activate => later_target < to,
             Self::Deactivate => later_target > to,
-            Self::Scale => later_target != to,
+            Self::Scale | Self::Roll => later_target != to,
         }
     }
 }
 
-/// One accepted request for a new target.
+/// How many instances a roll replaces at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RollStep {
+    /// This many.
+    Instances(u32),
+    /// This many of a hundred of the target, rounded up.
+    Percent(u32),
+}
+
+impl RollStep {
+    /// Instances at a time while `target` are in service: at least one.
+    pub fn instances(self, target: u32) -> u32 {
+        let wanted = match self {
+            Self::Instances(count) => u64::from(count),
+            Self::Percent(percent) => (u64::from(target) * u64::from(percent)).div_ceil(100),
+        };
+        u32::try_from(wanted).unwrap_or(u32::MAX).max(1)
+    }
+}
+
+/// A roll, as its intent has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Roll {
+    /// Instances replaced at a time.
+    pub step: u32,
+    /// Revision that it leads to: the pool's when it was accepted.
+    pub revision: String,
+}
+
+/// One accepted request: a new target, or a roll.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// Task id and trace context.
     pub context: TaskContext,
-    /// Hash over everything that makes two requests the same: app, verb, to, force, expectSeq.
+    /// Hash over everything that makes two requests the same: app, verb, to, step, force, expectSeq.
     pub hash: String,
     /// What it does.
     pub verb: Verb,
-    /// N.
+    /// N; of no meaning for a roll.
     pub to: u32,
+    /// Of a roll.
+    pub step: Option<RollStep>,
     /// Refused unless the pool's sequence number is this.
     pub expect_seq: Option<u64>,
     /// Stop without drain.

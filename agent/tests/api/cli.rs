@@ -85,9 +85,11 @@ fn the_help_of_every_verb_is_as_written() {
         "activate",
         "deactivate",
         "scale",
+        "roll",
         "status",
         "trace",
         "tasks",
+        "tasks show",
         "logs",
         "journal",
         "journal show",
@@ -97,11 +99,15 @@ fn the_help_of_every_verb_is_as_written() {
         "app list",
         "app show",
         "app check",
+        "app schema",
         "app delete",
         "config",
         "config show",
         "config check",
+        "config schema",
         "check",
+        "completions",
+        "man",
     ];
     for verb in verbs {
         let line = format!("{verb} --help").trim_start().to_owned();
@@ -178,6 +184,7 @@ async fn tables_and_documents_are_as_written() {
     shows(&served, "trace", "trace peak-7").await;
     shows(&served, "trace-json", "trace peak-8 -o json").await;
     shows(&served, "scale-down", "scale web --to 1 --task-id down-1").await;
+    shows(&served, "roll", "roll web --step 25% --task-id roll-1").await;
     shows(
         &served,
         "deactivate",
@@ -185,6 +192,15 @@ async fn tables_and_documents_are_as_written() {
     )
     .await;
     shows(&served, "tasks", "tasks").await;
+    shows(
+        &served,
+        "tasks-filtered",
+        "tasks --app web --state done,partial --since 24h --limit 1",
+    )
+    .await;
+    shows(&served, "tasks-none-such", "tasks --state failed").await;
+    shows(&served, "tasks-refused", "tasks --app Web --limit 0").await;
+    shows(&served, "tasks-show", "tasks show peak-7").await;
     shows(&served, "logs", "logs web-0 sidecar").await;
     shows(&served, "logs-refused", "logs web-0 .plan --tail 99999999").await;
     shows(&served, "app-list", "app list").await;

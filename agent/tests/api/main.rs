@@ -7,7 +7,10 @@
 
 mod cli;
 mod events;
+mod generated;
 mod openapi;
 mod roles;
+mod schema;
 mod server;
 mod twin;
+mod watch;

@@ -140,6 +140,13 @@ async fn real_answers_keep_to_the_description() {
             r#"{"to":1}"#,
             404,
         ),
+        (
+            "POST",
+            "/v1/apps/{app}/roll",
+            "/v1/apps/web/roll",
+            r#"{"step":"25%"}"#,
+            200,
+        ),
         ("GET", "/v1/tasks", "/v1/tasks", "", 200),
         ("GET", "/v1/tasks/{id}", "/v1/tasks/t-1", "", 200),
         (

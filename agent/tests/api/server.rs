@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::twin::{Served, Twin};
 use nodeagent::api::v1::*;
-use nodeagent::api::{BindError, Client, ClientError, Deletion, Limits, Server};
+use nodeagent::api::{BindError, Client, ClientError, Deletion, Limits, Server, TaskFilter};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -131,8 +131,8 @@ async fn every_document_of_the_host_passes_the_wire_unchanged() {
         served.twin.trail("one").await.unwrap()
     );
     assert_eq!(
-        client.tasks().await.unwrap(),
-        served.twin.tasks().await.unwrap()
+        client.tasks(&TaskFilter::default()).await.unwrap(),
+        served.twin.tasks(TaskFilter::default()).await.unwrap()
     );
     assert_eq!(
         client.apps().await.unwrap(),
@@ -453,7 +453,16 @@ async fn submissions_over_the_bound_are_refused_and_reads_go_on() {
             "2 submissions are in progress, try again"
         )
     );
-    assert_eq!(served.client().tasks().await.unwrap().tasks.len(), 2);
+    assert_eq!(
+        served
+            .client()
+            .tasks(&TaskFilter::default())
+            .await
+            .unwrap()
+            .tasks
+            .len(),
+        2
+    );
     served.twin.release.cancel();
     for waiting in waiting {
         assert_eq!(waiting.await.unwrap().unwrap().state, TaskState::Running);

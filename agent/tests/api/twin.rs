@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nodeagent::api::v1::*;
-use nodeagent::api::{Client, Deletion, Feed, Host, Limits, Log, LogRequest, Received, Server};
+use nodeagent::api::{
+    Client, Deletion, Feed, Host, Limits, Log, LogRequest, Received, Server, TaskFilter,
+};
 use nodeagent::metrics::{Facts, Metrics, Page, render};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -136,10 +138,7 @@ impl Twin {
             let same = (&earlier.app, earlier.verb, asked(earlier))
                 == (&submitted.app, submitted.verb, asked(submitted));
             if !same {
-                let asked = format!(
-                    "{} {} --to {}",
-                    earlier.verb, earlier.app, earlier.request.to
-                );
+                let asked = format!("{} {} --to {}", earlier.verb, earlier.app, task.to);
                 return Err(
                     problem(ProblemCode::TaskConflict, &format!("{id} was: {asked}"))
                         .about(format!("/v1/tasks/{id}")),
@@ -165,11 +164,12 @@ impl Twin {
             return Err(problem(ProblemCode::SeqMismatch, &detail).with_current(current(&pool)));
         }
         let pool = &mut state.apps.get_mut(&submitted.app).unwrap().1;
-        let to = submitted.request.to;
+        let to = submitted.request.to.unwrap_or(0);
         let target = match submitted.verb {
             Verb::Activate => pool.target.max(to),
             Verb::Deactivate => pool.target.min(to),
             Verb::Scale => to,
+            Verb::Roll => pool.target,
         };
         if target != pool.target {
             pool.target_seq += 1;
@@ -242,7 +242,9 @@ fn task_of(submitted: &Submitted, pool: &Pool) -> Task {
         task_id: submitted.request.task_id.clone().unwrap(),
         app: submitted.app.clone(),
         verb: submitted.verb,
-        to: submitted.request.to,
+        to: submitted.request.to.unwrap_or(pool.target),
+        step: (submitted.verb == Verb::Roll).then_some(1),
+        revision: (submitted.verb == Verb::Roll).then(|| pool.revision.clone()),
         state: TaskState::Done,
         target: pool.target,
         target_seq: pool.target_seq,
@@ -384,14 +386,15 @@ impl Host for Twin {
         })
     }
 
-    async fn tasks(&self) -> Result<TaskList, Problem> {
+    async fn tasks(&self, filter: TaskFilter) -> Result<TaskList, Problem> {
         let state = self.state.lock().unwrap();
-        let tasks = state
-            .tasks
-            .iter()
-            .rev()
-            .map(|(_, task)| task.into())
-            .collect();
+        let asked = |task: &&Task| {
+            filter.app.as_ref().is_none_or(|app| *app == task.app)
+                && (filter.states.is_empty() || filter.states.contains(&task.state))
+        };
+        let tasks = state.tasks.iter().rev().map(|(_, task)| task);
+        let tasks = tasks.filter(asked).take(filter.limit as usize);
+        let tasks = tasks.map(TaskSummary::from).collect();
         Ok(TaskList { tasks })
     }
 

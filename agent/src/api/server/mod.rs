@@ -15,6 +15,7 @@ mod body;
 mod caller;
 mod exchange;
 mod listen;
+mod query;
 mod request;
 mod requests;
 mod routes;

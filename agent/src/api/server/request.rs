@@ -1,25 +1,19 @@
-//! What a caller sent, field by field: every wrong one is named with its value and what is allowed.
+//! What a caller sent in path, headers and body, field by field: every wrong one is named with its
+//! value and what is allowed.
 
 use std::fmt;
-use std::time::Duration;
 
-use axum::extract::Query;
-use axum::http::{HeaderMap, Uri};
+use axum::http::HeaderMap;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::api::task_id::{TASK_ID_RULE, is_task_id};
-use crate::api::v1::{Finding, Problem, ProblemCode, TaskRequest, Verb};
-use crate::api::{Deletion, LogRequest};
+use crate::api::v1::{Finding, Problem, ProblemCode, RollStep, STEP_RULE, TaskRequest, Verb};
 use crate::instance::AppName;
 
-/// How long a submission is waited for when the caller does not say. The CLI's default too.
-const DEFAULT_WAIT: Duration = Duration::from_secs(90);
-/// The longest a submission is waited for.
-const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-
-const FIELDS: [&str; 6] = [
+const FIELDS: [&str; 7] = [
     "to",
+    "step",
     "taskId",
     "expectSeq",
     "deadlineSeconds",
@@ -35,7 +29,7 @@ pub(super) fn task_request(verb: Verb, body: &[u8]) -> Result<TaskRequest, Probl
             format!("the body is not a JSON object like {{\"to\": 3}}: {error}"),
         )
     })?;
-    let mut request = TaskRequest::to(0);
+    let mut request = TaskRequest::default();
     let mut findings = Vec::new();
     let mut seen: Vec<&str> = Vec::new();
     for (name, value) in &fields {
@@ -48,7 +42,7 @@ pub(super) fn task_request(verb: Verb, body: &[u8]) -> Result<TaskRequest, Probl
             findings.push(Finding::new(name, shown(value), allowed));
         }
     }
-    if !seen.contains(&"to") {
+    if !seen.contains(&"to") && verb != Verb::Roll {
         findings.push(Finding::missing("to", format!("required: {TO_RULE}")));
     }
     if findings.is_empty() {
@@ -62,11 +56,21 @@ const TO_RULE: &str = "a whole number of instances from 0 to 10000";
 /// Sets one field, or says what is allowed. `null` leaves an optional field absent.
 fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Result<(), String> {
     match (name, value) {
+        ("to", _) if verb == Verb::Roll => {
+            return Err("not with roll: it keeps the target".to_owned());
+        }
         ("to", _) => {
             let to = value.as_u64().and_then(|to| u32::try_from(to).ok());
-            request.to = to.filter(|to| *to <= TaskRequest::MAX_TO).ok_or(TO_RULE)?;
+            let to = to.filter(|to| *to <= TaskRequest::MAX_TO);
+            request.to = Some(to.ok_or(TO_RULE)?);
         }
-        ("taskId" | "expectSeq" | "deadlineSeconds" | "force" | "newEpoch", Value::Null) => {}
+        ("step", _) if verb != Verb::Roll => {
+            return Err("only with roll: the other verbs act on all at once".to_owned());
+        }
+        (
+            "step" | "taskId" | "expectSeq" | "deadlineSeconds" | "force" | "newEpoch",
+            Value::Null,
+        ) => {}
         ("taskId", _) => {
             let id = value
                 .as_str()
@@ -86,6 +90,15 @@ fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Resu
             let rule = "a number of seconds greater than 0, at most 86400";
             request.deadline_seconds = Some(seconds.ok_or(rule)?);
         }
+        ("step", _) => {
+            let step = serde_json::from_value(value.clone()).ok();
+            request.step = Some(step.filter(RollStep::is_allowed).ok_or(STEP_RULE)?);
+        }
+        ("force", _) if verb == Verb::Roll => {
+            return Err(
+                "only with deactivate and scale: a roll drains what it replaces".to_owned(),
+            );
+        }
         ("force", _) if verb == Verb::Activate => {
             return Err(
                 "only with deactivate and scale: nothing is drained by an activation".to_owned(),
@@ -98,167 +111,12 @@ fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Resu
     Ok(())
 }
 
-/// What a caller put behind the `?`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Parameter {
-    /// `wait=SECONDS`
-    Wait,
-    /// `force=true|false`
-    Force,
-    /// `app=NAME`
-    App,
-    /// Nothing.
-    None,
-}
-
-/// Values of the allowed parameter, in order; everything else is refused.
-fn parameters(uri: &Uri, allowed: Parameter) -> Result<Vec<String>, Problem> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|error| Problem::new(ProblemCode::InvalidRequest, error.body_text()))?;
-    let known: &[&str] = match allowed {
-        Parameter::Wait => &["wait"],
-        Parameter::Force => &["force"],
-        Parameter::App => &["app"],
-        Parameter::None => &[],
-    };
-    let (good, bad): (Vec<_>, Vec<_>) = pairs
-        .into_iter()
-        .partition(|(name, _)| known.contains(&name.as_str()));
-    if bad.is_empty() {
-        return Ok(good.into_iter().map(|(_, value)| value).collect());
-    }
-    Err(refusal(bad.into_iter().map(|(name, value)| {
-        let allowed = unknown(&name, "parameters", known);
-        Finding::new(format!("?{name}"), value, allowed)
-    })))
-}
-
-/// No parameters at all.
-pub(super) fn no_parameters(uri: &Uri) -> Result<(), Problem> {
-    parameters(uri, Parameter::None).map(|_| ())
-}
-
-/// `?wait=SECONDS`: how long the caller waits for the task's end.
-pub(super) fn wait(uri: &Uri) -> Result<Duration, Problem> {
-    let values = parameters(uri, Parameter::Wait)?;
-    let Some(text) = single("?wait", values)? else {
-        return Ok(DEFAULT_WAIT);
-    };
-    let seconds = text
-        .parse()
-        .ok()
-        .and_then(|s| Duration::try_from_secs_f64(s).ok());
-    match seconds.filter(|wait| *wait <= LONGEST_WAIT) {
-        Some(wait) => Ok(wait),
-        None => Err(refusal([Finding::new(
-            "?wait",
-            text,
-            "a number of seconds from 0 to 3600",
-        )])),
-    }
-}
-
-/// `?force=true|false`: whether instances keep an app from being deleted.
-pub(super) fn deletion(uri: &Uri) -> Result<Deletion, Problem> {
-    let values = parameters(uri, Parameter::Force)?;
-    match single("?force", values)?.as_deref() {
-        None | Some("false") => Ok(Deletion::WhenUnused),
-        Some("true") => Ok(Deletion::Forced),
-        Some(other) => Err(refusal([Finding::new(
-            "?force",
-            other.to_owned(),
-            "true or false",
-        )])),
-    }
-}
-
-/// `?app=NAME`: only what is about this app.
-pub(super) fn only_app(uri: &Uri) -> Result<Option<AppName>, Problem> {
-    let values = parameters(uri, Parameter::App)?;
-    let name = single("?app", values)?;
-    name.map(|name| named("?app", &name)).transpose()
-}
-
-/// `?process=NAME&tail=N&since=SECONDS&follow=true|false`: what is wanted of a log.
-pub(super) fn log(uri: &Uri) -> Result<LogRequest, Problem> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|error| Problem::new(ProblemCode::InvalidRequest, error.body_text()))?;
-    let mut request = LogRequest {
-        process: "app".to_owned(),
-        follow: false,
-        tail: None,
-        since: None,
-    };
-    let mut findings = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
-    for (name, value) in &pairs {
-        let set = if seen.contains(&name.as_str()) {
-            Err("each parameter once".to_owned())
-        } else {
-            set_of_log(&mut request, name, value)
-        };
-        seen.push(name);
-        if let Err(allowed) = set {
-            findings.push(Finding::new(format!("?{name}"), value, allowed));
-        }
-    }
-    if findings.is_empty() {
-        return Ok(request);
-    }
-    Err(refusal(findings))
-}
-
-/// Sets one parameter of a log, or says what is allowed.
-fn set_of_log(request: &mut LogRequest, name: &str, value: &str) -> Result<(), String> {
-    match name {
-        "process" if is_process_name(value) => request.process = value.to_owned(),
-        "process" => return Err(PROCESS_RULE.to_owned()),
-        "tail" => {
-            let tail = value.parse().ok().filter(|tail| *tail <= MOST_LINES);
-            let rule = || format!("a number of lines from 0 to {MOST_LINES}");
-            request.tail = Some(tail.ok_or_else(rule)?);
-        }
-        "since" => {
-            let since = value.parse().ok().map(Duration::try_from_secs_f64);
-            let since = since.and_then(Result::ok);
-            request.since = Some(since.ok_or("a number of seconds, 0 or more")?);
-        }
-        "follow" => request.follow = value.parse().map_err(|_| "true or false")?,
-        _ => {
-            let known = ["process", "tail", "since", "follow"];
-            return Err(unknown(name, "parameters", &known));
-        }
-    }
-    Ok(())
-}
-
-/// Lines that are counted from the end at most.
-const MOST_LINES: u64 = 10_000_000;
-const PROCESS_RULE: &str =
-    "a name of 1 to 64 letters, digits, '-', '_' and '.', not beginning with a dot";
-
-fn is_process_name(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(allowed)
-}
-
-fn single(field: &str, values: Vec<String>) -> Result<Option<String>, Problem> {
-    if values.len() > 1 {
-        return Err(refusal([Finding::new(
-            field,
-            values.join(", "),
-            "each parameter once",
-        )]));
-    }
-    Ok(values.into_iter().next())
-}
-
 /// The app's name in the path.
 pub(super) fn app_name(text: &str) -> Result<AppName, Problem> {
     named("app", text)
 }
 
-fn named(field: &str, text: &str) -> Result<AppName, Problem> {
+pub(super) fn named(field: &str, text: &str) -> Result<AppName, Problem> {
     text.parse()
         .map_err(|refused: crate::instance::InvalidName| {
             refusal([Finding::new(field, refused.value, refused.allowed)])
@@ -293,14 +151,14 @@ pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
     (well_formed && !zero(trace) && !zero(parent)).then(|| text.to_owned())
 }
 
-fn refusal(findings: impl IntoIterator<Item = Finding>) -> Problem {
+pub(super) fn refusal(findings: impl IntoIterator<Item = Finding>) -> Problem {
     let findings: Vec<Finding> = findings.into_iter().collect();
     let names: Vec<&str> = findings.iter().map(|f| f.field.as_str()).collect();
     let detail = format!("refused: {}; nothing was changed", names.join(", "));
     Problem::new(ProblemCode::InvalidRequest, detail).with_findings(findings)
 }
 
-fn unknown(name: &str, what: &str, known: &[&str]) -> String {
+pub(super) fn unknown(name: &str, what: &str, known: &[&str]) -> String {
     let near =
         |known: &&&str| strsim::damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase());
     let suggestion = known.iter().min_by_key(near).filter(|k| near(k) <= 3);
@@ -361,7 +219,8 @@ mod tests {
         assert_eq!(
             task_request(Verb::Scale, body).unwrap(),
             TaskRequest {
-                to: 3,
+                to: Some(3),
+                step: None,
                 task_id: Some("peak-7".into()),
                 expect_seq: Some(8),
                 deadline_seconds: Some(1.5),
@@ -395,6 +254,32 @@ mod tests {
         );
         assert_eq!(found[0].2, TO_RULE);
         assert_eq!(found[4].2, "true or false");
+    }
+
+    #[test]
+    fn a_roll_has_a_step_and_no_target() {
+        let step = |body: &str| task_request(Verb::Roll, body.as_bytes()).unwrap().step;
+        assert_eq!(step("{}"), None);
+        assert_eq!(step(r#"{"step":3}"#), Some(RollStep::Instances(3)));
+        assert_eq!(
+            step(r#"{"step":"25%"}"#),
+            Some(RollStep::Percent("25%".into()))
+        );
+        for bad in [
+            "0", "10001", "\"0%\"", "\"101%\"", "\"3\"", "1.5", "[1]", "true",
+        ] {
+            let found = findings(Verb::Roll, &format!("{{\"step\":{bad}}}"));
+            assert_eq!(
+                (found[0].0.as_str(), found[0].2.as_str()),
+                ("step", STEP_RULE),
+                "{bad}"
+            );
+        }
+        let found = findings(Verb::Roll, r#"{"to":3,"force":true}"#);
+        assert_eq!(found[0].2, "not with roll: it keeps the target");
+        assert!(found[1].2.starts_with("only with deactivate and scale"));
+        let found = findings(Verb::Scale, r#"{"to":3,"step":2}"#);
+        assert!(found[0].2.starts_with("only with roll"), "{}", found[0].2);
     }
 
     #[test]
@@ -435,58 +320,6 @@ mod tests {
             "{}",
             problem.detail
         );
-    }
-
-    #[test]
-    fn a_wait_is_seconds_within_an_hour() {
-        let wait_of = |query: &str| wait(&format!("/x{query}").parse().unwrap());
-        assert_eq!(wait_of("").unwrap(), DEFAULT_WAIT);
-        assert_eq!(wait_of("?wait=0.5").unwrap(), Duration::from_millis(500));
-        for bad in [
-            "?wait=-1",
-            "?wait=abc",
-            "?wait=3601",
-            "?wait=NaN",
-            "?wait=",
-            "?wait=1&wait=2",
-        ] {
-            assert_eq!(
-                wait_of(bad).unwrap_err().findings[0].field,
-                "?wait",
-                "{bad}"
-            );
-        }
-        let misspelt = wait_of("?wiat=3").unwrap_err();
-        assert!(misspelt.findings[0].allowed.ends_with("did you mean wait?"));
-    }
-
-    #[test]
-    fn what_is_wanted_of_a_log_is_judged_parameter_by_parameter() {
-        let of = |query: &str| log(&format!("/x{query}").parse().unwrap());
-        let whole = of("?process=side.car&tail=10&since=1.5&follow=true").unwrap();
-        assert_eq!(
-            whole,
-            LogRequest {
-                process: "side.car".to_owned(),
-                follow: true,
-                tail: Some(10),
-                since: Some(Duration::from_millis(1500)),
-            }
-        );
-        assert_eq!(of("").unwrap().process, "app");
-        for bad in [
-            "?process=..%2Fplan",
-            "?process=",
-            "?tail=-1",
-            "?tail=10000001",
-            "?since=NaN",
-            "?follow=yes",
-            "?tail=1&tail=2",
-            "?tial=1",
-        ] {
-            assert_eq!(of(bad).unwrap_err().findings.len(), 1, "{bad}");
-        }
-        assert_eq!(of("?tail=x&since=y").unwrap_err().findings.len(), 2);
     }
 
     #[test]

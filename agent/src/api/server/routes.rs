@@ -19,7 +19,7 @@ use super::caller::guard;
 use super::exchange::Exchange;
 use super::requests::Requests;
 use super::table::{self, Operation, ROUTES, Route};
-use super::{Limits, body, request, stream};
+use super::{Limits, body, query, request, stream};
 use crate::api::openapi;
 use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, TaskState, Verb};
 use crate::api::{Host, Received, generate_task_id};
@@ -97,6 +97,7 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::Activate => on(method, activate::<H>),
         Operation::Deactivate => on(method, deactivate::<H>),
         Operation::Scale => on(method, scale::<H>),
+        Operation::Roll => on(method, roll::<H>),
         Operation::ListTasks => on(method, tasks::<H>),
         Operation::ShowTask => on(method, task::<H>),
         Operation::ShowTrail => on(method, trail::<H>),
@@ -149,6 +150,17 @@ async fn scale<H: Host>(
         .unwrap_or_else(Problem::into_response)
 }
 
+async fn roll<H: Host>(
+    api: Shared<H>,
+    exchange: Extension<Arc<Exchange>>,
+    app: Segment,
+    request: Request,
+) -> Response {
+    submit(api, exchange, app, Verb::Roll, request)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
 async fn submit<H: Host>(
     State(api): Shared<H>,
     Extension(exchange): Extension<Arc<Exchange>>,
@@ -157,7 +169,7 @@ async fn submit<H: Host>(
     http: Request,
 ) -> Result<Response, Problem> {
     let app = request::app_name(&app)?;
-    let wait = request::wait(http.uri())?;
+    let wait = query::wait(http.uri())?;
     let received = Received {
         first_byte: exchange.first_byte(),
         traceparent: request::traceparent(http.headers()),
@@ -220,19 +232,13 @@ async fn detached<H: Host>(
 }
 
 async fn tasks<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
-    json_or_problem(
-        async {
-            request::no_parameters(&uri)?;
-            api.host.tasks().await
-        }
-        .await,
-    )
+    json_or_problem(async { api.host.tasks(query::tasks(&uri)?).await }.await)
 }
 
 async fn task<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -> Response {
     json_or_problem(
         async {
-            request::no_parameters(&uri)?;
+            query::no_parameters(&uri)?;
             api.host.task(request::task_id(&id)?).await
         }
         .await,
@@ -242,7 +248,7 @@ async fn task<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) ->
 async fn trail<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -> Response {
     json_or_problem(
         async {
-            request::no_parameters(&uri)?;
+            query::no_parameters(&uri)?;
             api.host.trail(request::task_id(&id)?).await
         }
         .await,
@@ -252,7 +258,7 @@ async fn trail<H: Host>(State(api): Shared<H>, Segment(id): Segment, uri: Uri) -
 async fn status<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     json_or_problem(
         async {
-            request::no_parameters(&uri)?;
+            query::no_parameters(&uri)?;
             api.host.status().await
         }
         .await,
@@ -261,7 +267,7 @@ async fn status<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
 
 async fn journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     let answer = async {
-        request::no_parameters(&uri)?;
+        query::no_parameters(&uri)?;
         api.host.journal().await
     };
     json_or_problem(answer.await)
@@ -269,7 +275,7 @@ async fn journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
 
 async fn accept_journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     let answer = async {
-        request::no_parameters(&uri)?;
+        query::no_parameters(&uri)?;
         let host = Arc::clone(&api.host);
         to_its_end(tokio::spawn(async move { host.accept_journal().await })).await
     };
@@ -277,7 +283,7 @@ async fn accept_journal<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
 }
 
 async fn events<H: Host>(State(api): Shared<H>, uri: Uri, headers: HeaderMap) -> Response {
-    let app = match request::only_app(&uri) {
+    let app = match query::only_app(&uri) {
         Ok(app) => app.map(|app| app.to_string()),
         Err(problem) => return problem.into_response(),
     };
@@ -302,7 +308,7 @@ async fn log<H: Host>(
     uri: Uri,
 ) -> Response {
     let answer = async {
-        let request = request::log(&uri)?;
+        let request = query::log(&uri)?;
         let Ok(permit) = Arc::clone(&api.logs).try_acquire_owned() else {
             let detail = format!("{} logs are being read, try again", api.limits.streams);
             return Err(Problem::new(ProblemCode::Unavailable, detail));
@@ -317,7 +323,7 @@ async fn log<H: Host>(
 async fn apps<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     json_or_problem(
         async {
-            request::no_parameters(&uri)?;
+            query::no_parameters(&uri)?;
             api.host.apps().await
         }
         .await,
@@ -326,7 +332,7 @@ async fn apps<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
 
 async fn app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
     let answer = async {
-        request::no_parameters(&uri)?;
+        query::no_parameters(&uri)?;
         api.host.app(request::app_name(&app)?.as_str()).await
     };
     json_or_problem(answer.await)
@@ -334,7 +340,7 @@ async fn app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) ->
 
 async fn apply<H: Host>(State(api): Shared<H>, http: Request) -> Response {
     let answer = async {
-        request::no_parameters(http.uri())?;
+        query::no_parameters(http.uri())?;
         let (parts, body) = http.into_parts();
         let manifest = body::read(&parts.headers, body, &api.limits).await?;
         let manifest = std::str::from_utf8(&manifest).map_err(|error| {
@@ -349,7 +355,7 @@ async fn apply<H: Host>(State(api): Shared<H>, http: Request) -> Response {
 
 async fn delete_app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
     let answer = async {
-        let deletion = request::deletion(&uri)?;
+        let deletion = query::deletion(&uri)?;
         let (host, app) = (Arc::clone(&api.host), request::app_name(&app)?.to_string());
         to_its_end(tokio::spawn(async move {
             host.delete_app(&app, deletion).await
@@ -368,11 +374,11 @@ async fn to_its_end<T>(work: tokio::task::JoinHandle<Result<T, Problem>>) -> Res
 }
 
 async fn description(uri: Uri) -> Response {
-    json_or_problem(request::no_parameters(&uri).map(|()| openapi()))
+    json_or_problem(query::no_parameters(&uri).map(|()| openapi()))
 }
 
 async fn metrics<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
-    if let Err(problem) = request::no_parameters(&uri) {
+    if let Err(problem) = query::no_parameters(&uri) {
         return problem.into_response();
     }
     let mut page = api.host.metrics().await;

@@ -47,6 +47,8 @@ pub enum Operation {
     Deactivate,
     /// Submit a target.
     Scale,
+    /// Submit a roll.
+    Roll,
     /// List tasks.
     ListTasks,
     /// One task.
@@ -137,6 +139,13 @@ pub const ROUTES: &[Route] = &{
             "/v1/apps/{app}/scale",
             Some(Operate),
             "Set the number of active instances",
+        ),
+        route(
+            Roll,
+            Post,
+            "/v1/apps/{app}/roll",
+            Some(Operate),
+            "Replace instances in service by ones of the current revision, `step` at a time",
         ),
         route(
             ListTasks,

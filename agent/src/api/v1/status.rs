@@ -83,8 +83,10 @@ pub enum DiscoveryState {
     Serving,
     /// The first attempt to reach it is under way.
     Connecting,
-    /// It cannot be reached, or refuses.
+    /// It cannot be reached.
     Away,
+    /// It refuses this agent: user, password or rights.
+    Refused,
     /// It serves another agent with this host's id.
     Fenced,
 }

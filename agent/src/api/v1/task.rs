@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{InstanceState, Timestamp};
 
-/// What a task does to the pool's target.
+/// What a task does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Verb {
@@ -17,6 +17,8 @@ pub enum Verb {
     Deactivate,
     /// target = to.
     Scale,
+    /// Replaces instances in service by ones of the current revision; the target stays.
+    Roll,
 }
 
 impl Verb {
@@ -26,6 +28,7 @@ impl Verb {
             Self::Activate => "activate",
             Self::Deactivate => "deactivate",
             Self::Scale => "scale",
+            Self::Roll => "roll",
         }
     }
 }
@@ -36,12 +39,59 @@ impl fmt::Display for Verb {
     }
 }
 
-/// Body of `POST /v1/apps/{app}/{activate|deactivate|scale}`. Unknown fields are refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// How many instances a roll replaces at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RollStep {
+    /// This many: 1..=[`TaskRequest::MAX_TO`].
+    Instances(u32),
+    /// `"25%"`: this many of a hundred of the target, rounded up; 1 to 100.
+    Percent(String),
+}
+
+/// What a [`RollStep`] may be.
+pub const STEP_RULE: &str =
+    "a whole number of instances from 1 to 10000, or a text from \"1%\" to \"100%\"";
+
+impl RollStep {
+    /// The number of a percentage, when it is one.
+    pub fn percent(&self) -> Option<u32> {
+        let Self::Percent(text) = self else {
+            return None;
+        };
+        let percent: u32 = text.strip_suffix('%')?.parse().ok()?;
+        (1..=100).contains(&percent).then_some(percent)
+    }
+
+    /// Whether it is what [`STEP_RULE`] says.
+    pub fn is_allowed(&self) -> bool {
+        match self {
+            Self::Instances(count) => (1..=TaskRequest::MAX_TO).contains(count),
+            Self::Percent(_) => self.percent().is_some(),
+        }
+    }
+}
+
+impl fmt::Display for RollStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instances(count) => write!(f, "{count}"),
+            Self::Percent(text) => f.write_str(text),
+        }
+    }
+}
+
+/// Body of `POST /v1/apps/{app}/{activate|deactivate|scale|roll}`. Unknown fields are refused.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskRequest {
-    /// How many active instances are asked for: 0..=[`TaskRequest::MAX_TO`].
-    pub to: u32,
+    /// How many active instances are asked for: 0..=[`TaskRequest::MAX_TO`]. Required, but of a
+    /// roll, which has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u32>,
+    /// Roll only: how many instances are replaced at a time. 1 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<RollStep>,
     /// Caller's name of the task: 1..=128 of `[A-Za-z0-9._:-]`. Made up by the server when
     /// absent; [`crate::api::Host::submit`] always sees it present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,12 +122,8 @@ impl TaskRequest {
     /// A request with nothing but its target.
     pub fn to(to: u32) -> Self {
         Self {
-            to,
-            task_id: None,
-            expect_seq: None,
-            deadline_seconds: None,
-            force: None,
-            new_epoch: None,
+            to: Some(to),
+            ..Self::default()
         }
     }
 }
@@ -99,6 +145,20 @@ pub enum TaskState {
 }
 
 impl TaskState {
+    /// Every state, in the order of a task's life.
+    pub const ALL: [Self; 5] = [
+        Self::Running,
+        Self::Done,
+        Self::Partial,
+        Self::Failed,
+        Self::Superseded,
+    ];
+
+    /// The state that [`as_str`](Self::as_str) names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
     /// As spelt in documents.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -127,8 +187,14 @@ pub struct Task {
     pub app: String,
     /// What was asked.
     pub verb: Verb,
-    /// The number that was asked for.
+    /// The number that was asked for; of a roll the target that it found.
     pub to: u32,
+    /// Of a roll: how many instances it replaces at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u32>,
+    /// Of a roll: the revision that it leads to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
     /// Where it stands.
     pub state: TaskState,
     /// The pool's target as this task's intent left it.
@@ -255,6 +321,9 @@ pub struct TaskSummary {
     pub verb: Verb,
     /// As in [`Task::to`].
     pub to: u32,
+    /// As in [`Task::step`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u32>,
     /// As in [`Task::state`].
     pub state: TaskState,
     /// As in [`Task::target`].
@@ -282,6 +351,7 @@ impl From<&Task> for TaskSummary {
             app: task.app.clone(),
             verb: task.verb,
             to: task.to,
+            step: task.step,
             state: task.state,
             target: task.target,
             target_seq: task.target_seq,

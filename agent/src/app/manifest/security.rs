@@ -1,10 +1,13 @@
 //! `securityContext` and `ulimits` as they are written. The first is Kubernetes', of the pod and of
 //! the container in one; the second is Docker's and Compose's, because Kubernetes has none.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::app) struct SecurityContext {
     pub(in crate::app) run_as_user: Option<u32>,
@@ -21,14 +24,14 @@ pub(in crate::app) struct SecurityContext {
     pub(in crate::app) proc_mount: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::app) struct Capabilities {
     pub(in crate::app) add: Option<Vec<String>>,
     pub(in crate::app) drop: Option<Vec<String>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::app) struct SeccompProfile {
     #[serde(rename = "type")]
@@ -36,21 +39,21 @@ pub(in crate::app) struct SeccompProfile {
     pub(in crate::app) localhost_profile: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 pub(in crate::app) enum SeccompType {
     RuntimeDefault,
     Unconfined,
     Localhost,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::app) struct Sysctl {
     pub(in crate::app) name: Option<String>,
     pub(in crate::app) value: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::app) struct Ulimits {
     pub(in crate::app) core: Option<Ulimit>,
@@ -70,7 +73,7 @@ pub(in crate::app) struct Ulimits {
     pub(in crate::app) stack: Option<Ulimit>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(in crate::app) struct Ulimit {
     pub(in crate::app) soft: Option<Limit>,
@@ -101,5 +104,19 @@ impl<'de> Deserialize<'de> for Limit {
             }
         }
         deserializer.deserialize_i128(Number)
+    }
+}
+
+impl JsonSchema for Limit {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Limit".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": -1 })
     }
 }

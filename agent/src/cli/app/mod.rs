@@ -5,6 +5,7 @@ mod check;
 mod delete;
 mod list;
 mod manifest;
+mod schema;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -24,6 +25,7 @@ enum Verb {
     List(list::List),
     Show(show::Show),
     Check(check::Check),
+    Schema(schema::Schema),
     Delete(delete::Delete),
 }
 
@@ -34,6 +36,7 @@ impl App {
             Verb::List(verb) => verb.execute(options).await,
             Verb::Show(verb) => verb.execute(options).await,
             Verb::Check(verb) => verb.execute(options),
+            Verb::Schema(verb) => verb.execute(),
             Verb::Delete(verb) => verb.execute(options).await,
         }
     }

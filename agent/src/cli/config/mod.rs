@@ -1,6 +1,7 @@
 //! `nodeagent config`: what the agent on this host would run with.
 
 mod check;
+mod schema;
 mod show;
 
 use clap::{Args, Subcommand};
@@ -20,6 +21,7 @@ pub(super) struct Config {
 enum Verb {
     Show(show::Show),
     Check(check::Check),
+    Schema(schema::Schema),
 }
 
 impl Config {
@@ -27,6 +29,7 @@ impl Config {
         match &self.verb {
             Verb::Show(verb) => verb.execute(options),
             Verb::Check(verb) => verb.execute(options),
+            Verb::Schema(verb) => verb.execute(),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use etcd_client::{
     Channel, Client, ConnectOptions, Error, GetOptions, KeyValue, LeaseTimeToLiveOptions, Txn,
-    TxnResponse,
+    TxnResponse, WatchOptions, WatchStream,
 };
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
@@ -114,6 +114,13 @@ impl Connection {
     ) -> Result<TxnResponse, EtcdError> {
         self.within(operation, async |client| client.txn(txn).await)
             .await
+    }
+
+    /// Watches a key from a revision on.
+    pub(super) async fn watch(&mut self, key: &str, from: i64) -> Result<WatchStream, EtcdError> {
+        let options = WatchOptions::new().with_start_revision(from);
+        let watch = async |client: &mut Client| client.watch(key, Some(options)).await;
+        self.within("watch the host's key", watch).await
     }
 
     /// Grants a lease: its id and its time to live, which etcd may have raised.

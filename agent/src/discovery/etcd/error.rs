@@ -82,6 +82,22 @@ pub enum EtcdError {
         /// The lease.
         lease: i64,
     },
+    /// The host's key was removed.
+    #[error(
+        "the host's key is gone: lease {lease:x} has expired or was revoked, or somebody deleted the key"
+    )]
+    HostKeyGone {
+        /// The lease that it was on.
+        lease: i64,
+    },
+    /// A member ended the watch of the host's key.
+    #[error("etcd at {endpoint} no longer watches the host's key: {said}")]
+    WatchEnded {
+        /// The member.
+        endpoint: String,
+        /// What it said.
+        said: String,
+    },
     /// The session was overtaken: what it would write counts no more.
     #[error("another session has taken over from ours")]
     Overtaken,
@@ -108,6 +124,35 @@ pub(super) enum Meaning {
 }
 
 impl EtcdError {
+    /// What it says of etcd, for people and alarms: away, or closed to this agent.
+    pub(super) fn reach(&self) -> Reach {
+        let source = match self {
+            Self::Owned { .. } => return Reach::Fenced,
+            Self::File { .. } | Self::Exposed { .. } => return Reach::Refused,
+            Self::Request { source, .. } => source,
+            _ => return Reach::Away,
+        };
+        match source.as_ref() {
+            // Wrong user or password, none where one is wanted, one where none is, no rights (etcd:
+            // api/v3rpc/rpctypes). An old token is none of these: the next session gets a new one.
+            etcd_client::Error::GRpcStatus(status) => match status.code() {
+                Code::InvalidArgument | Code::FailedPrecondition | Code::PermissionDenied => {
+                    Reach::Refused
+                }
+                _ => Reach::Away,
+            },
+            _ => Reach::Away,
+        }
+    }
+
+    /// Whether the member is well, and only the session is over.
+    pub(super) fn begins_anew(&self) -> bool {
+        matches!(
+            self,
+            Self::LeaseGone { .. } | Self::HostKeyGone { .. } | Self::Overtaken
+        )
+    }
+
     pub(super) fn meaning(&self) -> Meaning {
         let source = match self {
             Self::Encode(_) => return Meaning::Refused,

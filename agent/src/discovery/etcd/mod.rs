@@ -21,12 +21,12 @@ mod lease;
 mod session;
 mod worker;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use error::EtcdError;
 
@@ -35,6 +35,7 @@ use super::{
 };
 use crate::config;
 use crate::instance::InstanceName;
+use crate::metrics;
 use keys::Keys;
 use worker::{Job, Worker};
 
@@ -46,7 +47,7 @@ const QUEUE: usize = 1024;
 /// The etcd backend.
 pub struct EtcdDiscovery {
     jobs: mpsc::Sender<Job>,
-    health: Arc<Mutex<Health>>,
+    health: watch::Receiver<Health>,
     bound: Duration,
     patience: Duration,
 }
@@ -54,21 +55,27 @@ pub struct EtcdDiscovery {
 impl EtcdDiscovery {
     /// Starts the worker, which connects by itself: an etcd that is away keeps nobody from starting.
     /// `agent_id` tells this agent from another one with the same host id, and is the same after
-    /// every start.
+    /// every start. Renewals are counted by `instruments`.
     ///
     /// Needs a tokio runtime.
-    pub fn open(settings: &config::EtcdDiscovery, host: &config::Host, agent_id: &str) -> Self {
+    pub fn open(
+        settings: &config::EtcdDiscovery,
+        host: &config::Host,
+        agent_id: &str,
+        instruments: Arc<metrics::Backend>,
+    ) -> Self {
         let (jobs, to_do) = mpsc::channel(QUEUE);
-        let health = Arc::new(Mutex::new(Health {
+        let (told, health) = watch::channel(Health {
             reach: Reach::Connecting,
             ..Health::serving()
-        }));
+        });
         let worker = Worker::new(
             settings.clone(),
             Keys::new(&settings.prefix, &host.fleet, &host.id),
             agent_id.to_owned(),
             to_do,
-            Arc::clone(&health),
+            told,
+            instruments,
         );
         tokio::spawn(worker.run());
         Self {
@@ -164,7 +171,10 @@ impl Discovery for EtcdDiscovery {
     }
 
     fn health(&self) -> Health {
-        let health = self.health.lock();
-        health.unwrap_or_else(PoisonError::into_inner).clone()
+        self.health.borrow().clone()
+    }
+
+    fn health_changes(&self) -> Option<watch::Receiver<Health>> {
+        Some(self.health.clone())
     }
 }

@@ -5,18 +5,24 @@
 //! revision that is no more, and changes nothing: so a late registration never wins against what was
 //! written since, and a deregistered instance does not come back by it.
 //!
+//! A session watches its owner key, so that it knows at once when its lease is gone, when another
+//! session has taken over, and when its member is.
+//!
 //! A session that is in doubt (a deadline, a broken connection) is thrown away; the next one puts
 //! the owner key anew, and only then reads what is there.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{
+    Compare, CompareOp, Event, EventType, PutOptions, Txn, TxnOp, TxnOpResponse, WatchStream,
+};
 use tokio::time::Instant;
 
 use super::connection::{Connection, Lease};
 use super::error::EtcdError;
 use super::keys::{self, Keys, Owner};
+use crate::chain::chain;
 use crate::config;
 use crate::discovery::RegistrationRecord;
 use crate::instance::InstanceName;
@@ -58,6 +64,8 @@ pub(super) struct Session {
     lease: i64,
     /// Revision of the owner key.
     revision: i64,
+    /// Of the owner key, from then on.
+    watch: WatchStream,
 }
 
 /// A lease to go on with.
@@ -116,11 +124,13 @@ impl Session {
         let Some(revision) = revision.filter(|_| taken.succeeded()) else {
             return Err(EtcdError::Overtaken);
         };
+        let watch = connection.watch(&owner, revision + 1).await?;
         let mut session = Self {
             connection,
             keys: keys.clone(),
             lease: held.lease,
             revision,
+            watch,
         };
         let records = session.read(&held.names).await?;
         Ok(Opened {
@@ -138,6 +148,30 @@ impl Session {
 
     pub(super) fn lease(&self) -> i64 {
         self.lease
+    }
+
+    /// Waits for what ends the session from outside. Nothing is lost when the wait is given up.
+    pub(super) async fn over(&mut self) -> EtcdError {
+        let ended = |said: &str| EtcdError::WatchEnded {
+            endpoint: self.connection.endpoint().to_owned(),
+            said: said.to_owned(),
+        };
+        loop {
+            let answer = match self.watch.message().await {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return ended("the stream has ended"),
+                Err(error) => return ended(&chain(&error)),
+            };
+            if answer.canceled() {
+                return ended(answer.cancel_reason());
+            }
+            match answer.events().first().map(Event::event_type) {
+                Some(EventType::Delete) => return EtcdError::HostKeyGone { lease: self.lease },
+                Some(EventType::Put) => return EtcdError::Overtaken,
+                // The watch was created.
+                None => {}
+            }
+        }
     }
 
     fn guard(&self) -> Compare {

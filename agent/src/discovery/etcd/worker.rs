@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!            open: lease, host, agreement                   renewal fails, deadline,
-//!   away ──────────────────────────────────► serving ──┐   overtaken, lease gone
-//!    ▲ ▲  fails: next endpoint, pause          │  ▲    │
+//!   away ──────────────────────────────────► serving ──┐   overtaken, host key gone,
+//!    ▲ ▲  fails: next endpoint, pause          │  ▲    │   watch ended
 //!    │ └───────────────────────────────────┐   └──┘    │
 //!    └─────────────────────────────────────┴───────────┘
 //! ```
@@ -12,9 +12,10 @@
 //! done, because nobody renews what is away.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::agree::{Leaving, agree, amends, difference};
@@ -30,6 +31,11 @@ use crate::discovery::{
     Change, DiscoveryError, Health, LeaseHealth, Outcome, Reach, RegistrationRecord, Table,
 };
 use crate::instance::InstanceName;
+use crate::metrics::{self, Call, Verdict};
+
+/// Pause after another session of the same agent took over: two that are one by a copied journal
+/// would otherwise take turns as fast as etcd lets them.
+const TAKEN_OVER: Duration = Duration::from_secs(1);
 
 type Answer<T> = oneshot::Sender<Result<T, DiscoveryError>>;
 
@@ -59,7 +65,8 @@ pub(super) struct Worker {
     keys: Keys,
     agent_id: String,
     jobs: mpsc::Receiver<Job>,
-    health: Arc<Mutex<Health>>,
+    health: watch::Sender<Health>,
+    instruments: Arc<metrics::Backend>,
     rotation: Rotation,
     renewals: Renewals,
     /// What etcd has acknowledged.
@@ -77,7 +84,8 @@ impl Worker {
         keys: Keys,
         agent_id: String,
         jobs: mpsc::Receiver<Job>,
-        health: Arc<Mutex<Health>>,
+        health: watch::Sender<Health>,
+        instruments: Arc<metrics::Backend>,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -88,6 +96,7 @@ impl Worker {
             agent_id,
             jobs,
             health,
+            instruments,
             table: Table::default(),
             leaving: Leaving::new(),
             waiting: VecDeque::new(),
@@ -114,6 +123,7 @@ impl Worker {
                     Some(job) => self.take(job).await,
                     None => return,
                 },
+                over = over(&mut self.session) => self.lost(&over),
                 () = tokio::time::sleep_until(wake) => match &self.session {
                     Some(_) => drop(self.renew().await),
                     None => self.attempt().await,
@@ -224,7 +234,7 @@ impl Worker {
         let registered = self.table.records().count();
         tracing::info!(endpoint, lease = %format_args!("{lease:x}"), registered, written, "etcd serves");
         let now_ms = now_ms();
-        self.tell(|health| {
+        self.health.send_modify(|health| {
             let former = health.lease;
             let another = former.is_some_and(|former| former.id != lease);
             health.reach = Reach::Serving;
@@ -249,7 +259,12 @@ impl Worker {
         let Some(session) = &mut self.session else {
             return Err(self.present_error());
         };
-        let attached = match session.renew().await {
+        let start = Instant::now();
+        let renewed = session.renew().await;
+        let verdict = Verdict::of(&renewed);
+        self.instruments
+            .called(Call::Renew, verdict, 0, start.elapsed());
+        let attached = match renewed {
             Ok(attached) => attached.into_iter().collect(),
             Err(error) => {
                 self.lost(&error);
@@ -258,7 +273,7 @@ impl Worker {
         };
         self.renewals.renewed(Instant::now());
         let renewed_ms = now_ms();
-        self.tell(|health| {
+        self.health.send_modify(|health| {
             if let Some(lease) = &mut health.lease {
                 lease.renewed_ms = renewed_ms;
                 lease.renewals += 1;
@@ -331,7 +346,8 @@ impl Worker {
             Ok((table, outcomes)) => {
                 self.table = table;
                 let registered = self.table.records().count();
-                self.tell(|health| health.registered = Some(registered));
+                self.health
+                    .send_modify(|health| health.registered = Some(registered));
                 for (write, outcomes) in group.into_iter().zip(outcomes) {
                     say(write.answer, Ok(outcomes));
                 }
@@ -392,10 +408,10 @@ impl Worker {
     /// The session is no more.
     fn lost(&mut self, error: &EtcdError) {
         self.session = None;
-        let elsewhere = !matches!(error, EtcdError::LeaseGone { .. } | EtcdError::Overtaken);
-        let pause = match elsewhere {
-            true => self.rotation.failed(),
-            false => std::time::Duration::ZERO,
+        let pause = match error {
+            EtcdError::Overtaken => TAKEN_OVER,
+            error if error.begins_anew() => Duration::ZERO,
+            _ => self.rotation.failed(),
         };
         self.next_attempt = Instant::now() + pause;
         self.failed(error);
@@ -403,22 +419,20 @@ impl Worker {
 
     fn failed(&mut self, error: &EtcdError) {
         let text = chain(error);
-        let reach = match error {
-            EtcdError::Owned { .. } => Reach::Fenced,
-            _ => Reach::Away,
-        };
+        let reach = error.reach();
         let now_ms = now_ms();
-        let news = self.tell(|health| {
-            let news = health.error.as_deref() != Some(&text);
+        let news = self.health.borrow().error.as_deref() != Some(&text);
+        self.health.send_modify(|health| {
             if health.reach != reach {
                 health.reach = reach;
                 health.since_ms = now_ms;
             }
             health.failures += 1;
             health.error = Some(text.clone());
-            news
         });
-        if news && reach == Reach::Fenced {
+        if error.begins_anew() {
+            tracing::warn!(error = text, "a new session with etcd begins");
+        } else if news && reach != Reach::Away {
             tracing::error!(error = text, "etcd is closed to this agent");
         } else if news {
             tracing::warn!(error = text, "etcd is away; registrations stay as they are");
@@ -430,19 +444,26 @@ impl Worker {
     }
 
     fn tried(&self) -> bool {
-        self.tell(|health| health.reach != Reach::Connecting)
+        self.health.borrow().reach != Reach::Connecting
     }
 
     fn present_error(&self) -> EtcdError {
-        let (reach, error) = self.tell(|health| (health.reach, health.error.clone()));
-        match error {
-            Some(said) => EtcdError::Away { reach, said },
+        let health = self.health.borrow();
+        match &health.error {
+            Some(said) => EtcdError::Away {
+                reach: health.reach,
+                said: said.clone(),
+            },
             None => EtcdError::NotYet,
         }
     }
+}
 
-    fn tell<T>(&self, change: impl FnOnce(&mut Health) -> T) -> T {
-        change(&mut self.health.lock().unwrap_or_else(PoisonError::into_inner))
+/// Why the session is over, once it is; without one that is never.
+async fn over(session: &mut Option<Session>) -> EtcdError {
+    match session {
+        Some(session) => session.over().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -135,7 +135,8 @@ impl Firewall {
     }
 
     fn replace(&mut self) -> Result<(), NetworkError> {
-        let owner = self.owner()?;
+        let mut tables = self.tables()?;
+        let owner = tables.remove(&self.table.name);
         if let Some(owner) = owner.as_ref().filter(|owner| **owner != self.table.owner) {
             return Err(NetworkError::TableTaken {
                 table: self.table.name.clone(),
@@ -143,25 +144,36 @@ impl Firewall {
             });
         }
         let needed = self.table.masquerade == Masquerade::Yes || !self.forwards.is_empty();
-        let changes = match (needed, owner) {
+        let mut changes = match (needed, owner) {
             (true, _) => {
                 let all: Vec<Forward> = self.forwards.values().flatten().copied().collect();
                 self.table.replace(&all)
             }
             (false, Some(_)) => self.table.remove(),
-            (false, None) => return Ok(()),
+            (false, None) => Vec::new(),
         };
+        // Ours from before `network.table` was changed.
+        let former = tables.into_iter().filter(|(_, o)| *o == self.table.owner);
+        for (name, _) in former {
+            tracing::warn!(table = name, "removing our table of a former name");
+            let former = Table {
+                name,
+                ..self.table.clone()
+            };
+            changes.extend(former.remove());
+        }
         self.commit(&changes).map_err(|failed| self.refused(failed))
     }
 
-    /// Whose table of that name is there; empty for one without a comment.
-    fn owner(&mut self) -> Result<Option<String>, NetworkError> {
-        let name = self.table.name.clone();
-        let mut owner = None;
+    /// The tables of our family by name, each with its comment; empty without one.
+    fn tables(&mut self) -> Result<BTreeMap<String, String>, NetworkError> {
+        let mut tables = BTreeMap::new();
         let read = |table: Object| {
-            if table.family == INET && table.text(NAME) == Some(&name) {
+            if table.family == INET
+                && let Some(name) = table.text(NAME)
+            {
                 let comment = table.get(USER_DATA).and_then(owner_of);
-                owner = Some(comment.unwrap_or_default().to_owned());
+                tables.insert(name.to_owned(), comment.unwrap_or_default().to_owned());
             }
         };
         let listed = self.socket().and_then(|socket| {
@@ -171,7 +183,7 @@ impl Firewall {
             })
         });
         listed.map_err(|failed| self.refused(failed))?;
-        Ok(owner)
+        Ok(tables)
     }
 
     fn commit(&mut self, changes: &[Message]) -> Result<(), Failed> {

@@ -113,24 +113,32 @@ impl Object {
 
     /// Text of an attribute.
     pub(super) fn text(&self, kind: u16) -> Option<&str> {
-        let bytes = self.get(kind)?;
-        let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-        std::str::from_utf8(&bytes[..end]).ok()
+        text(self.get(kind)?)
     }
 }
 
 /// Value of the attribute `kind` among `attributes`.
 pub(super) fn find(attributes: &[u8], kind: u16) -> Option<&[u8]> {
+    let mut all = each(attributes).into_iter();
+    all.find_map(|(found, value)| (found == kind).then_some(value))
+}
+
+/// Kinds and values of `attributes`, in order.
+pub(super) fn each(attributes: &[u8]) -> Vec<(u16, &[u8])> {
     // The iterator lends its items only for a step: the place is computed from what it saw.
-    let mut rest = attributes;
+    let (mut rest, mut all) = (attributes, Vec::new());
     while let Some(Ok(attribute)) = NlasIterator::new(rest).next() {
         let length = usize::from(attribute.length());
-        if attribute.kind() == kind {
-            return rest.get(4..length);
-        }
-        rest = rest.get(length.next_multiple_of(4)..)?;
+        all.extend(rest.get(4..length).map(|value| (attribute.kind(), value)));
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    None
+    all
+}
+
+/// A text, which may end in NULs.
+pub(super) fn text(value: &[u8]) -> Option<&str> {
+    let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
+    std::str::from_utf8(&value[..end]).ok()
 }
 
 /// An IPv4 address in an attribute.

@@ -16,7 +16,9 @@ mod expression;
 mod firewall;
 mod message;
 mod socket;
+mod survey;
 mod table;
 
 pub(super) use firewall::Firewall;
+pub use survey::{Dropping, DropsBy, Survey, survey};
 pub(super) use table::{Masquerade, Table};
