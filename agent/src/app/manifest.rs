@@ -421,7 +421,7 @@ mod tests {
         }
         let limit = field.strip_prefix("spec.ulimits.");
         if let Some((_, bound)) = limit.and_then(|limit| limit.split_once('.')) {
-            return format!("spec.ulimits.NAME.{bound}");
+            return format!("spec.ulimits.nofile.{bound}");
         }
         field.trim_end_matches("[]").to_owned()
     }

@@ -90,6 +90,17 @@ impl App {
         }
     }
 
+    /// The startup probe that container-init makes itself: a command.
+    pub fn startup_command(&self) -> Option<(&[String], ProbeTiming)> {
+        match &self.startup.as_ref()?.probe {
+            Probe {
+                look: Look::Exec { command },
+                timing,
+            } => Some((command, *timing)),
+            _ => None,
+        }
+    }
+
     /// Whether the end of the in-container agent of this name is the end of the instance.
     pub fn is_essential_agent(&self, name: &str) -> bool {
         let mut agents = self.agents.iter();

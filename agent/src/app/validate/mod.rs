@@ -89,8 +89,8 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         probe::Whose::App,
         findings,
     );
-    let startup = probe::vital("spec.startup", spec.startup, &ports, findings);
-    let liveness = probe::vital("spec.liveness", spec.liveness, &ports, findings);
+    let startup = probe::startup(spec.startup, &readiness, &ports, findings);
+    let liveness = probe::liveness(spec.liveness, &ports, findings);
     let agents = process::agents(spec.agents.unwrap_or_default(), &ports, findings);
     security::non_root(&security, user.as_ref(), &agents, findings);
     let mounts = volumes::mounts(

@@ -236,6 +236,15 @@ impl<'a> Container<'a> {
             kind: ProcessKind::App,
             // A connection from outside says more than one on loopback: the agent probes the app.
             probe: match probe {
+                // Readiness is probed from outside then.
+                _ if let Some((command, timing)) = self.app.startup_command() => Probe::Exec {
+                    argv: c_strings(
+                        APP_PROCESS,
+                        "the startup command",
+                        &command::expand(command, &self.own_env),
+                    )?,
+                    timing,
+                },
                 Some(Probe::Tcp { .. }) | None => Probe::External,
                 // The time of the startup probe comes on top: until then nothing has to be ready.
                 Some(Probe::Exec { argv, mut timing }) => {
