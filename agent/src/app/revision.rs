@@ -15,6 +15,7 @@ use super::{
     NetworkMode, Probe, Protocol, Readiness, RegisteredAddress, RestartPolicy, Scheme, SecretFile,
     User, VitalProbe, Volume, VolumeMount,
 };
+use crate::hex::hex;
 
 /// Short name of an app's version: 12 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -345,10 +346,6 @@ impl Writer {
     }
 
     fn finish(self) -> String {
-        let digest = self.0.finalize();
-        digest[..6]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex(&self.0.finalize()[..6])
     }
 }

@@ -6,12 +6,12 @@
 //! the same host. A link name has room for 32 bits of the hash only (IFNAMSIZ is 16 with the final
 //! NUL, linux/if.h), so two instances can meet on one name: the alias tells them apart.
 
-use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
 use crate::instance::InstanceName;
 
 /// The interface inside the slot.
@@ -82,14 +82,6 @@ fn local_mac(bytes: &[u8]) -> Mac {
     mac.copy_from_slice(bytes);
     mac[0] = (mac[0] & 0xfc) | 0x02;
     mac
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]
