@@ -83,10 +83,11 @@ test-core:
 # 2.2 what speaks with containerd or lives through its death.
 test-peers:
 	@tests/peers/install test
-	@tests/peers/build etcd-3.6.6 containerd-2.2.0 >/dev/null
+	@tests/peers/build etcd-3.6.6 etcdctl-3.6.6 containerd-2.2.0 >/dev/null
 	@$(MAKE) --no-print-directory build
 	$(DEBUG) $(CARGO) test --locked --package nodeagent --test discovery -- --ignored
-	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd --test etcd_faults -- --ignored
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd --test etcd_faults --test etcd_crashes \
+		-- --ignored
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent --test runtime
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test harness --test main_job --test containerd_faults --test app_faults \

@@ -311,6 +311,36 @@ fn etcd_is_shown_as_it_is_set_and_raises_the_quarantine() {
     assert_eq!(again.load(&[""]).unwrap().settings, loaded.settings);
 }
 
+#[test]
+fn a_port_of_the_api_needs_its_files_and_names_say_of_what_kind_they_are() {
+    let tls = "[api.tls]\nlisten = \"0.0.0.0\"\nkey = \"k.pem\"\nadmin = [\"cn:a\", \"boss\", \"dns:\"]\n";
+    let files = Files::new(&[("a.toml", &format!("{ID}{tls}"))]);
+    let found = files.findings(&[""]);
+    assert_eq!(found.len(), 6, "{found:#?}");
+    for (field, said) in [
+        ("api.tls.listen", "for example 0.0.0.0:7443"),
+        ("api.tls.certificate", "required with api.tls.listen"),
+        ("api.tls.key", "an absolute path"),
+        ("api.tls.client_ca", "required with api.tls.listen"),
+        ("api.tls.admin[1]", "cn:NAME (of the subject)"),
+        ("api.tls.admin[2]", "cn:NAME (of the subject)"),
+    ] {
+        let named = |text: &&String| text.contains(field) && text.contains(said);
+        assert!(found.iter().any(|text| named(&text)), "{field}: {found:#?}");
+    }
+    let files = Files::new(&[("a.toml", &format!("{ID}[api.tls]\nview = [\"cn:a\"]\n"))]);
+    let found = files.findings(&[""]);
+    assert!(found[0].contains("api.tls.listen"), "{found:#?}");
+
+    let whole = "[api.tls]\nlisten = \"[::]:7443\"\ncertificate = \"/c\"\nkey = \"/k\"\nclient_ca = \"/a\"\nview = [\"uri:x:y\"]\n";
+    let files = Files::new(&[("a.toml", &format!("{ID}{whole}"))]);
+    let loaded = files.load(&[""]).unwrap();
+    let tls = loaded.settings.api.tls.clone().unwrap();
+    assert_eq!(tls.view, ["uri:x:y"]);
+    let again = Files::new(&[("a.toml", &show(&loaded))]);
+    assert_eq!(again.load(&[""]).unwrap().settings, loaded.settings);
+}
+
 proptest! {
     #[test]
     fn arbitrary_text_never_panics(text in "\\PC{0,200}") {

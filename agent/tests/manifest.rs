@@ -301,6 +301,10 @@ fn the_revision_stays_with_spelling_and_pool_targets() {
     for (from, to) in [
         ("armed: 3", "armed: 4"),
         ("drainSeconds: 40", "drainSeconds: 41"),
+        (
+            "drainSeconds: 40",
+            "drainSeconds: 40\n  restartPolicy: Never",
+        ),
     ] {
         let target = parse(&text.replace(from, to)).unwrap();
         assert_eq!(revision(&target, "sha256:0"), before, "{to}");
@@ -365,4 +369,21 @@ proptest! {
         let swapped = with(&b, &a);
         prop_assert_eq!(revision(&app, "d") == revision(&swapped, "d"), a == b);
     }
+}
+
+#[test]
+fn a_restart_policy_is_one_of_kubernetes_and_makes_no_other_instance() {
+    let with =
+        |policy: &str| MINIMAL.replace("image:", &format!("restartPolicy: {policy}, image:"));
+    let always = parse(MINIMAL).unwrap();
+    assert_eq!(parse(&with("Always")).unwrap(), always);
+    let never = parse(&with("Never")).unwrap();
+    assert_eq!(never.restart.as_str(), "Never");
+    assert_eq!(revision(&never, "sha256:1"), revision(&always, "sha256:1"));
+    assert_ne!(manifest_hash(&never), manifest_hash(&always));
+    let refused = parse(&with("never")).unwrap_err();
+    assert_eq!(
+        refused.findings[0].to_string(),
+        "line 1: spec.restartPolicy: \"never\" is not allowed; allowed: Always, OnFailure or Never"
+    );
 }

@@ -1,8 +1,8 @@
 //! sd_notify(3): what the service says about its own state.
 //!
 //! Owns one unix datagram socket towards the service manager. A notification is one datagram of
-//! `NAME=value` lines. Promises never to block the caller for longer than a second, and
-//! never to let a value smuggle in a line of its own.
+//! `NAME=value` lines. Promises never to block the caller for longer than a second, and not at all
+//! where it says so, and never to let a value smuggle in a line of its own.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IoSlice};
@@ -14,7 +14,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use rustix::net::{
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr, sendto,
 };
 
 /// The environment variable that names the socket (sd_notify(3)).
@@ -175,19 +175,31 @@ impl Notifier {
             })
     }
 
-    /// Sends the states in one datagram. Nothing happens without a manager.
+    /// Sends the states in one datagram; waits up to a second for room in the manager's queue.
+    /// Nothing happens without a manager.
     ///
     /// # Errors
     /// [`NotifyError::Send`]. The service can go on: systemd's own deadlines decide.
     pub fn notify(&self, states: &[State<'_>]) -> Result<(), NotifyError> {
+        self.send(states, SendFlags::NOSIGNAL)
+    }
+
+    /// As [`Notifier::notify`], and never waits: a manager that does not read for a while must not
+    /// hold up the thread that serves.
+    ///
+    /// # Errors
+    /// [`NotifyError::Send`], also when the queue is full; what was said is not said later.
+    pub fn notify_at_once(&self, states: &[State<'_>]) -> Result<(), NotifyError> {
+        self.send(states, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    }
+
+    fn send(&self, states: &[State<'_>], flags: SendFlags) -> Result<(), NotifyError> {
         let Some(manager) = &self.manager else {
             return Ok(());
         };
         let lines: Vec<String> = states.iter().map(State::line).collect();
         manager
-            .socket
-            .send_to_addr(lines.join("\n").as_bytes(), &manager.address)
-            .map(drop)
+            .send(lines.join("\n").as_bytes(), flags)
             .map_err(|source| NotifyError::Send {
                 value: manager.value.clone(),
                 source,
@@ -196,12 +208,23 @@ impl Notifier {
 }
 
 impl Manager {
+    fn address(&self) -> io::Result<SocketAddrUnix> {
+        Ok(
+            match (self.address.as_pathname(), self.address.as_abstract_name()) {
+                (Some(path), _) => SocketAddrUnix::new(path)?,
+                (None, name) => SocketAddrUnix::new_abstract_name(name.unwrap_or_default())?,
+            },
+        )
+    }
+
+    fn send(&self, text: &[u8], flags: SendFlags) -> io::Result<()> {
+        sendto(&self.socket, text, flags, &self.address()?)?;
+        Ok(())
+    }
+
     /// One datagram that carries a descriptor.
     fn pass(&self, text: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        let address = match (self.address.as_pathname(), self.address.as_abstract_name()) {
-            (Some(path), _) => SocketAddrUnix::new(path)?,
-            (None, name) => SocketAddrUnix::new_abstract_name(name.unwrap_or_default())?,
-        };
+        let address = self.address()?;
         let descriptors = [descriptor];
         let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut room);
@@ -249,6 +272,27 @@ mod tests {
             .notify(&[State::Stopping, State::MainPid(42)])
             .unwrap();
         assert_eq!(received_text(&manager), "STOPPING=1\nMAINPID=42");
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_nobody_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let notifier = Notifier::to(path.as_os_str()).unwrap();
+        // Longer than any queue (net.unix.max_dgram_qlen, and the sender's buffer).
+        let begun = std::time::Instant::now();
+        let full = (0..1_000_000).find_map(|_| notifier.notify_at_once(&[State::Watchdog]).err());
+        let cause = full.unwrap();
+        let cause = cause.source().unwrap().downcast_ref::<io::Error>().unwrap();
+        assert_eq!(cause.kind(), io::ErrorKind::WouldBlock);
+        for _ in 0..10 {
+            notifier.notify_at_once(&[State::Watchdog]).unwrap_err();
+        }
+        // Ten that wait would take ten seconds.
+        assert!(begun.elapsed() < SEND_DEADLINE * 5);
+        assert_eq!(received_text(&manager), "WATCHDOG=1");
+        notifier.notify_at_once(&[State::Ready]).unwrap();
     }
 
     #[test]

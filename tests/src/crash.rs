@@ -77,6 +77,21 @@ pub fn at_every_boundary(
     Ok(boundaries)
 }
 
+/// Runs `operation` once with an agent that gets SIGKILL at `boundary`.
+pub fn at_boundary(
+    host: &mut TestHost,
+    crash_agent: &Path,
+    operation: &Operation<'_>,
+    boundary: &str,
+) -> Result<()> {
+    let files = host.ground.path("crash");
+    fs::create_dir(&files).with_context(|| format!("create {}", files.display()))?;
+    host.agent.set(DIRECTORY, &files.to_string_lossy());
+    one(host, crash_agent, operation, &files, 1, Some(boundary))
+        .with_context(|| format!("killed {boundary}"))
+        .with_context(|| host.agent.tail(40))
+}
+
 fn one(
     host: &mut TestHost,
     crash_agent: &Path,

@@ -30,15 +30,20 @@ const SETTLES: Duration = Duration::from_secs(30);
 /// Port of the first member for clients; the next member has the next but one.
 const FIRST_PORT: u16 = 2379;
 
-/// The etcd program: below `NODEAGENT_PEERS`, else where `tests/peers/build` puts it.
-pub fn program() -> Result<PathBuf> {
+/// Where `tests/peers/build` puts the programs of a peer: below `NODEAGENT_PEERS`, if that is set.
+pub fn peer(name: &str) -> PathBuf {
     let cache = std::env::var_os("NODEAGENT_PEERS");
     let cache = cache.map_or_else(
         || PathBuf::from("/var/cache/nodeagent-peers"),
         PathBuf::from,
     );
+    cache.join(name).join("bin")
+}
+
+/// The etcd program: below `NODEAGENT_PEERS`, else where `tests/peers/build` puts it.
+pub fn program() -> Result<PathBuf> {
     // Go names a program after its import path, `go.etcd.io/etcd/server/v3`.
-    let program = cache.join(PEER).join("bin/server");
+    let program = peer(PEER).join("server");
     program.canonicalize().with_context(|| {
         format!(
             "{} is missing; build it by `tests/peers/build {PEER}`",
@@ -355,15 +360,7 @@ impl Etcd {
         if let Some(last) = end.last_mut() {
             *last += 1;
         }
-        for (name, password) in [("root", "root"), (user, password)] {
-            let new = json!({ "name": name, "password": password });
-            self.post("/v3/auth/user/add", &new)?;
-            self.post("/v3/auth/role/add", &json!({ "name": name }))?;
-            self.post(
-                "/v3/auth/user/grant",
-                &json!({ "user": name, "role": name }),
-            )?;
-        }
+        self.add_user(user, password)?;
         let permission = json!({
             "permType": "READWRITE",
             "key": BASE64.encode(prefix),
@@ -373,6 +370,21 @@ impl Etcd {
             "/v3/auth/role/grant",
             &json!({ "name": user, "perm": permission }),
         )?;
+        self.require_root()
+    }
+
+    /// Adds a user with a role of the same name.
+    fn add_user(&self, name: &str, password: &str) -> Result<()> {
+        let new = json!({ "name": name, "password": password });
+        self.post("/v3/auth/user/add", &new)?;
+        self.post("/v3/auth/role/add", &json!({ "name": name }))?;
+        let grant = json!({ "user": name, "role": name });
+        self.post("/v3/auth/user/grant", &grant).map(drop)
+    }
+
+    /// Switches authentication on, with `root` and password `root` beside the users that there are.
+    pub fn require_root(&mut self) -> Result<()> {
+        self.add_user("root", "root")?;
         self.post("/v3/auth/enable", &json!({}))?;
         let root = json!({ "name": "root", "password": "root" });
         let answer = self.post("/v3/auth/authenticate", &root)?;

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use nodeagent_tests::crash::{Begins, Operation, at_every_boundary};
+use nodeagent_tests::crash::{Begins, Operation, at_boundary, at_every_boundary};
 use nodeagent_tests::documents::Instance;
 use nodeagent_tests::host::address_of;
 use nodeagent_tests::{Image, Manifest, TestHost};
@@ -126,6 +126,33 @@ fn a_cold_activation_survives_a_kill_at_every_boundary() -> Result<()> {
         "commit", "network", "create", "arm", "start", "ready", "register",
     ];
     assert_passed(&boundaries, &passed)?;
+    host.remove_app("web")
+}
+
+#[test]
+fn a_creation_that_was_killed_before_its_start_goes_on_with_the_same_instance() -> Result<()> {
+    let mut host = host(0)?;
+    let operation = Operation {
+        begins: Begins::WithRequest,
+        before: &|host| reset(host, 0),
+        run: &|host, _| host.cli().activate("web", 1, "up").map(drop),
+        after: &|host, _| {
+            let task = host.cli().activate("web", 1, "up")?;
+            ensure!(task.state == "done", "{task:?}");
+            let pool = host.assert_exactly("web", 1, 0)?;
+            // One that had failed would have been replaced by another.
+            let made: Vec<_> = pool.instances.iter().map(|i| i.create_generation).collect();
+            ensure!(
+                task.instances.len() == 1 && made == [Some(1)],
+                "{task:?}, {made:?}"
+            );
+            let trail = host.cli().trace("up")?;
+            let failed: Vec<_> = trail.steps.iter().filter(|s| s.outcome != "ok").collect();
+            ensure!(failed.is_empty(), "{failed:?}");
+            Ok(())
+        },
+    };
+    at_boundary(&mut host, crash_agent(), &operation, "before arm 1")?;
     host.remove_app("web")
 }
 

@@ -6,22 +6,27 @@
 
 mod events;
 mod log;
+mod tls;
 
+use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 pub use events::Events;
 pub use log::LogStream;
+pub use tls::{Credentials, Remote};
 
 use super::v1::{
     AppDocument, AppList, ApplyResult, JournalDocument, Problem, Status, Task, TaskList,
@@ -32,29 +37,48 @@ use super::{Deletion, TaskFilter};
 /// Why a call brought no document.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody answers on the socket; nothing was sent.
-    #[error("no agent answers on {}", socket.display())]
+    /// Nobody answers there; nothing was sent.
+    #[error("no agent answers on {agent}")]
     Unreachable {
-        /// The socket.
-        socket: PathBuf,
+        /// Where.
+        agent: Address,
         /// Why.
         #[source]
         source: io::Error,
     },
     /// The connection broke before the answer was whole; whether the request took effect is open.
-    #[error("the agent on {} broke off before it answered", socket.display())]
+    #[error("the agent on {agent} broke off before it answered")]
     BrokenOff {
-        /// The socket.
-        socket: PathBuf,
+        /// Where.
+        agent: Address,
         /// Why.
         #[source]
         source: hyper::Error,
     },
+    /// The certificates of the two sides do not satisfy each other; nothing was done.
+    #[error("no connection to the agent on {agent}: {what}")]
+    Handshake {
+        /// Where.
+        agent: Address,
+        /// What is wrong.
+        what: String,
+        /// The error.
+        #[source]
+        source: io::Error,
+    },
+    /// The caller's own certificate, key or authorities cannot be used; nothing was sent.
+    #[error("{file}: {why}")]
+    Credentials {
+        /// Which of the files, and the option that names it.
+        file: String,
+        /// Why.
+        why: String,
+    },
     /// No whole answer before the deadline; whether the request took effect is open.
-    #[error("the agent on {} did not answer within {} s", socket.display(), deadline.as_secs_f64())]
+    #[error("the agent on {agent} did not answer within {} s", deadline.as_secs_f64())]
     Deadline {
-        /// The socket.
-        socket: PathBuf,
+        /// Where.
+        agent: Address,
         /// The deadline of the call.
         deadline: Duration,
     },
@@ -62,10 +86,10 @@ pub enum ClientError {
     #[error("{0}")]
     Problem(Box<Problem>),
     /// The answer is none of this API: another program, or another version.
-    #[error("the answer of {} ({status}) is not understood: {what}", socket.display())]
+    #[error("the answer of {agent} ({status}) is not understood: {what}")]
     Foreign {
-        /// The socket.
-        socket: PathBuf,
+        /// Where.
+        agent: Address,
         /// HTTP status of the answer.
         status: StatusCode,
         /// What is wrong with it.
@@ -73,11 +97,35 @@ pub enum ClientError {
     },
 }
 
-/// Calls the agent behind one socket.
+/// Where an agent is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// Its unix socket.
+    Socket(PathBuf),
+    /// Its port: `https://host:port`.
+    Server(String),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Server(url) => f.write_str(url),
+        }
+    }
+}
+
+/// Calls one agent.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    agent: Agent,
     deadline: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Agent {
+    Socket(PathBuf),
+    Remote(Remote, Credentials),
 }
 
 /// Deadline of a call; a submission's is its wait more.
@@ -89,7 +137,16 @@ impl Client {
     /// A client of the agent on `socket`, with a deadline of 10 s for each call.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
         Self {
-            socket: socket.into(),
+            agent: Agent::Socket(socket.into()),
+            deadline: DEADLINE,
+        }
+    }
+
+    /// A client of the agent behind a port. The files are read at each call: a renewed certificate
+    /// is used from then on.
+    pub fn remote(remote: Remote, credentials: Credentials) -> Self {
+        Self {
+            agent: Agent::Remote(remote, credentials),
             deadline: DEADLINE,
         }
     }
@@ -99,9 +156,12 @@ impl Client {
         Self { deadline, ..self }
     }
 
-    /// The socket.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// Where it calls.
+    pub fn address(&self) -> Address {
+        match &self.agent {
+            Agent::Socket(path) => Address::Socket(path.clone()),
+            Agent::Remote(remote, _) => Address::Server(remote.to_string()),
+        }
     }
 
     /// Submits a task and waits for its end, at most `wait`; then its state is `running`.
@@ -223,7 +283,7 @@ impl Client {
         let (status, answer) = tokio::time::timeout(deadline, exchange)
             .await
             .map_err(|_| ClientError::Deadline {
-                socket: self.socket.clone(),
+                agent: self.address(),
                 deadline,
             })??;
         if status.is_success() {
@@ -263,7 +323,7 @@ impl Client {
         tokio::time::timeout(self.deadline, begun)
             .await
             .map_err(|_| ClientError::Deadline {
-                socket: self.socket.clone(),
+                agent: self.address(),
                 deadline: self.deadline,
             })?
     }
@@ -273,13 +333,6 @@ impl Client {
         builder: hyper::http::request::Builder,
         body: Bytes,
     ) -> Result<(Response<Incoming>, Connection), ClientError> {
-        let stream =
-            UnixStream::connect(&self.socket)
-                .await
-                .map_err(|source| ClientError::Unreachable {
-                    socket: self.socket.clone(),
-                    source,
-                })?;
         let request = builder
             .header(HOST, "nodeagent")
             .body(Full::new(body))
@@ -287,16 +340,42 @@ impl Client {
                 // Paths are percent-encoded and headers are checked: only an absurdly long name is left.
                 self.foreign(StatusCode::BAD_REQUEST, &e.to_string())
             })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        let (mut sender, mut connection) = match &self.agent {
+            Agent::Socket(path) => {
+                let connecting = UnixStream::connect(path).await;
+                self.begin(connecting.map_err(|source| self.unreachable(source))?)
+                    .await?
+            }
+            Agent::Remote(remote, credentials) => {
+                self.begin(self.secured(remote, credentials).await?).await?
+            }
+        };
+        match sender.send_request(request).await {
+            Ok(response) => Ok((response, connection)),
+            Err(source) => Err(self.broken(connection.why(source).await)),
+        }
+    }
+
+    /// HTTP on a connection.
+    async fn begin<S>(
+        &self,
+        stream: S,
+    ) -> Result<(SendRequest<Full<Bytes>>, Connection), ClientError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|source| self.broken(source))?;
         // Its end is the call's end: errors come out of `send_request` too.
-        let connection = Connection(tokio::spawn(connection));
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|source| self.broken(source))?;
-        Ok((response, connection))
+        Ok((sender, Connection(tokio::spawn(connection))))
+    }
+
+    fn unreachable(&self, source: io::Error) -> ClientError {
+        ClientError::Unreachable {
+            agent: self.address(),
+            source,
+        }
     }
 
     async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
@@ -312,8 +391,12 @@ impl Client {
     }
 
     fn broken(&self, source: hyper::Error) -> ClientError {
+        // With TLS 1.3 the server judges the client's certificate after the client's handshake.
+        if let Some(alert) = tls::alert(&source) {
+            return self.unshaken(io::Error::new(io::ErrorKind::InvalidData, alert));
+        }
         ClientError::BrokenOff {
-            socket: self.socket.clone(),
+            agent: self.address(),
             source,
         }
     }
@@ -328,7 +411,7 @@ impl Client {
 
     fn foreign(&self, status: StatusCode, what: &str) -> ClientError {
         ClientError::Foreign {
-            socket: self.socket.clone(),
+            agent: self.address(),
             status,
             what: what.to_owned(),
         }
@@ -338,6 +421,19 @@ impl Client {
 /// The connection's task lives as long as the call.
 #[derive(Debug)]
 struct Connection(tokio::task::JoinHandle<Result<(), hyper::Error>>);
+
+impl Connection {
+    /// Why a request could not be sent: of one that was canceled the connection knows the reason.
+    async fn why(&mut self, error: hyper::Error) -> hyper::Error {
+        if !error.is_canceled() {
+            return error;
+        }
+        match (&mut self.0).await {
+            Ok(Err(reason)) => reason,
+            Ok(Ok(())) | Err(_) => error,
+        }
+    }
+}
 
 impl Drop for Connection {
     fn drop(&mut self) {

@@ -1,4 +1,4 @@
-//! The agent's API: HTTP/1.1 and JSON on a unix socket.
+//! The agent's API: HTTP/1.1 and JSON on a unix socket, and by TLS where it is configured.
 //!
 //! Owns the documents ([`v1`]), the server, the client, and the seam ([`Host`]) behind which the
 //! daemon's core stands. Promises that a request is read whole, bounded and validated before the
@@ -15,10 +15,10 @@ mod role;
 mod server;
 mod task_id;
 
-pub use client::{Client, ClientError, Events, LogStream};
+pub use client::{Address, Client, ClientError, Credentials, Events, LogStream, Remote};
 pub use feed::{Feed, Subscription};
 pub use host::{Deletion, Host, Log, LogRequest, Received, TaskFilter};
 pub use openapi::openapi;
 pub use role::{Peer, Role, Roles};
-pub use server::{BindError, Limits, Method, Operation, ROUTES, Route, Server};
+pub use server::{BindError, Limits, Method, Operation, ROUTES, Route, Server, TlsError};
 pub use task_id::{generate_task_id, is_task_id};

@@ -54,6 +54,7 @@ pub(super) struct Spec {
     pub(super) volumes: Option<Vec<Volume>>,
     pub(super) volume_mounts: Option<Vec<VolumeMount>>,
     pub(super) secret_files: Option<Vec<SecretFile>>,
+    pub(super) restart_policy: Option<String>,
     pub(super) warm: Option<Warm>,
     pub(super) registration: Option<Registration>,
     pub(super) network: Option<Network>,

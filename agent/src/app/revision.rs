@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Access, App, Dns, DnsOption, DnsPolicy, Essential, HostAlias, HostPathKind, HostPortWish, Look,
-    NetworkMode, Probe, Protocol, Readiness, RegisteredAddress, Scheme, SecretFile, User,
-    VitalProbe, Volume, VolumeMount,
+    NetworkMode, Probe, Protocol, Readiness, RegisteredAddress, RestartPolicy, Scheme, SecretFile,
+    User, VitalProbe, Volume, VolumeMount,
 };
 
 /// Short name of an app's version: 12 hexadecimal digits.
@@ -41,7 +41,8 @@ impl fmt::Display for Revision {
 
 /// Revision of the instances that are made from `app` with the image of `image_digest`.
 ///
-/// Left out are `warm` and `drain`: they steer the pool, and no instance is made differently by them.
+/// Left out are `restart`, `warm` and `drain`: they steer the pool, and no instance is made
+/// differently by them.
 pub fn revision(app: &App, image_digest: &str) -> Revision {
     let mut writer = Writer::new("revision/1");
     writer.instance(app);
@@ -53,6 +54,9 @@ pub fn revision(app: &App, image_digest: &str) -> Revision {
 pub fn manifest_hash(app: &App) -> String {
     let mut writer = Writer::new("manifest/1");
     writer.instance(app);
+    if app.restart != RestartPolicy::Always {
+        writer.text("restart", app.restart.as_str());
+    }
     writer.number("warm.armed", app.warm.armed.into());
     writer.duration("drain", app.drain);
     writer.finish()
@@ -132,6 +136,7 @@ impl Writer {
             agents,
             mounts,
             secret_files,
+            restart: _,
             warm: _,
             registration,
             network,

@@ -52,6 +52,8 @@ pub struct App {
     pub mounts: Vec<VolumeMount>,
     /// Files of the host that are copied into the container's memory.
     pub secret_files: Vec<SecretFile>,
+    /// Whether another instance takes the place of one that ended.
+    pub restart: RestartPolicy,
     /// How many instances wait at each warmth.
     pub warm: Warm,
     /// How the instance is made known.
@@ -88,6 +90,33 @@ impl App {
     pub fn is_essential_agent(&self, name: &str) -> bool {
         let mut agents = self.agents.iter();
         agents.any(|agent| agent.name == name && agent.essential == Essential::Yes)
+    }
+}
+
+/// Whether another instance takes the place of one whose app ended, or was ended because its
+/// probes failed. Where none does, the target falls by one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RestartPolicy {
+    /// However it ended.
+    #[default]
+    Always,
+    /// Unless the app ended by itself with code 0.
+    OnFailure,
+    /// No: an app that was started is not started again.
+    Never,
+}
+
+impl RestartPolicy {
+    /// The words of the manifest, which are Kubernetes'.
+    pub const ALL: [Self; 3] = [Self::Always, Self::OnFailure, Self::Never];
+
+    /// As in the manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "Always",
+            Self::OnFailure => "OnFailure",
+            Self::Never => "Never",
+        }
     }
 }
 

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::api::Client;
+use crate::api::{Client, Credentials, Remote};
 use crate::config::Source;
 
 pub use report::{Exit, Report};
@@ -72,6 +72,18 @@ struct Options {
     /// Socket of the agent
     #[arg(long, global = true, value_name = "PATH", env = "NODEAGENT_SOCKET", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
+    /// Agent of another host, instead of the socket: https://HOST:PORT
+    #[arg(long, global = true, value_name = "URL", env = "NODEAGENT_SERVER")]
+    server: Option<Remote>,
+    /// With --server: PEM file with this caller's certificate
+    #[arg(long, global = true, value_name = "FILE", env = "NODEAGENT_CERT")]
+    cert: Option<PathBuf>,
+    /// With --server: PEM file with the certificate's key
+    #[arg(long, global = true, value_name = "FILE", env = "NODEAGENT_KEY")]
+    key: Option<PathBuf>,
+    /// With --server: PEM file with the authorities of agents' certificates
+    #[arg(long, global = true, value_name = "FILE", env = "NODEAGENT_CA")]
+    ca: Option<PathBuf>,
     /// What is printed: table, for people, or json, the API's document as it is
     #[arg(short, long, global = true, value_enum, hide_possible_values = true, value_name = "FORMAT", default_value_t = Output::Table)]
     output: Output,
@@ -125,7 +137,15 @@ enum Call {
 
 impl Options {
     fn client(&self) -> Client {
-        Client::new(&self.socket)
+        let Some(server) = &self.server else {
+            return Client::new(&self.socket);
+        };
+        let credentials = Credentials {
+            certificate: self.cert.clone(),
+            key: self.key.clone(),
+            authorities: self.ca.clone(),
+        };
+        Client::remote(server.clone(), credentials)
     }
 
     fn source(&self) -> Source {

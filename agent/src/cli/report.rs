@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::Output;
 use super::table::plain;
-use crate::api::ClientError;
 use crate::api::v1::Problem;
+use crate::api::{Address, ClientError};
 
 /// How the process ends. Documented and stable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,14 +122,25 @@ impl Report {
     pub(super) fn failure(output: Output, error: &ClientError) -> Self {
         match error {
             ClientError::Problem(problem) => Self::problem(output, problem),
-            ClientError::Unreachable { socket, source }
-                if source.kind() == std::io::ErrorKind::PermissionDenied =>
-            {
+            ClientError::Unreachable {
+                agent: Address::Socket(socket),
+                source,
+            } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Self::error(Exit::Refused, not_admitted(socket))
             }
-            ClientError::Unreachable { socket, source } => {
-                Self::error(Exit::Unreachable, unreachable(socket, source))
+            ClientError::Unreachable {
+                agent: Address::Socket(socket),
+                source,
+            } => Self::error(Exit::Unreachable, unreachable(socket, source)),
+            ClientError::Unreachable { .. } => {
+                let sentence = format!(
+                    "{}\n  the agent there listens where [api.tls] of its configuration says so",
+                    with_causes(error)
+                );
+                Self::error(Exit::Unreachable, sentence)
             }
+            ClientError::Handshake { .. } => Self::error(Exit::Refused, with_causes(error)),
+            ClientError::Credentials { .. } => Self::error(Exit::Usage, error.to_string()),
             ClientError::BrokenOff { .. } | ClientError::Deadline { .. } => Self::error(
                 Exit::Unreachable,
                 format!(

@@ -110,7 +110,47 @@ fn api(given: fragment::Api, check: &mut Check<'_>) -> Api {
         view,
         operate,
         admin,
+        tls: given.tls.and_then(|tls| api_tls(tls, check)),
     }
+}
+
+/// Absent without `listen`; with it the files are required.
+fn api_tls(given: fragment::ApiTls, check: &mut Check<'_>) -> Option<ApiTls> {
+    let listen = given.listen.as_deref();
+    let listen = listen.map(|text| check.listen("api.tls.listen", text));
+    let mut file = |name: &str, what: &str, given: Option<String>| {
+        let field = format!("api.tls.{name}");
+        if given.is_none() && listen.is_some() {
+            let rule = format!("required with api.tls.listen: a PEM file with {what}");
+            check.0.note(&field, &rule);
+        }
+        check.path(&field, given, "/")
+    };
+    let certificate = file("certificate", "the agent's certificate", given.certificate);
+    let key = file("key", "its private key", given.key);
+    let authorities = "the authorities of clients' certificates";
+    let client_ca = file("client_ca", authorities, given.client_ca);
+    let mut names = |role: &str, given: Option<Vec<String>>| {
+        let field = format!("api.tls.{role}");
+        check.certificate_names(&field, given.unwrap_or_default())
+    };
+    let view = names("view", given.view);
+    let operate = names("operate", given.operate);
+    let admin = names("admin", given.admin);
+    let Some(listen) = listen else {
+        let rule = "required in [api.tls]: an address and a port, for example \"0.0.0.0:7443\"";
+        check.0.note("api.tls.listen", rule);
+        return None;
+    };
+    Some(ApiTls {
+        listen: listen?,
+        certificate,
+        key,
+        client_ca,
+        view,
+        operate,
+        admin,
+    })
 }
 
 fn containerd(given: fragment::Containerd, check: &mut Check<'_>) -> Containerd {

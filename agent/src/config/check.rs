@@ -1,6 +1,6 @@
 //! The rules for single values: a given one is checked, a missing one gets its default.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
@@ -257,6 +257,41 @@ impl Check<'_> {
         let account =
             |(index, text): (usize, &String)| self.account(&format!("{field}[{index}]"), text);
         given.iter().enumerate().filter_map(account).collect()
+    }
+
+    /// An address and a port to listen on.
+    pub(super) fn listen(&mut self, field: &str, given: &str) -> Option<SocketAddr> {
+        let address: Option<SocketAddr> = given.parse().ok();
+        let address = address.filter(|address| address.port() != 0);
+        if address.is_none() {
+            self.0.wrong(
+                field,
+                shown(given),
+                "an IP address and a port from 1 to 65535, for example 0.0.0.0:7443 or [::]:7443",
+            );
+        }
+        address
+    }
+
+    /// Names in certificates, with what kind of name each is.
+    pub(super) fn certificate_names(&mut self, field: &str, given: Vec<String>) -> Vec<String> {
+        for (index, name) in given.iter().enumerate() {
+            let value = name.split_once(':').filter(|(kind, _)| {
+                // Kinds of names: see api/server/certificate.rs.
+                ["cn", "dns", "uri"].contains(kind)
+            });
+            let ok = value.is_some_and(|(_, value)| {
+                (1..=255).contains(&value.len()) && !value.contains(char::is_control)
+            });
+            if !ok {
+                self.0.wrong(
+                    &format!("{field}[{index}]"),
+                    shown(name),
+                    "cn:NAME (of the subject), dns:NAME or uri:URI (of the subject's alternative names), for example dns:scheduler.example.com",
+                );
+            }
+        }
+        given
     }
 
     /// A user or a group: a name as useradd(8) allows it, or a number.

@@ -51,6 +51,19 @@ pub(super) struct Api {
     pub(super) operate_users: Option<Vec<String>>,
     pub(super) admin_groups: Option<Vec<String>>,
     pub(super) admin_users: Option<Vec<String>>,
+    pub(super) tls: Option<ApiTls>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ApiTls {
+    pub(super) listen: Option<String>,
+    pub(super) certificate: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) client_ca: Option<String>,
+    pub(super) view: Option<Vec<String>>,
+    pub(super) operate: Option<Vec<String>>,
+    pub(super) admin: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -1,7 +1,7 @@
 //! What the agent runs with: validated, complete, absolute paths only.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,6 +67,27 @@ pub struct Api {
     pub operate: Members,
     /// Who has the role `admin` beside root.
     pub admin: Members,
+    /// Where callers from other hosts are served; nowhere when absent.
+    pub tls: Option<ApiTls>,
+}
+
+/// The API by TCP, with certificates on both sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiTls {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// The agent's certificate and those that lead to its authority, as PEM.
+    pub certificate: PathBuf,
+    /// The certificate's private key, as PEM.
+    pub key: PathBuf,
+    /// Authorities of clients' certificates, as PEM.
+    pub client_ca: PathBuf,
+    /// Names with the role `view`: `cn:NAME`, `dns:NAME` or `uri:URI`.
+    pub view: Vec<String>,
+    /// Names with the role `operate`.
+    pub operate: Vec<String>,
+    /// Names with the role `admin`.
+    pub admin: Vec<String>,
 }
 
 impl Default for Api {
@@ -78,6 +99,7 @@ impl Default for Api {
             view: Members::default(),
             operate: Members::default(),
             admin: Members::default(),
+            tls: None,
         }
     }
 }

@@ -36,6 +36,16 @@ pub fn show(loaded: &Loaded) -> String {
     page.accounts("operate_users", &s.api.operate.users);
     page.accounts("admin_groups", &s.api.admin.groups);
     page.accounts("admin_users", &s.api.admin.users);
+    if let Some(tls) = &s.api.tls {
+        page.table("api.tls");
+        page.text("listen", &tls.listen.to_string());
+        page.path("certificate", &tls.certificate);
+        page.path("key", &tls.key);
+        page.path("client_ca", &tls.client_ca);
+        page.list("view", &tls.view);
+        page.list("operate", &tls.operate);
+        page.list("admin", &tls.admin);
+    }
     page.table("containerd");
     page.path("socket", &s.containerd.socket);
     page.text("namespace", &s.containerd.namespace);

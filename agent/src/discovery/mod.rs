@@ -100,7 +100,8 @@ pub trait Discovery: Send + Sync {
         Health::serving()
     }
 
-    /// Wakes whenever [`health`](Self::health) changes; `None` where nothing watches the backend.
+    /// Wakes after every attempt that changes whether it serves; `None` where nothing watches the
+    /// backend.
     fn health_changes(&self) -> Option<watch::Receiver<Health>> {
         None
     }

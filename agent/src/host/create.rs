@@ -95,8 +95,7 @@ impl Executor {
             .create_container(id, &image, &key, &spec, labels.clone())
             .await;
         if let Err(RuntimeError::Conflict { .. }) = created {
-            // A record that an older agent began, and that never ran.
-            self.runtime.delete_container(id).await?;
+            self.take_away(id).await?;
             self.runtime
                 .create_container(id, &image, &key, &spec, labels)
                 .await?;
@@ -112,6 +111,20 @@ impl Executor {
             Err(error) => return Err(error.into()),
         };
         Ok(blocking(move || volumes.verify(pid)).await??)
+    }
+
+    /// What an older agent began and did not arm: its end is not the end of what comes now.
+    async fn take_away(&self, id: &ContainerId) -> Result<(), Failure> {
+        let name = id.to_string();
+        let containers = self.runtime.list().await?;
+        let begun = containers.into_iter().find(|c| c.id == name);
+        if let Some(task) = begun.and_then(|container| container.task) {
+            self.predecessors.note(id, task.pid);
+        }
+        self.gate.forget(id);
+        self.runtime.delete_container(id).await?;
+        self.gate.expect(id);
+        Ok(())
     }
 
     /// What a reboot left of the containers that had this rootfs before: records without a task,

@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::failure::failure;
+use super::predecessors::Predecessors;
 use super::volumes;
 use crate::app::{App, Look, Probe, Readiness};
 use crate::config::Settings;
 use crate::discovery::{Backends, RegistrationRecord};
 use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
-use crate::instance::machine::{NOT_ALIVE, NOT_READY, NOT_STARTED};
+use crate::instance::machine::{COMPLETED, NOT_ALIVE, NOT_READY, NOT_STARTED};
 use crate::instance::spec::HostFacts;
 use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, probe};
 use crate::journal::{Journal, Write};
@@ -46,6 +47,7 @@ pub struct Executor {
     pub(super) network: Arc<Network>,
     pub(super) discovery: Arc<Backends>,
     pub(super) facts: HostFacts,
+    pub(super) predecessors: Arc<Predecessors>,
     /// Address under which clients reach the host, when it is known.
     pub(super) host_address: Option<Ipv4Addr>,
 }
@@ -346,6 +348,7 @@ impl Executor {
         blocking(move || directories.remove(&container)).await??;
         volumes::remove(id, &self.settings)?;
         self.gate.forget(id);
+        self.predecessors.forget(id);
         Ok(())
     }
 }
@@ -433,8 +436,10 @@ pub(super) fn exited(exit: &Exit) -> Failure {
         ExitStatus::Signal(signal) => format!("was ended by signal {signal}"),
     };
     let memory = if exit.oom { ", out of memory" } else { "" };
-    Failure::new(
-        if exit.oom { "out_of_memory" } else { "exited" },
-        format!("process {:?} {how}{memory}", exit.name),
-    )
+    let code = match exit.status {
+        _ if exit.oom => "out_of_memory",
+        ExitStatus::Code(0) if exit.is_app() => COMPLETED,
+        _ => "exited",
+    };
+    Failure::new(code, format!("process {:?} {how}{memory}", exit.name))
 }

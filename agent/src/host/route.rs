@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::ended::recorded_end;
 use super::executor::exited;
 use super::node::Pools;
+use super::predecessors::Predecessors;
 use crate::gate::{Directories, Exit, Notice, NoticeKind};
 use crate::instance::{ContainerId, Failure};
 use crate::pool::{Event, Message};
@@ -18,6 +19,7 @@ use crate::runtime::TaskExit;
 pub(super) async fn run(
     pools: Arc<Pools>,
     directories: Arc<Directories>,
+    predecessors: Arc<Predecessors>,
     mut notices: mpsc::UnboundedReceiver<Notice>,
     mut exits: mpsc::Receiver<TaskExit>,
     shutdown: CancellationToken,
@@ -32,14 +34,22 @@ pub(super) async fn run(
                 let Ok(container) = exit.id.parse::<ContainerId>() else {
                     continue;
                 };
-                let failure = match (last.remove(&container), exit.code) {
-                    (Some(said), _) => exited(&said),
+                if predecessors.had(&container, exit.pid) {
+                    continue;
+                }
+                // Whether the app has done its work is not guessed from container-init's own code.
+                let recorded = match exit.code {
+                    None | Some(0) => recorded_end(&directories, &container).await,
+                    Some(_) => None,
+                };
+                let failure = match (last.remove(&container).as_ref().map(exited).or(recorded), exit.code) {
+                    (Some(said), _) => said,
                     (None, Some(code)) => Failure::new("exited", format!("container {container} ended with code {code}")),
                     // containerd has lost it.
-                    (None, None) => recorded_end(&directories, &container).await.unwrap_or_else(|| {
+                    (None, None) => {
                         let detail = format!("container {container} ended while containerd was away; nobody knows how");
                         Failure::new("exited", detail)
-                    }),
+                    }
                 };
                 deliver(&pools, &container, failure);
             }

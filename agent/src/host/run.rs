@@ -18,6 +18,7 @@ use super::backends;
 use super::epoch::Epoch;
 use super::etc;
 use super::executor::Executor;
+use super::logging;
 use super::node::{Identity, Node, Pools};
 use super::place::{self, PlaceError};
 use super::route;
@@ -108,18 +109,13 @@ impl RunError {
     }
 }
 
-/// `nodeagent run`, as a process: logs to stderr (`NODEAGENT_LOG` filters, default `info`), a
+/// `nodeagent run`, as a process: logs to stderr, a
 /// runtime, [`run_with`] what the service manager gave.
 ///
 /// # Errors
 /// [`RunError`].
 pub fn daemon(settings: Settings) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NODEAGENT_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    logging::start();
     // Before the first thread, as it changes the environment.
     let service = Service::from_environment().map_err(RunError::Service)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -212,6 +208,7 @@ pub async fn run_with<E: Effects>(
         discovery: Arc::new(open_backends(&metrics, &settings, &recovered.agent_id)?),
         facts: HostFacts::detect(),
         settings: settings.clone(),
+        predecessors: Arc::default(),
     };
     let terms = HostTerms {
         propagation_bound: executor.discovery.propagation_bound(),
@@ -315,6 +312,7 @@ pub async fn run_with<E: Effects>(
         let routing = tokio::spawn(route::run(
             pools.clone(),
             executor.directories.clone(),
+            executor.predecessors.clone(),
             notices,
             exits,
             shutdown.clone(),

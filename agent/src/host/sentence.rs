@@ -34,10 +34,13 @@ pub(super) async fn run<E: Effects>(
             node.shared.alarms.standing_now().len(),
         );
         if now != last {
-            if let Err(error) = notifier.notify(&[State::Status(&now)]) {
-                tracing::warn!(%error, "the service manager was not told what goes on");
+            match notifier.notify_at_once(&[State::Status(&now)]) {
+                Ok(()) => last = now,
+                // Nobody waits for it: it is said with the next change.
+                Err(error) => {
+                    tracing::debug!(%error, "the service manager was not told what goes on");
+                }
             }
-            last = now;
         }
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -55,7 +55,7 @@ impl Departure {
         let end = Instant::now() + hold.longest().saturating_sub(MARGIN);
         tracing::info!("the host shuts down: withdrawing registrations");
         let sentence = "the host shuts down: registrations are withdrawn, clients notice";
-        if let Err(error) = self.notifier.notify(&[State::Status(sentence)]) {
+        if let Err(error) = self.notifier.notify_at_once(&[State::Status(sentence)]) {
             tracing::warn!(%error, "the service manager was not told");
         }
         self.drain(end).await;

@@ -13,7 +13,7 @@ use nodeagent_systemd::{Notifier, NotifyError, Passed, State};
 use rustix::net::SocketType;
 use rustix::net::sockopt;
 
-use crate::api::{BindError, Limits, Server};
+use crate::api::{BindError, Limits, Server, TlsError};
 use crate::config::Settings;
 use crate::gate::{self, GateError};
 
@@ -50,6 +50,9 @@ pub enum SocketsError {
     /// The API's socket.
     #[error(transparent)]
     Api(#[from] BindError),
+    /// The API's port.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The gate's socket.
     #[error(transparent)]
     Gate(#[from] GateError),
@@ -80,7 +83,10 @@ pub(super) fn open(
             server
         }
     };
-    let api = api.open_to(path, &settings.api)?;
+    let mut api = api.open_to(path, &settings.api)?;
+    if let Some(tls) = &settings.api.tls {
+        api = api.with_tls(tls)?;
+    }
     let ctl = settings.paths.runtime.join("ctl");
     let path = gate::socket_path(&ctl);
     let gate = match passed.take(GATE, &path, "paths.runtime")? {

@@ -23,6 +23,7 @@ pub(super) async fn run(
     let period = within / 2;
     // Together less than `within`: an answer at the last moment still counts.
     let patience = within / 4;
+    let again = within / 16;
     let mut next = Instant::now();
     loop {
         tokio::select! {
@@ -38,8 +39,9 @@ pub(super) async fn run(
             continue;
         }
         // An error is an answer: a full disk is not mended by starting again.
-        if let Err(error) = notifier.notify(&[State::Watchdog]) {
-            tracing::warn!(%error, "the service manager was not told that the agent is alive");
+        if let Err(error) = notifier.notify_at_once(&[State::Watchdog]) {
+            tracing::warn!(%error, "the service manager was not told that the agent is alive; trying again");
+            next = Instant::now() + again;
         }
     }
 }

@@ -317,6 +317,8 @@ pub enum Retry {
     Never,
 }
 
+/// Code of an app that ended by itself, with code 0.
+pub const COMPLETED: &str = "completed";
 /// Code of an instance that was stopped although discovery had not acknowledged that it is out.
 pub const UNACKNOWLEDGED: &str = "unacknowledged";
 

@@ -103,8 +103,13 @@ impl Pool {
                         instance,
                         effect: None,
                         since_ms: now.wall_ms,
+                        over: false,
                     };
+                    let ended = slot.instance.phase == Phase::Failed;
                     pool.slots.insert(ordinal, slot);
+                    if ended && row.serving && was_let_go(row.phase) {
+                        pool.note_end(ordinal);
+                    }
                     pool.dirty.insert(ordinal);
                 }
             }
@@ -132,6 +137,7 @@ impl Pool {
                 first_byte: now.at.checked_sub(elapsed).unwrap_or(now.at),
                 deadline: now.at + left,
                 unplanned: None,
+                lessened: false,
                 end: None,
                 unwritten_until: None,
                 context: row.context,

@@ -92,10 +92,12 @@ impl Pool {
                 None => self.roll_ends(task, roll, now),
             };
         }
-        if task.verb.superseded_by(task.to, self.target) && task.seq < self.seq {
+        let unreachable = task.verb.superseded_by(task.to, self.target) && task.seq < self.seq;
+        if unreachable && !task.lessened {
             return Some(EndState::Superseded);
         }
-        let given_up = self.streak >= self.limits.give_up_after && !self.progressing(task);
+        let hopeless = unreachable || self.streak >= self.limits.give_up_after;
+        let given_up = hopeless && !self.progressing(task);
         if now.at >= task.deadline || given_up {
             return Some(if self.achieved_something(task) {
                 EndState::Partial
@@ -205,12 +207,14 @@ impl Pool {
                 self.under_way()
             ),
         };
-        format!(
-            "{} of {} active: {cause}; the target stays {} and the pool goes on",
-            self.active(),
-            task.to,
-            self.target
-        )
+        let (active, to, target) = (self.active(), task.to, self.target);
+        let policy = self.revision.app.restart.as_str();
+        if task.lessened {
+            return format!(
+                "{active} of {to} active: {cause}; restartPolicy is {policy}: the target is {target} now"
+            );
+        }
+        format!("{active} of {to} active: {cause}; the target stays {target} and the pool goes on")
     }
 
     fn under_way(&self) -> u32 {

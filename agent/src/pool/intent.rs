@@ -77,8 +77,21 @@ pub(super) struct Intent {
     pub command: Option<Command>,
     pub target: u32,
     pub changes: Vec<Change>,
+    /// Instances that ended and whose place stays empty: the target is without them.
+    pub over: Vec<u32>,
     /// Instances that could not be planned, and why.
     pub unplanned: Vec<Failure>,
+}
+
+impl Intent {
+    /// It lowers the target without a command that says what the target is.
+    fn lessens(&self) -> bool {
+        let says = matches!(
+            self.command,
+            Some(Command::Target(_) | Command::Delete { .. })
+        );
+        !self.over.is_empty() && !says
+    }
 }
 
 impl Pool {
@@ -109,6 +122,13 @@ impl Pool {
                 changes: count(intent.changes.iter()),
             }),
         }
+        if intent.lessens() {
+            let (target, seq) = (intent.target, self.seq + 1);
+            let app = self.app.clone();
+            writes.push(Write::Target { app, target, seq });
+        }
+        // Who is over is written as such, so that nobody counts its end again after a restart.
+        writes.extend(intent.over.iter().map(|ordinal| self.row(*ordinal)));
         for change in &intent.changes {
             if let Some(instance) = self.after(change, &intent) {
                 writes.push(Write::Instance(InstanceRow::of(&self.app, &instance)));
@@ -185,6 +205,10 @@ impl Pool {
             }
             None => {}
         }
+        if intent.lessens() {
+            self.set_target(intent.target, self.seq + 1);
+        }
+        self.lessen(&intent.over);
         if !intent.unplanned.is_empty() {
             self.unplanned(&intent.unplanned, now);
         }
@@ -223,6 +247,7 @@ impl Pool {
                 picked: picked.chain(leaving).collect(),
                 failed: Default::default(),
                 unplanned: None,
+                lessened: false,
                 end: None,
                 unwritten_until: None,
             },
@@ -248,6 +273,7 @@ impl Pool {
                 instance,
                 effect: None,
                 since_ms: now.wall_ms,
+                over: false,
             };
             self.slots.insert(ordinal, slot);
             self.generations.insert(ordinal, *generation);

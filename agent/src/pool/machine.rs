@@ -196,6 +196,8 @@ pub(super) struct OpenTask {
     pub failed: BTreeMap<u32, (u64, Failure)>,
     /// What last kept an instance from being planned: no failure of any instance.
     pub unplanned: Option<Failure>,
+    /// An instance that it chose has ended, and nobody takes its place.
+    pub lessened: bool,
     /// Its end, once decided, and the commit that makes it durable.
     pub end: Option<(u64, Outcome)>,
     /// The outcome could not be written: not before this it is tried again.
@@ -209,6 +211,9 @@ pub(super) struct Slot {
     pub effect: Option<u64>,
     /// Unix milliseconds since when it is in its phase.
     pub since_ms: u64,
+    /// It ended in service, and by its restart policy nobody takes its place: the target does not
+    /// say so yet.
+    pub over: bool,
 }
 
 /// All instances of one app.
@@ -476,6 +481,7 @@ impl Pool {
             return;
         };
         let (before, was_unhealthy) = (slot.instance.phase, slot.instance.unhealthy);
+        let was_let_go = super::rest::let_go(&slot.instance);
         let Ok(next) = slot.instance.step(event) else {
             return;
         };
@@ -514,6 +520,9 @@ impl Pool {
             }
         }
         if phase == Phase::Failed && before != Phase::Failed {
+            if was_let_go {
+                self.note_end(ordinal);
+            }
             self.instance_failed(ordinal, now);
         } else if unhealthy {
             self.note_failure(now);
@@ -543,11 +552,16 @@ impl Pool {
     }
 
     fn instance_failed(&mut self, ordinal: u32, now: Now) {
+        let mut completed = false;
         if let Some(slot) = self.slots.get_mut(&ordinal) {
             slot.effect = None;
+            let failure = slot.instance.failure.as_ref();
+            completed = slot.over && failure.is_some_and(|f| f.code == life::COMPLETED);
         }
         self.tell_tasks(ordinal, |_| true);
-        self.note_failure(now);
+        if !completed {
+            self.note_failure(now);
+        }
     }
 
     /// The tasks that chose the instance remember why it is not where they wanted it.

@@ -12,6 +12,7 @@ mod intent;
 pub mod machine;
 mod plan;
 mod publish;
+mod rest;
 mod roll;
 #[cfg(test)]
 mod tests;

@@ -46,7 +46,7 @@ impl Pool {
                 None => None,
             };
             let intent = self.plan(command, now, ledger);
-            if intent.command.is_none() && intent.changes.is_empty() {
+            if intent.command.is_none() && intent.changes.is_empty() && intent.over.is_empty() {
                 if !intent.unplanned.is_empty() {
                     self.unplanned(&intent.unplanned, now);
                 }
@@ -86,8 +86,10 @@ impl Pool {
             target: self.target,
             command,
             changes: Vec::new(),
+            over: Vec::new(),
             unplanned: Vec::new(),
         };
+        let ending = self.plan_ends(&mut intent);
         let mut deleting = self.deleting;
         let mut task = None;
         let mut excess = if self.hurried {
@@ -97,7 +99,7 @@ impl Pool {
         };
         match &intent.command {
             Some(Command::Target(request)) => {
-                intent.target = request.verb.target(self.target, request.to);
+                intent.target = request.verb.target(intent.target, request.to);
                 task = Some(request.context.clone());
                 if request.force {
                     excess = Urgency::Force;
@@ -133,7 +135,7 @@ impl Pool {
         }
         let rolling = self.rolling(intent.command.as_ref());
         self.plan_lost(deleting, rolling.is_some(), &revision, &mut intent);
-        let serving = self.serving();
+        let serving = self.serving() - ending;
         if serving < intent.target {
             if !self.pausing(now) {
                 let missing = intent.target - serving;

@@ -103,20 +103,20 @@ impl Pool {
         };
         let said = |phase, count: u32, what: &str| {
             let failure = behind(phase).find_map(|instance| instance.failure.as_ref())?;
-            Some(format!("{count} {what}: {}", failure.detail))
+            Some(format!("{what}: {count}. {}", failure.detail))
         };
         let leaving = super::machine::count(behind(Phase::Deregistering));
         let coming = super::machine::count(behind(Phase::Registering));
         said(
             Phase::Deregistering,
             leaving,
-            "instances stay until their deregistration is acknowledged or has lapsed",
+            "instances that stay until their deregistration is acknowledged or has lapsed",
         )
         .or_else(|| {
             said(
                 Phase::Registering,
                 coming,
-                "instances are ready and not registered",
+                "instances that are ready and not registered",
             )
         })
     }

@@ -1,6 +1,7 @@
 //! The pool machine in a world that performs every effect, or does not, as the test says.
 
 mod probes;
+mod rest;
 mod rolls;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,7 @@ use proptest::prelude::*;
 use super::machine::Slot;
 use super::*;
 use crate::config::{self, AddressRange};
-use crate::instance::machine::{NOT_ALIVE, NOT_READY};
+use crate::instance::machine::{COMPLETED, NOT_ALIVE, NOT_READY};
 use crate::instance::{EffectKind, Failure, ImageConfig, Phase, Revision};
 use crate::journal::Write;
 use crate::network::Ledger;
@@ -29,8 +30,14 @@ fn revision_with(id: &str, armed: u32, port: &str) -> Arc<Revision> {
 
 /// An app that is probed in service.
 fn probed(id: &str, armed: u32) -> Arc<Revision> {
+    probed_with(id, armed, "Always")
+}
+
+fn probed_with(id: &str, armed: u32, policy: &str) -> Arc<Revision> {
     let probe = "{tcpSocket: {port: http}, terminationGracePeriodSeconds: 1}";
-    let fields = format!("readiness: {{tcpSocket: {{port: http}}}}\n  liveness: {probe}");
+    let fields = format!(
+        "readiness: {{tcpSocket: {{port: http}}}}\n  liveness: {probe}\n  restartPolicy: {policy}"
+    );
     revision_of(id, armed, "", &fields)
 }
 
@@ -1016,7 +1023,7 @@ enum Move {
     Ask(Verb, u32),
     Commit,
     Perform(usize, bool),
-    Exit(u32),
+    Exit(u32, bool),
     Probe(u32, bool),
     Pass(u64),
     Revise,
@@ -1034,7 +1041,7 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => (verb, 0u32..6).prop_map(|(verb, to)| Move::Ask(verb, to)),
         6 => Just(Move::Commit),
         12 => (0usize..8, prop::bool::weighted(0.9)).prop_map(|(index, ok)| Move::Perform(index, ok)),
-        1 => (0u32..6).prop_map(Move::Exit),
+        1 => (0u32..6, any::<bool>()).prop_map(|(ordinal, well)| Move::Exit(ordinal, well)),
         2 => (0u32..6, any::<bool>()).prop_map(|(ordinal, alive)| Move::Probe(ordinal, alive)),
         1 => (0u64..5_000).prop_map(Move::Pass),
         1 => Just(Move::Revise),
@@ -1048,8 +1055,11 @@ proptest! {
     /// target with its warm ones, every task is answered, nothing registered is stopped before it is
     /// deregistered, and every address belongs to an instance.
     #[test]
-    fn every_history_comes_to_rest_at_the_target(history in prop::collection::vec(moves(), 0..120)) {
-        let mut world = World::of(probed("r1", 2), 8);
+    fn every_history_comes_to_rest_at_the_target(
+        history in prop::collection::vec(moves(), 0..120),
+        policy in prop::sample::select(&["Always", "OnFailure", "Never"]),
+    ) {
+        let mut world = World::of(probed_with("r1", 2, policy), 8);
         let mut asked = 0;
         for (step_number, choice) in history.into_iter().enumerate() {
             match choice {
@@ -1066,9 +1076,9 @@ proptest! {
                 Move::Perform(index, false) => {
                     world.perform_one(index, Err(Failure::new("test", "no")));
                 }
-                Move::Exit(ordinal) => {
+                Move::Exit(ordinal, well) => {
                     let create_generation = world.pool.slots.get(&ordinal).map_or(0, |s| s.instance.create_generation);
-                    world.event(Event::Exited { ordinal, create_generation, failure: Failure::new("exited", "code 1") });
+                    world.event(Event::Exited { ordinal, create_generation, failure: Failure::new(if well { COMPLETED } else { "exited" }, "ended") });
                 }
                 Move::Probe(ordinal, alive) => {
                     let code = if alive { NOT_READY } else { NOT_ALIVE };
@@ -1081,7 +1091,7 @@ proptest! {
                 }
                 Move::RefuseNext => world.refuse_next = true,
                 Move::Pass(ms) => world.pass(Duration::from_millis(ms)),
-                Move::Revise => world.event(Event::Command(Command::Revise(probed(&format!("r{step_number}"), 2)))),
+                Move::Revise => world.event(Event::Command(Command::Revise(probed_with(&format!("r{step_number}"), 2, policy)))),
             }
         }
         world.refuse_next = false;

@@ -9,7 +9,7 @@
 //! was seen and is gone (2.x forgets those that end while it is down) is an exit without a code.
 //! An exit may be told more than once.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -44,6 +44,9 @@ const MARK_AGAIN: Duration = Duration::from_millis(20);
 pub struct TaskExit {
     /// Id of the container.
     pub id: String,
+    /// The process, as the agent's pid namespace knows it: a container that was made again under
+    /// its id has another one.
+    pub pid: u32,
     /// Exit code, 128 + signal when a signal ended it; none when containerd lost it.
     pub code: Option<u32>,
     /// When it ended; when its end was noticed, where nobody knows better.
@@ -58,7 +61,7 @@ impl Containerd {
         let follower = Follower {
             containerd: self.clone(),
             exits,
-            alive: BTreeSet::new(),
+            alive: BTreeMap::new(),
         };
         // Owned by the receiver: it ends when that is dropped, and never before.
         drop(tokio::spawn(follower.run()));
@@ -72,8 +75,8 @@ struct Unwanted;
 struct Follower {
     containerd: Containerd,
     exits: mpsc::Sender<TaskExit>,
-    /// Containers whose task was seen alive and not seen ending.
-    alive: BTreeSet<String>,
+    /// Containers whose task was seen alive and not seen ending, and its pid.
+    alive: BTreeMap<String, u32>,
 }
 
 impl Follower {
@@ -161,13 +164,25 @@ impl Follower {
             lost.remove(&id);
             match task.status {
                 TaskStatus::Stopped { code } => {
-                    self.tell(id, Some(code), SystemTime::now()).await?
+                    let exit = TaskExit {
+                        id,
+                        pid: task.pid,
+                        code: Some(code),
+                        at: SystemTime::now(),
+                    };
+                    self.tell(exit).await?
                 }
-                _ => self.remember(id),
+                _ => self.remember(id, task.pid),
             }
         }
-        for id in lost {
-            self.tell(id, None, SystemTime::now()).await?;
+        for (id, pid) in lost {
+            let exit = TaskExit {
+                id,
+                pid,
+                code: None,
+                at: SystemTime::now(),
+            };
+            self.tell(exit).await?;
         }
         loop {
             match stream.message().await {
@@ -187,7 +202,7 @@ impl Follower {
         match envelope.topic.as_str() {
             START => {
                 if let Ok(start) = event.to_msg::<TaskStartEvent>() {
-                    self.remember(start.container_id);
+                    self.remember(start.container_id, start.pid);
                 }
                 Ok(())
             }
@@ -195,8 +210,13 @@ impl Follower {
                 // Other ids are processes that were executed beside the first one.
                 Ok(exit) if exit.id == exit.container_id => {
                     self.alive.remove(&exit.id);
-                    self.tell(exit.id, Some(exit.exit_status), time(exit.exited_at))
-                        .await
+                    let exit = TaskExit {
+                        id: exit.id,
+                        pid: exit.pid,
+                        code: Some(exit.exit_status),
+                        at: time(exit.exited_at),
+                    };
+                    self.tell(exit).await
                 }
                 Ok(_) => Ok(()),
                 Err(error) => {
@@ -208,20 +228,17 @@ impl Follower {
         }
     }
 
-    fn remember(&mut self, id: String) {
+    fn remember(&mut self, id: String, pid: u32) {
         if is_ours(&id) {
-            self.alive.insert(id);
+            self.alive.insert(id, pid);
         }
     }
 
-    async fn tell(&self, id: String, code: Option<u32>, at: SystemTime) -> Result<(), Unwanted> {
-        if !is_ours(&id) {
+    async fn tell(&self, exit: TaskExit) -> Result<(), Unwanted> {
+        if !is_ours(&exit.id) {
             return Ok(());
         }
-        self.exits
-            .send(TaskExit { id, code, at })
-            .await
-            .map_err(|_| Unwanted)
+        self.exits.send(exit).await.map_err(|_| Unwanted)
     }
 }
 

@@ -12,5 +12,6 @@ mod openapi;
 mod roles;
 mod schema;
 mod server;
+mod tls;
 mod twin;
 mod watch;

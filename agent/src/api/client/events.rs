@@ -139,7 +139,9 @@ fn is_passing(error: &ClientError) -> bool {
         | ClientError::Deadline { .. } => true,
         // The agent is stopping, or has too many readers.
         ClientError::Problem(problem) => problem.code == crate::api::v1::ProblemCode::Unavailable,
-        ClientError::Foreign { .. } => false,
+        ClientError::Foreign { .. }
+        | ClientError::Handshake { .. }
+        | ClientError::Credentials { .. } => false,
     }
 }
 

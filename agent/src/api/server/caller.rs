@@ -29,6 +29,8 @@ pub(super) struct Caller {
 pub(super) enum Who {
     /// A process on this host.
     Process(Peer),
+    /// Who has the key of a certificate with these names.
+    Certificate(Vec<String>),
     /// The kernel does not say.
     Nameless,
 }
@@ -65,8 +67,12 @@ impl Caller {
             Some(role) => format!("has the role {role}"),
             None => "has no role".to_owned(),
         };
+        let keys = match self.who {
+            Who::Certificate(_) => "api.tls.view, .operate and .admin",
+            Who::Process(_) | Who::Nameless => "api.*_groups and api.*_users",
+        };
         let detail = format!(
-            "the role {needed} is needed and {self} {has}; api.*_groups and api.*_users of the agent's configuration say who has which"
+            "the role {needed} is needed and {self} {has}; {keys} of the agent's configuration say who has which"
         );
         let role = self.role.map_or("none", Role::as_str);
         Problem::new(ProblemCode::Forbidden, detail)
@@ -93,6 +99,18 @@ impl fmt::Display for Caller {
                     peer.uid,
                     shown.join(", ")
                 )
+            }
+            Who::Certificate(names) if names.is_empty() => {
+                f.write_str("a certificate without names")
+            }
+            Who::Certificate(names) => {
+                let shown = names
+                    .iter()
+                    .take(8)
+                    .map(|name| name.escape_debug().to_string());
+                let shown: Vec<String> = shown.collect();
+                let more = if names.len() > 8 { ", ..." } else { "" };
+                write!(f, "the certificate of {}{more}", shown.join(", "))
             }
             Who::Nameless => f.write_str("a caller without credentials"),
         }

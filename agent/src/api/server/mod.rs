@@ -1,4 +1,4 @@
-//! The HTTP server on the agent's unix socket.
+//! The HTTP server on the agent's unix socket, and on a TCP port where one is configured.
 //!
 //! ```text
 //! accept ── who? ── read (deadline, 1 MiB) ── validate ── Host ── answer (deadline) ── answered
@@ -8,11 +8,13 @@
 //! request that is cut off, too large or malformed never reaches the core; a submission goes on
 //! when its client goes away; time counts from the request's first byte; every answer that is not a
 //! success is a problem document; what a reader of events does not take is kept nowhere.
-//! Deliberately without TLS, TCP and compression.
+//! Deliberately without compression, and without TCP that is not TLS with certificates on both
+//! sides.
 
 mod answer;
 mod body;
 mod caller;
+mod certificate;
 mod exchange;
 mod listen;
 mod query;
@@ -21,8 +23,11 @@ mod requests;
 mod routes;
 mod stream;
 mod table;
+mod tls;
 
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::{Path, PathBuf};
@@ -36,7 +41,8 @@ use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -46,9 +52,11 @@ use crate::config;
 use caller::{Caller, last_answer};
 use exchange::{Exchange, Timed};
 use requests::Requests;
+use tls::{Door, Port};
 
 pub use listen::BindError;
 pub use table::{Method, Operation, ROUTES, Route};
+pub use tls::TlsError;
 
 /// What bounds a request. The defaults are what the agent runs with; tests take shorter ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +74,10 @@ pub struct Limits {
     pub reserved: usize,
     /// Connections at a time of callers without a role; more are closed at once.
     pub strangers: usize,
+    /// TLS handshakes at a time; more are closed at once.
+    pub handshakes: usize,
+    /// Within this a TLS handshake must be over.
+    pub handshake: Duration,
     /// Submissions in progress at a time; more are refused as `unavailable`.
     pub submissions: usize,
     /// Streams of events at a time, and as many logs; more are refused as `unavailable`.
@@ -87,6 +99,8 @@ impl Default for Limits {
             connections: 512,
             reserved: 32,
             strangers: 16,
+            handshakes: 32,
+            handshake: Duration::from_secs(5),
             submissions: 256,
             streams: 64,
             log_stall: Duration::from_secs(3600),
@@ -104,6 +118,7 @@ pub struct Server {
     own_file: Option<PathBuf>,
     limits: Limits,
     roles: Roles,
+    port: Option<Port>,
 }
 
 impl Server {
@@ -115,6 +130,7 @@ impl Server {
             own_file: Some(path.to_owned()),
             limits,
             roles: Roles::default(),
+            port: None,
         })
     }
 
@@ -137,7 +153,25 @@ impl Server {
             own_file: None,
             limits,
             roles: Roles::default(),
+            port: None,
         })
+    }
+
+    /// Serves callers from other hosts, too. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The address is taken, or a file cannot be used.
+    pub fn with_tls(mut self, tls: &config::ApiTls) -> Result<Self, TlsError> {
+        self.port = Some(Port::open(tls, &self.limits)?);
+        if let Some(address) = self.tls_address() {
+            tracing::info!(%address, "the api is served by TLS, too");
+        }
+        Ok(self)
+    }
+
+    /// Address and port for callers from other hosts, where they are served.
+    pub fn tls_address(&self) -> Option<SocketAddr> {
+        self.port.as_ref()?.listener.local_addr().ok()
     }
 
     /// From now on somebody else keeps the socket open, too: its file stays when serving ends.
@@ -156,7 +190,7 @@ impl Server {
             stop.clone(),
         ));
         let mut connections = JoinSet::new();
-        let rooms = Rooms::new(&self.limits);
+        let rooms = Arc::new(Rooms::new(&self.limits));
         loop {
             let room = connections.len() < self.limits.connections;
             tokio::select! {
@@ -175,11 +209,25 @@ impl Server {
                             drop(permit);
                         });
                     }
-                    Err(error) => {
-                        tracing::warn!(%error, "api connection could not be accepted");
-                        // Out of descriptors, mostly: wait for some to come back.
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    Err(error) => not_accepted(&error).await,
+                },
+                (door, accepted) = accept(self.port.as_ref()), if room => match accepted {
+                    Ok((stream, _)) => {
+                        let (rooms, requests) = (Arc::clone(&rooms), Arc::clone(&requests));
+                        let (router, limits, stop) = (router.clone(), self.limits.clone(), stop.clone());
+                        connections.spawn(async move {
+                            let admitted = stop.run_until_cancelled(door.admit(stream)).await;
+                            let Some((stream, caller)) = admitted.flatten() else {
+                                return;
+                            };
+                            let Ok(_permit) = rooms.admit(&caller) else {
+                                tracing::debug!(%caller, "api connection closed: its callers have too many");
+                                return;
+                            };
+                            connection(stream, caller, requests, router, limits, stop).await;
+                        });
                     }
+                    Err(error) => not_accepted(&error).await,
                 },
             }
         }
@@ -197,6 +245,20 @@ impl Server {
             tracing::debug!(%error, socket = %file.display(), "api socket was already gone");
         }
     }
+}
+
+/// The next connection to the port; never without one.
+async fn accept(port: Option<&Port>) -> (Arc<Door>, io::Result<(TcpStream, SocketAddr)>) {
+    match port {
+        Some(port) => (Arc::clone(&port.door), port.listener.accept().await),
+        None => std::future::pending().await,
+    }
+}
+
+async fn not_accepted(error: &io::Error) {
+    tracing::warn!(%error, "api connection could not be accepted");
+    // Out of descriptors, mostly: wait for some to come back.
+    tokio::time::sleep(ACCEPT_PAUSE).await;
 }
 
 /// Shares of the connections, so that nobody keeps out who may more.
@@ -243,14 +305,15 @@ fn log_end(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection<R>(
-    stream: UnixStream,
+async fn connection<S, R>(
+    stream: S,
     caller: Caller,
     requests: Arc<Requests>,
     router: TowerToHyperService<R>,
     limits: Limits,
     stop: CancellationToken,
 ) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     TowerToHyperService<R>:
         Service<hyper::Request<Incoming>, Response = Response<Body>, Error = Infallible>,
 {

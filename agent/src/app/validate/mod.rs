@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use super::manifest::{self, Manifest, Scalar};
 use super::quantity::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, memory_bytes};
-use super::{App, NetworkMode, Port, RegisteredAddress, Registration, Resources, Warm};
+use super::{
+    App, NetworkMode, Port, RegisteredAddress, Registration, Resources, RestartPolicy, Warm,
+};
 use crate::document::{Findings, join_key, shown};
 use crate::instance::AppName;
 
@@ -85,6 +87,7 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     );
     let secret_files = volumes::secrets(spec.secret_files.unwrap_or_default(), findings);
     let resources = resources(spec.resources.unwrap_or_default(), findings);
+    let restart = restart(spec.restart_policy.as_deref(), findings);
     let warm = warm(spec.warm.unwrap_or_default(), findings);
     let registration = registration(
         spec.registration.unwrap_or_default(),
@@ -134,12 +137,28 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         agents,
         mounts,
         secret_files,
+        restart,
         warm,
         registration,
         network,
         termination_grace,
         drain,
     })
+}
+
+fn restart(given: Option<&str>, findings: &mut Findings) -> RestartPolicy {
+    let Some(given) = given else {
+        return RestartPolicy::default();
+    };
+    let mut policies = RestartPolicy::ALL.into_iter();
+    match policies.find(|policy| policy.as_str() == given) {
+        Some(policy) => policy,
+        None => {
+            let allowed = "Always, OnFailure or Never";
+            findings.wrong("spec.restartPolicy", shown(given), allowed);
+            RestartPolicy::default()
+        }
+    }
 }
 
 fn constant(field: &str, value: Option<&str>, wanted: &str, findings: &mut Findings) {

@@ -51,6 +51,7 @@ fn app() -> App {
         agents: vec![],
         mounts: vec![],
         secret_files: vec![],
+        restart: crate::app::RestartPolicy::default(),
         warm: Warm::default(),
         registration: Registration {
             enabled: false,
