@@ -8,6 +8,7 @@ use super::check::{Check, contains, overlap};
 use super::fragment::{self, Fragment};
 use super::settings::*;
 use super::{discovery, duration};
+use crate::app::CapabilitySet;
 use crate::document::{Findings, shown};
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
@@ -33,6 +34,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
         network: network(merged.network.unwrap_or_default(), &discovery, &mut check),
         images: images(merged.images.unwrap_or_default(), &mut check),
         volumes: volumes(merged.volumes.unwrap_or_default(), &mut check),
+        security: security(merged.security.unwrap_or_default(), &mut check),
         tasks: tasks(merged.tasks.unwrap_or_default(), &mut check),
         refill: Refill {
             concurrency: check.number(
@@ -332,13 +334,33 @@ fn pools(texts: &[String], gateway: Ipv4Addr, check: &mut Check<'_>) -> Vec<Addr
 }
 
 fn volumes(given: fragment::Volumes, check: &mut Check<'_>) -> Volumes {
-    let paths = given.allowed_host_paths.unwrap_or_default();
-    let checked = paths.into_iter().enumerate().map(|(index, path)| {
-        let field = format!("volumes.allowed_host_paths[{index}]");
-        check.path(&field, Some(path), "")
-    });
     Volumes {
-        allowed_host_paths: checked.collect(),
+        allowed_host_paths: check.paths("volumes.allowed_host_paths", given.allowed_host_paths),
+    }
+}
+
+fn security(given: fragment::Security, check: &mut Check<'_>) -> Security {
+    let mut allowed_capabilities = CapabilitySet::NONE;
+    for (index, name) in given.allowed_capabilities.iter().flatten().enumerate() {
+        let field = format!("security.allowed_capabilities[{index}]");
+        allowed_capabilities = allowed_capabilities.with(check.capability(&field, name));
+    }
+    let allowed_sysctls = given.allowed_sysctls.unwrap_or_default();
+    for (index, pattern) in allowed_sysctls.iter().enumerate() {
+        check.sysctl_pattern(&format!("security.allowed_sysctls[{index}]"), pattern);
+    }
+    Security {
+        allowed_capabilities,
+        allowed_sysctls,
+        seccomp_profiles: check.path(
+            "security.seccomp_profiles",
+            given.seccomp_profiles,
+            "/etc/nodeagent/seccomp",
+        ),
+        allowed_env_file_paths: check.paths(
+            "security.allowed_env_file_paths",
+            given.allowed_env_file_paths,
+        ),
     }
 }
 

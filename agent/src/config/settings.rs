@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::app::CapabilitySet;
+
 /// Validated agent configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -25,6 +27,8 @@ pub struct Settings {
     pub images: Images,
     /// `[volumes]`
     pub volumes: Volumes,
+    /// `[security]`
+    pub security: Security,
     /// `[discovery]`
     pub discovery: Discovery,
     /// `[tasks]`
@@ -295,6 +299,20 @@ pub struct Images {
 pub struct Volumes {
     /// Directories below which `hostPath` volumes may lie; default none.
     pub allowed_host_paths: Vec<PathBuf>,
+}
+
+/// What apps may ask for beyond what every container has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Security {
+    /// Capabilities beside the standard ones; default none.
+    pub allowed_capabilities: CapabilitySet,
+    /// Sysctls beside the safe ones, or patterns that end in `*`; default none.
+    pub allowed_sysctls: Vec<String>,
+    /// Directory of the profiles of `seccompProfile: {type: Localhost}`, default
+    /// `/etc/nodeagent/seccomp`.
+    pub seccomp_profiles: PathBuf,
+    /// Directories below which the files of `envFrom` may lie; default none.
+    pub allowed_env_file_paths: Vec<PathBuf>,
 }
 
 /// Discovery backends.
