@@ -33,6 +33,17 @@ pub(super) struct SlotNames {
     pub(super) alias: String,
 }
 
+/// What one of our bridges is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BridgeNames {
+    /// `nab-`, 8 hexadecimal digits and its number.
+    pub(super) link: String,
+    /// Its MAC, which no port changes.
+    pub(super) mac: Mac,
+    /// `ip link show` prints it: `nodeagent bridge 0 @ 0123456789abcdef`.
+    pub(super) alias: String,
+}
+
 /// Names of all slots below one netns directory.
 #[derive(Debug, Clone)]
 pub(super) struct Naming {
@@ -67,6 +78,30 @@ impl Naming {
             inside_mac: local_mac(&hash[10..16]),
             alias: format!("nodeagent {name} @ {}", self.owner),
         }
+    }
+
+    /// The names of the bridge of that number.
+    pub(super) fn bridge(&self, number: u32) -> BridgeNames {
+        let hash = Sha256::new()
+            .chain_update(&self.directory)
+            // No instance is called like that.
+            .chain_update([0, 0])
+            .chain_update(number.to_be_bytes())
+            .finalize();
+        BridgeNames {
+            link: format!("{}{number}", self.bridge_prefix()),
+            mac: local_mac(&hash[..6]),
+            alias: format!("nodeagent bridge {number} @ {}", self.owner),
+        }
+    }
+
+    /// The number in the name of a bridge of ours.
+    pub(super) fn bridge_number(&self, link: &str) -> Option<u32> {
+        link.strip_prefix(&self.bridge_prefix())?.parse().ok()
+    }
+
+    fn bridge_prefix(&self) -> String {
+        format!("nab-{:.8}-", self.owner)
     }
 
     /// The instance that an alias of ours names; `None` for links of others.
