@@ -16,6 +16,7 @@ use super::{
     RestartPolicy, Scheme, Seccomp, SecretFile, Security, Ulimit, User, VitalProbe, Volume,
     VolumeMount,
 };
+use crate::hex::hex;
 
 /// Short name of an app's version: 12 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -408,10 +409,6 @@ impl Writer {
     }
 
     fn finish(self) -> String {
-        let digest = self.0.finalize();
-        digest[..6]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex(&self.0.finalize()[..6])
     }
 }

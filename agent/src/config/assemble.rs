@@ -251,6 +251,8 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
     });
     let masquerade_except = except.collect();
     Network {
+        mode: mode(given.mode, check),
+        bridge_ports: check.number("network.bridge_ports", given.bridge_ports, 900, 1..=900),
         pools,
         gateway,
         // Group 0 holds every link of the host that nobody grouped.
@@ -271,6 +273,22 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
         table: check.word("network.table", given.table, "nodeagent", "-_", 64),
         resolv_conf: check.path("network.resolv_conf", given.resolv_conf, "/etc/resolv.conf"),
     }
+}
+
+fn mode(given: Option<String>, check: &mut Check<'_>) -> Connects {
+    let Some(text) = given else {
+        return Connects::Routed;
+    };
+    let named = Connects::ALL.into_iter().find(|(_, name)| *name == text);
+    named.map_or_else(
+        || {
+            let allowed =
+                "routed or bridge; apps without a network of their own say `network: host`";
+            check.0.wrong("network.mode", shown(&text), allowed);
+            Connects::Routed
+        },
+        |(mode, _)| mode,
+    )
 }
 
 fn forwarding(given: Option<String>, check: &mut Check<'_>) -> Forwarding {

@@ -89,6 +89,8 @@ pub(super) struct Runtime {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Network {
+    pub(super) mode: Option<String>,
+    pub(super) bridge_ports: Option<u32>,
     pub(super) pools: Option<Vec<String>>,
     pub(super) gateway: Option<String>,
     pub(super) link_group: Option<u32>,

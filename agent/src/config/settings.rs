@@ -204,6 +204,10 @@ impl UseScope {
 /// Addresses and links.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
+    /// How instances with an address of their own are connected to the host, default routed.
+    pub mode: Connects,
+    /// Most ports of one bridge, default 900 (the kernel's limit is 1023).
+    pub bridge_ports: u32,
     /// Ranges that instances get addresses from, default `10.88.0.0/16`.
     pub pools: Vec<AddressRange>,
     /// Link-local gateway seen from inside, default `169.254.1.1`.
@@ -243,6 +247,29 @@ pub enum Forwarding {
     Check,
     /// It is switched on at start, and that is said.
     Enable,
+}
+
+/// How instances with an address of their own are connected to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connects {
+    /// Each by a veth with a host route, without a bridge.
+    Routed,
+    /// Each as an isolated port of a bridge.
+    Bridge,
+}
+
+impl Connects {
+    /// Every value with its spelling.
+    pub const ALL: [(Self, &str); 2] = [(Self::Routed, "routed"), (Self::Bridge, "bridge")];
+
+    /// As in the configuration.
+    pub fn as_str(self) -> &'static str {
+        let [(_, routed), (_, bridge)] = Self::ALL;
+        match self {
+            Self::Routed => routed,
+            Self::Bridge => bridge,
+        }
+    }
 }
 
 /// An IPv4 range in CIDR notation.

@@ -58,6 +58,8 @@ pub fn show(loaded: &Loaded) -> String {
     page.text("scope", s.runtime.scope.as_str());
     page.path("container_init", &s.runtime.container_init);
     page.table("network");
+    page.text("mode", s.network.mode.as_str());
+    page.number("bridge_ports", s.network.bridge_ports.into());
     page.ranges("pools", &s.network.pools);
     page.text("gateway", &s.network.gateway.to_string());
     page.number("link_group", s.network.link_group.into());
