@@ -12,6 +12,7 @@ pub mod config;
 pub mod discovery;
 pub mod document;
 pub mod gate;
+mod hex;
 pub mod host;
 pub mod instance;
 pub mod journal;

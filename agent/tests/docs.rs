@@ -33,6 +33,21 @@ fn the_example_manifest_is_accepted() {
 }
 
 #[test]
+fn the_complete_example_is_accepted_by_the_program() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples/complete.yaml");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_nodeagent"))
+        .args(["app", "check"])
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[test]
 fn the_example_configuration_is_accepted() {
     let (_dir, file) = written(&example(&page("configuration.md"), "toml"));
     let loaded = load(&Source::File(file)).unwrap();

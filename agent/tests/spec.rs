@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 
 use nodeagent::app::{App, parse};
 use nodeagent::instance::spec::{
-    CgroupVersion, HostFacts, SpecError, SpecInput, SwapAccounting, build,
+    CgroupVersion, HostFacts, RaisesLimits, SpecError, SpecInput, SwapAccounting, build,
 };
 use nodeagent::instance::{ContainerId, ImageConfig};
 use tempfile::TempDir;
@@ -103,6 +103,7 @@ impl Container {
             log_dir: &self.path("log"),
             ctl_dir: &self.path("ctl"),
             volumes: &[],
+            seccomp_profile: None,
             host: HostFacts::detect(),
         })
         .unwrap();
@@ -399,10 +400,13 @@ fn a_mixed_up_input_is_refused_and_says_what() {
         log_dir: Path::new("/s/log"),
         ctl_dir: Path::new("/r/ctl"),
         volumes: &[],
+        seccomp_profile: None,
         host: HostFacts {
             cgroup: CgroupVersion::V2,
             swap: SwapAccounting::Present,
             nofile_hard: 512,
+            inherited: [512; 16],
+            raises: RaisesLimits::No,
         },
     };
     let spec = build(&good).unwrap();
@@ -485,6 +489,7 @@ fn path_comes_from_the_image_and_the_last_one_wins() {
         log_dir: Path::new("/s/log"),
         ctl_dir: Path::new("/r/ctl"),
         volumes: &[],
+        seccomp_profile: None,
         host: HostFacts::detect(),
     })
     .unwrap();

@@ -63,6 +63,12 @@ impl Manifest {
         self
     }
 
+    /// Sets `metadata.labels`.
+    pub fn labelled(mut self, labels: Value) -> Self {
+        self.0["metadata"]["labels"] = labels;
+        self
+    }
+
     /// `metadata.name`.
     pub fn app(&self) -> &str {
         self.0["metadata"]["name"].as_str().unwrap_or_default()

@@ -28,8 +28,10 @@ struct Scene {
 
 impl Scene {
     /// The agent is dead, and its journal has never heard of the leftovers.
-    fn set() -> Result<Self> {
-        let mut host = TestHost::start()?;
+    fn set(mode: &str) -> Result<Self> {
+        let mut host = TestHost::start_with(&format!(
+            "[network]\nmode = \"{mode}\"\nbridge_ports = 3\n[discovery.file]\npropagation_bound = \"100ms\"\n"
+        ))?;
         host.push(&Image::web()?, "web:1")?;
         host.apply(&with_host_port("web"))?;
         host.cli().activate("web", 1, "up")?;
@@ -255,14 +257,17 @@ impl Journal {
 
 #[test]
 fn a_start_removes_exactly_what_is_ours_and_nobodys() -> Result<()> {
-    let mut scene = Scene::set()?;
-    scene.host.agent.start(&scene.host.ground)?;
-    scene.assert_swept()
+    for mode in ["routed", "bridge"] {
+        let mut scene = Scene::set(mode)?;
+        scene.host.agent.start(&scene.host.ground)?;
+        scene.assert_swept().context(mode)?;
+    }
+    Ok(())
 }
 
 #[test]
 fn what_a_silent_containerd_hides_is_swept_when_it_answers() -> Result<()> {
-    let mut scene = Scene::set()?;
+    let mut scene = Scene::set("bridge")?;
     scene.host.containerd.stop()?;
     scene.host.agent.start(&scene.host.ground)?;
     let pool = scene

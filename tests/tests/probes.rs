@@ -134,3 +134,46 @@ fn the_startup_probe_holds_readiness_and_bounds_the_start() -> Result<()> {
     assert_eq!(host.discovered()?, Vec::<String>::new());
     host.remove_app("web")
 }
+
+#[test]
+fn a_startup_command_runs_inside_and_holds_readiness() -> Result<()> {
+    let command = |file: &str| {
+        json!({
+            "exec": { "command": ["/bin/cat", file] },
+            "periodSeconds": 1,
+            "failureThreshold": 4,
+        })
+    };
+    let script = "touch /www/ready; (sleep 2; touch /www/started) & exec httpd -f -p 8080 -h /www";
+    let manifest = Manifest::script("web", script)
+        .with("readiness", get("/ready"))
+        .with("startup", command("/www/started"))
+        .armed(1);
+    let host = host_with(&manifest)?;
+    host.wait_for_armed("web", 1)?;
+    let task = host.cli().activate("web", 1, "in")?;
+    ensure!(
+        task.elapsed_ms >= 2000.0,
+        "active after {} ms, before it had started",
+        task.elapsed_ms
+    );
+    host.assert_serves(&task.instances[0])?;
+    host.remove_app("web")?;
+
+    host.apply(&Manifest::script("web", script).with("startup", command("/www/never")))?;
+    let answer = host.cli().json(&[
+        "activate",
+        "web",
+        "--to",
+        "1",
+        "--task-id",
+        "never",
+        "--deadline",
+        "8s",
+    ])?;
+    let task: nodeagent_tests::documents::Task = answer.document(1)?;
+    let error = task.instances[0].error.as_ref().context("no error")?;
+    assert_eq!(error.code, "not_started", "{error:?}");
+    assert_eq!(host.discovered()?, Vec::<String>::new());
+    host.remove_app("web")
+}

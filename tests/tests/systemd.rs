@@ -328,14 +328,14 @@ fn containers_live_in_a_delegated_scope_that_survives_the_agent() -> Result<()> 
         shown,
         format!("active\nyes\nsystem.slice\n/system.slice/{SCOPE}")
     );
-    // The first processes of the containers, the shims and the holder; in the tree that systemd
-    // looks at, each in a group of its own.
+    // The first processes of the containers with their apps at the gate, the shims and the holder;
+    // in the tree that systemd looks at, each in a group of its own.
     let members = host.sh(&format!(
         "cd /sys/fs/cgroup/systemd/system.slice/{SCOPE}
         for group in *.g* holder shims; do echo $group $(wc -l <$group/cgroup.procs); done
         cat cgroup.procs | wc -l"
     ))?;
-    assert_eq!(members, "web-0.g1 1\nweb-1.g1 1\nholder 1\nshims 2\n0");
+    assert_eq!(members, "web-0.g1 2\nweb-1.g1 2\nholder 1\nshims 2\n0");
     let holder = format!("cat /sys/fs/cgroup/systemd/system.slice/{SCOPE}/holder/cgroup.procs");
     let (inits, holding) = (host.inits()?, host.sh(&holder)?);
 

@@ -6,6 +6,7 @@ mod cgroup;
 mod environment;
 mod link;
 mod notify;
+mod prepared;
 mod ring;
 mod say;
 mod spawn;

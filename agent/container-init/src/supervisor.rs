@@ -365,7 +365,7 @@ impl<'p> Supervisor<'p> {
         }
     }
 
-    /// Starts the next agent once the one before passed its gate; then the app is held.
+    /// Starts the next agent once the one before passed its gate; then the app is held, prepared.
     fn arm(&mut self, out: &mut Actions<'p, '_>) {
         if self.phase != Phase::Arming {
             return;
@@ -389,6 +389,7 @@ impl<'p> Supervisor<'p> {
         }
         self.phase = Phase::Armed;
         out.push(Action::Report(EventKind::Armed));
+        out.push(Action::Prepare { process: self.app });
     }
 }
 

@@ -257,15 +257,15 @@ fn a_thousand_orphans_are_reaped() {
     agent.start(8);
     container.wait_for_line("made");
     until("one child is left", || {
-        children(agent.pid.as_raw_pid()) == 1
+        children(agent.pid.as_raw_pid()).len() == 1
     });
     agent.ask(Request::Status);
     agent.wait_for("Status(Status { generation: 8, started: true");
 }
 
 /// Children of a process, zombies included (proc_pid_stat(5)).
-fn children(parent: i32) -> usize {
-    let mut count = 0;
+fn children(parent: i32) -> Vec<i32> {
+    let mut children = vec![];
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
             continue;
@@ -274,10 +274,10 @@ fn children(parent: i32) -> usize {
             continue;
         };
         if rest.split_whitespace().nth(1) == Some(&parent.to_string()) {
-            count += 1;
+            children.push(entry.file_name().to_str().unwrap().parse().unwrap());
         }
     }
-    count
+    children
 }
 
 #[test]
@@ -760,32 +760,184 @@ fn a_plan_that_cannot_be_read_is_125_and_named() {
     assert_eq!(container.exit_code(), 125);
 }
 
-#[test]
-fn an_idle_container_never_wakes_up() {
-    let (container, _listener, mut agent) =
-        armed(&[agent("a").script(FOREVER), app().script(FOREVER)]);
-    agent.start(8);
-    agent.wait_for("AppReady");
-    let wakeups = || {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", agent.pid.as_raw_pid())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("voluntary_ctxt_switches"))
-            .unwrap();
-        line.split_whitespace()
-            .nth(1)
-            .unwrap()
-            .parse::<u64>()
-            .unwrap()
+/// Nobody wakes up for a while: how often each of them went to sleep (proc_pid_status(5)).
+fn assert_asleep(container: &Container, pids: &[i32]) {
+    let wakeups = || -> u64 {
+        let of = |pid: &i32| -> u64 {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            let line = status
+                .lines()
+                .find(|line| line.starts_with("voluntary_ctxt_switches"))
+                .unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        pids.iter().map(of).sum()
     };
-    // It may still be on its way to sleep.
+    // They may still be on their way to sleep.
     let mut before = 0;
-    until("it sleeps", || {
+    until("they sleep", || {
         std::mem::replace(&mut before, wakeups()) == before && before > 0
     });
     container.assert_silent(Duration::from_millis(1500));
     assert_eq!(wakeups() - before, 0);
+}
+
+#[test]
+fn an_idle_container_never_wakes_up() {
+    let (container, _listener, mut agent) =
+        armed(&[agent("a").script(FOREVER), app().script(FOREVER)]);
+    let init = agent.pid.as_raw_pid();
+    assert_asleep(&container, &[init, waiting(&agent)]);
+    agent.start(8);
+    agent.wait_for("AppReady");
+    assert_asleep(&container, &[init]);
+}
+
+/// The process that waits to become the app, outside: the child that has not executed.
+fn waiting(agent: &Agent) -> i32 {
+    let init = agent.pid.as_raw_pid();
+    let read = |pid: i32, file: &str| {
+        std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
+    };
+    let mut found = None;
+    until("the app is prepared and sleeps in its read(2)", || {
+        found = children(init)
+            .into_iter()
+            .find(|child| read(*child, "comm") == read(init, "comm"));
+        found.is_some_and(|pid| read(pid, "syscall").starts_with("0 "))
+    });
+    found.unwrap()
+}
+
+fn signal(pid: i32, signal: Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn an_app_from_the_gate_is_like_one_that_was_never_prepared() {
+    // The numbers of the descriptor go over all that PID 1 uses itself.
+    for fd in 3..16 {
+        let mut logged = app().script(&format!(
+            "exec >&2; busybox env | busybox sort; busybox id; ulimit -n; busybox pwd; umask; \
+             busybox cat /proc/self/oom_score_adj /proc/self/cgroup; \
+             busybox grep -E '^(Uid|Gid|Groups|NoNewPrivs|Seccomp|Cap|SigBlk|SigIgn|SigCgt|ShdPnd)' /proc/self/status; \
+             set -- $(busybox cut -d' ' -f5-8,19 /proc/self/stat); test $1 = $2 && echo session $3 $4 $5; \
+             for fd in /proc/self/fd/*; do busybox readlink $fd | busybox sed s/[0-9][0-9]*//; done; \
+             busybox ls /proc/self/fd | busybox tr '\\n' ' '; echo; echo >&{fd}; echo $$ of $PPID; echo done; \
+             exec busybox sleep 1000"
+        ));
+        logged.uid = 1234;
+        logged.groups = vec![4321];
+        logged.capabilities = 1 << 10;
+        logged.rlimits = vec![Rlimit {
+            resource: 7,
+            soft: 77,
+            hard: 88,
+        }];
+        logged.readiness = Readiness::NewlineFd {
+            fd,
+            timeout_ms: 20_000,
+        };
+        let run = |kill: bool| -> Vec<String> {
+            let (container, _listener, mut agent) = armed(std::slice::from_ref(&logged));
+            let prepared = waiting(&agent);
+            if kill {
+                signal(prepared, Signal::KILL);
+            }
+            agent.start_with(8, &[("EXTRA", "extra"), ("FROM_PLAN", "replaced")]);
+            agent.wait_for("AppReady");
+            let mut lines = vec![];
+            while lines.last().is_none_or(|line| line != "done") {
+                lines.push(container.line());
+            }
+            lines
+        };
+        let (prepared, made_at_the_start) = (run(false), run(true));
+        let own = prepared.len() - 2;
+        assert_eq!(prepared[own], "2 of 1", "fd {fd}");
+        assert_eq!(made_at_the_start[own], "3 of 1", "fd {fd}");
+        assert_eq!(prepared[..own], made_at_the_start[..own], "fd {fd}");
+        assert!(prepared.contains(&"EXTRA=extra".to_owned()), "{prepared:?}");
+    }
+}
+
+#[test]
+fn what_happens_to_the_waiting_process_is_nobodys_business() {
+    for harm in [Signal::KILL, Signal::TERM, Signal::SEGV, Signal::STOP] {
+        let (container, _listener, mut agent) =
+            armed(&[app().script("echo up; exec busybox sleep 1000")]);
+        let prepared = waiting(&agent);
+        agent.ask(Request::Status);
+        let status = agent.said().unwrap();
+        assert!(
+            status.contains("started: false") && status.contains("app_pid: 0,"),
+            "{status}"
+        );
+        // For the app, which is not there.
+        agent.kill(Signal::USR1);
+        agent.ask(Request::Signal { signal: 9 });
+        assert_eq!(
+            agent.said().unwrap(),
+            "Refused { request: Some(Signal), code: NotStarted }"
+        );
+        signal(prepared, harm);
+        if harm != Signal::STOP {
+            until("it is reaped", || {
+                children(agent.pid.as_raw_pid()).is_empty()
+            });
+        }
+        agent.start(8);
+        assert_eq!(
+            agent.said().unwrap(),
+            "AppStarted { generation: 8, pid: 3 }"
+        );
+        assert_eq!(agent.said().unwrap(), "AppReady { generation: 8 }");
+        assert_eq!(container.line(), "up");
+        until("the app is alone", || {
+            children(agent.pid.as_raw_pid()).len() == 1
+        });
+        container.assert_silent(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn the_waiting_process_is_hidden_and_holds_nothing_of_pid_1() {
+    let mut user = app().script(FOREVER);
+    user.uid = 1234;
+    let (_container, _listener, agent) = armed(&[agent("a").script(FOREVER), user]);
+    let prepared = waiting(&agent);
+    // The streams and what it waits on.
+    let held = std::fs::read_dir(format!("/proc/{prepared}/fd")).unwrap();
+    assert_eq!(held.count(), 4);
+    for file in ["environ", "maps", "mem", "fd"] {
+        let looked = std::process::Command::new("setpriv")
+            .args(["--reuid", "1234", "--regid", "1234", "--clear-groups"])
+            .args(["--bounding-set", "-all", "--", "busybox", "ls", "-l"])
+            .arg(format!("/proc/{prepared}/{file}/"))
+            .output()
+            .unwrap();
+        assert!(!looked.status.success(), "{file}");
+    }
+}
+
+#[test]
+fn a_stop_at_the_gate_ends_the_waiting_process_and_waits_for_agents_only() {
+    for harm in [None, Some(Signal::STOP)] {
+        let polite = "trap 'echo ended; exit 0' TERM; echo set; busybox sleep 1000 & wait";
+        let (mut container, _listener, mut agent) =
+            armed(&[agent("a").script(polite), app().script(FOREVER)]);
+        container.wait_for_line("set");
+        let prepared = waiting(&agent);
+        if let Some(harm) = harm {
+            signal(prepared, harm);
+        }
+        agent.ask(Request::Stop { budget_ms: 60_000 });
+        assert!(agent.wait_for("Exited").contains("name: \"a\""));
+        container.wait_for_line("ended");
+        assert_eq!(agent.said().unwrap(), "Stopped");
+        assert_eq!(container.exit_code(), 0);
+        assert!(!std::path::Path::new(&format!("/proc/{prepared}")).exists());
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 //!
 //! Everything is optional here: what is missing or wrong is for `validate` to say.
 
+pub(super) mod security;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -9,6 +11,8 @@ use std::num::NonZeroU16;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
+
+use security::{SecurityContext, Ulimits};
 
 /// The whole document.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -40,6 +44,7 @@ pub(super) struct Spec {
     pub(super) args: Option<Vec<String>>,
     pub(super) working_dir: Option<String>,
     pub(super) user: Option<Scalar>,
+    pub(super) env_from: Option<Vec<EnvFrom>>,
     pub(super) env: Option<Vec<NameValue>>,
     pub(super) hostname: Option<String>,
     pub(super) host_aliases: Option<Vec<HostAlias>>,
@@ -47,6 +52,8 @@ pub(super) struct Spec {
     pub(super) dns_config: Option<DnsConfig>,
     pub(super) ports: Option<Vec<Port>>,
     pub(super) resources: Option<Resources>,
+    pub(super) security_context: Option<SecurityContext>,
+    pub(super) ulimits: Option<Ulimits>,
     pub(super) startup: Option<VitalProbe>,
     pub(super) readiness: Option<Readiness>,
     pub(super) liveness: Option<VitalProbe>,
@@ -68,6 +75,20 @@ pub(super) struct Spec {
 pub(super) struct NameValue {
     pub(super) name: Option<String>,
     pub(super) value: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct EnvFrom {
+    pub(super) prefix: Option<String>,
+    pub(super) env_file: Option<EnvFile>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct EnvFile {
+    pub(super) path: Option<String>,
+    pub(super) optional: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -399,7 +420,43 @@ mod tests {
                 return shared.to_owned();
             }
         }
+        let limit = field.strip_prefix("spec.ulimits.");
+        if let Some((_, bound)) = limit.and_then(|limit| limit.split_once('.')) {
+            return format!("spec.ulimits.nofile.{bound}");
+        }
         field.trim_end_matches("[]").to_owned()
+    }
+
+    /// Every field is in the example that shows them all; of what excludes each other, one stands
+    /// in a comment.
+    #[test]
+    fn the_complete_example_has_every_field() {
+        let text = include_str!("../../../docs/examples/complete.yaml");
+        crate::app::parse(text).unwrap();
+        let root = crate::document::from_yaml(text).unwrap();
+        let as_documented = |field: &str| {
+            let field = field.replace("spec.agents[].readiness", "spec.readiness");
+            documented_as(&field.replace("spec.startup.tcpSocket", "spec.readiness.tcpSocket"))
+        };
+        let shown: BTreeSet<String> = root
+            .places()
+            .keys()
+            .map(|path| {
+                // `ports[0].name` is `ports[].name`.
+                let digits = |c: char| c.is_ascii_digit();
+                let parts = path.split('[').map(|part| part.trim_start_matches(digits));
+                as_documented(&parts.collect::<Vec<_>>().join("["))
+            })
+            .collect();
+        let all: BTreeSet<String> = field_names::<Manifest>()
+            .iter()
+            .map(|field| as_documented(field))
+            .collect();
+        let missing: Vec<&String> = all
+            .difference(&shown)
+            .filter(|field| *field != "spec.user")
+            .collect();
+        assert_eq!(missing, Vec::<&String>::new());
     }
 
     #[test]

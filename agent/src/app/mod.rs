@@ -7,15 +7,21 @@
 //! Images are not looked up here, and nothing here knows the host; [`check_against`] compares an
 //! app with the host's settings when it is applied.
 
+mod capabilities;
+mod env_file;
 mod manifest;
 mod name_service;
 mod quantity;
 mod revision;
+mod security;
 mod types;
 mod validate;
 
+pub use capabilities::CapabilitySet;
+pub use env_file::{EnvFile, WrongLine, variables as env_variables};
 pub use name_service::{Dns, DnsOption, DnsPolicy, HostAlias};
 pub use revision::{Revision, manifest_hash, revision};
+pub use security::{SAFE_SYSCTLS, Seccomp, Security, Ulimit, check_against_image, is_namespaced};
 pub use types::*;
 
 use std::fmt;

@@ -11,10 +11,12 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Access, App, Dns, DnsOption, DnsPolicy, Essential, HostAlias, HostPathKind, HostPortWish, Look,
-    NetworkMode, Probe, Protocol, Readiness, RegisteredAddress, RestartPolicy, Scheme, SecretFile,
-    User, VitalProbe, Volume, VolumeMount,
+    Access, App, CapabilitySet, Dns, DnsOption, DnsPolicy, EnvFile, Essential, HostAlias,
+    HostPathKind, HostPortWish, Look, NetworkMode, Probe, Protocol, Readiness, RegisteredAddress,
+    RestartPolicy, Scheme, Seccomp, SecretFile, Security, Ulimit, User, VitalProbe, Volume,
+    VolumeMount,
 };
+use crate::hex::hex;
 
 /// Short name of an app's version: 12 hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -122,6 +124,7 @@ impl Writer {
             image,
             command,
             args,
+            env_from,
             env,
             working_dir,
             user,
@@ -130,6 +133,8 @@ impl Writer {
             dns,
             ports,
             resources,
+            security,
+            ulimits,
             startup,
             readiness,
             liveness,
@@ -148,6 +153,16 @@ impl Writer {
         self.text("image", image);
         self.list("command", command);
         self.list("args", args);
+        for EnvFile {
+            path,
+            prefix,
+            optional,
+        } in env_from
+        {
+            self.text("env-file", path);
+            self.text("prefix", prefix);
+            self.text("optional", if *optional { "yes" } else { "no" });
+        }
         self.pairs("env", env.iter().map(|(name, value)| (name, value)));
         if let Some(dir) = working_dir {
             self.text("working-dir", dir);
@@ -175,6 +190,15 @@ impl Writer {
         }
         self.number("memory", resources.memory_bytes);
         self.number("pids", resources.pids);
+        self.security(security);
+        for Ulimit {
+            name, soft, hard, ..
+        } in ulimits
+        {
+            self.text("ulimit", name);
+            self.number("soft", *soft);
+            self.number("hard", *hard);
+        }
         self.readiness(readiness);
         self.vital("startup", startup.as_ref());
         self.vital("liveness", liveness.as_ref());
@@ -251,6 +275,46 @@ impl Writer {
                 }
             }
             Volume::InstanceDirectory => self.text("volume", "instance"),
+        }
+    }
+
+    fn security(&mut self, security: &Security) {
+        let Security {
+            non_root,
+            supplemental_groups,
+            fs_group,
+            read_only_root,
+            privilege_escalation,
+            capabilities,
+            seccomp,
+            sysctls,
+        } = security;
+        for (name, set) in [
+            ("non-root", non_root),
+            ("read-only-root", read_only_root),
+            ("privilege-escalation", privilege_escalation),
+        ] {
+            if *set {
+                self.text(name, "yes");
+            }
+        }
+        for group in supplemental_groups {
+            self.number("supplemental-group", (*group).into());
+        }
+        if let Some(group) = fs_group {
+            self.number("fs-group", (*group).into());
+        }
+        if *capabilities != CapabilitySet::STANDARD {
+            self.number("capabilities", capabilities.mask());
+        }
+        match seccomp {
+            Seccomp::RuntimeDefault => {}
+            Seccomp::Unconfined => self.text("seccomp", "unconfined"),
+            Seccomp::Localhost(profile) => self.text("seccomp-profile", profile),
+        }
+        for (name, value) in sysctls {
+            self.text("sysctl", name);
+            self.text("value", value);
         }
     }
 
@@ -345,10 +409,6 @@ impl Writer {
     }
 
     fn finish(self) -> String {
-        let digest = self.0.finalize();
-        digest[..6]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex(&self.0.finalize()[..6])
     }
 }

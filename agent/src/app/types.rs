@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dns, HostAlias};
+use super::{Dns, EnvFile, HostAlias, Security, Ulimit};
 use crate::instance::AppName;
 
 /// An app that may be created: every field was validated, every default applied.
@@ -23,6 +23,8 @@ pub struct App {
     pub command: Vec<String>,
     /// Replaces the image's cmd when not empty.
     pub args: Vec<String>,
+    /// Files of the host with further variables; `env` wins over them, later ones over earlier.
+    pub env_from: Vec<EnvFile>,
     /// Environment in order; later entries win over the image's.
     pub env: Vec<(String, String)>,
     /// Absolute path; the image's when absent.
@@ -40,6 +42,10 @@ pub struct App {
     pub ports: Vec<Port>,
     /// Limits of the instance's cgroup.
     pub resources: Resources,
+    /// What its processes may do.
+    pub security: Security,
+    /// Limits of each process, by number.
+    pub ulimits: Vec<Ulimit>,
     /// What holds the other probes until it has passed once.
     pub startup: Option<VitalProbe>,
     /// How we learn that the app is ready, and whether it still is.
@@ -82,6 +88,17 @@ impl App {
     pub fn steady_readiness(&self) -> Option<&Probe> {
         match &self.readiness {
             Readiness::Probe(probe) if !matches!(probe.look, Look::Exec { .. }) => Some(probe),
+            _ => None,
+        }
+    }
+
+    /// The startup probe that container-init makes itself: a command.
+    pub fn startup_command(&self) -> Option<(&[String], ProbeTiming)> {
+        match &self.startup.as_ref()?.probe {
+            Probe {
+                look: Look::Exec { command },
+                timing,
+            } => Some((command, *timing)),
             _ => None,
         }
     }

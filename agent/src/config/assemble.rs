@@ -8,6 +8,7 @@ use super::check::{Check, contains, overlap};
 use super::fragment::{self, Fragment};
 use super::settings::*;
 use super::{discovery, duration};
+use crate::app::CapabilitySet;
 use crate::document::{Findings, shown};
 
 pub(super) const DAY: Duration = Duration::from_secs(86_400);
@@ -33,6 +34,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
         network: network(merged.network.unwrap_or_default(), &discovery, &mut check),
         images: images(merged.images.unwrap_or_default(), &mut check),
         volumes: volumes(merged.volumes.unwrap_or_default(), &mut check),
+        security: security(merged.security.unwrap_or_default(), &mut check),
         tasks: tasks(merged.tasks.unwrap_or_default(), &mut check),
         refill: Refill {
             concurrency: check.number(
@@ -249,6 +251,8 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
     });
     let masquerade_except = except.collect();
     Network {
+        mode: mode(given.mode, check),
+        bridge_ports: check.number("network.bridge_ports", given.bridge_ports, 900, 1..=900),
         pools,
         gateway,
         // Group 0 holds every link of the host that nobody grouped.
@@ -269,6 +273,22 @@ fn network(given: fragment::Network, discovery: &Discovery, check: &mut Check<'_
         table: check.word("network.table", given.table, "nodeagent", "-_", 64),
         resolv_conf: check.path("network.resolv_conf", given.resolv_conf, "/etc/resolv.conf"),
     }
+}
+
+fn mode(given: Option<String>, check: &mut Check<'_>) -> Connects {
+    let Some(text) = given else {
+        return Connects::Routed;
+    };
+    let named = Connects::ALL.into_iter().find(|(_, name)| *name == text);
+    named.map_or_else(
+        || {
+            let allowed =
+                "routed or bridge; apps without a network of their own say `network: host`";
+            check.0.wrong("network.mode", shown(&text), allowed);
+            Connects::Routed
+        },
+        |(mode, _)| mode,
+    )
 }
 
 fn forwarding(given: Option<String>, check: &mut Check<'_>) -> Forwarding {
@@ -314,13 +334,33 @@ fn pools(texts: &[String], gateway: Ipv4Addr, check: &mut Check<'_>) -> Vec<Addr
 }
 
 fn volumes(given: fragment::Volumes, check: &mut Check<'_>) -> Volumes {
-    let paths = given.allowed_host_paths.unwrap_or_default();
-    let checked = paths.into_iter().enumerate().map(|(index, path)| {
-        let field = format!("volumes.allowed_host_paths[{index}]");
-        check.path(&field, Some(path), "")
-    });
     Volumes {
-        allowed_host_paths: checked.collect(),
+        allowed_host_paths: check.paths("volumes.allowed_host_paths", given.allowed_host_paths),
+    }
+}
+
+fn security(given: fragment::Security, check: &mut Check<'_>) -> Security {
+    let mut allowed_capabilities = CapabilitySet::NONE;
+    for (index, name) in given.allowed_capabilities.iter().flatten().enumerate() {
+        let field = format!("security.allowed_capabilities[{index}]");
+        allowed_capabilities = allowed_capabilities.with(check.capability(&field, name));
+    }
+    let allowed_sysctls = given.allowed_sysctls.unwrap_or_default();
+    for (index, pattern) in allowed_sysctls.iter().enumerate() {
+        check.sysctl_pattern(&format!("security.allowed_sysctls[{index}]"), pattern);
+    }
+    Security {
+        allowed_capabilities,
+        allowed_sysctls,
+        seccomp_profiles: check.path(
+            "security.seccomp_profiles",
+            given.seccomp_profiles,
+            "/etc/nodeagent/seccomp",
+        ),
+        allowed_env_file_paths: check.paths(
+            "security.allowed_env_file_paths",
+            given.allowed_env_file_paths,
+        ),
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::{Account, AddressRange, UseScope, duration};
+use crate::app::{CapabilitySet, is_namespaced};
 use crate::document::{Findings, shown};
 
 /// Longest path of a unix socket, without the NUL (unix(7): `sun_path` has 108 bytes).
@@ -33,6 +34,14 @@ impl Check<'_> {
             );
         }
         PathBuf::from(given)
+    }
+
+    /// A list of such paths, empty by default.
+    pub(super) fn paths(&mut self, field: &str, given: Option<Vec<String>>) -> Vec<PathBuf> {
+        let given = given.into_iter().flatten().enumerate();
+        let checked =
+            given.map(|(index, path)| self.path(&format!("{field}[{index}]"), Some(path), ""));
+        checked.collect()
     }
 
     /// A path that a unix socket fits into.
@@ -305,6 +314,34 @@ impl Check<'_> {
             );
         }
         account
+    }
+
+    /// A capability by its name, or all of them.
+    pub(super) fn capability(&mut self, field: &str, given: &str) -> CapabilitySet {
+        if given == "ALL" {
+            return CapabilitySet::ALL;
+        }
+        CapabilitySet::named(given).unwrap_or_else(|| {
+            let allowed = "a name of capabilities(7) without CAP_, for example NET_ADMIN, or ALL";
+            self.0.wrong(field, shown(given), allowed);
+            CapabilitySet::NONE
+        })
+    }
+
+    /// A sysctl of a container's own namespaces, or what several begin with and `*`.
+    pub(super) fn sysctl_pattern(&mut self, field: &str, given: &str) {
+        let name = given.strip_suffix('*').unwrap_or(given);
+        let pattern = name != given;
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let own = is_namespaced(name)
+            || pattern && (name.starts_with("kernel.msg") || name.starts_with("kernel.shm"));
+        if !own || !name.bytes().all(inner) {
+            self.0.wrong(
+                field,
+                shown(given),
+                "a sysctl of a container's own namespaces (kernel.msg*, kernel.sem, kernel.shm*, fs.mqueue.*, net.*), or what several begin with and '*'",
+            );
+        }
     }
 
     /// A range of addresses in CIDR notation.

@@ -20,6 +20,7 @@ pub(super) struct Fragment {
     pub(super) network: Option<Network>,
     pub(super) images: Option<Images>,
     pub(super) volumes: Option<Volumes>,
+    pub(super) security: Option<Security>,
     pub(super) discovery: Option<Discovery>,
     pub(super) tasks: Option<Tasks>,
     pub(super) refill: Option<Refill>,
@@ -88,6 +89,8 @@ pub(super) struct Runtime {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Network {
+    pub(super) mode: Option<String>,
+    pub(super) bridge_ports: Option<u32>,
     pub(super) pools: Option<Vec<String>>,
     pub(super) gateway: Option<String>,
     pub(super) link_group: Option<u32>,
@@ -116,6 +119,15 @@ pub(super) struct Images {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Volumes {
     pub(super) allowed_host_paths: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Security {
+    pub(super) allowed_capabilities: Option<Vec<String>>,
+    pub(super) allowed_sysctls: Option<Vec<String>>,
+    pub(super) seccomp_profiles: Option<String>,
+    pub(super) allowed_env_file_paths: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::app::CapabilitySet;
+
 /// Validated agent configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -25,6 +27,8 @@ pub struct Settings {
     pub images: Images,
     /// `[volumes]`
     pub volumes: Volumes,
+    /// `[security]`
+    pub security: Security,
     /// `[discovery]`
     pub discovery: Discovery,
     /// `[tasks]`
@@ -200,6 +204,10 @@ impl UseScope {
 /// Addresses and links.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Network {
+    /// How instances with an address of their own are connected to the host, default routed.
+    pub mode: Connects,
+    /// Most ports of one bridge, default 900 (the kernel's limit is 1023).
+    pub bridge_ports: u32,
     /// Ranges that instances get addresses from, default `10.88.0.0/16`.
     pub pools: Vec<AddressRange>,
     /// Link-local gateway seen from inside, default `169.254.1.1`.
@@ -241,6 +249,29 @@ pub enum Forwarding {
     Enable,
 }
 
+/// How instances with an address of their own are connected to the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connects {
+    /// Each by a veth with a host route, without a bridge.
+    Routed,
+    /// Each as an isolated port of a bridge.
+    Bridge,
+}
+
+impl Connects {
+    /// Every value with its spelling.
+    pub const ALL: [(Self, &str); 2] = [(Self::Routed, "routed"), (Self::Bridge, "bridge")];
+
+    /// As in the configuration.
+    pub fn as_str(self) -> &'static str {
+        let [(_, routed), (_, bridge)] = Self::ALL;
+        match self {
+            Self::Routed => routed,
+            Self::Bridge => bridge,
+        }
+    }
+}
+
 /// An IPv4 range in CIDR notation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddressRange {
@@ -268,6 +299,20 @@ pub struct Images {
 pub struct Volumes {
     /// Directories below which `hostPath` volumes may lie; default none.
     pub allowed_host_paths: Vec<PathBuf>,
+}
+
+/// What apps may ask for beyond what every container has.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Security {
+    /// Capabilities beside the standard ones; default none.
+    pub allowed_capabilities: CapabilitySet,
+    /// Sysctls beside the safe ones, or patterns that end in `*`; default none.
+    pub allowed_sysctls: Vec<String>,
+    /// Directory of the profiles of `seccompProfile: {type: Localhost}`, default
+    /// `/etc/nodeagent/seccomp`.
+    pub seccomp_profiles: PathBuf,
+    /// Directories below which the files of `envFrom` may lie; default none.
+    pub allowed_env_file_paths: Vec<PathBuf>,
 }
 
 /// Discovery backends.

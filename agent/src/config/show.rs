@@ -1,7 +1,7 @@
 //! The effective configuration as TOML, with the origin of every key.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::duration::spell;
@@ -58,6 +58,8 @@ pub fn show(loaded: &Loaded) -> String {
     page.text("scope", s.runtime.scope.as_str());
     page.path("container_init", &s.runtime.container_init);
     page.table("network");
+    page.text("mode", s.network.mode.as_str());
+    page.number("bridge_ports", s.network.bridge_ports.into());
     page.ranges("pools", &s.network.pools);
     page.text("gateway", &s.network.gateway.to_string());
     page.number("link_group", s.network.link_group.into());
@@ -87,13 +89,18 @@ pub fn show(loaded: &Loaded) -> String {
     page.duration("stall_timeout", s.images.stall_timeout);
     page.optional_path("auth_file", s.images.auth_file.as_deref());
     page.table("volumes");
+    page.paths("allowed_host_paths", &s.volumes.allowed_host_paths);
+    page.table("security");
     let allowed: Vec<String> = s
-        .volumes
-        .allowed_host_paths
-        .iter()
-        .map(|path| path.to_string_lossy().into_owned())
+        .security
+        .allowed_capabilities
+        .names()
+        .map(str::to_owned)
         .collect();
-    page.list("allowed_host_paths", &allowed);
+    page.list("allowed_capabilities", &allowed);
+    page.list("allowed_sysctls", &s.security.allowed_sysctls);
+    page.path("seccomp_profiles", &s.security.seccomp_profiles);
+    page.paths("allowed_env_file_paths", &s.security.allowed_env_file_paths);
     page.discovery(&s.discovery);
     page.table("tasks");
     page.duration("activation_deadline", s.tasks.activation_deadline);
@@ -197,6 +204,14 @@ impl Page<'_> {
     fn requirement(&mut self, requirement: Requirement) {
         let required = requirement == Requirement::Required;
         self.value("required", &required.to_string());
+    }
+
+    fn paths(&mut self, key: &str, paths: &[PathBuf]) {
+        let texts: Vec<String> = paths
+            .iter()
+            .map(|path| path.to_string_lossy().into_owned())
+            .collect();
+        self.list(key, &texts);
     }
 
     fn ranges(&mut self, key: &str, ranges: &[AddressRange]) {

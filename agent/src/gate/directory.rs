@@ -16,6 +16,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use sha2::{Digest, Sha256};
 
 use super::exits::RING;
+use crate::hex::hex;
 use crate::instance::ContainerId;
 
 /// Why a directory could not be made, filled or removed.
@@ -276,10 +277,6 @@ fn unwritable(path: &Path, source: io::Error) -> DirectoryError {
         path: path.to_owned(),
         source,
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

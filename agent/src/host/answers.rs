@@ -1,5 +1,6 @@
 //! What the machines and the journal know, as documents of the API.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use crate::alarm::{Alarms, Subject};
@@ -164,6 +165,7 @@ pub(super) fn pool(snapshot: &Snapshot) -> Pool {
     Pool {
         app: snapshot.app.to_string(),
         revision: snapshot.revision.clone(),
+        labels: snapshot.labels.clone(),
         target: current.target,
         target_seq: current.target_seq,
         active: current.active,
@@ -207,6 +209,7 @@ pub(super) fn unverified(recovered: &Recovered, pool: &PoolRow) -> Pool {
     Pool {
         app: pool.app.to_string(),
         revision: pool.revision.clone(),
+        labels: BTreeMap::new(),
         target: pool.target,
         target_seq: pool.seq,
         active: 0,

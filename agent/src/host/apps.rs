@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::answers;
 use super::failure::failure;
 use super::node::{Entry, Node, app_name, stopping};
-use super::volumes;
+use super::{env_files, security, volumes};
 use crate::api::Deletion;
 use crate::api::v1::{ApplyOutcome, ApplyResult, Finding, Problem, ProblemCode};
 use crate::app::{self, App, NetworkMode, manifest_hash};
@@ -28,6 +28,8 @@ impl<E: Effects> Node<E> {
         let app = app::parse(manifest).map_err(|refused| invalid(refused.findings))?;
         let mut findings = app::check_against(&app, &self.terms);
         findings.extend(volumes::check(&app, &self.settings));
+        findings.extend(env_files::check(&app, &self.settings));
+        findings.extend(security::check(&app, &self.settings, &self.executor.facts));
         if !findings.is_empty() {
             return Err(invalid(findings));
         }
@@ -40,6 +42,10 @@ impl<E: Effects> Node<E> {
             .image(&app.image)
             .await
             .map_err(|e| unusable_image(&app, &e))?;
+        let findings = app::check_against_image(&app, &image.config);
+        if !findings.is_empty() {
+            return Err(invalid(findings));
+        }
         let revision = Arc::new(Revision {
             id: app::revision(&app, &image.digest).to_string(),
             app,

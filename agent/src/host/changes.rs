@@ -49,6 +49,7 @@ fn head(pool: &Pool) -> Pool {
     Pool {
         app: pool.app.clone(),
         revision: pool.revision.clone(),
+        labels: pool.labels.clone(),
         alarm: pool.alarm.clone(),
         instances: Vec::new(),
         ..*pool
@@ -97,6 +98,7 @@ mod tests {
         Pool {
             app: "web".to_owned(),
             revision: String::new(),
+            labels: Default::default(),
             target: 0,
             target_seq: 0,
             active,

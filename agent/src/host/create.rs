@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::executor::{Executor, LOOK_AGAIN, blocking, rootfs};
 use super::failure::failure;
-use super::{etc, volumes};
-use crate::app::{NetworkMode, User};
+use super::{env_files, etc, security, volumes};
+use crate::app::{App, NetworkMode, User};
 use crate::instance::plan::{PlanError, ProcessIds};
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
@@ -16,6 +16,23 @@ use crate::runtime::{self, RuntimeError, TaskStatus, resolve_user};
 
 /// How long a create of a killed agent may still be under way in containerd.
 const CREATE_IN_FLIGHT: Duration = Duration::from_secs(5);
+
+/// What every process of an instance is told about it.
+fn of_instance(app: &App, id: &ContainerId) -> Vec<(String, String)> {
+    let label = |variable: &str, label: &str| {
+        let value = app.labels.get(label)?;
+        Some((variable.to_owned(), value.clone()))
+    };
+    let name = ("NODEAGENT_INSTANCE".to_owned(), id.instance.to_string());
+    let labels = [
+        label("NODEAGENT_SET", "set"),
+        label("NODEAGENT_LANE", "lane"),
+    ];
+    [name]
+        .into_iter()
+        .chain(labels.into_iter().flatten())
+        .collect()
+}
 
 impl Executor {
     pub(super) async fn create(
@@ -34,7 +51,10 @@ impl Executor {
         let (etc_of, settings, address) = (app.clone(), self.settings.clone(), instance.address);
         let named = id.clone();
         let etc = blocking(move || etc::prepare(&etc_of, &named, address, &settings)).await??;
-        let basics = [("HOSTNAME".to_owned(), etc.hostname.clone())];
+        let mut basics = vec![("HOSTNAME".to_owned(), etc.hostname.clone())];
+        basics.extend(of_instance(&revision.app, id));
+        let (files_of, settings) = (app.clone(), self.settings.clone());
+        basics.extend(blocking(move || env_files::variables(&files_of, &settings)).await??);
         let plan = blocking(move || {
             let resolve = |user: &User| {
                 resolve_user(&rootfs, &user.user, user.group.as_deref())
@@ -66,6 +86,9 @@ impl Executor {
                     .join(id.instance.to_string()),
             ),
         };
+        let (app, settings, facts) = (revision.app.clone(), self.settings.clone(), self.facts);
+        let seccomp_profile =
+            blocking(move || security::prepare(&app, &settings, &facts)).await??;
         let sources = [etc.sources, volumes.sources.clone()].concat();
         let spec = spec::build(&SpecInput {
             app: &revision.app,
@@ -78,6 +101,7 @@ impl Executor {
             log_dir: &made.log,
             ctl_dir: &self.settings.paths.runtime.join("ctl"),
             volumes: &sources,
+            seccomp_profile,
             host: self.facts,
         })
         .map_err(|e| failure("spec", &e))?;
@@ -110,7 +134,7 @@ impl Executor {
             }
             Err(error) => return Err(error.into()),
         };
-        Ok(blocking(move || volumes.verify(pid)).await??)
+        Ok(blocking(move || volumes.settle(pid)).await??)
     }
 
     /// What an older agent began and did not arm: its end is not the end of what comes now.

@@ -151,6 +151,10 @@ impl Executor {
         let app = &instance.revision.app;
         let over = |s: &Status| alive(s, app).is_err();
         let address = probed_at(instance);
+        if let Some((_, timing)) = app.startup_command() {
+            self.ready_by_init(id, app, timing.deadline(), NOT_STARTED)
+                .await?;
+        }
         let startup = app
             .startup
             .as_ref()
@@ -171,20 +175,30 @@ impl Executor {
             }
         }
         match &app.readiness {
-            // container-init bounds an exec probe itself; its verdict comes as the app's state.
             Readiness::Notify { .. }
             | Readiness::Probe(Probe {
                 look: Look::Exec { .. },
                 ..
             }) => {
-                let deadline = Instant::now() + app.readiness.deadline();
-                let wait = self
-                    .gate
-                    .wait(id, "becoming ready", deadline, |s| s.ready || over(s));
-                alive(&wait.await.map_err(|e| failure(NOT_READY, &e))?, app)
+                self.ready_by_init(id, app, app.readiness.deadline(), NOT_READY)
+                    .await
             }
             Readiness::Probe(_) | Readiness::None => Ok(()),
         }
+    }
+
+    /// container-init bounds a command itself; its verdict comes as the app's state.
+    async fn ready_by_init(
+        &self,
+        id: &ContainerId,
+        app: &App,
+        within: Duration,
+        code: &'static str,
+    ) -> Result<(), Failure> {
+        let deadline = Instant::now() + within;
+        let told = |s: &Status| s.ready || alive(s, app).is_err();
+        let wait = self.gate.wait(id, "becoming ready", deadline, told);
+        alive(&wait.await.map_err(|e| failure(code, &e))?, app)
     }
 
     /// In service, as long as its probes pass.
@@ -247,7 +261,8 @@ impl Executor {
             )
         })?;
         let app = &instance.revision.app;
-        let mut metadata = app.registration.metadata.clone();
+        let mut metadata = app.labels.clone();
+        metadata.extend(app.registration.metadata.clone());
         metadata.insert("revision".to_owned(), instance.revision.id.clone());
         if let Some(task) = &instance.task {
             metadata.insert("task_id".to_owned(), task.task_id.to_string());

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use super::env_files::EnvFileError;
 use super::etc::EtcError;
 use super::volumes::VolumeError;
 use crate::chain::chain;
@@ -73,6 +74,12 @@ impl From<DirectoryError> for Failure {
 impl From<VolumeError> for Failure {
     fn from(error: VolumeError) -> Self {
         failure("volume", &error)
+    }
+}
+
+impl From<EnvFileError> for Failure {
+    fn from(error: EnvFileError) -> Self {
+        failure("env_file", &error)
     }
 }
 

@@ -102,7 +102,9 @@ impl RunError {
     pub fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Sockets(SocketsError::Unfit { .. }) | Self::Journal(JournalError::Newer { .. })
+            Self::Sockets(SocketsError::Unfit { .. })
+                | Self::Journal(JournalError::Newer { .. })
+                | Self::Network(NetworkError::Connected { .. })
         )
     }
 }

@@ -96,6 +96,7 @@ mod tests {
         let snapshot = crate::pool::Snapshot {
             app: "web".parse().unwrap(),
             revision: "r".to_owned(),
+            labels: Default::default(),
             target: active,
             seq: 1,
             warm_armed: armed,

@@ -9,6 +9,7 @@ use super::answers;
 use super::node::{Node, app_name, stopping, unreadable};
 use crate::api::Received;
 use crate::api::v1::{Problem, ProblemCode, RollStep, STEP_RULE, Task, TaskRequest, Verb};
+use crate::hex::hex;
 use crate::journal::{StoredTask, TaskRow};
 use crate::pool::{Effects, Message, read_clocks};
 use crate::task::{self, Joined, Progress, Request, TaskContext, TaskId};
@@ -246,8 +247,4 @@ fn made_up(task_id: &str) -> Result<String, Problem> {
             format!("no randomness for the trace context of task {task_id}"),
         )),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -10,14 +10,15 @@
 //! `<runtime>/secrets/<container>` go with the container.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
+use rustix::fs::{CWD, FileType, Gid, Mode, OFlags, ResolveFlags, fstat, fstatfs, openat2};
 use rustix::io::Errno;
 
+use super::trusted::{self, Place, Readers, TrustedError, listed};
 use crate::app::{Access, App, HostPathKind, SECRETS, SecretFile, Volume};
 use crate::chain::chain;
 use crate::config::Settings;
@@ -26,8 +27,6 @@ use crate::instance::ContainerId;
 use crate::instance::plan::ProcessIds;
 use crate::instance::spec::{Content, VolumeSource};
 
-/// The largest secret file.
-const MAX_SECRET: u64 = 1 << 20;
 /// `TMPFS_MAGIC` and `RAMFS_MAGIC` of statfs(2).
 const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
@@ -37,7 +36,7 @@ pub(super) enum VolumeError {
     /// The host's configuration does not allow it.
     #[error(
         "host path {path} is not allowed on this host; allowed: {}",
-        allowed_paths(allowed)
+        listed(allowed, "volumes.allowed_host_paths")
     )]
     NotAllowed {
         /// As in the manifest.
@@ -70,18 +69,9 @@ pub(super) enum VolumeError {
         /// What it may be.
         allowed: &'static str,
     },
-    /// Others than root can read or replace a secret.
-    #[error(
-        "secret file {path} has owner {owner} and mode {mode:04o}; allowed: owner 0 (root) and no permission for group and others, for example 0400"
-    )]
-    Exposed {
-        /// As in the manifest.
-        path: String,
-        /// Uid.
-        owner: u32,
-        /// Permission bits.
-        mode: u32,
-    },
+    /// A secret's file is not as it has to be.
+    #[error("secret file {0}")]
+    Secret(#[from] TrustedError),
     /// Somebody exchanged it between the look and the mount.
     #[error("{path} was replaced while the container was being made; nothing was started")]
     Replaced {
@@ -114,22 +104,12 @@ pub(super) enum VolumeError {
     },
 }
 
-fn allowed_paths(allowed: &[PathBuf]) -> String {
-    if allowed.is_empty() {
-        return "none (volumes.allowed_host_paths is empty)".to_owned();
-    }
-    let listed: Vec<String> = allowed
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
-    format!("below {} (volumes.allowed_host_paths)", listed.join(", "))
-}
-
 /// What a container mounts; the host's paths stay open as long as this lives.
 #[derive(Debug, Default)]
 pub(super) struct Prepared {
     pub(super) sources: Vec<VolumeSource>,
     held: Vec<Held>,
+    in_memory: Vec<InMemory>,
 }
 
 /// A path of the host that was looked at.
@@ -140,18 +120,48 @@ struct Held {
     opened: OwnedFd,
 }
 
+/// A file system in memory that may be written.
+#[derive(Debug)]
+struct InMemory {
+    destination: String,
+    group: Option<u32>,
+}
+
 impl Prepared {
-    /// Whether the container whose first process is `pid` has mounted what was looked at.
-    pub(super) fn verify(&self, pid: u32) -> Result<(), VolumeError> {
+    /// In the container whose first process is `pid`, before anything runs in it: whether it has
+    /// mounted what was looked at; and memory becomes everybody's, because runc 1.1 gives it the
+    /// mode of the image's directory below.
+    pub(super) fn settle(&self, pid: u32) -> Result<(), VolumeError> {
+        self.verify(pid)?;
+        for InMemory { destination, group } in &self.in_memory {
+            let failed = |errno| unopened(destination, errno);
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let mounted = open_inside(pid, destination, flags).map_err(failed)?;
+            let facts = fstatfs(&mounted).map_err(failed)?;
+            if !IN_MEMORY.contains(&u64::try_from(facts.f_type).unwrap_or(0)) {
+                return Err(VolumeError::Replaced {
+                    path: destination.clone(),
+                });
+            }
+            let mode = match group {
+                None => 0o1777,
+                Some(group) => {
+                    let group = Some(Gid::from_raw(*group));
+                    rustix::fs::fchown(&mounted, None, group).map_err(failed)?;
+                    0o3777
+                }
+            };
+            rustix::fs::fchmod(&mounted, Mode::from_raw_mode(mode)).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn verify(&self, pid: u32) -> Result<(), VolumeError> {
         for held in &self.held {
             let failed = |errno| unopened(&held.path, errno);
-            let root = format!("/proc/{pid}/root");
             let flags = OFlags::PATH | OFlags::CLOEXEC;
-            let root = openat2(CWD, root, flags, Mode::empty(), ResolveFlags::empty());
-            let root = root.map_err(failed)?;
-            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-            let mounted = openat2(&root, &held.destination, flags, Mode::empty(), resolve);
-            let mounted = fstat(mounted.map_err(failed)?).map_err(failed)?;
+            let mounted = open_inside(pid, &held.destination, flags).map_err(failed)?;
+            let mounted = fstat(mounted).map_err(failed)?;
             let opened = fstat(&held.opened).map_err(failed)?;
             if (mounted.st_dev, mounted.st_ino) != (opened.st_dev, opened.st_ino) {
                 return Err(VolumeError::Replaced {
@@ -161,6 +171,15 @@ impl Prepared {
         }
         Ok(())
     }
+}
+
+/// What the first process of a container finds at `path`.
+fn open_inside(pid: u32, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let root = format!("/proc/{pid}/root");
+    let root_flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = openat2(CWD, root, root_flags, Mode::empty(), ResolveFlags::empty())?;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    openat2(&root, path, flags, Mode::empty(), resolve)
 }
 
 /// Everything that the volumes and secret files of `app` ask for and this host does not give.
@@ -175,7 +194,7 @@ pub(super) fn check(app: &App, settings: &Settings) -> Vec<Finding> {
         }
     }
     for (index, secret) in app.secret_files.iter().enumerate() {
-        if let Err(error) = open_secret(&secret.source) {
+        if let Err(error) = trusted::read(&secret.source, Place::Anywhere, Readers::Root) {
             let field = format!("spec.secretFiles[{index}].source");
             findings.push(Finding::new(field, None, chain(&error)));
         }
@@ -193,6 +212,12 @@ pub(super) fn prepare(
     let mut prepared = Prepared::default();
     let state = &settings.paths.state;
     for mount in &app.mounts {
+        if matches!(mount.volume, Volume::Memory { .. }) && mount.access == Access::ReadWrite {
+            prepared.in_memory.push(InMemory {
+                destination: mount.path.clone(),
+                group: app.security.fs_group,
+            });
+        }
         let content = match &mount.volume {
             Volume::HostPath { path, kind } => {
                 let opened = open_host_path(path, *kind, &settings.volumes.allowed_host_paths)?;
@@ -205,13 +230,16 @@ pub(super) fn prepare(
             }
             Volume::EmptyDir => {
                 let own = state.join("instances").join(id.to_string()).join("volumes");
-                Content::Host(open_to_all(&own, &mount.name)?)
+                Content::Host(open_to_all(&own, &mount.name, app.security.fs_group)?)
             }
             Volume::InstanceDirectory => {
                 let own = state.join("volumes").join(id.instance.to_string());
-                Content::Host(open_to_all(&own, &mount.name)?)
+                Content::Host(open_to_all(&own, &mount.name, app.security.fs_group)?)
             }
-            Volume::Memory { size } => Content::Memory(size.unwrap_or(app.resources.memory_bytes)),
+            Volume::Memory { size } => Content::Memory {
+                size: size.unwrap_or(app.resources.memory_bytes),
+                group: app.security.fs_group,
+            },
         };
         prepared.sources.push(VolumeSource {
             destination: mount.path.clone(),
@@ -315,37 +343,6 @@ fn unopened(path: &str, errno: Errno) -> VolumeError {
     }
 }
 
-fn open_secret(path: &str) -> Result<File, VolumeError> {
-    // NONBLOCK: a FIFO must not hold us.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let opened = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
-        .map_err(|errno| unopened(path, errno))?;
-    let facts = fstat(&opened).map_err(|errno| unopened(path, errno))?;
-    let found = FileType::from_raw_mode(facts.st_mode);
-    if found != FileType::RegularFile {
-        return Err(VolumeError::Kind {
-            path: path.to_owned(),
-            found: format!("a {found:?}").to_lowercase(),
-            allowed: "a regular file",
-        });
-    }
-    if facts.st_uid != 0 || facts.st_mode & 0o077 != 0 {
-        return Err(VolumeError::Exposed {
-            path: path.to_owned(),
-            owner: facts.st_uid,
-            mode: facts.st_mode & 0o7777,
-        });
-    }
-    if u64::try_from(facts.st_size).unwrap_or(u64::MAX) > MAX_SECRET {
-        return Err(VolumeError::Kind {
-            path: path.to_owned(),
-            found: format!("{} bytes long", facts.st_size),
-            allowed: "a file of at most 1 MiB",
-        });
-    }
-    Ok(opened.into())
-}
-
 fn write_secrets(
     directory: &Path,
     secrets: &[SecretFile],
@@ -358,13 +355,7 @@ fn write_secrets(
     make(directory, 0o755)?;
     in_memory(directory)?;
     for secret in secrets {
-        let mut content = Vec::new();
-        let source = open_secret(&secret.source)?;
-        let read = source.take(MAX_SECRET).read_to_end(&mut content);
-        read.map_err(|source| VolumeError::Open {
-            path: secret.source.clone(),
-            source,
-        })?;
+        let content = trusted::read(&secret.source, Place::Anywhere, Readers::Root)?;
         let path = directory.join(&secret.name);
         write_secret(&path, &content, secret.mode, ids)
             .map_err(|source| VolumeError::Write { path, source })?;
@@ -405,19 +396,20 @@ fn in_memory(directory: &Path) -> Result<(), VolumeError> {
 }
 
 /// A directory that every user of the container may write, in one that no user of the host enters.
-fn open_to_all(parent: &Path, name: &str) -> Result<PathBuf, VolumeError> {
+/// With a group it is that group's, and what is made in it as well; what is in it is not changed.
+fn open_to_all(parent: &Path, name: &str, group: Option<u32>) -> Result<PathBuf, VolumeError> {
     make(parent, 0o700)?;
     let path = parent.join(name);
-    match fs::create_dir(&path) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(path),
-        made => {
-            let opened =
-                made.and_then(|()| fs::set_permissions(&path, Permissions::from_mode(0o777)));
-            match opened {
-                Ok(()) => Ok(path),
-                Err(source) => Err(VolumeError::Write { path, source }),
-            }
-        }
+    let open = |mode| fs::set_permissions(&path, Permissions::from_mode(mode));
+    let made = match (fs::create_dir(&path), group) {
+        (Err(e), _) if e.kind() != ErrorKind::AlreadyExists => Err(e),
+        (Err(_), None) => Ok(()),
+        (Ok(()), None) => open(0o777),
+        (_, Some(group)) => chown(&path, None, Some(group)).and_then(|()| open(0o2777)),
+    };
+    match made {
+        Ok(()) => Ok(path),
+        Err(source) => Err(VolumeError::Write { path, source }),
     }
 }
 

@@ -7,11 +7,15 @@
 //! EPERM. A name that the runtime's libseccomp does not know is passed
 //! over by runc and crun, so the list may be newer than the library.
 
+use std::collections::BTreeSet;
+
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArgBuilder, LinuxSeccompBuilder,
     LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
 };
+
+use crate::app::CapabilitySet;
 
 /// Allowed without a condition, by subject.
 const ALLOWED: [&str; 11] = [
@@ -77,8 +81,37 @@ const ALLOWED: [&str; 11] = [
      timerfd_settime64",
 ];
 
-/// What the capabilities of [`CAPABILITIES`](super::spec::CAPABILITIES) add: CAP_SYS_CHROOT.
-const ALLOWED_BY_CAPABILITY: &str = "chroot";
+/// What a capability adds, as in containerd's default.
+const ALLOWED_BY_CAPABILITY: [(&str, &str); 14] = [
+    ("SYS_CHROOT", "chroot"),
+    ("DAC_READ_SEARCH", "open_by_handle_at"),
+    (
+        "SYS_ADMIN",
+        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount \
+         mount_setattr move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname \
+         sethostname setns syslog umount umount2 unshare",
+    ),
+    ("SYS_BOOT", "reboot"),
+    ("SYS_MODULE", "delete_module finit_module init_module"),
+    ("SYS_PACCT", "acct"),
+    (
+        "SYS_PTRACE",
+        "kcmp pidfd_getfd process_madvise process_vm_readv process_vm_writev",
+    ),
+    ("SYS_RAWIO", "ioperm iopl"),
+    (
+        "SYS_TIME",
+        "clock_settime clock_settime64 settimeofday stime",
+    ),
+    ("SYS_TTY_CONFIG", "vhangup"),
+    (
+        "SYS_NICE",
+        "get_mempolicy mbind set_mempolicy set_mempolicy_home_node",
+    ),
+    ("SYSLOG", "syslog"),
+    ("BPF", "bpf"),
+    ("PERFMON", "perf_event_open"),
+];
 
 #[cfg(target_arch = "x86_64")]
 const ALLOWED_BY_ARCHITECTURE: &str = "arch_prctl modify_ldt";
@@ -105,16 +138,22 @@ const AF_VSOCK: u64 = 40;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
-/// The profile for a container with our capability set.
-pub(super) fn default_profile() -> Result<LinuxSeccomp, OciSpecError> {
-    let names = ALLOWED
+/// The profile for a container with these capabilities.
+pub(super) fn default_profile(capabilities: CapabilitySet) -> Result<LinuxSeccomp, OciSpecError> {
+    let by_capability = ALLOWED_BY_CAPABILITY
         .iter()
-        .chain([&ALLOWED_BY_CAPABILITY, &ALLOWED_BY_ARCHITECTURE])
+        .filter_map(|(name, calls)| capabilities.has(name).then_some(calls));
+    // Two capabilities may allow one call.
+    let names: BTreeSet<String> = ALLOWED
+        .iter()
+        .chain(by_capability)
+        .chain([&ALLOWED_BY_ARCHITECTURE])
         .flat_map(|names| names.split_ascii_whitespace())
         .map(str::to_owned)
         .collect();
+    let administers = capabilities.has("SYS_ADMIN");
     let unconditional = LinuxSyscallBuilder::default()
-        .names::<Vec<String>>(names)
+        .names::<Vec<String>>(names.into_iter().collect())
         .action(LinuxSeccompAction::ScmpActAllow)
         .build()?;
     let mut rules = vec![unconditional];
@@ -133,6 +172,9 @@ pub(super) fn default_profile() -> Result<LinuxSeccomp, OciSpecError> {
     ] {
         rules.push(rule_for("socket", family, operator)?);
     }
+    if administers {
+        return profile(rules);
+    }
     // Threads and processes, but no namespaces: those need CAP_SYS_ADMIN, or a user namespace,
     // which is the first step of most ways out.
     rules.push(rule_for(
@@ -149,6 +191,10 @@ pub(super) fn default_profile() -> Result<LinuxSeccomp, OciSpecError> {
             .errno_ret(ENOSYS)
             .build()?,
     );
+    profile(rules)
+}
+
+fn profile(rules: Vec<LinuxSyscall>) -> Result<LinuxSeccomp, OciSpecError> {
     LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActErrno)
         .default_errno_ret(EPERM)
@@ -180,19 +226,41 @@ fn rule_for(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     fn unconditional() -> Vec<String> {
-        let profile = default_profile().unwrap();
+        let profile = default_profile(CapabilitySet::STANDARD).unwrap();
         let rules = profile.syscalls().as_ref().unwrap();
         rules[0].names().clone()
     }
 
     #[test]
     fn every_call_is_named_once() {
-        let names = unconditional();
-        let set: BTreeSet<&String> = names.iter().collect();
-        assert_eq!(set.len(), names.len());
+        let mut seen = BTreeSet::new();
+        for name in ALLOWED
+            .iter()
+            .flat_map(|names| names.split_ascii_whitespace())
+        {
+            assert!(seen.insert(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_capability_opens_its_calls_and_no_others() {
+        let calls = |capability: &str| {
+            let one = CapabilitySet::named(capability).unwrap();
+            let profile = default_profile(CapabilitySet::STANDARD.with(one)).unwrap();
+            profile.syscalls().clone().unwrap()
+        };
+        let named = |capability: &str| calls(capability)[0].names().clone();
+        let has = |names: &[String], call: &str| names.iter().any(|name| name == call);
+        assert!(has(&named("SYS_TIME"), "settimeofday") && !has(&named("SYS_TIME"), "mount"));
+        assert!(has(&named("SYS_ADMIN"), "mount") && has(&named("SYS_ADMIN"), "clone3"));
+        let denied = |capability: &str| {
+            calls(capability)
+                .iter()
+                .any(|rule| rule.names() == &["clone3"])
+        };
+        assert!(denied("SYS_TIME") && !denied("SYS_ADMIN"));
     }
 
     #[test]
@@ -254,7 +322,7 @@ mod tests {
 
     #[test]
     fn clone3_says_enosys_so_that_threads_start_by_clone() {
-        let profile = default_profile().unwrap();
+        let profile = default_profile(CapabilitySet::STANDARD).unwrap();
         let rules = profile.syscalls().as_ref().unwrap();
         let clone3 = rules
             .iter()

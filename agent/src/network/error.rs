@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::netlink::NetlinkError;
 use super::ports::HostPort;
+use crate::config::Connects;
 
 /// Why a slot could not be made, removed or observed.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,27 @@ pub enum NetworkError {
         /// Index of the link that has it.
         link: u32,
     },
+    /// Slots are connected in another way than is configured.
+    #[error(
+        "network.mode is {:?}, but {count} instances are connected otherwise (the first: {first}); it can be changed when the last instance has gone",
+        wanted.as_str()
+    )]
+    Connected {
+        /// What is configured.
+        wanted: Connects,
+        /// How many are not.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// All bridges are full.
+    #[error("{bridges} bridges with {ports} ports each (network.bridge_ports) are full")]
+    NoBridge {
+        /// How many there can be.
+        bridges: u32,
+        /// Ports of each.
+        ports: u32,
+    },
     /// A process of the host has a host port.
     #[error("host port {port} is in use by a process of this host")]
     HostPortTaken {
@@ -91,10 +113,11 @@ impl NetworkError {
         match self {
             Self::Netns { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
             Self::Kernel { source, .. } => source.errno() != Some(rustix::io::Errno::PERM),
-            Self::Deadline { .. } | Self::HostPortTaken { .. } => true,
+            Self::Deadline { .. } | Self::HostPortTaken { .. } | Self::NoBridge { .. } => true,
             Self::NameTaken { .. }
             | Self::AddressTaken { .. }
             | Self::TableTaken { .. }
+            | Self::Connected { .. }
             | Self::WorkerEnded => false,
         }
     }

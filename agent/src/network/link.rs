@@ -1,6 +1,7 @@
 //! The routing messages of a slot, and what the kernel's answers say about it.
 //!
-//! Owns the shape of a slot on the wire: one veth pair in our link group, one /32 on each side,
+//! Owns the shape of a slot on the wire: one veth pair in our link group, one /32 on each side, on
+//! the host's own end or on the bridge that this is a port of,
 //! permanent neighbour entries (`gc_thresh3` of the neighbour table, 1024 by default, spans all
 //! namespaces: learnt entries fail from some 500 slots on). Every request can be repeated: it
 //! creates or replaces. Builds and reads messages only; `netlink` sends them.
@@ -9,12 +10,13 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
@@ -22,8 +24,9 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::names::{INSIDE, Mac, SlotNames};
+use super::names::{BridgeNames, INSIDE, Mac, SlotNames};
 use super::netlink::Request;
+use crate::config::Connects;
 
 /// Index of `lo` in every network namespace (LOOPBACK_IFINDEX, include/net/flow.h).
 const LOOPBACK: u32 = 1;
@@ -39,6 +42,18 @@ pub(super) struct LinkShape {
     pub(super) mtu: u32,
     /// The gateway seen from inside.
     pub(super) gateway: Ipv4Addr,
+    /// How host and slot are connected.
+    pub(super) connects: Connects,
+    /// Most ports of one bridge.
+    pub(super) bridge_ports: u32,
+}
+
+/// A permanent neighbour.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Neighbour {
+    pub(super) link: u32,
+    pub(super) address: Ipv4Addr,
+    pub(super) mac: Vec<u8>,
 }
 
 /// A link as the kernel shows it.
@@ -51,6 +66,8 @@ pub(super) struct Link {
     pub(super) alias: Option<String>,
     /// Index of a veth's other end, in the namespace of that end.
     pub(super) peer: Option<u32>,
+    /// Index of the bridge that it is a port of.
+    pub(super) master: Option<u32>,
     pub(super) kind: Option<InfoKind>,
 }
 
@@ -67,6 +84,7 @@ impl Link {
                 LinkAttribute::Group(group) => link.group = group,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Link(peer) => link.peer = Some(peer),
+                LinkAttribute::Controller(master) => link.master = Some(master),
                 LinkAttribute::LinkInfo(infos) => {
                     link.kind = infos.into_iter().find_map(|info| match info {
                         LinkInfo::Kind(kind) => Some(kind),
@@ -114,6 +132,32 @@ pub(super) fn addresses(
         _ => None,
     };
     answers.into_iter().filter_map(address).collect()
+}
+
+/// The permanent IPv4 neighbours of a list of answers.
+pub(super) fn neighbours(answers: impl IntoIterator<Item = RouteNetlinkMessage>) -> Vec<Neighbour> {
+    let neighbour = |answer| {
+        let RouteNetlinkMessage::NewNeighbour(message) = answer else {
+            return None;
+        };
+        let (mut address, mut mac) = (None, None);
+        for attribute in message.attributes {
+            match attribute {
+                NeighbourAttribute::Destination(NeighbourAddress::Inet(inet)) => {
+                    address = Some(inet);
+                }
+                NeighbourAttribute::LinkLayerAddress(bytes) => mac = Some(bytes),
+                _ => {}
+            }
+        }
+        let permanent = message.header.state == NeighbourState::Permanent;
+        Some(Neighbour {
+            link: message.header.ifindex,
+            address: address.filter(|_| permanent)?,
+            mac: mac?,
+        })
+    };
+    answers.into_iter().filter_map(neighbour).collect()
 }
 
 fn host_route_of(answer: RouteNetlinkMessage) -> Option<(u32, Ipv4Addr)> {
@@ -169,6 +213,13 @@ pub(super) fn list_addresses() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(message)
 }
 
+/// Lists the IPv4 neighbours.
+pub(super) fn list_neighbours() -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
 /// Asks which route of the table (not which cached decision) leads to `address`.
 pub(super) fn get_route(address: Ipv4Addr) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
@@ -185,6 +236,7 @@ pub(super) fn create_pair(
     names: &SlotNames,
     shape: &LinkShape,
     namespace: BorrowedFd<'_>,
+    bridge: Option<u32>,
 ) -> Vec<Request> {
     // Not raised here: while a pair is made, its first end has no peer yet and refuses with ENOTCONN
     // (veth_open).
@@ -210,6 +262,8 @@ pub(super) fn create_pair(
             ]),
         ],
     );
+    host.attributes
+        .extend(bridge.map(LinkAttribute::Controller));
     raise(&mut host);
     vec![request(
         "create the veth pair",
@@ -218,10 +272,10 @@ pub(super) fn create_pair(
     )]
 }
 
-/// Makes the inner end `link` right.
+/// Makes the inner end `link` right; `gateway` is the MAC of what it is connected to.
 pub(super) fn configure_inside(
     link: u32,
-    names: &SlotNames,
+    gateway: Mac,
     shape: &LinkShape,
     address: Ipv4Addr,
 ) -> Vec<Request> {
@@ -244,7 +298,7 @@ pub(super) fn configure_inside(
         ),
         request(
             "set the gateway's neighbour",
-            neighbour(link, shape.gateway, names.host_mac),
+            neighbour(link, shape.gateway, gateway),
             SET,
         ),
         request(
@@ -266,12 +320,13 @@ pub(super) fn remove_address(link: u32, address: Ipv4Addr) -> Request {
     request("remove an address of before", message, 0)
 }
 
-/// Makes the host's end `link` right; its route is a request of its own.
+/// Makes the host's end `link` right, a port of `bridge` where there is one; route and neighbour are
+/// requests of their own.
 pub(super) fn configure_host(
     link: u32,
     names: &SlotNames,
     shape: &LinkShape,
-    address: Ipv4Addr,
+    bridge: Option<u32>,
 ) -> Vec<Request> {
     let mut host = link_message(
         link,
@@ -281,19 +336,108 @@ pub(super) fn configure_host(
             LinkAttribute::IfAlias(names.alias.clone()),
         ],
     );
+    host.attributes
+        .extend(bridge.map(LinkAttribute::Controller));
     raise(&mut host);
+    let mut requests = vec![request(
+        "raise and sign the host's end",
+        RouteNetlinkMessage::SetLink(host),
+        0,
+    )];
+    if bridge.is_some() {
+        requests.push(request(
+            "set up the port of the bridge",
+            RouteNetlinkMessage::NewLink(link_message(link, vec![isolated_port()])),
+            0,
+        ));
+        requests.push(request(
+            "set the port's MAC address",
+            port_address(link, names.inside_mac),
+            SET,
+        ));
+    }
+    requests
+}
+
+/// Nothing of another port comes in, and nothing is learnt or tried out.
+fn isolated_port() -> LinkAttribute {
+    LinkAttribute::LinkInfo(vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(vec![
+            InfoBridgePort::Isolated(true),
+            InfoBridgePort::Learning(false),
+            InfoBridgePort::UnicastFlood(false),
+            InfoBridgePort::MulticastFlood(false),
+            InfoBridgePort::BroadcastFlood(false),
+        ])),
+    ])
+}
+
+/// The permanent entry of the bridge's table of addresses for what is behind `port`.
+fn port_address(port: u32, mac: Mac) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = port;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Controller;
+    message.attributes = vec![NeighbourAttribute::LinkLayerAddress(mac.to_vec())];
+    RouteNetlinkMessage::NewNeighbour(message)
+}
+
+/// Makes a bridge with a MAC that no port changes.
+pub(super) fn create_bridge(names: &BridgeNames, shape: &LinkShape) -> Request {
+    let bridge = link_message(
+        0,
+        vec![
+            LinkAttribute::IfName(names.link.clone()),
+            LinkAttribute::Address(names.mac.to_vec()),
+            LinkAttribute::Mtu(shape.mtu),
+            LinkAttribute::Group(shape.group),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ],
+    );
+    request(
+        "create a bridge",
+        RouteNetlinkMessage::NewLink(bridge),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
+}
+
+/// Raises and signs a bridge and gives it the gateway's address.
+pub(super) fn configure_bridge(link: u32, names: &BridgeNames, shape: &LinkShape) -> Vec<Request> {
+    let mut bridge = link_message(link, vec![LinkAttribute::IfAlias(names.alias.clone())]);
+    raise(&mut bridge);
+    // Never the source of what the host itself sends to instances.
+    let mut gateway = address_message(link, shape.gateway);
+    gateway.header.scope = AddressScope::Host;
     vec![
         request(
-            "raise and sign the host's end",
-            RouteNetlinkMessage::SetLink(host),
+            "raise and sign the bridge",
+            RouteNetlinkMessage::SetLink(bridge),
             0,
         ),
         request(
-            "set the instance's neighbour",
-            neighbour(link, address, names.inside_mac),
+            "give the bridge the gateway's address",
+            RouteNetlinkMessage::NewAddress(gateway),
             SET,
         ),
     ]
+}
+
+/// Sets the neighbour behind the host's own end: it is nobody else's.
+pub(super) fn set_neighbour(link: u32, address: Ipv4Addr, mac: Mac) -> Request {
+    let message = neighbour(link, address, mac);
+    request("set the instance's neighbour", message, SET)
+}
+
+/// Adds the neighbour behind a bridge. The kernel refuses with EEXIST when the address has one.
+pub(super) fn add_neighbour(link: u32, address: Ipv4Addr, mac: Mac) -> Request {
+    let message = neighbour(link, address, mac);
+    request(
+        "add the instance's neighbour",
+        message,
+        NLM_F_CREATE | NLM_F_EXCL,
+    )
 }
 
 /// Adds the host's route to `address`. The kernel refuses with EEXIST when there is one, whichever

@@ -6,12 +6,12 @@
 //! the same host. A link name has room for 32 bits of the hash only (IFNAMSIZ is 16 with the final
 //! NUL, linux/if.h), so two instances can meet on one name: the alias tells them apart.
 
-use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::hex::hex;
 use crate::instance::InstanceName;
 
 /// The interface inside the slot.
@@ -30,6 +30,17 @@ pub(super) struct SlotNames {
     /// MAC of `eth0` inside.
     pub(super) inside_mac: Mac,
     /// `ip link show` prints it: `nodeagent web-1 @ 0123456789abcdef`.
+    pub(super) alias: String,
+}
+
+/// What one of our bridges is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BridgeNames {
+    /// `nab-`, 8 hexadecimal digits and its number.
+    pub(super) link: String,
+    /// Its MAC, which no port changes.
+    pub(super) mac: Mac,
+    /// `ip link show` prints it: `nodeagent bridge 0 @ 0123456789abcdef`.
     pub(super) alias: String,
 }
 
@@ -69,6 +80,30 @@ impl Naming {
         }
     }
 
+    /// The names of the bridge of that number.
+    pub(super) fn bridge(&self, number: u32) -> BridgeNames {
+        let hash = Sha256::new()
+            .chain_update(&self.directory)
+            // No instance is called like that.
+            .chain_update([0, 0])
+            .chain_update(number.to_be_bytes())
+            .finalize();
+        BridgeNames {
+            link: format!("{}{number}", self.bridge_prefix()),
+            mac: local_mac(&hash[..6]),
+            alias: format!("nodeagent bridge {number} @ {}", self.owner),
+        }
+    }
+
+    /// The number in the name of a bridge of ours.
+    pub(super) fn bridge_number(&self, link: &str) -> Option<u32> {
+        link.strip_prefix(&self.bridge_prefix())?.parse().ok()
+    }
+
+    fn bridge_prefix(&self) -> String {
+        format!("nab-{:.8}-", self.owner)
+    }
+
     /// The instance that an alias of ours names; `None` for links of others.
     pub(super) fn owner_of(&self, alias: &str) -> Option<InstanceName> {
         let (instance, owner) = alias.strip_prefix("nodeagent ")?.split_once(" @ ")?;
@@ -82,14 +117,6 @@ fn local_mac(bytes: &[u8]) -> Mac {
     mac.copy_from_slice(bytes);
     mac[0] = (mac[0] & 0xfc) | 0x02;
     mac
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

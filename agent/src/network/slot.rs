@@ -8,21 +8,26 @@
 //!                                │ 169.254.1.1 lladdr (na-5e1f00d5)
 //! ```
 //!
+//! In the mode `bridge` the host's end is a port, and route and neighbour are the bridge's: `bridge`.
+//!
 //! Everything here blocks and runs on the network's own threads. The order matters: a slot begins
 //! with its netns file and ends with it, so that what a crash leaves behind has a name.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rtnetlink::packet_route::link::InfoKind;
 use rustix::io::Errno;
 
+use super::bridge::{self, Bridges, Known};
 use super::error::NetworkError;
-use super::link::{self, Link, LinkShape};
-use super::names::{INSIDE, Naming, SlotNames};
+use super::link::{self, Link, LinkShape, Neighbour};
+use super::names::{INSIDE, Mac, Naming, SlotNames};
 use super::netlink::{Failed, Netlink, NetlinkError, Request};
 use super::netns::{self, Age, Inside, NetnsFile};
+use crate::config::Connects;
 use crate::instance::InstanceName;
 
 /// A slot that is ready for a container.
@@ -77,11 +82,26 @@ pub(super) struct Slots {
     naming: Naming,
     shape: LinkShape,
     host: Netlink,
+    bridges: Arc<Bridges>,
+}
+
+/// Where an instance's route leads, and what its gateway is.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// The host's end, or its bridge.
+    link: u32,
+    gateway: Mac,
+    /// The bridge, again.
+    bridge: Option<u32>,
 }
 
 impl Slots {
     /// Opens a routing socket in the calling thread's namespace: that is "the host".
-    pub(super) fn open(directory: &Path, shape: LinkShape) -> Result<Self, NetworkError> {
+    pub(super) fn open(
+        directory: &Path,
+        shape: LinkShape,
+        bridges: Arc<Bridges>,
+    ) -> Result<Self, NetworkError> {
         let host = Netlink::open().map_err(|source| NetworkError::Kernel {
             operation: "open the host's routing socket",
             object: directory.display().to_string(),
@@ -92,7 +112,43 @@ impl Slots {
             naming: Naming::new(directory),
             shape,
             host,
+            bridges,
         })
+    }
+
+    /// Removes bridges of ours that a crash left without a port.
+    ///
+    /// # Errors
+    /// [`NetworkError::Connected`] when a slot is connected in another way than is configured.
+    pub(super) fn begin(&mut self) -> Result<(), NetworkError> {
+        let links = self.links()?;
+        let bridges = bridge::ours(&self.naming, &links);
+        let is_port = |link: &Link| bridges.values().any(|b| link.master == Some(b.index));
+        let otherwise = |link: &&Link| match self.shape.connects {
+            Connects::Routed => is_port(link),
+            Connects::Bridge => !is_port(link),
+        };
+        let ours = links.iter().filter_map(|link| {
+            let instance = self.naming.owner_of(link.alias.as_deref()?)?;
+            is_host_end(link, &self.naming.of(&instance)).then_some((link, instance))
+        });
+        let other: Vec<String> = ours
+            .filter(|(link, _)| otherwise(link))
+            .map(|(_, instance)| instance.to_string())
+            .collect();
+        if let Some(first) = other.first() {
+            return Err(NetworkError::Connected {
+                wanted: self.shape.connects,
+                count: other.len(),
+                first: first.clone(),
+            });
+        }
+        bridge::tidy(&mut self.host, &self.naming, &links).map(drop)
+    }
+
+    fn links(&mut self) -> Result<Vec<Link>, NetworkError> {
+        let answers = list(&mut self.host, "list the host's links", link::list_links())?;
+        Ok(link::links(answers))
     }
 
     /// By whose slots an agent recognises what is its own.
@@ -133,22 +189,95 @@ impl Slots {
         address: Ipv4Addr,
         inside: &mut Inside,
     ) -> Result<(), NetworkError> {
-        let (host, eth0) = self.ensure_pair(instance, names, inside)?;
+        let bridges = Arc::clone(&self.bridges);
+        // Until the port is there, nobody removes its bridge.
+        let mut known = bridges.lock();
+        let bridge = match self.shape.connects {
+            Connects::Routed => None,
+            Connects::Bridge => Some(self.bridge_of(names, &mut known)?),
+        };
+        let (host, eth0) = self.ensure_pair(instance, names, inside, bridge.map(|b| b.index))?;
+        let way = Way {
+            link: bridge.map_or(host.index, |bridge| bridge.index),
+            gateway: bridge.map_or(names.host_mac, |bridge| bridge.mac),
+            bridge: bridge.map(|bridge| bridge.index),
+        };
         apply(
             &mut self.host,
             &names.host_link,
-            link::configure_host(host.index, names, &self.shape, address),
+            link::configure_host(host.index, names, &self.shape, way.bridge),
         )?;
+        drop(known);
         // Before anything inside changes: an address that somebody else has ends it here.
-        self.ensure_host_route(instance, &host, address)?;
+        self.ensure_neighbour(instance, names, way, address)?;
+        self.ensure_host_route(instance, names, way, address)?;
         if inside.age == Age::Old {
-            self.remove_what_was_before(&host, &eth0, address, inside)?;
+            self.remove_what_was_before(names, way, &eth0, address, inside)?;
         }
         apply(
             &mut inside.netlink,
             &names.host_link,
-            link::configure_inside(eth0.index, names, &self.shape, address),
+            link::configure_inside(eth0.index, way.gateway, &self.shape, address),
         )
+    }
+
+    /// The bridge that the host's end is a port of, or one with room.
+    fn bridge_of(
+        &mut self,
+        names: &SlotNames,
+        known: &mut Known,
+    ) -> Result<bridge::Bridge, NetworkError> {
+        let counted = match known.take() {
+            Some(counted) => counted,
+            None => {
+                let links = self.links()?;
+                bridge::ours(&self.naming, &links)
+            }
+        };
+        let counted = known.insert(counted);
+        let host = find(&mut self.host, &names.host_link)?.filter(|host| is_host_end(host, names));
+        let master = host.and_then(|host| host.master);
+        match counted.values().find(|bridge| Some(bridge.index) == master) {
+            Some(bridge) => Ok(*bridge),
+            None => bridge::with_room(counted, &mut self.host, &self.naming, &self.shape),
+        }
+    }
+
+    /// A bridge has the neighbours of many: there the entry says whose an address is.
+    fn ensure_neighbour(
+        &mut self,
+        instance: &InstanceName,
+        names: &SlotNames,
+        way: Way,
+        address: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        if way.bridge.is_none() {
+            let set = link::set_neighbour(way.link, address, names.inside_mac);
+            return apply(&mut self.host, &names.host_link, vec![set]);
+        }
+        let add = link::add_neighbour(way.link, address, names.inside_mac);
+        match self.host.apply(vec![add]) {
+            Err(failed) if failed.error.errno() == Some(Errno::EXIST) => {}
+            other => return other.map_err(|failed| refused(&names.host_link, failed)),
+        }
+        let holder = self
+            .neighbours()?
+            .into_iter()
+            .find(|neighbour| (neighbour.link, neighbour.address) == (way.link, address));
+        match holder {
+            Some(holder) if holder.mac != names.inside_mac => Err(NetworkError::AddressTaken {
+                address,
+                instance: instance.to_string(),
+                link: way.link,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn neighbours(&mut self) -> Result<Vec<Neighbour>, NetworkError> {
+        let what = "list the host's neighbours";
+        let answers = list(&mut self.host, what, link::list_neighbours())?;
+        Ok(link::neighbours(answers))
     }
 
     /// Both ends of the veth; a pair that is not whole is made anew.
@@ -157,6 +286,7 @@ impl Slots {
         instance: &InstanceName,
         names: &SlotNames,
         inside: &mut Inside,
+        bridge: Option<u32>,
     ) -> Result<(Link, Link), NetworkError> {
         if inside.age == Age::Old {
             let host = find(&mut self.host, &names.host_link)?;
@@ -175,10 +305,10 @@ impl Slots {
                 _ => {}
             }
         }
-        match self.create_pair(names, inside) {
+        match self.create_pair(names, inside, bridge) {
             Err(failed) if failed.error.errno() == Some(Errno::EXIST) => {
                 self.delete_host_end(instance, names)?;
-                self.create_pair(names, inside)
+                self.create_pair(names, inside, bridge)
                     .map_err(|failed| refused(&names.host_link, failed))?;
             }
             other => other.map_err(|failed| refused(&names.host_link, failed))?,
@@ -188,9 +318,18 @@ impl Slots {
         Ok((host, eth0))
     }
 
-    fn create_pair(&mut self, names: &SlotNames, inside: &Inside) -> Result<(), Failed> {
-        self.host
-            .apply(link::create_pair(names, &self.shape, inside.as_fd()))
+    fn create_pair(
+        &mut self,
+        names: &SlotNames,
+        inside: &Inside,
+        bridge: Option<u32>,
+    ) -> Result<(), Failed> {
+        self.host.apply(link::create_pair(
+            names,
+            &self.shape,
+            inside.as_fd(),
+            bridge,
+        ))
     }
 
     fn must_find_host_end(&mut self, names: &SlotNames) -> Result<Link, NetworkError> {
@@ -200,7 +339,8 @@ impl Slots {
     /// Addresses that the slot had before. The one inside goes last: it is what a repetition finds.
     fn remove_what_was_before(
         &mut self,
-        host: &Link,
+        names: &SlotNames,
+        way: Way,
         eth0: &Link,
         address: Ipv4Addr,
         inside: &mut Inside,
@@ -212,19 +352,10 @@ impl Slots {
         )?;
         for (index, other) in link::addresses(present) {
             if index == eth0.index && other != address {
-                take_away(
-                    &mut self.host,
-                    host,
-                    link::remove_host_route(host.index, other),
-                )?;
-                take_away(
-                    &mut self.host,
-                    host,
-                    link::remove_neighbour(host.index, other),
-                )?;
+                self.forget_way(names, way.link, other)?;
                 take_away(
                     &mut inside.netlink,
-                    host,
+                    &names.host_link,
                     link::remove_address(eth0.index, other),
                 )?;
             }
@@ -232,22 +363,39 @@ impl Slots {
         Ok(())
     }
 
+    /// Takes the route to an address away, and then what says whose it is.
+    fn forget_way(
+        &mut self,
+        names: &SlotNames,
+        link: u32,
+        address: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        for request in [
+            link::remove_host_route(link, address),
+            link::remove_neighbour(link, address),
+        ] {
+            take_away(&mut self.host, &names.host_link, request)?;
+        }
+        Ok(())
+    }
+
     fn ensure_host_route(
         &mut self,
         instance: &InstanceName,
-        host: &Link,
+        names: &SlotNames,
+        way: Way,
         address: Ipv4Addr,
     ) -> Result<(), NetworkError> {
         let failed = match self
             .host
-            .apply(vec![link::add_host_route(host.index, address)])
+            .apply(vec![link::add_host_route(way.link, address)])
         {
             Err(failed) if failed.error.errno() == Some(Errno::EXIST) => failed,
-            other => return other.map_err(|failed| refused(&host.name, failed)),
+            other => return other.map_err(|failed| refused(&names.host_link, failed)),
         };
         let answer = self.host.get(link::get_route(address)).map_err(|error| {
             refused(
-                &host.name,
+                &names.host_link,
                 Failed {
                     what: "look up the route to the instance",
                     error,
@@ -255,13 +403,19 @@ impl Slots {
             )
         })?;
         match link::host_routes(answer)[..] {
-            [(link, _)] if link == host.index => Ok(()),
-            [(link, _)] => Err(NetworkError::AddressTaken {
-                address,
-                instance: instance.to_string(),
-                link,
-            }),
-            _ => Err(refused(&host.name, failed)),
+            [(link, _)] if link == way.link => Ok(()),
+            [(link, _)] => {
+                if way.bridge.is_some() {
+                    let ours = link::remove_neighbour(way.link, address);
+                    take_away(&mut self.host, &names.host_link, ours)?;
+                }
+                Err(NetworkError::AddressTaken {
+                    address,
+                    instance: instance.to_string(),
+                    link,
+                })
+            }
+            _ => Err(refused(&names.host_link, failed)),
         }
     }
 
@@ -297,8 +451,40 @@ impl Slots {
         })
     }
 
+    /// Removes what a bridge has of the slots; routes and neighbours of a veth go with it.
+    fn leave_bridges(&mut self, instances: &[InstanceName]) -> Result<(), NetworkError> {
+        if self.shape.connects == Connects::Routed {
+            return Ok(());
+        }
+        let links = self.links()?;
+        let bridges = bridge::ours(&self.naming, &links);
+        let of_bridge = |n: &Neighbour| bridges.values().any(|b| b.index == n.link);
+        let mut neighbours = self.neighbours()?;
+        neighbours.retain(of_bridge);
+        for instance in instances {
+            let names = self.naming.of(instance);
+            for neighbour in neighbours.iter().filter(|n| n.mac == names.inside_mac) {
+                self.forget_way(&names, neighbour.link, neighbour.address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Bridges that lost their last port go.
+    fn remove_bridges(&mut self) -> Result<(), NetworkError> {
+        if self.shape.connects == Connects::Routed {
+            return Ok(());
+        }
+        let bridges = Arc::clone(&self.bridges);
+        let mut known = bridges.lock();
+        *known = None;
+        let links = self.links()?;
+        *known = Some(bridge::tidy(&mut self.host, &self.naming, &links)?);
+        Ok(())
+    }
+
     /// Removes veth, mount and file of one slot, whichever of them exist.
-    pub(super) fn remove(&mut self, instance: &InstanceName) -> Result<(), NetworkError> {
+    fn remove_own(&mut self, instance: &InstanceName) -> Result<(), NetworkError> {
         let names = self.naming.of(instance);
         match self.delete_host_end(instance, &names) {
             // The name is somebody else's, so this slot has no veth.
@@ -308,6 +494,13 @@ impl Slots {
         netns::remove(&self.directory.join(instance.to_string()))
     }
 
+    /// Removes one slot, whatever of it exists.
+    fn remove(&mut self, instance: &InstanceName) -> Result<(), NetworkError> {
+        self.leave_bridges(std::slice::from_ref(instance))?;
+        self.remove_own(instance)?;
+        self.remove_bridges()
+    }
+
     /// Removes many slots for the price of few: the kernel waits out a grace period for each
     /// deletion of a link, but only once for those of one group (200 links one by one 4 s, as a
     /// group 0.1 s). What fails as a group is tried one by one, so that each has its own answer.
@@ -315,6 +508,9 @@ impl Slots {
         &mut self,
         instances: &[InstanceName],
     ) -> Vec<Result<(), NetworkError>> {
+        if let Err(error) = self.leave_bridges(instances) {
+            tracing::warn!(%error, "what bridges have of removed slots may remain");
+        }
         if instances.len() > 1 {
             let links: Vec<Link> = instances
                 .iter()
@@ -335,10 +531,14 @@ impl Slots {
                 tracing::debug!(error = %failed.error, "links could not be deleted as a group");
             }
         }
-        instances
+        let removed = instances
             .iter()
-            .map(|instance| self.remove(instance))
-            .collect()
+            .map(|instance| self.remove_own(instance))
+            .collect();
+        if let Err(error) = self.remove_bridges() {
+            tracing::warn!(%error, "a bridge without ports may remain until the next start");
+        }
+        removed
     }
 
     /// The group that links are in between the decision to delete them and their deletion: ours
@@ -357,22 +557,28 @@ impl Slots {
                 self.entry(&mut found, instance).file = file;
             }
         }
-        let links = list(&mut self.host, "list the host's links", link::list_links())?;
+        let links = self.links()?;
+        let bridges = bridge::ours(&self.naming, &links);
+        let neighbours = match bridges.is_empty() {
+            true => Vec::new(),
+            false => self.neighbours()?,
+        };
         let routes = list(
             &mut self.host,
             "list the host's routes",
             link::list_routes(),
         )?;
+        let routes = link::host_routes(routes);
         let mut addresses: BTreeMap<u32, Vec<Ipv4Addr>> = BTreeMap::new();
-        for (index, address) in link::host_routes(routes) {
-            addresses.entry(index).or_default().push(address);
+        for (index, address) in &routes {
+            addresses.entry(*index).or_default().push(*address);
         }
         // A veth without alias was cut off before it was signed; its netns file came before it.
         let by_name: BTreeMap<String, InstanceName> = found
             .keys()
             .map(|instance| (self.naming.of(instance).host_link, instance.clone()))
             .collect();
-        for host in link::links(links) {
+        for host in links {
             let instance = match &host.alias {
                 Some(alias) => self.naming.owner_of(alias),
                 None => by_name.get(&host.name).cloned(),
@@ -381,7 +587,19 @@ impl Slots {
             else {
                 continue;
             };
-            let addresses = addresses.remove(&host.index).unwrap_or_default();
+            let bridge = bridges.values().find(|b| host.master == Some(b.index));
+            let addresses = match bridge {
+                None => addresses.remove(&host.index).unwrap_or_default(),
+                Some(bridge) => {
+                    let mac = self.naming.of(&instance).inside_mac;
+                    let its = neighbours
+                        .iter()
+                        .filter(|n| n.link == bridge.index && n.mac == mac);
+                    its.map(|n| n.address)
+                        .filter(|address| routes.contains(&(bridge.index, *address)))
+                        .collect()
+                }
+            };
             self.entry(&mut found, instance).link = Some(ObservedLink {
                 name: host.name,
                 addresses,
@@ -448,7 +666,7 @@ fn delete(netlink: &mut Netlink, link: &Link) -> Result<(), NetworkError> {
 
 /// Removes something that may be gone already: ESRCH for routes, ENOENT for neighbours,
 /// EADDRNOTAVAIL for addresses.
-fn take_away(netlink: &mut Netlink, object: &Link, request: Request) -> Result<(), NetworkError> {
+fn take_away(netlink: &mut Netlink, object: &str, request: Request) -> Result<(), NetworkError> {
     match netlink.apply(vec![request]) {
         Err(failed)
             if matches!(
@@ -458,7 +676,7 @@ fn take_away(netlink: &mut Netlink, object: &Link, request: Request) -> Result<(
         {
             Ok(())
         }
-        other => other.map_err(|failed| refused(&object.name, failed)),
+        other => other.map_err(|failed| refused(object, failed)),
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard, oneshot};
 
+use super::bridge::Bridges;
 use super::error::NetworkError;
 use super::link::LinkShape;
 use super::netfilter::{Firewall, Masquerade, Table};
@@ -78,18 +79,23 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError::Netns`] when the directory can neither be made nor used, or no thread can be
-    /// started; [`NetworkError::Kernel`] without a routing socket.
+    /// started; [`NetworkError::Kernel`] without a routing socket; [`NetworkError::Connected`] when
+    /// slots are there from before `network.mode` was changed.
     pub fn new(settings: &config::Network, netns_dir: PathBuf) -> Result<Self, NetworkError> {
         let shape = LinkShape {
             group: settings.link_group,
             mtu: settings.mtu,
             gateway: settings.gateway,
+            connects: settings.mode,
+            bridge_ports: settings.bridge_ports,
         };
+        let bridges = Arc::new(Bridges::default());
         netns::prepare_directory(&netns_dir)?;
         let (makers, to_make) = mpsc::channel();
         let (removers, to_remove) = mpsc::channel();
-        let maker = Slots::open(&netns_dir, shape)?;
-        let remover = Slots::open(&netns_dir, shape)?;
+        let mut maker = Slots::open(&netns_dir, shape, bridges.clone())?;
+        let remover = Slots::open(&netns_dir, shape, bridges)?;
+        maker.begin()?;
         let firewall = Arc::new(Mutex::new(Firewall::new(Table {
             name: settings.table.clone(),
             owner: maker.owner(),

@@ -1,5 +1,6 @@
 //! What the outside may see of a pool: a snapshot after every turn of its driver.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use super::Pool;
@@ -14,6 +15,8 @@ pub struct Snapshot {
     pub app: AppName,
     /// Id of the revision that new instances are made from.
     pub revision: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
     /// Instances wanted in service.
     pub target: u32,
     /// Sequence number of the target.
@@ -87,6 +90,7 @@ impl Pool {
         Snapshot {
             app: self.app.clone(),
             revision: self.revision.id.clone(),
+            labels: self.revision.app.labels.clone(),
             target: self.target,
             seq: self.seq,
             warm_armed: self.revision.app.warm.armed,

@@ -1028,6 +1028,7 @@ enum Move {
     Pass(u64),
     Revise,
     Roll(u32),
+    Accept,
     RefuseNext,
 }
 
@@ -1046,6 +1047,7 @@ fn moves() -> impl Strategy<Value = Move> {
         1 => (0u64..5_000).prop_map(Move::Pass),
         1 => Just(Move::Revise),
         1 => (1u32..4).prop_map(Move::Roll),
+        1 => Just(Move::Accept),
         1 => Just(Move::RefuseNext),
     ]
 }
@@ -1058,8 +1060,10 @@ proptest! {
     fn every_history_comes_to_rest_at_the_target(
         history in prop::collection::vec(moves(), 0..120),
         policy in prop::sample::select(&["Always", "OnFailure", "Never"]),
+        journal_lost in any::<bool>(),
     ) {
         let mut world = World::of(probed_with("r1", 2, policy), 8);
+        world.pool.limits.keep_everything = journal_lost;
         let mut asked = 0;
         for (step_number, choice) in history.into_iter().enumerate() {
             match choice {
@@ -1089,12 +1093,14 @@ proptest! {
                     world.roll(&format!("t{step_number}"), RollStep::Instances(step));
                     asked += 1;
                 }
+                Move::Accept => world.event(Event::Accepted),
                 Move::RefuseNext => world.refuse_next = true,
                 Move::Pass(ms) => world.pass(Duration::from_millis(ms)),
                 Move::Revise => world.event(Event::Command(Command::Revise(probed_with(&format!("r{step_number}"), 2, policy)))),
             }
         }
         world.refuse_next = false;
+        world.event(Event::Accepted);
         for _ in 0..40 {
             world.settle();
             world.pass(Duration::from_secs(61));

@@ -263,6 +263,7 @@ fn new_app(name: &str, manifest: &str) -> (String, Pool) {
     let pool = Pool {
         app: name.to_owned(),
         revision: "3f2a91c0d4e5b6a79881".to_owned(),
+        labels: [("set".to_owned(), "a".to_owned())].into(),
         target: 0,
         target_seq: 7,
         active: 0,

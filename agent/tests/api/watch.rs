@@ -43,6 +43,7 @@ fn pool(active: u32) -> Pool {
     Pool {
         app: "web".to_owned(),
         revision: "3f2a91c0".to_owned(),
+        labels: Default::default(),
         target: 2,
         target_seq: 7,
         active,

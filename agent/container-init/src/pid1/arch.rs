@@ -15,6 +15,7 @@ pub mod number {
     pub const CLOSE: usize = 3;
     pub const RT_SIGACTION: usize = 13;
     pub const RT_SIGPROCMASK: usize = 14;
+    pub const IOCTL: usize = 16;
     pub const PREAD64: usize = 17;
     pub const PWRITE64: usize = 18;
     pub const GETPID: usize = 39;
@@ -23,8 +24,10 @@ pub mod number {
     pub const SENDTO: usize = 44;
     pub const RECVMSG: usize = 47;
     pub const BIND: usize = 49;
+    pub const SOCKETPAIR: usize = 53;
     pub const SETSOCKOPT: usize = 54;
     pub const GETSOCKOPT: usize = 55;
+    pub const FORK: usize = 57;
     pub const EXECVE: usize = 59;
     pub const WAIT4: usize = 61;
     pub const KILL: usize = 62;

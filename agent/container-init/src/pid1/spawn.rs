@@ -1,4 +1,5 @@
 //! Executing a process of the plan: everything is prepared here, the child only makes calls.
+//! What the child does to itself and how it executes is shared with [`super::prepared`].
 
 use core::ffi::{CStr, c_char};
 
@@ -78,18 +79,12 @@ pub fn spawn(
         };
         NotSpawned { pid, code }
     };
-    let too_big = || not(b"arguments and environment do not fit", Errno(7), 0);
-    let argv = Pointers::collect(&mut buffers.argv, order.argv.iter()).ok_or_else(too_big)?;
-    let environment = buffers
-        .environment
-        .build(process, order.start, order.notify)
-        .ok_or_else(too_big)?;
+    let program = Program::collect(process, &order, buffers)
+        .ok_or_else(|| not(b"arguments and environment do not fit", Errno(7), 0))?;
     let mut child = Child {
         process,
         order,
-        argv,
-        environment,
-        path: &mut buffers.path,
+        program,
         failure: None,
     };
     let pid = sys::vfork(&mut child).map_err(|errno| not(b"cannot make a process", errno, 0))?;
@@ -104,82 +99,105 @@ const EXECUTE: &[u8] = b"cannot execute";
 struct Child<'a> {
     process: &'a Process<'static>,
     order: Order<'a>,
-    argv: Pointers<'a>,
-    environment: Environment<'a>,
-    path: &'a mut [u8; PATH_SIZE],
+    program: Program<'a>,
     failure: Option<(&'static [u8], Errno)>,
 }
 
 impl Vfork for Child<'_> {
     fn run(&mut self) {
-        self.failure = match self.prepare() {
-            Ok(()) => Some((EXECUTE, self.execute())),
+        self.failure = match become_process(self.process, &self.order) {
+            Ok(()) => Some((EXECUTE, self.program.execute())),
             Err(failure) => Some(failure),
         };
     }
 }
 
-impl Child<'_> {
-    /// In this order: limits before ids (raising needs root), the bounding set while SETPCAP is
-    /// there, groups before uid, the directory with the process's own rights.
-    fn prepare(&self) -> Result<(), (&'static [u8], Errno)> {
-        let process = self.process;
-        let step = |name: &'static [u8]| move |errno| (name, errno);
-        sys::setsid().map_err(step(b"cannot begin a session"))?;
-        self.streams().map_err(step(b"cannot set up its streams"))?;
-        if let Some((fd, number)) = self.order.newline {
-            sys::place(fd, number)
-                .map_err(step(b"cannot hand over its notification descriptor"))?;
-        }
-        for limit in process.rlimits.iter() {
-            sys::set_limit(limit).map_err(step(b"cannot set a resource limit"))?;
-        }
-        sys::drop_from_bounding_set(process.capabilities)
-            .map_err(step(b"cannot drop the bounding set"))?;
-        sys::clear_ambient().map_err(step(b"cannot clear ambient capabilities"))?;
-        let mut groups = [0; MAX_GROUPS];
-        let mut count = 0;
-        for (room, group) in groups.iter_mut().zip(process.groups.iter()) {
-            *room = group;
-            count += 1;
-        }
-        sys::set_groups(groups.get(..count).unwrap_or_default())
-            .map_err(step(b"cannot set groups"))?;
-        sys::set_gid(process.gid).map_err(step(b"cannot set gid"))?;
-        sys::set_uid(process.uid).map_err(step(b"cannot set uid"))?;
-        let kept = if process.uid == 0 {
-            process.capabilities
-        } else {
-            0
-        };
-        sys::limit_capabilities(kept).map_err(step(b"cannot limit capabilities"))?;
-        sys::chdir(process.cwd).map_err(step(b"cannot enter its working directory"))?;
-        sys::unblock_all();
-        Ok(())
+/// What the child does to itself before it executes. In this order: limits before ids (raising
+/// needs root), the bounding set while SETPCAP is there, groups before uid, the directory with the
+/// process's own rights.
+pub fn become_process(
+    process: &Process<'_>,
+    order: &Order<'_>,
+) -> Result<(), (&'static [u8], Errno)> {
+    let step = |name: &'static [u8]| move |errno| (name, errno);
+    sys::setsid().map_err(step(b"cannot begin a session"))?;
+    streams(process, order.purpose).map_err(step(b"cannot set up its streams"))?;
+    if let Some((fd, number)) = order.newline {
+        sys::place(fd, number).map_err(step(b"cannot hand over its notification descriptor"))?;
     }
+    for limit in process.rlimits.iter() {
+        sys::set_limit(limit).map_err(step(b"cannot set a resource limit"))?;
+    }
+    sys::drop_from_bounding_set(process.capabilities)
+        .map_err(step(b"cannot drop the bounding set"))?;
+    sys::clear_ambient().map_err(step(b"cannot clear ambient capabilities"))?;
+    let mut groups = [0; MAX_GROUPS];
+    let mut count = 0;
+    for (room, group) in groups.iter_mut().zip(process.groups.iter()) {
+        *room = group;
+        count += 1;
+    }
+    sys::set_groups(groups.get(..count).unwrap_or_default()).map_err(step(b"cannot set groups"))?;
+    sys::set_gid(process.gid).map_err(step(b"cannot set gid"))?;
+    sys::set_uid(process.uid).map_err(step(b"cannot set uid"))?;
+    let kept = if process.uid == 0 {
+        process.capabilities
+    } else {
+        0
+    };
+    sys::limit_capabilities(kept).map_err(step(b"cannot limit capabilities"))?;
+    sys::chdir(process.cwd).map_err(step(b"cannot enter its working directory"))?;
+    sys::unblock_all();
+    Ok(())
+}
 
-    fn streams(&self) -> sys::Result<()> {
-        let app = self.process.kind == ProcessKind::App && self.order.purpose == Purpose::Run;
-        if !app {
-            // Without a /dev/null it keeps ours: there is nothing better to give.
-            if let Ok(null) = sys::open(c"/dev/null", Open::Device) {
-                sys::place(&null, 0)?;
-                if self.order.purpose == Purpose::Probe {
-                    sys::place(&null, 1)?;
-                    sys::place(&null, 2)?;
-                }
+fn streams(process: &Process<'_>, purpose: Purpose) -> sys::Result<()> {
+    let app = process.kind == ProcessKind::App && purpose == Purpose::Run;
+    if !app {
+        // Without a /dev/null it keeps ours: there is nothing better to give.
+        if let Ok(null) = sys::open(c"/dev/null", Open::Device) {
+            sys::place(&null, 0)?;
+            if purpose == Purpose::Probe {
+                sys::place(&null, 1)?;
+                sys::place(&null, 2)?;
             }
         }
-        if self.order.purpose == Purpose::Run {
-            log(self.process.stdout, 1)?;
-            log(self.process.stderr, 2)?;
-        }
-        Ok(())
+    }
+    if purpose == Purpose::Run {
+        log(process.stdout, 1)?;
+        log(process.stderr, 2)?;
+    }
+    Ok(())
+}
+
+/// What is executed: its strings are in place.
+pub struct Program<'a> {
+    name: Option<&'a CStr>,
+    argv: Pointers<'a>,
+    environment: Environment<'a>,
+    path: &'a mut [u8; PATH_SIZE],
+}
+
+impl<'a> Program<'a> {
+    /// `None` when arguments or environment are larger than there is room for.
+    pub fn collect(
+        process: &Process<'a>,
+        order: &Order<'_>,
+        buffers: &'a mut Buffers,
+    ) -> Option<Self> {
+        Some(Self {
+            name: order.argv.iter().next(),
+            argv: Pointers::collect(&mut buffers.argv, order.argv.iter())?,
+            environment: buffers
+                .environment
+                .build(process, order.start, order.notify)?,
+            path: &mut buffers.path,
+        })
     }
 
-    /// Executes by path, or looks the name up as execvp(3) does.
-    fn execute(&mut self) -> Errno {
-        let Some(name) = self.order.argv.iter().next() else {
+    /// Executes by path, or looks the name up as execvp(3) does; comes back to say why not.
+    pub fn execute(&mut self) -> Errno {
+        let Some(name) = self.name else {
             return Errno::EINVAL;
         };
         if name.to_bytes().contains(&b'/') {

@@ -14,13 +14,13 @@ pub use credentials::{
     clear_ambient, drop_from_bounding_set, limit_capabilities, set_gid, set_groups, set_uid,
 };
 pub use process::{
-    Pointers, Reaped, Vfork, adopt_orphans, execve, exit, getpid, hide_memory, set_limit, setsid,
-    vfork, wait_any,
+    Forked, Pointers, Reaped, Vfork, adopt_orphans, execve, exit, fork, getpid, hide_memory,
+    set_limit, setsid, vfork, wait_any,
 };
 pub use signal::{block_all, default_dispositions, kill, next_signal, signalfd, unblock_all};
 pub use socket::{
-    Sender, connect_loopback, connect_unix, connection_error, notify_socket, peer, receive_from,
-    send,
+    Sender, connect_loopback, connect_unix, connection_error, notify_socket, pair, peer,
+    receive_from, send, unread,
 };
 
 use core::ffi::CStr;
@@ -293,14 +293,44 @@ pub fn place(fd: &Fd, target: u32) -> Result<()> {
     checked(unsafe { syscall(number::DUP3, [fd.argument(), target, 0, 0, 0, 0]) }).map(drop)
 }
 
+/// The same open file once more, at the lowest free number from 3 on, closed on exec.
+pub fn duplicate(fd: &Fd) -> Result<Fd> {
+    const F_DUPFD_CLOEXEC: usize = 1030;
+    // SAFETY: no pointer is passed.
+    checked(unsafe { syscall(number::FCNTL, [fd.argument(), F_DUPFD_CLOEXEC, 3, 0, 0, 0]) })
+        .map(Fd::new)
+}
+
 /// Closes everything from descriptor 3 on.
 pub fn close_inherited() {
-    // SAFETY: no pointer is passed; nothing of ours is open yet.
-    let result = unsafe { syscall(number::CLOSE_RANGE, [3, u32::MAX as usize, 0, 0, 0, 0]) };
+    close_range(3, u32::MAX);
+}
+
+/// Closes everything from descriptor 3 on but these two. For a process that executes or ends
+/// without looking at another descriptor that it had.
+pub fn close_others(kept: [u32; 2]) {
+    let [a, b] = kept;
+    let (low, high) = (a.min(b), a.max(b));
+    let ranges = [
+        (3, low.saturating_sub(1)),
+        (low.saturating_add(1), high.saturating_sub(1)),
+        (high.saturating_add(1), u32::MAX),
+    ];
+    for (first, last) in ranges {
+        if first <= last {
+            close_range(first, last);
+        }
+    }
+}
+
+fn close_range(first: u32, last: u32) {
+    let range = [first as usize, last as usize, 0, 0, 0, 0];
+    // SAFETY: no pointer is passed; the callers own what they close.
+    let result = unsafe { syscall(number::CLOSE_RANGE, range) };
     if result < 0 {
-        // Before Linux 5.9. What a runtime leaks has low numbers.
-        for raw in 3..1024 {
-            drop(Fd(raw));
+        // Before Linux 5.9. What a runtime leaks, and what we open, has low numbers.
+        for raw in first..=last.min(1023) {
+            drop(Fd(raw as i32));
         }
     }
 }

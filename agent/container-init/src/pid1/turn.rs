@@ -14,6 +14,7 @@ use container_init::supervisor::{Action, Input, Scope, Supervisor, Target};
 use super::cgroup::OomKills;
 use super::link::{Link, Outbound};
 use super::notify::{Newline, Notify, Said, newline};
+use super::prepared::{self, Prepared};
 use super::ring::Ring;
 use super::say::{Number, say};
 use super::spawn::{self, Order, Purpose};
@@ -34,6 +35,7 @@ pub struct Buffers {
     inbound: [u8; MAX_FRAME],
     outbound: Outbound,
     spawn: spawn::Buffers,
+    frame: prepared::Frame,
 }
 
 impl Buffers {
@@ -42,6 +44,7 @@ impl Buffers {
             inbound: [0; MAX_FRAME],
             outbound: Outbound::new(),
             spawn: spawn::Buffers::new(),
+            frame: [0; MAX_FRAME],
         }
     }
 }
@@ -71,8 +74,7 @@ impl Ears {
                 None
             }
             Readiness::Notify { .. } => {
-                // What the one before said does not count for the next.
-                while self.notify.as_ref().and_then(Notify::receive).is_some() {}
+                self.forget();
                 None
             }
             Readiness::NewlineFd { fd, .. } => {
@@ -82,6 +84,27 @@ impl Ears {
             }
             _ => None,
         }
+    }
+
+    /// How the process itself is executed.
+    fn order<'a>(
+        &'a self,
+        process: &Process<'static>,
+        start: Option<Start<'a>>,
+        newline: Option<&'a (Fd, u32)>,
+    ) -> Order<'a> {
+        Order {
+            argv: process.argv,
+            start,
+            notify: self.notify.as_ref().map(Notify::path),
+            newline: newline.map(|(writing, fd)| (writing, *fd)),
+            purpose: Purpose::Run,
+        }
+    }
+
+    /// What was said before a process runs does not count for it.
+    fn forget(&self) {
+        while self.notify.as_ref().and_then(Notify::receive).is_some() {}
     }
 }
 
@@ -93,9 +116,12 @@ struct Pid1<'b> {
     ring: Ring,
     oom_kills: OomKills,
     ears: [Ears; MAX_PROCESSES],
+    /// What waits to become the app.
+    prepared: Option<Prepared>,
     /// There may be more to reap.
     reaping: bool,
     spawn: &'b mut spawn::Buffers,
+    frame: &'b mut prepared::Frame,
 }
 
 /// Runs the container. Ends the program when the supervisor says so.
@@ -108,8 +134,10 @@ pub fn turn(plan: Plan<'static>, scope: Scope, signals: Fd, buffers: &'static mu
         ring: Ring::open(plan.exits),
         oom_kills: OomKills::open(),
         ears: Default::default(),
+        prepared: None,
         reaping: false,
         spawn: &mut buffers.spawn,
+        frame: &mut buffers.frame,
     };
     let mut inbound = Inbound {
         bytes: &mut buffers.inbound,
@@ -195,6 +223,12 @@ impl Pid1<'_> {
     fn perform(&mut self, action: Action<'static, '_>) -> Option<Input<'static>> {
         match action {
             Action::Spawn { process, start } => return self.spawn(process, start),
+            Action::Prepare { process } => self.prepare(process),
+            Action::EndPrepared => {
+                if let Some(prepared) = self.prepared.take() {
+                    prepared.end();
+                }
+            }
             Action::Probe { process } => return self.probe(process),
             Action::EndProbe { process, pid } => {
                 if let Some(ears) = self.ears.get_mut(process) {
@@ -227,17 +261,37 @@ impl Pid1<'_> {
         self.plan.processes.iter().nth(index)
     }
 
+    /// Without a prepared process the start makes one, so that a failure is no fault yet.
+    fn prepare(&mut self, index: usize) {
+        let (Some(process), Some(ears)) = (self.process(index), self.ears.get_mut(index)) else {
+            return;
+        };
+        let newline = ears.prepare(&process, self.plan.run_dir);
+        let order = ears.order(&process, None, newline.as_ref());
+        match Prepared::make(&process, order, self.spawn, self.frame) {
+            Ok(prepared) => self.prepared = Some(prepared),
+            Err(errno) => say(&[
+                process.name.as_bytes(),
+                b": cannot be prepared: errno ",
+                Number::new(errno.0).as_bytes(),
+            ]),
+        }
+    }
+
     fn spawn(&mut self, index: usize, start: Option<Start<'_>>) -> Option<Input<'static>> {
         let process = self.process(index)?;
         let ears = self.ears.get_mut(index)?;
+        if let (Some(start), Some(prepared)) = (start, self.prepared.take()) {
+            ears.forget();
+            if let Some(pid) = prepared.start(start, self.frame) {
+                return Some(Input::Spawned {
+                    process: index,
+                    pid,
+                });
+            }
+        }
         let newline = ears.prepare(&process, self.plan.run_dir);
-        let order = Order {
-            argv: process.argv,
-            start,
-            notify: ears.notify.as_ref().map(Notify::path),
-            newline: newline.as_ref().map(|(writing, fd)| (writing, *fd)),
-            purpose: Purpose::Run,
-        };
+        let order = ears.order(&process, start, newline.as_ref());
         Some(match spawn::spawn(&process, order, self.spawn) {
             Ok(pid) => Input::Spawned {
                 process: index,
@@ -448,6 +502,7 @@ impl Pid1<'_> {
             }
             match sys::wait_any() {
                 Reaped::Child(pid, status) => {
+                    self.prepared.take_if(|prepared| prepared.pid() == pid);
                     let oom = status == ExitStatus::Signal(SIGKILL) && self.oom_kills.rose();
                     self.feed(Input::Reaped { pid, status, oom });
                 }

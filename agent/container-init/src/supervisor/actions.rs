@@ -72,6 +72,14 @@ pub enum Action<'p, 'r> {
         /// The start that let it go, for the app.
         start: Option<Start<'r>>,
     },
+    /// Make ready what the start of the app will need, as far as it can be before; without an
+    /// answer. It is no process of the plan until [`Action::Spawn`] uses it.
+    Prepare {
+        /// The app.
+        process: usize,
+    },
+    /// The start will not come: what was made ready ends.
+    EndPrepared,
     /// Begin a probe; answered by `Probing` or `Probed`.
     Probe {
         /// The process to probe.

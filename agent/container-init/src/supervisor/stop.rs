@@ -24,6 +24,8 @@ pub(super) struct Stop {
     passed_on: Option<u8>,
     /// How many processes of the plan, from the first, have not ended.
     left: usize,
+    /// The app was held, and what was made ready for its start is still there.
+    prepared: bool,
     /// Strangers were asked to end.
     swept: bool,
     /// Everything was killed; when we stop waiting for it.
@@ -60,11 +62,13 @@ impl<'p> Supervisor<'p> {
             Phase::Ended => {}
             Phase::Arming | Phase::Armed | Phase::Running => {
                 let left = self.app + 1;
+                let prepared = self.phase == Phase::Armed;
                 self.phase = Phase::Stopping(Stop {
                     deadline,
                     app_deadline,
                     passed_on,
                     left,
+                    prepared,
                     swept: false,
                     killed: None,
                 });
@@ -77,6 +81,9 @@ impl<'p> Supervisor<'p> {
         let Phase::Stopping(mut stop) = self.phase else {
             return;
         };
+        if core::mem::take(&mut stop.prepared) {
+            out.push(Action::EndPrepared);
+        }
         self.cancel_waiting(out);
         let spawning = self
             .slots

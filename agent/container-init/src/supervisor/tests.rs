@@ -62,6 +62,8 @@ struct World<'p> {
     signals: Vec<(Target, u8)>,
     refusals: Vec<Refusal>,
     spawned: Vec<usize>,
+    prepared: Vec<usize>,
+    ended_prepared: usize,
     probes: Vec<usize>,
     ended_probes: usize,
     answers: usize,
@@ -88,6 +90,8 @@ impl<'p> World<'p> {
             signals: Vec::new(),
             refusals: Vec::new(),
             spawned: Vec::new(),
+            prepared: Vec::new(),
+            ended_prepared: 0,
             probes: Vec::new(),
             ended_probes: 0,
             answers: 0,
@@ -111,6 +115,8 @@ impl<'p> World<'p> {
                         pid: self.next_pid,
                     });
                 }
+                Action::Prepare { process } => self.prepared.push(process),
+                Action::EndPrepared => self.ended_prepared += 1,
                 Action::Probe { process } => {
                     self.probes.push(process);
                     follow_up.push(Input::Probing { process, pid: None });
@@ -209,6 +215,7 @@ fn agents_start_one_after_the_other_and_the_app_is_held() {
         ]
     );
     assert_eq!(world.spawned, [0, 1], "the app is held");
+    assert_eq!(world.prepared, [2], "and made ready");
     assert_eq!(world.supervisor.due(), None, "an armed container sleeps");
 }
 
@@ -600,6 +607,7 @@ fn a_stop_before_the_start_is_no_failure() {
         Some(0),
         "nothing ever ran, so nothing is waited for"
     );
+    assert_eq!((world.prepared.len(), world.ended_prepared), (1, 1));
 }
 
 #[test]
@@ -668,6 +676,11 @@ proptest! {
             }
             let starts = world.spawned.iter().filter(|index| **index == app_index).count();
             prop_assert!(starts <= usize::from(allowed), "the app starts once, and only when it may");
+            let is_armed = world.reports.contains(&EventKind::Armed);
+            prop_assert_eq!(world.prepared.len(), usize::from(is_armed), "it is prepared once, at the gate");
+            let stopping = world.supervisor.status(&mut Default::default()).stopping;
+            let unused = is_armed && stopping && starts == 0;
+            prop_assert_eq!(world.ended_prepared, usize::from(unused), "and ends unused only by a stop");
             if let Some(due) = world.supervisor.due() {
                 prop_assert!(due >= world.now, "nothing that is due was left undone");
             }

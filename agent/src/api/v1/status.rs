@@ -1,5 +1,6 @@
 //! What is true on this host now: `GET /v1/status`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -137,6 +138,9 @@ pub struct Pool {
     pub app: String,
     /// Revision that new instances are made from.
     pub revision: String,
+    /// Labels of that revision, `set` and `lane` among them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Wanted active instances.
     pub target: u32,
     /// Sequence number of the target.

@@ -8,10 +8,13 @@ mod names;
 mod ports;
 mod probe;
 mod process;
+mod security;
 mod volumes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+pub(super) use names::{ENV_NAME, is_env_name, is_reserved};
 
 use super::manifest::{self, Manifest, Scalar};
 use super::quantity::{CPU_ALLOWED, MEMORY_ALLOWED, cpu_millis, memory_bytes};
@@ -55,13 +58,24 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     if command.first().is_some_and(String::is_empty) {
         findings.wrong("spec.command[0]", "\"\"", "a program");
     }
+    let env_from = process::env_files(spec.env_from.unwrap_or_default(), findings);
     let env = process::environment("spec.env", spec.env, findings);
-    let user = process::user("spec.user", spec.user, findings);
+    let by_name = process::user("spec.user", spec.user, findings);
     working_dir(spec.working_dir.as_deref(), findings);
     let network = match spec.network {
         None | Some(manifest::Network::Routed) => NetworkMode::Routed,
         Some(manifest::Network::Host) => NetworkMode::Host,
     };
+    let (security, by_number) =
+        security::security(spec.security_context.unwrap_or_default(), network, findings);
+    if by_name.is_some() && by_number.is_some() {
+        findings.note(
+            "spec.securityContext.runAsUser",
+            "not beside spec.user, which says the same and takes names as well",
+        );
+    }
+    let user = by_name.or(by_number);
+    let ulimits = security::ulimits(spec.ulimits.unwrap_or_default(), findings);
     let hostname = name_service::hostname(spec.hostname, network, findings);
     let host_aliases = name_service::aliases(spec.host_aliases.unwrap_or_default(), findings);
     let dns = name_service::dns(
@@ -77,9 +91,10 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         probe::Whose::App,
         findings,
     );
-    let startup = probe::vital("spec.startup", spec.startup, &ports, findings);
-    let liveness = probe::vital("spec.liveness", spec.liveness, &ports, findings);
+    let startup = probe::startup(spec.startup, &readiness, &ports, findings);
+    let liveness = probe::liveness(spec.liveness, &ports, findings);
     let agents = process::agents(spec.agents.unwrap_or_default(), &ports, findings);
+    security::non_root(&security, user.as_ref(), &agents, findings);
     let mounts = volumes::mounts(
         spec.volumes.unwrap_or_default(),
         spec.volume_mounts.unwrap_or_default(),
@@ -123,6 +138,7 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         image,
         command,
         args,
+        env_from,
         env,
         working_dir: spec.working_dir,
         user,
@@ -131,6 +147,8 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         dns,
         ports,
         resources,
+        security,
+        ulimits,
         startup,
         readiness,
         liveness,

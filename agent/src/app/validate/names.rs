@@ -7,7 +7,8 @@ pub(super) const PORT_NAME: &str =
     "1 to 15 characters a-z, 0-9 and '-' with at least one letter (RFC 6335 service name)";
 pub(super) const SERVICE: &str =
     "1 to 128 letters, digits, '-', '_' and '.', beginning and ending with a letter or digit";
-pub(super) const ENV_NAME: &str = "letters, digits, '_', '-' and '.', not beginning with a digit";
+pub(in crate::app) const ENV_NAME: &str =
+    "letters, digits, '_', '-' and '.', not beginning with a digit";
 pub(super) const USER: &str = "uid, uid:gid, name or name:group, for example \"1000:1000\" or web";
 pub(super) const IMAGE: &str =
     "[registry[:port]/]name[:tag][@sha256:digest] in lower case, for example 127.0.0.1:5000/web:1";
@@ -89,7 +90,12 @@ pub(super) fn is_file_name(name: &str) -> bool {
         && name.bytes().all(allowed)
 }
 
-pub(super) fn is_env_name(name: &str) -> bool {
+/// What the agent or container-init sets.
+pub(in crate::app) fn is_reserved(name: &str) -> bool {
+    name == "NOTIFY_SOCKET" || name == "TRACEPARENT" || name.starts_with("NODEAGENT_")
+}
+
+pub(in crate::app) fn is_env_name(name: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
     !name.is_empty() && !name.as_bytes()[0].is_ascii_digit() && name.bytes().all(allowed)
 }

@@ -78,8 +78,48 @@ pub(super) fn readiness(
     Readiness::Probe(Probe { look, timing })
 }
 
-/// `startup` or `liveness`: one pass is enough, as in Kubernetes.
-pub(super) fn vital(
+/// `startup`. container-init runs one command until it passes: that of startup, or what it waits
+/// for as readiness.
+pub(super) fn startup(
+    given: Option<manifest::VitalProbe>,
+    readiness: &Readiness,
+    ports: &[Port],
+    findings: &mut Findings,
+) -> Option<VitalProbe> {
+    let field = "spec.startup";
+    let vital = vital(field, given, ports, findings)?;
+    let waits = match readiness {
+        Readiness::Notify { .. } => "notify",
+        Readiness::Probe(probe) if matches!(probe.look, Look::Exec { .. }) => "exec",
+        Readiness::Probe(_) | Readiness::None => return Some(vital),
+    };
+    if matches!(vital.probe.look, Look::Exec { .. }) {
+        findings.note(
+            &format!("{field}.exec"),
+            format!("not beside readiness {waits}, which bounds the start by itself: give it the time that the start takes; allowed here: httpGet, tcpSocket, or no startup"),
+        );
+    }
+    Some(vital)
+}
+
+/// `liveness`. The agent looks from outside only.
+pub(super) fn liveness(
+    given: Option<manifest::VitalProbe>,
+    ports: &[Port],
+    findings: &mut Findings,
+) -> Option<VitalProbe> {
+    let field = "spec.liveness";
+    if given.as_ref().is_some_and(|given| given.exec.is_some()) {
+        findings.note(
+            &format!("{field}.exec"),
+            "not here: commands are run during the start only; allowed: httpGet, tcpSocket",
+        );
+    }
+    vital(field, given, ports, findings)
+}
+
+/// One pass is enough, as in Kubernetes.
+fn vital(
     field: &str,
     given: Option<manifest::VitalProbe>,
     ports: &[Port],
@@ -99,12 +139,6 @@ pub(super) fn vital(
             &format!("{field}.successThreshold"),
             successes.to_string(),
             "1: one pass is enough here",
-        );
-    }
-    if given.exec.is_some() {
-        findings.note(
-            &format!("{field}.exec"),
-            "not here: commands are run for readiness only; allowed: httpGet, tcpSocket",
         );
     }
     let termination_grace = given.termination_grace_period_seconds.map(|grace| {

@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 
 use super::names;
 use super::probe;
+use super::volumes::is_clean;
 use crate::app::manifest::{self, NameValue, Scalar};
-use crate::app::{Agent, Essential, Port, User};
+use crate::app::{Agent, EnvFile, Essential, Port, User};
 use crate::document::{Findings, shown};
 
 /// The kernel refuses longer strings in execve(2) (`MAX_ARG_STRLEN`, 32 pages).
 const MAX_STRING: usize = 128 * 1024 - 1;
 const MAX_AGENTS: usize = 16;
+const MAX_ENV_FILES: usize = 16;
 
 /// argv strings: no NUL, not longer than the kernel takes.
 pub(super) fn arguments(field: &str, list: &[String], findings: &mut Findings) {
@@ -40,7 +42,7 @@ pub(super) fn environment(
             Some(name) if !names::is_env_name(name) => {
                 findings.wrong(&at, shown(name), names::ENV_NAME);
             }
-            Some(name) if is_ours(name) => findings.wrong(
+            Some(name) if names::is_reserved(name) => findings.wrong(
                 &at,
                 shown(name),
                 "any name but NOTIFY_SOCKET, TRACEPARENT and NODEAGENT_*, which the agent sets",
@@ -59,8 +61,40 @@ pub(super) fn environment(
     env
 }
 
-fn is_ours(name: &str) -> bool {
-    name == "NOTIFY_SOCKET" || name == "TRACEPARENT" || name.starts_with("NODEAGENT_")
+/// `envFrom`.
+pub(super) fn env_files(list: Vec<manifest::EnvFrom>, findings: &mut Findings) -> Vec<EnvFile> {
+    const PATH: &str = "an absolute path without \".\", \"..\" or a trailing slash, below one of the host's security.allowed_env_file_paths";
+    if list.len() > MAX_ENV_FILES {
+        findings.wrong(
+            "spec.envFrom",
+            format!("a list of {}", list.len()),
+            format!("at most {MAX_ENV_FILES}"),
+        );
+    }
+    let mut files = Vec::new();
+    for (index, given) in list.into_iter().enumerate() {
+        let field = format!("spec.envFrom[{index}]");
+        let prefix = given.prefix.unwrap_or_default();
+        if !prefix.is_empty() && !names::is_env_name(&prefix) {
+            findings.wrong(&format!("{field}.prefix"), shown(&prefix), names::ENV_NAME);
+        }
+        let at = format!("{field}.envFile.path");
+        let Some(file) = given.env_file else {
+            findings.note(&format!("{field}.envFile"), "required: the file to read");
+            continue;
+        };
+        match &file.path {
+            None => findings.note(&at, format!("required: {PATH}")),
+            Some(path) if !is_clean(path) => findings.wrong(&at, shown(path), PATH),
+            Some(_) => {}
+        }
+        files.push(EnvFile {
+            path: file.path.unwrap_or_default(),
+            prefix,
+            optional: file.optional.unwrap_or(false),
+        });
+    }
+    files
 }
 
 /// `uid`, `uid:gid`, `name` or `name:group`.

@@ -211,7 +211,7 @@ fn covers(outer: &str, inner: &str) -> bool {
 }
 
 /// Absolute, one slash between parts, no `.` and `..`, no control characters.
-fn is_clean(path: &str) -> bool {
+pub(super) fn is_clean(path: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty() && part != "." && part != ".." && !part.chars().any(char::is_control)
     };

@@ -5,9 +5,8 @@ use crate::instance::ImageConfig;
 
 /// The app's argv: `command` replaces the image's entrypoint **and** cmd, `args` replaces the cmd
 /// only. `None` when nothing is left to run.
-pub(super) fn of(app: &App, image: &ImageConfig) -> Option<Vec<String>> {
-    let env = expand_env(&app.env);
-    let (command, args) = (expand(&app.command, &env), expand(&app.args, &env));
+pub(super) fn of(app: &App, image: &ImageConfig, env: &[(String, String)]) -> Option<Vec<String>> {
+    let (command, args) = (expand(&app.command, env), expand(&app.args, env));
     let argv = match (command.is_empty(), args.is_empty()) {
         (false, _) => [command, args].concat(),
         (true, false) => [image.entrypoint.clone(), args].concat(),
@@ -16,9 +15,13 @@ pub(super) fn of(app: &App, image: &ImageConfig) -> Option<Vec<String>> {
     (!argv.is_empty()).then_some(argv)
 }
 
-/// The manifest's environment with references to entries before each resolved.
-pub(super) fn expand_env(env: &[(String, String)]) -> Vec<(String, String)> {
-    let mut done: Vec<(String, String)> = Vec::with_capacity(env.len());
+/// `known`, then the manifest's environment with references to `known` and to entries before each
+/// resolved.
+pub(super) fn expand_env(
+    known: &[(String, String)],
+    env: &[(String, String)],
+) -> Vec<(String, String)> {
+    let mut done = known.to_vec();
     for (key, value) in env {
         let value = expanded(value, &done);
         done.push((key.clone(), value));
@@ -87,7 +90,7 @@ mod tests {
     fn an_entry_may_refer_to_those_before_it_only() {
         let env = [("A", "$(B)"), ("B", "2"), ("C", "$(A)$(B)")]
             .map(|(k, v)| (k.to_owned(), v.to_owned()));
-        let values: Vec<String> = expand_env(&env)
+        let values: Vec<String> = expand_env(&[], &env)
             .into_iter()
             .map(|(_, value)| value)
             .collect();

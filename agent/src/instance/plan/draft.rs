@@ -3,10 +3,12 @@
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
-use container_init::plan::{self, Groups, Output, Process, ProcessKind, Restart, Rlimits, Strings};
+use container_init::plan::{
+    self, Groups, Output, Process, ProcessKind, Restart, Rlimit, Rlimits, Strings,
+};
 
-use super::{PlanError, ProcessIds, STANDARD_CAPABILITIES};
-use crate::app::ProbeTiming;
+use super::{PlanError, ProcessIds};
+use crate::app::{ProbeTiming, Ulimit};
 
 /// Pauses before an optional agent is started again.
 const RESTART: Restart = Restart {
@@ -22,6 +24,8 @@ pub(super) struct Draft {
     pub(super) env: Vec<CString>,
     pub(super) cwd: CString,
     pub(super) ids: ProcessIds,
+    pub(super) capabilities: u64,
+    pub(super) rlimits: Vec<Rlimit>,
     pub(super) probe: Probe,
     pub(super) essential: plan::Essential,
     pub(super) stop_signal: u8,
@@ -76,10 +80,8 @@ impl Draft {
             uid: self.ids.uid,
             gid: self.ids.gid,
             groups: Groups::new(&self.ids.groups),
-            capabilities: STANDARD_CAPABILITIES
-                .iter()
-                .fold(0, |mask, bit| mask | 1 << bit),
-            rlimits: Rlimits::new(&[]),
+            capabilities: self.capabilities,
+            rlimits: Rlimits::new(&self.rlimits),
             readiness: self.readiness(view),
             essential: self.essential,
             restart: RESTART,
@@ -112,6 +114,15 @@ impl Draft {
                 failure_threshold: timing.failure_threshold,
             },
         }
+    }
+}
+
+/// A limit as container-init sets it.
+pub(super) fn rlimit(limit: &Ulimit) -> Rlimit {
+    Rlimit {
+        resource: limit.resource,
+        soft: limit.soft,
+        hard: limit.hard,
     }
 }
 

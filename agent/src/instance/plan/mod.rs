@@ -24,11 +24,6 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 const SIGTERM: u8 = 15;
 
-/// The container's standard capabilities by number (capabilities(7)), the set of Docker and
-/// containerd: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
-/// NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE, SETFCAP.
-pub const STANDARD_CAPABILITIES: [u8; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
-
 /// Ids that a process runs with.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ProcessIds {
@@ -74,6 +69,14 @@ pub enum PlanError {
         /// What is wrong.
         reason: String,
     },
+    /// A process would run as root, and the manifest says that none does.
+    #[error(
+        "{process} runs as root, and the manifest says runAsNonRoot: true; allowed: another user, in the image, spec.user or runAsUser"
+    )]
+    Root {
+        /// `app` or the agent's name.
+        process: String,
+    },
     /// The image's stop signal is none.
     #[error(
         "the image's StopSignal {value:?} is no signal: a name like SIGTERM or a number 1 to 64 is allowed"
@@ -109,8 +112,9 @@ pub enum PlanError {
     },
 }
 
-/// The plan file of a container. `basics` is the environment that the runtime adds between the
-/// image's and the manifest's (hostname and the like).
+/// The plan file of a container. `basics` is the environment between the image's and the
+/// manifest's: hostname and the like, and what files of the host say. A later entry wins; the
+/// manifest's `env`, `command` and `args` may refer to them.
 pub fn compile(
     app: &App,
     image: &ImageConfig,
@@ -155,7 +159,7 @@ pub fn app_ids(
         .user
         .clone()
         .or_else(|| image.user.as_deref().map(written_user));
-    ids(user.as_ref(), APP_PROCESS, resolve)
+    ids(app, user.as_ref(), APP_PROCESS, resolve)
 }
 
 fn encode(plan: &Plan<'_>, id: &ContainerId) -> Result<Vec<u8>, PlanError> {
@@ -180,6 +184,8 @@ struct Container<'a> {
     app: &'a App,
     image: &'a ImageConfig,
     env: Vec<(String, String)>,
+    /// What `$(NAME)` can refer to.
+    own_env: Vec<(String, String)>,
     cwd: &'a str,
     ids: ProcessIds,
     resolve: ResolveUser<'a>,
@@ -194,12 +200,13 @@ impl<'a> Container<'a> {
     ) -> Result<Self, PlanError> {
         let mut env = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())];
         overlay(&mut env, &image.env);
-        overlay(&mut env, basics);
-        overlay(&mut env, &command::expand_env(&app.env));
+        let own_env = command::expand_env(basics, &app.env);
+        overlay(&mut env, &own_env);
         Ok(Self {
             app,
             image,
             env,
+            own_env,
             cwd: app
                 .working_dir
                 .as_deref()
@@ -211,9 +218,11 @@ impl<'a> Container<'a> {
     }
 
     fn app(&self) -> Result<Draft, PlanError> {
-        let argv = command::of(self.app, self.image).ok_or_else(|| PlanError::NoCommand {
-            app: self.app.name.to_string(),
-            image: self.app.image.clone(),
+        let argv = command::of(self.app, self.image, &self.own_env).ok_or_else(|| {
+            PlanError::NoCommand {
+                app: self.app.name.to_string(),
+                image: self.app.image.clone(),
+            }
         })?;
         let stop_signal = match self.image.stop_signal.as_deref() {
             None => SIGTERM,
@@ -221,12 +230,21 @@ impl<'a> Container<'a> {
                 value: value.to_owned(),
             })?,
         };
-        let probe = probe(APP_PROCESS, &self.app.readiness, &self.env_of_app())?;
+        let probe = probe(APP_PROCESS, &self.app.readiness, &self.own_env)?;
         Ok(Draft {
             stop_signal,
             kind: ProcessKind::App,
             // A connection from outside says more than one on loopback: the agent probes the app.
             probe: match probe {
+                // Readiness is probed from outside then.
+                _ if let Some((command, timing)) = self.app.startup_command() => Probe::Exec {
+                    argv: c_strings(
+                        APP_PROCESS,
+                        "the startup command",
+                        &command::expand(command, &self.own_env),
+                    )?,
+                    timing,
+                },
                 Some(Probe::Tcp { .. }) | None => Probe::External,
                 // The time of the startup probe comes on top: until then nothing has to be ready.
                 Some(Probe::Exec { argv, mut timing }) => {
@@ -252,10 +270,10 @@ impl<'a> Container<'a> {
 
     fn agent(&self, agent: &Agent) -> Result<Draft, PlanError> {
         let mut env = self.env.clone();
-        overlay(&mut env, &command::expand_env(&agent.env));
+        overlay(&mut env, &command::expand_env(&[], &agent.env));
         let ids = match &agent.user {
             None => self.ids.clone(),
-            some => ids(some.as_ref(), &agent.name, self.resolve)?,
+            some => ids(self.app, some.as_ref(), &agent.name, self.resolve)?,
         };
         let argv = command::expand(&agent.command, &agent.env);
         let probe = probe(&agent.name, &agent.readiness, &agent.env)?;
@@ -269,10 +287,6 @@ impl<'a> Container<'a> {
             },
             ..self.draft(&agent.name, &argv, &env, ids)?
         })
-    }
-
-    fn env_of_app(&self) -> Vec<(String, String)> {
-        command::expand_env(&self.app.env)
     }
 
     /// An essential agent that is ready once started and stops by TERM.
@@ -294,6 +308,8 @@ impl<'a> Container<'a> {
             env: c_strings(name, "the environment", &pairs)?,
             cwd: c_string(name, "the working directory", self.cwd)?,
             ids,
+            capabilities: self.app.security.capabilities.mask(),
+            rlimits: self.app.ulimits.iter().map(draft::rlimit).collect(),
             probe: Probe::None,
             essential: plan::Essential::Yes,
             stop_signal: SIGTERM,
@@ -333,7 +349,29 @@ fn probe(
     }))
 }
 
+/// Who a process runs as, with the groups that the manifest adds.
 fn ids(
+    app: &App,
+    user: Option<&User>,
+    process: &str,
+    resolve: ResolveUser<'_>,
+) -> Result<ProcessIds, PlanError> {
+    let mut ids = ids_of(user, process, resolve)?;
+    if app.security.non_root && ids.uid == 0 {
+        return Err(PlanError::Root {
+            process: process.to_owned(),
+        });
+    }
+    let more = app.security.supplemental_groups.iter();
+    for group in more.chain(&app.security.fs_group) {
+        if !ids.groups.contains(group) {
+            ids.groups.push(*group);
+        }
+    }
+    Ok(ids)
+}
+
+fn ids_of(
     user: Option<&User>,
     process: &str,
     resolve: ResolveUser<'_>,

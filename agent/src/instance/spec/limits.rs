@@ -1,4 +1,4 @@
-//! Limits of the container's cgroup, and what the host can enforce.
+//! Limits of the container's cgroup and of its processes, and what the host can enforce.
 
 use std::path::Path;
 
@@ -6,15 +6,42 @@ use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     LinuxCpu, LinuxCpuBuilder, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType,
     LinuxMemory, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
+    PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
 };
 use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::app::Resources;
+use crate::app::{Resources, Ulimit};
 
 /// The kernel's default period of the CPU quota, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
 /// CPU shares of one core, as Kubernetes counts them.
 const SHARES_PER_CORE: u64 = 1024;
+
+/// Soft limit of open files: select(2) breaks above 1024, so more is for the app to ask for.
+const NOFILE_SOFT: u64 = 1024;
+const NOFILE_HARD: u64 = 1_048_576;
+const NOFILE: u32 = 7;
+
+/// By number, as on x86-64 and arm64 (asm-generic/resource.h).
+const RESOURCES: [Resource; 16] = [
+    Resource::Cpu,
+    Resource::Fsize,
+    Resource::Data,
+    Resource::Stack,
+    Resource::Core,
+    Resource::Rss,
+    Resource::Nproc,
+    Resource::Nofile,
+    Resource::Memlock,
+    Resource::As,
+    Resource::Locks,
+    Resource::Sigpending,
+    Resource::Msgqueue,
+    Resource::Nice,
+    Resource::Rtprio,
+    Resource::Rttime,
+];
 
 /// Which cgroup hierarchy the runtime uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +71,22 @@ pub struct HostFacts {
     /// Highest hard limit of open files that the runtime may set. A runtime without
     /// CAP_SYS_RESOURCE cannot raise its own, and fails instead of clipping.
     pub nofile_hard: u64,
+    /// The agent's own hard limits by number, which stand for containerd's.
+    pub inherited: [u64; 16],
+    /// Whether the runtime may raise hard limits (CAP_SYS_RESOURCE).
+    pub raises: RaisesLimits,
+}
+
+/// Whether hard limits can be raised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RaisesLimits {
+    /// Up to this many open files (`fs.nr_open`); the others without an end.
+    Yes {
+        /// `fs.nr_open`.
+        nofile: u64,
+    },
+    /// What is inherited is the most.
+    No,
 }
 
 impl HostFacts {
@@ -64,8 +107,83 @@ impl HostFacts {
                 SwapAccounting::Absent
             },
             nofile_hard: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
+            inherited: RESOURCES.map(|one| getrlimit(one).maximum.unwrap_or(u64::MAX)),
+            raises: match capabilities(None) {
+                Ok(sets) if sets.effective.contains(CapabilitySet::SYS_RESOURCE) => {
+                    RaisesLimits::Yes {
+                        nofile: nr_open().unwrap_or(NOFILE_HARD),
+                    }
+                }
+                _ => RaisesLimits::No,
+            },
         }
     }
+
+    /// The highest hard limit that a process of a container can have.
+    pub fn hard_limit(&self, resource: u32) -> u64 {
+        let index = usize::try_from(resource).unwrap_or(usize::MAX);
+        let inherited = self.inherited.get(index).copied().unwrap_or(0);
+        match self.raises {
+            RaisesLimits::Yes { nofile } if resource == NOFILE => nofile,
+            RaisesLimits::Yes { .. } if raised_as(resource).is_some() => u64::MAX,
+            _ => inherited,
+        }
+    }
+}
+
+fn nr_open() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/sys/fs/nr_open").ok()?;
+    text.trim().parse().ok()
+}
+
+/// The limits that are raised before container-init runs, which lowers them for each process:
+/// those of the manifest that do not bind container-init itself, and that of open files.
+pub(super) fn process(
+    limits: &[Ulimit],
+    host: &HostFacts,
+) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    let raised = |typ, soft: u64, hard: u64| {
+        PosixRlimitBuilder::default()
+            .typ(typ)
+            .soft(soft)
+            .hard(hard)
+            .build()
+    };
+    let mut all = Vec::new();
+    if !limits.iter().any(|limit| limit.resource == NOFILE) {
+        let hard = NOFILE_HARD.min(host.nofile_hard);
+        let soft = NOFILE_SOFT.min(hard);
+        all.push(raised(PosixRlimitType::RlimitNofile, soft, hard)?);
+    }
+    for limit in limits {
+        if let Some(typ) = raised_as(limit.resource) {
+            let least = if limit.resource == NOFILE {
+                NOFILE_SOFT.min(host.nofile_hard)
+            } else {
+                0
+            };
+            let hard = limit.hard.max(least);
+            all.push(raised(typ, hard, hard)?);
+        }
+    }
+    Ok(all)
+}
+
+/// Not among them are those that would end or cripple container-init: cpu, fsize, data, stack, rss.
+fn raised_as(resource: u32) -> Option<PosixRlimitType> {
+    Some(match resource {
+        4 => PosixRlimitType::RlimitCore,
+        6 => PosixRlimitType::RlimitNproc,
+        NOFILE => PosixRlimitType::RlimitNofile,
+        8 => PosixRlimitType::RlimitMemlock,
+        10 => PosixRlimitType::RlimitLocks,
+        11 => PosixRlimitType::RlimitSigpending,
+        12 => PosixRlimitType::RlimitMsgqueue,
+        13 => PosixRlimitType::RlimitNice,
+        14 => PosixRlimitType::RlimitRtprio,
+        15 => PosixRlimitType::RlimitRttime,
+        _ => return None,
+    })
 }
 
 /// The limits that the manifest asks for, and the device rules.
@@ -150,6 +268,8 @@ mod tests {
         cgroup: CgroupVersion::V1,
         swap: SwapAccounting::Present,
         nofile_hard: 4096,
+        inherited: [4096; 16],
+        raises: RaisesLimits::No,
     };
 
     fn limits(cpu_millis: Option<u64>) -> Resources {
@@ -186,6 +306,49 @@ mod tests {
             (memory(&without).limit(), memory(&without).swap()),
             (Some(64 << 20), None)
         );
+    }
+
+    fn limit(name: &'static str, resource: u32, soft: u64, hard: u64) -> Ulimit {
+        Ulimit {
+            name,
+            resource,
+            soft,
+            hard,
+        }
+    }
+
+    #[test]
+    fn limits_start_at_the_highest_and_never_bind_container_init() {
+        let asked = [
+            limit("fsize", 1, 0, 0),
+            limit("core", 4, 0, 4096),
+            limit("nofile", NOFILE, 16, 32),
+        ];
+        let built = process(&asked, &HOST).unwrap();
+        let built: Vec<_> = built
+            .iter()
+            .map(|limit| (limit.typ(), limit.soft(), limit.hard()))
+            .collect();
+        assert_eq!(
+            built,
+            [
+                (PosixRlimitType::RlimitCore, 4096, 4096),
+                (PosixRlimitType::RlimitNofile, 1024, 1024),
+            ]
+        );
+    }
+
+    #[test]
+    fn without_the_right_to_raise_what_is_inherited_is_the_most() {
+        assert_eq!(HOST.hard_limit(NOFILE), 4096);
+        let raises = HostFacts {
+            raises: RaisesLimits::Yes { nofile: 1 << 20 },
+            ..HOST
+        };
+        assert_eq!(raises.hard_limit(NOFILE), 1 << 20);
+        assert_eq!(raises.hard_limit(8), u64::MAX);
+        // Only container-init sets it, and cannot raise it.
+        assert_eq!(raises.hard_limit(1), 4096);
     }
 
     #[test]

@@ -1,55 +1,33 @@
 //! The OCI runtime spec of a container: what runc or crun is told.
 //!
-//! The process is always container-init as root with the standard capability set; what the app
-//! itself may do is in the plan, which container-init carries out. The spec holds the walls:
+//! The process is always container-init as root with the app's capabilities and its own; what the
+//! app itself may do is in the plan, which container-init carries out. The spec holds the walls:
 //! namespaces, masked paths, seccomp, cgroup limits, mounts. [`build`] is pure: what it needs to
 //! know about the host comes in [`HostFacts`]. Images, files and directories are not touched.
 
 mod limits;
 mod mounts;
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 
 use container_init::paths;
 use oci_spec::OciSpecError;
 use oci_spec::runtime::{
     Capabilities, Capability, Linux, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,
-    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, PosixRlimitBuilder, PosixRlimitType,
-    Process, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxSeccomp, Process,
+    ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-pub use limits::{CgroupVersion, HostFacts, SwapAccounting};
+pub use limits::{CgroupVersion, HostFacts, RaisesLimits, SwapAccounting};
 
 use super::{ContainerId, ImageConfig, seccomp};
-use crate::app::{Access, App, NetworkMode};
-
-/// Capabilities of container-init, and the most that anything in the container can have.
-///
-/// The standard set of containerd and Docker. container-init itself needs KILL, SETUID, SETGID,
-/// SETPCAP, DAC_OVERRIDE and FOWNER of it.
-pub const CAPABILITIES: [Capability; 14] = [
-    Capability::Chown,
-    Capability::DacOverride,
-    Capability::Fsetid,
-    Capability::Fowner,
-    Capability::Mknod,
-    Capability::NetRaw,
-    Capability::Setgid,
-    Capability::Setuid,
-    Capability::Setfcap,
-    Capability::Setpcap,
-    Capability::NetBindService,
-    Capability::SysChroot,
-    Capability::Kill,
-    Capability::AuditWrite,
-];
+use crate::app::{Access, App, CapabilitySet, NetworkMode, Seccomp};
 
 /// `PATH` where the image says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Soft limit of open files: select(2) breaks above 1024, so more is for the app to ask for.
-const NOFILE_SOFT: u64 = 1024;
-const NOFILE_HARD: u64 = 1_048_576;
 /// Longest hostname, `__NEW_UTS_LEN` of the kernel.
 const HOSTNAME_BYTES: usize = 64;
 
@@ -76,6 +54,8 @@ pub struct SpecInput<'a> {
     pub ctl_dir: &'a Path,
     /// Files of `/etc`, volumes and secret files, in the order in which they are mounted.
     pub volumes: &'a [VolumeSource],
+    /// The seccomp profile of an app that names a file.
+    pub seccomp_profile: Option<LinuxSeccomp>,
     /// What the host can do.
     pub host: HostFacts,
 }
@@ -97,8 +77,13 @@ pub struct VolumeSource {
 pub enum Content {
     /// This file or directory of the host.
     Host(PathBuf),
-    /// Memory, this many bytes.
-    Memory(u64),
+    /// Memory.
+    Memory {
+        /// Bytes.
+        size: u64,
+        /// Whose it is, beside everybody's.
+        group: Option<u32>,
+    },
 }
 
 /// Why no spec was built.
@@ -138,6 +123,12 @@ pub enum SpecError {
         /// What was given.
         netns: Option<PathBuf>,
     },
+    /// The app names a seccomp profile, and none was given.
+    #[error("app {app} names a seccomp profile, which was not read")]
+    Seccomp {
+        /// The app.
+        app: String,
+    },
     /// oci-spec refused a part.
     #[error("cannot assemble the OCI spec")]
     Assemble(#[from] OciSpecError),
@@ -151,7 +142,7 @@ pub fn build(input: &SpecInput<'_>) -> Result<Spec, SpecError> {
     check(input)?;
     let root = RootBuilder::default()
         .path("rootfs")
-        .readonly(false)
+        .readonly(input.app.security.read_only_root)
         .build()?;
     let spec = SpecBuilder::default()
         .version("1.0.2")
@@ -218,12 +209,6 @@ fn process(input: &SpecInput<'_>) -> Result<Process, SpecError> {
         .rev()
         .find(|(name, _)| name == "PATH")
         .map_or(DEFAULT_PATH, |(_, value)| value);
-    let hard = NOFILE_HARD.min(input.host.nofile_hard);
-    let nofile = PosixRlimitBuilder::default()
-        .typ(PosixRlimitType::RlimitNofile)
-        .hard(hard)
-        .soft(NOFILE_SOFT.min(hard))
-        .build()?;
     let process = ProcessBuilder::default()
         .terminal(false)
         .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
@@ -233,9 +218,9 @@ fn process(input: &SpecInput<'_>) -> Result<Process, SpecError> {
             format!("HOSTNAME={}", input.hostname),
         ])
         .cwd("/")
-        .no_new_privileges(true)
-        .capabilities(capabilities()?)
-        .rlimits([nofile])
+        .no_new_privileges(!input.app.security.privilege_escalation)
+        .capabilities(capabilities(input.app.security.capabilities)?)
+        .rlimits(limits::process(&input.app.ulimits, &input.host)?)
         .build()?;
     Ok(process)
 }
@@ -246,8 +231,12 @@ fn text(path: &CStr) -> String {
 
 /// Nothing is inheritable or ambient: a capability must not survive the exec of a process that
 /// does not run as root (CVE-2022-24769).
-fn capabilities() -> Result<LinuxCapabilities, OciSpecError> {
-    let all: Capabilities = CAPABILITIES.into_iter().collect();
+fn capabilities(app: CapabilitySet) -> Result<LinuxCapabilities, OciSpecError> {
+    let all = app.with(CapabilitySet::INIT);
+    let all: Capabilities = all
+        .names()
+        .filter_map(|name| Capability::from_str(name).ok())
+        .collect();
     LinuxCapabilitiesBuilder::default()
         .bounding(all.clone())
         .effective(all.clone())
@@ -258,15 +247,28 @@ fn capabilities() -> Result<LinuxCapabilities, OciSpecError> {
 }
 
 fn linux(input: &SpecInput<'_>) -> Result<Linux, SpecError> {
-    let linux = LinuxBuilder::default()
+    let mut linux = LinuxBuilder::default()
         .cgroups_path(&input.cgroup_path)
         .namespaces(namespaces(input)?)
         .resources(limits::resources(&input.app.resources, &input.host)?)
         .masked_paths(mounts::MASKED.map(str::to_owned))
-        .readonly_paths(mounts::READ_ONLY.map(str::to_owned))
-        .seccomp(seccomp::default_profile()?)
-        .build()?;
-    Ok(linux)
+        .readonly_paths(mounts::READ_ONLY.map(str::to_owned));
+    let security = &input.app.security;
+    if !security.sysctls.is_empty() {
+        let sysctls: HashMap<String, String> = security.sysctls.iter().cloned().collect();
+        linux = linux.sysctl(sysctls);
+    }
+    linux = match &security.seccomp {
+        Seccomp::RuntimeDefault => linux.seccomp(seccomp::default_profile(security.capabilities)?),
+        Seccomp::Unconfined => linux,
+        Seccomp::Localhost(_) => {
+            let profile = input.seccomp_profile.clone();
+            linux.seccomp(profile.ok_or_else(|| SpecError::Seccomp {
+                app: input.app.name.to_string(),
+            })?)
+        }
+    };
+    Ok(linux.build()?)
 }
 
 fn namespaces(input: &SpecInput<'_>) -> Result<Vec<LinuxNamespace>, OciSpecError> {

@@ -112,10 +112,16 @@ pub(super) fn mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>, OciSpecError> 
                 source.as_path(),
                 format!("bind,rprivate,nosuid,nodev,{access}"),
             ),
-            Content::Memory(size) => (
+            Content::Memory { size, group } => (
                 "tmpfs",
                 Path::new("tmpfs"),
-                format!("nosuid,nodev,mode=1777,size={size},{access}"),
+                match group {
+                    None => format!("nosuid,nodev,mode=1777,size={size},{access}"),
+                    // What is made in it belongs to the group as well.
+                    Some(group) => {
+                        format!("nosuid,nodev,mode=3777,gid={group},size={size},{access}")
+                    }
+                },
             ),
         };
         mounts.push(mount(&volume.destination, typ, source, &options)?);

@@ -72,7 +72,8 @@ pub fn adopt_orphans() -> Result<()> {
 }
 
 /// Nobody in the container may trace us or read our memory (`PR_SET_DUMPABLE` 0). Also covers a
-/// child that already gave up privileges and still shares our memory.
+/// child that already gave up privileges and still shares our memory. One with a copy says it again
+/// after it did: a change of ids falls back to `fs.suid_dumpable` (prctl(2)).
 pub fn hide_memory() -> Result<()> {
     // SAFETY: no pointer is passed.
     checked(unsafe { syscall(number::PRCTL, [4, 0, 0, 0, 0, 0]) }).map(drop)
@@ -139,6 +140,25 @@ pub fn wait_any() -> Reaped {
         }
         Err(_) => Reaped::Childless,
     }
+}
+
+/// Which of the two returns from [`fork`] this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forked {
+    /// The child, with a copy of our memory of its own.
+    Child,
+    /// We, with the child's pid.
+    Parent(u32),
+}
+
+/// fork(2).
+pub fn fork() -> Result<Forked> {
+    // SAFETY: no pointer is passed. There is one thread, so that the copy is whole, and neither
+    // side sees what the other writes.
+    Ok(match checked(unsafe { syscall(number::FORK, [0; 6]) })? {
+        0 => Forked::Child,
+        pid => Forked::Parent(pid as u32),
+    })
 }
 
 const STACK_SIZE: usize = 64 * 1024;

@@ -25,6 +25,28 @@ fn socket(family: u16, kind: usize) -> Result<Fd> {
     .map(Fd::new)
 }
 
+/// Two connected ends of a stream, closed on exec. Reading waits; [`send`] never does.
+pub fn pair() -> Result<(Fd, Fd)> {
+    const CLOEXEC: usize = 0o2_000_000;
+    let mut ends = [0i32; 2];
+    let (family, kind) = (usize::from(AF_UNIX), STREAM | CLOEXEC);
+    let room = ends.as_mut_ptr().addr_for_kernel();
+    // SAFETY: the kernel writes two ints.
+    checked(unsafe { syscall(number::SOCKETPAIR, [family, kind, 0, room, 0, 0]) })?;
+    Ok((Fd(ends[0]), Fd(ends[1])))
+}
+
+/// Whether the other end of a stream has not read all that was sent (`SIOCOUTQ`, unix(7)).
+pub fn unread(fd: &Fd) -> bool {
+    const SIOCOUTQ: usize = 0x5411;
+    let mut bytes = [0i32];
+    let room = bytes.as_mut_ptr().addr_for_kernel();
+    // SAFETY: the kernel writes one int.
+    let asked =
+        checked(unsafe { syscall(number::IOCTL, [fd.argument(), SIOCOUTQ, room, 0, 0, 0]) });
+    asked.is_ok() && bytes[0] != 0
+}
+
 /// struct sockaddr_un and its used length.
 fn unix_address(path: &CStr) -> Result<([u8; 110], usize)> {
     let mut address = [0; 110];
