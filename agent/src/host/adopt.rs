@@ -354,7 +354,7 @@ async fn ends(
         let said = executor.gate.status(&id).and_then(|status| status.app_exit);
         let end = match said {
             Some(exit) => Some(exited(&exit)),
-            None => recorded_end(&executor.directories, &id).await,
+            None => recorded_end(&executor.directories, &id, None).await,
         };
         if let Some(failure) = end {
             tracing::warn!(container = %id, code = failure.code, end = failure.detail, "ended while the agent was away");
@@ -550,7 +550,7 @@ async fn hear_later(
                 let detail = format!("{id} was not there any more when containerd came back");
                 Failure::new("gone", detail)
             };
-            let recorded = recorded_end(&executor.directories, &id).await;
+            let recorded = recorded_end(&executor.directories, &id, None).await;
             let failure = recorded.unwrap_or_else(gone);
             tracing::warn!(container = %id, code = failure.code, end = failure.detail, "ended while containerd was away");
             let event = Event::Exited {

@@ -37,12 +37,13 @@ pub(super) async fn run(
                 if predecessors.had(&container, exit.pid) {
                     continue;
                 }
-                // Whether the app has done its work is not guessed from container-init's own code.
-                let recorded = match exit.code {
-                    None | Some(0) => recorded_end(&directories, &container).await,
-                    Some(_) => None,
+                // What the gate has not said, because init ended before its words were read, or
+                // because nobody listened, is in the container's own record.
+                let said = match last.remove(&container) {
+                    Some(exit) => Some(exited(&exit)),
+                    None => recorded_end(&directories, &container, exit.code).await,
                 };
-                let failure = match (last.remove(&container).as_ref().map(exited).or(recorded), exit.code) {
+                let failure = match (said, exit.code) {
                     (Some(said), _) => said,
                     (None, Some(code)) => Failure::new("exited", format!("container {container} ended with code {code}")),
                     // containerd has lost it.
