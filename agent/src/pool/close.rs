@@ -266,6 +266,6 @@ impl Pool {
 
 /// Who takes an instance out asks for its end: why it ended is nothing to tell, but what clients may
 /// still find is.
-fn tells(verb: Verb, failure: &Failure) -> bool {
+pub(super) fn tells(verb: Verb, failure: &Failure) -> bool {
     verb != Verb::Deactivate || matches!(failure.code, UNACKNOWLEDGED | "discovery")
 }

@@ -24,6 +24,7 @@ use crate::journal::{InstanceRow, Write};
 use crate::network::Ledger;
 use crate::task::{Outcome, Request, Roll, TaskContext, TaskId, Verb};
 
+use super::close;
 use super::intent::Intent;
 
 /// Both clocks, read once per event by the driver.
@@ -572,7 +573,14 @@ impl Pool {
         let Some(failure) = instance.failure.clone().filter(worth) else {
             return;
         };
-        let chose = |task: &&mut OpenTask| task.picked.contains(&ordinal);
+        // One that a roll replaces is gone however it ends; what clients may still find of it counts.
+        let concerns = |task: &OpenTask| match &task.roll {
+            Some(roll) if roll.revision != instance.revision.id => {
+                close::tells(Verb::Deactivate, &failure)
+            }
+            _ => true,
+        };
+        let chose = |task: &&mut OpenTask| task.picked.contains(&ordinal) && concerns(task);
         for task in self.tasks.values_mut().filter(chose) {
             task.failed
                 .insert(ordinal, (instance.generation, failure.clone()));

@@ -169,6 +169,38 @@ fn a_new_instance_that_fails_stops_the_roll_and_the_old_ones_serve_on() {
 }
 
 #[test]
+fn an_old_one_that_ends_by_itself_does_not_stop_the_roll() {
+    let mut world = revised(3, 0);
+    let id = world.roll("roll", RollStep::Instances(1));
+    let picked = |world: &World, ordinal: &u32| {
+        let task = world.pool.tasks.get(&id);
+        task.is_some_and(|task| task.picked.contains(ordinal))
+    };
+    let leaves = |world: &World| {
+        let stale = |slot: &&Slot| slot.instance.revision.id == "r1";
+        let mut stale = world.pool.slots.iter().filter(|(_, slot)| stale(slot));
+        stale
+            .find(|(ordinal, _)| picked(world, ordinal))
+            .map(|(ordinal, slot)| (*ordinal, slot.instance.create_generation))
+    };
+    while leaves(&world).is_none() {
+        assert!(world.commit_one() || world.perform_one(0, Ok(())));
+    }
+    let (ordinal, create_generation) = leaves(&world).unwrap();
+    world.event(Event::Exited {
+        ordinal,
+        create_generation,
+        failure: Failure::new("exited", "exit code 137"),
+    });
+    for _ in 0..20 {
+        world.settle();
+        world.pass(Duration::from_secs(61));
+    }
+    assert_eq!(world.end_of(&id), EndState::Done);
+    assert_eq!((of(&world, "r1"), of(&world, "r2")), (0, 3));
+}
+
+#[test]
 fn a_roll_of_which_no_instance_becomes_ready_has_failed_and_changed_nothing() {
     let mut world = revised(2, 0);
     let id = world.roll("roll", RollStep::Percent(100));
