@@ -1,6 +1,6 @@
 //! This host: what ties journal, pools, gate, runtime, network and discovery into one agent.
 //!
-//! [`run`] is the daemon. `node` answers the API, `executor` performs effects, `adopt` observes
+//! [`daemon`] is the daemon. `node` answers the API, `executor` performs effects, `adopt` observes
 //! reality at start (`reboot`: after one), `route` brings exits to their pools. What a pool does is decided in
 //! [`crate::pool`], never here.
 
