@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxSeccomp;
 
-use super::failure::failure;
 use super::trusted::{self, Place, Readers, TrustedError};
 use crate::app::{App, CapabilitySet, SAFE_SYSCTLS, Seccomp, Ulimit};
 use crate::chain::chain;
@@ -34,6 +33,13 @@ pub(super) enum ProfileError {
 
 /// Everything that `app` asks for and this host does not allow.
 pub(super) fn check(app: &App, settings: &Settings, facts: &HostFacts) -> Vec<Finding> {
+    let mut findings = beyond(app, settings, facts);
+    findings.extend(profile(app, settings).err());
+    findings
+}
+
+/// Capabilities, sysctls and limits that this host does not allow.
+fn beyond(app: &App, settings: &Settings, facts: &HostFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     let allowed = settings.security.allowed_capabilities;
     let beyond = app.security.capabilities;
@@ -70,10 +76,6 @@ pub(super) fn check(app: &App, settings: &Settings, facts: &HostFacts) -> Vec<Fi
             .iter()
             .filter_map(|limit| beyond_host(limit, facts)),
     );
-    if let Err(error) = seccomp_profile(app, settings) {
-        let field = "spec.securityContext.seccompProfile.localhostProfile";
-        findings.push(Finding::new(field, None, chain(&error)));
-    }
     findings
 }
 
@@ -83,10 +85,19 @@ pub(super) fn prepare(
     settings: &Settings,
     facts: &HostFacts,
 ) -> Result<Option<LinuxSeccomp>, Failure> {
-    match check(app, settings, facts).first() {
-        Some(finding) => Err(Failure::new("not_allowed", finding.to_string())),
-        None => seccomp_profile(app, settings).map_err(|e| failure("not_allowed", &e)),
+    let refused = |finding: &Finding| Failure::new("not_allowed", finding.to_string());
+    match beyond(app, settings, facts).first() {
+        Some(finding) => Err(refused(finding)),
+        None => profile(app, settings).map_err(|finding| refused(&finding)),
     }
+}
+
+/// The profile, or why its field is refused.
+fn profile(app: &App, settings: &Settings) -> Result<Option<LinuxSeccomp>, Finding> {
+    seccomp_profile(app, settings).map_err(|error| {
+        let field = "spec.securityContext.seccompProfile.localhostProfile";
+        Finding::new(field, None, chain(&error))
+    })
 }
 
 /// Patterns end in `*` or name one.
