@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::documents::{Pool, Problem, Status, Task, Trail};
+use crate::documents::{InstanceError, Pool, Problem, Status, Task, Trail};
 use crate::http;
 use crate::netns::Netns;
 
@@ -143,6 +143,15 @@ impl Cli {
         let to = to.to_string();
         self.json(&["activate", app, "--to", &to, "--task-id", task])?
             .document(0)
+    }
+
+    /// `activate APP --to 1 --task-id ID --deadline DEADLINE`, of which nothing comes: why.
+    pub fn activate_in_vain(&self, app: &str, task: &str, deadline: &str) -> Result<InstanceError> {
+        let words = ["activate", app, "--to", "1", "--task-id", task];
+        let answer = self.json(&[&words[..], &["--deadline", deadline]].concat())?;
+        let task: Task = answer.document(1)?;
+        let instance = task.instances.into_iter().next().context("no instance")?;
+        instance.error.context("no error")
     }
 
     /// `deactivate APP --to N --task-id ID`, which has to succeed.

@@ -66,6 +66,16 @@ impl TestHost {
         })
     }
 
+    /// The first start of the agent, with this drop-in (behind `version = 1`) beside its
+    /// configuration; the web image is there.
+    pub fn start_beside(&mut self, drop_in: &str) -> Result<()> {
+        let file = self.agent.config().join("30-beside.toml");
+        let text = format!("version = 1\n{drop_in}");
+        fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+        self.agent.start(&self.ground)?;
+        self.push(&Image::web()?, "web:1").map(drop)
+    }
+
     /// The agent's CLI.
     pub fn cli(&self) -> &Cli {
         self.agent.cli()

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::documents::TargetGroup;
-use nodeagent_tests::{Image, Manifest, TestHost};
+use nodeagent_tests::{Manifest, TestHost};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n";
@@ -17,12 +17,10 @@ fn host() -> Result<(TestHost, PathBuf)> {
     let env = host.ground.path("env");
     fs::create_dir(&env)?;
     let config = format!(
-        "version = 1\n[security]\nallowed_env_file_paths = [\"{}\"]\n",
+        "[security]\nallowed_env_file_paths = [\"{}\"]\n",
         env.display()
     );
-    fs::write(host.agent.config().join("30-env.toml"), config)?;
-    host.agent.start(&host.ground)?;
-    host.push(&Image::web()?, "web:1")?;
+    host.start_beside(&config)?;
     Ok((host, env))
 }
 
@@ -136,18 +134,7 @@ fn a_wrong_environment_file_is_refused_with_its_line_and_starts_nothing() -> Res
     let file = write("later.env", "A=1\n", 0o644)?;
     host.apply(&app(json!([{ "envFile": { "path": file } }])))?;
     fs::write(&file, "A 1\n")?;
-    let answer = host.cli().json(&[
-        "activate",
-        "web",
-        "--to",
-        "1",
-        "--task-id",
-        "t",
-        "--deadline",
-        "5s",
-    ])?;
-    let task: nodeagent_tests::documents::Task = answer.document(1)?;
-    let error = task.instances[0].error.as_ref().context("no error")?;
+    let error = host.cli().activate_in_vain("web", "t", "5s")?;
     assert_eq!(error.code, "env_file", "{error:?}");
     ensure!(error.detail.contains("line 1 has no '='"), "{error:?}");
     host.remove_app("web")

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::documents::TaskInstance;
-use nodeagent_tests::{Image, Manifest, TestHost};
+use nodeagent_tests::{Manifest, TestHost};
 use serde_json::json;
 
 /// Tells everything, and whether it can be changed.
@@ -16,13 +16,8 @@ const SCRIPT: &str = "{ hostname; echo \"$HOSTNAME\"; for f in hostname hosts re
 fn host(resolv_conf: &str) -> Result<TestHost> {
     let mut host = TestHost::without_agent("[discovery.file]\npropagation_bound = \"100ms\"\n")?;
     let file = host.file("resolv.conf", resolv_conf)?;
-    let config = format!(
-        "version = 1\n[network]\nresolv_conf = \"{}\"\n",
-        file.display()
-    );
-    fs::write(host.agent.config().join("30-names.toml"), config)?;
-    host.agent.start(&host.ground)?;
-    host.push(&Image::web()?, "web:1")?;
+    let config = format!("[network]\nresolv_conf = \"{}\"\n", file.display());
+    host.start_beside(&config)?;
     Ok(host)
 }
 

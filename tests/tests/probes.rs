@@ -118,18 +118,7 @@ fn the_startup_probe_holds_readiness_and_bounds_the_start() -> Result<()> {
 
     let manifest = Manifest::script("web", script).with("startup", get("/never"));
     host.apply(&manifest)?;
-    let answer = host.cli().json(&[
-        "activate",
-        "web",
-        "--to",
-        "1",
-        "--task-id",
-        "never",
-        "--deadline",
-        "6s",
-    ])?;
-    let task: nodeagent_tests::documents::Task = answer.document(1)?;
-    let error = task.instances[0].error.as_ref().context("no error")?;
+    let error = host.cli().activate_in_vain("web", "never", "6s")?;
     assert_eq!(error.code, "not_started", "{error:?}");
     assert_eq!(host.discovered()?, Vec::<String>::new());
     host.remove_app("web")
@@ -161,18 +150,7 @@ fn a_startup_command_runs_inside_and_holds_readiness() -> Result<()> {
     host.remove_app("web")?;
 
     host.apply(&Manifest::script("web", script).with("startup", command("/www/never")))?;
-    let answer = host.cli().json(&[
-        "activate",
-        "web",
-        "--to",
-        "1",
-        "--task-id",
-        "never",
-        "--deadline",
-        "8s",
-    ])?;
-    let task: nodeagent_tests::documents::Task = answer.document(1)?;
-    let error = task.instances[0].error.as_ref().context("no error")?;
+    let error = host.cli().activate_in_vain("web", "never", "8s")?;
     assert_eq!(error.code, "not_started", "{error:?}");
     assert_eq!(host.discovered()?, Vec::<String>::new());
     host.remove_app("web")

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
-use nodeagent_tests::{Image, Manifest, TestHost};
+use nodeagent_tests::{Manifest, TestHost};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n";
@@ -84,12 +84,10 @@ fn host(security: &str) -> Result<TestHost> {
     let profiles = host.ground.path("seccomp");
     fs::create_dir(&profiles)?;
     let config = format!(
-        "version = 1\n[security]\nseccomp_profiles = \"{}\"\n{security}",
+        "[security]\nseccomp_profiles = \"{}\"\n{security}",
         profiles.display()
     );
-    fs::write(host.agent.config().join("30-security.toml"), config)?;
-    host.agent.start(&host.ground)?;
-    host.push(&Image::web()?, "web:1")?;
+    host.start_beside(&config)?;
     Ok(host)
 }
 

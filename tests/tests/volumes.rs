@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use nodeagent_tests::{Image, Manifest, TestHost};
+use nodeagent_tests::{Manifest, TestHost};
 use serde_json::{Value, json};
 
 const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n";
@@ -16,13 +16,8 @@ fn host() -> Result<(TestHost, PathBuf)> {
     let mut host = TestHost::without_agent(CONFIG)?;
     let srv = host.ground.path("srv");
     fs::create_dir(&srv)?;
-    let allowed = format!(
-        "version = 1\n[volumes]\nallowed_host_paths = [\"{}\"]\n",
-        srv.display()
-    );
-    fs::write(host.agent.config().join("30-volumes.toml"), allowed)?;
-    host.agent.start(&host.ground)?;
-    host.push(&Image::web()?, "web:1")?;
+    let allowed = format!("[volumes]\nallowed_host_paths = [\"{}\"]\n", srv.display());
+    host.start_beside(&allowed)?;
     Ok((host, srv))
 }
 
@@ -231,18 +226,7 @@ fn a_secret_that_goes_bad_after_the_app_was_applied_starts_nothing() -> Result<(
     let secrets = json!([{ "name": "key", "source": key }]);
     host.apply(&Manifest::web("web").with("secretFiles", secrets))?;
     fs::set_permissions(&key, fs::Permissions::from_mode(0o444))?;
-    let answer = host.cli().json(&[
-        "activate",
-        "web",
-        "--to",
-        "1",
-        "--task-id",
-        "t",
-        "--deadline",
-        "5s",
-    ])?;
-    let task: nodeagent_tests::documents::Task = answer.document(1)?;
-    let error = task.instances[0].error.as_ref().context("no error")?;
+    let error = host.cli().activate_in_vain("web", "t", "5s")?;
     assert_eq!(error.code, "volume", "{error:?}");
     ensure!(error.detail.contains("mode 0444"), "{error:?}");
     host.remove_app("web")
