@@ -28,7 +28,7 @@ fn a_log_is_shown_followed_and_ends_with_its_instance() -> Result<()> {
                   httpd -p 8080 -h /www; i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.2; done";
     host.apply(&Manifest::script("web", script).armed(1).ready_by_page(10))?;
     host.wait_for_armed("web", 1)?;
-    // Its file is there since the app's process was prepared at the gate.
+    // Nothing was written yet.
     let early = host.cli().run(&["logs", "web-0"])?.ok()?;
     assert_eq!(early.stdout, "");
     let task = host.cli().activate("web", 1, "in")?;

@@ -156,7 +156,7 @@ fn assert_exactly(vm: &mut Vm, pool: &Pool, count: usize) -> Result<()> {
         ls /run/nodeagent/netns | wc -l
         ls /var/lib/nodeagent/instances | wc -l
         ip -o link show type veth | wc -l
-        pgrep -c -f 'containerd-shim.* -namespace nodeagent ' || true";
+        pgrep -c -f '[c]ontainerd-shim.* -namespace nodeagent ' || true";
     vm.until("one of each for each instance", SETTLES, script, |text| {
         text.lines().count() == 7 && text.lines().all(|line| line.trim() == count)
     })?;

@@ -30,6 +30,8 @@ pub const PAYLOAD: &str = "/opt/payload";
 const BOOTS: Duration = Duration::from_secs(240);
 /// How long one question may go unanswered while a machine boots.
 const ASKED_AGAIN: Duration = Duration::from_secs(3);
+/// Between two looks inside: each is a process, which costs an emulated machine much.
+const LOOKS_AGAIN: Duration = Duration::from_millis(250);
 /// How long a command may take that has no deadline of its own.
 const RUNS: Duration = Duration::from_secs(300);
 /// How long a machine may take to switch itself off.
@@ -216,6 +218,7 @@ impl Vm {
                 said.stdout,
                 said.stderr
             );
+            std::thread::sleep(LOOKS_AGAIN);
         }
     }
 
