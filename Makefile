@@ -26,6 +26,7 @@ help:
 	@echo 'make test             every test; installs and builds what the tests need'
 	@echo 'make test-core        those that Debian packages are enough for'
 	@echo 'make test-peers       those on what is built first: containerd 2.2, etcd 3.6; needs Go 1.26'
+	@echo 'make test-containerd-2  every scenario on containerd 2.2'
 	@echo 'make test-vm          those in a virtual machine: cgroup 2, crun, reboots, power cuts'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
 	@echo 'make bench [NAME]     measure: activation, agent, discovery; all without a name'
@@ -91,9 +92,17 @@ test-peers:
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent --test runtime
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test harness --test main_job --test containerd_faults --test app_faults \
-		--test registry_faults --test hostile_container
+		--test registry_faults --test hostile_container --test exec
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test crashes a_cold_activation
+
+# Every scenario on containerd 2.2; `test-peers` has those that can differ.
+.PHONY: test-containerd-2
+test-containerd-2:
+	@tests/peers/install test
+	@tests/peers/build containerd-2.2.0 >/dev/null
+	@$(MAKE) --no-print-directory build
+	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --no-fail-fast --package nodeagent-tests
 
 # Real systemd in systemd-nspawn, about 2 minutes; the first time debootstrap makes its Debian.
 test-systemd:
@@ -107,8 +116,8 @@ test-systemd:
 test-vm:
 	@tests/peers/install vm
 	@tests/peers/vm-image >/dev/null
-	@$(MAKE) --no-print-directory build
-	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test vm -- --ignored --test-threads 1
+	@$(MAKE) --no-print-directory release
+	$(RELEASE) $(CARGO) test --locked --package nodeagent-tests --test vm -- --ignored --test-threads 1
 
 .PHONY: check
 check:

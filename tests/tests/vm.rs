@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::documents::{Instance, Pool, Status, Task};
@@ -263,14 +263,39 @@ fn after_a_reboot_all_is_back_with_name_address_and_rootfs() -> Result<()> {
     Ok(())
 }
 
+/// Milliseconds after the request until the power is cut, and the target that is asked for, up and
+/// down; the first waits for the answer. The seed is printed; `NODEAGENT_TESTS_SEED` repeats it.
+fn cuts() -> Result<Vec<(u64, u32)>> {
+    let seed = match std::env::var("NODEAGENT_TESTS_SEED") {
+        Ok(seed) => seed.parse().context("NODEAGENT_TESTS_SEED is a number")?,
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+    };
+    println!("NODEAGENT_TESTS_SEED={seed}");
+    // splitmix64
+    let mut state: u64 = seed;
+    let mut next = |below: u64| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    };
+    let mut cuts = vec![(60_000, 1)];
+    let mut to = 1;
+    for _ in 0..5 {
+        // Another target than the one before, of 0 to 4: a warm one is there at once, cold ones
+        // take two seconds.
+        to = (to + 1 + next(4)) % 5;
+        cuts.push((next(2500), u32::try_from(to)?));
+    }
+    Ok(cuts)
+}
+
 #[test]
 #[ignore = "needs the virtual machine: make test-vm"]
 fn what_was_acknowledged_is_there_after_every_power_cut() -> Result<()> {
-    /// Milliseconds after the request, and what is asked for: the first waits for the answer, and
-    /// the last is a step down.
-    const CUTS: [(u64, u32); 5] = [(60_000, 1), (40, 2), (400, 3), (1500, 4), (250, 2)];
     let mut vm = installed(1)?;
-    for (number, (after, to)) in CUTS.into_iter().enumerate() {
+    for (number, (after, to)) in cuts()?.into_iter().enumerate() {
         let id = format!("cut-{number}");
         let verb = [
             "nodeagent",

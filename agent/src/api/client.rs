@@ -5,6 +5,7 @@
 //! submission repeats its task id.
 
 mod events;
+mod exec;
 mod log;
 mod tls;
 
@@ -25,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
 pub use events::Events;
+pub use exec::{ExecReader, ExecWriter};
 pub use log::LogStream;
 pub use tls::{Credentials, Remote};
 
@@ -368,7 +370,7 @@ impl Client {
             .await
             .map_err(|source| self.broken(source))?;
         // Its end is the call's end: errors come out of `send_request` too.
-        Ok((sender, Connection(tokio::spawn(connection))))
+        Ok((sender, Connection(tokio::spawn(connection.with_upgrades()))))
     }
 
     fn unreachable(&self, source: io::Error) -> ClientError {

@@ -9,9 +9,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Feed;
+use super::exec::{ExecInput, ExecOutput};
 use super::v1::{
-    AppDocument, AppList, ApplyResult, JournalDocument, Problem, Status, Task, TaskList,
-    TaskRequest, TaskState, Trail, Verb,
+    AppDocument, AppList, ApplyResult, ExecRequest, JournalDocument, Problem, Status, Task,
+    TaskList, TaskRequest, TaskState, Trail, Verb,
 };
 use crate::metrics::Page;
 
@@ -84,6 +85,15 @@ pub struct Log {
     pub pieces: mpsc::Receiver<io::Result<Bytes>>,
 }
 
+/// A command that runs. It is ended when this is dropped.
+#[derive(Debug)]
+pub struct ExecSession {
+    /// What it is told.
+    pub input: mpsc::Sender<ExecInput>,
+    /// What it says; the last is its end.
+    pub output: mpsc::Receiver<ExecOutput>,
+}
+
 /// What the daemon's core answers. Requests arrive read whole, within their limits, and validated
 /// field by field (names, ranges, unknown fields); what depends on the state of the host is decided
 /// behind this seam. Every answer is quick except [`Host::submit`]'s.
@@ -136,6 +146,16 @@ pub trait Host: Send + Sync + 'static {
         instance: &str,
         request: LogRequest,
     ) -> impl Future<Output = Result<Log, Problem>> + Send;
+
+    /// Executes a command in an instance; the request is well-formed. `caller` is named in the log.
+    /// Problems: `not_found` (no such instance), `invalid_request` (it cannot be executed),
+    /// `unavailable` (the instance runs nothing at the moment, or containerd does not answer).
+    fn exec(
+        &self,
+        instance: &str,
+        request: ExecRequest,
+        caller: &str,
+    ) -> impl Future<Output = Result<ExecSession, Problem>> + Send;
 
     /// The journal, and whether one before it was lost.
     fn journal(&self) -> impl Future<Output = Result<JournalDocument, Problem>> + Send;

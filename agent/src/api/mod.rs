@@ -8,6 +8,7 @@
 pub mod v1;
 
 mod client;
+mod exec;
 mod feed;
 mod host;
 mod openapi;
@@ -15,9 +16,12 @@ mod role;
 mod server;
 mod task_id;
 
-pub use client::{Address, Client, ClientError, Credentials, Events, LogStream, Remote};
+pub use client::{
+    Address, Client, ClientError, Credentials, Events, ExecReader, ExecWriter, LogStream, Remote,
+};
+pub use exec::{ExecInput, ExecOutput, LARGEST_PIECE};
 pub use feed::{Feed, Subscription};
-pub use host::{Deletion, Host, Log, LogRequest, Received, TaskFilter};
+pub use host::{Deletion, ExecSession, Host, Log, LogRequest, Received, TaskFilter};
 pub use openapi::openapi;
 pub use role::{Peer, Role, Roles};
 pub use server::{BindError, Limits, Method, Operation, ROUTES, Route, Server, TlsError};

@@ -9,10 +9,12 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
 use super::TaskFilter;
+use super::exec::PROTOCOL;
 use super::server::{Operation, ROUTES, Route};
 use super::v1::{
-    AlarmChange, AppChange, AppDocument, AppList, ApplyResult, InstanceChange, JournalDocument,
-    Problem, ProblemCode, Status, Task, TaskList, TaskRequest, TaskState, TaskSummary, Trail,
+    AlarmChange, AppChange, AppDocument, AppList, ApplyResult, ExecRequest, InstanceChange,
+    JournalDocument, Problem, ProblemCode, Status, Task, TaskList, TaskRequest, TaskState,
+    TaskSummary, Trail,
 };
 
 /// The document.
@@ -178,6 +180,12 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
             JSON,
             schema(json!({"type": "object"})),
         )],
+        Operation::Exec => vec![(
+            "101",
+            "The connection is the command's from here on, in both directions: frames of a byte for the kind, four for the length (big endian), and the rest. To the agent: i input, e its end, r COLUMNSxROWS. From the agent: o stdout, p stderr, and at last x the exit code, or f why it is not known.",
+            "application/octet-stream",
+            schema(json!({"type": "string", "format": "binary"})),
+        )],
         Operation::ReadLog => text("text/plain; charset=utf-8"),
         Operation::ShowMetrics => text("text/plain; version=0.0.4"),
         Operation::ShowHealth | Operation::ShowReadiness => text("text/plain"),
@@ -189,6 +197,7 @@ fn body(operation: Operation, requests: &mut SchemaGenerator) -> Option<(&'stati
         Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
             Some(("application/json", requests.subschema_for::<TaskRequest>()))
         }
+        Operation::Exec => Some(("application/json", requests.subschema_for::<ExecRequest>())),
         Operation::ApplyApp => Some(("application/yaml", schema(json!({"type": "string"})))),
         _ => None,
     }
@@ -262,6 +271,16 @@ fn parameters(route: &Route) -> Value {
             ));
             let text = "W3C Trace Context that the task becomes part of.";
             parameters.push(named("header", "traceparent", false, text, string()));
+        }
+        Operation::Exec => {
+            let protocol = json!({"type": "string", "const": PROTOCOL});
+            parameters.push(named(
+                "header",
+                "Upgrade",
+                true,
+                "The protocol of the streams.",
+                protocol,
+            ));
         }
         Operation::DeleteApp => {
             let force = json!({"type": "boolean", "default": false});

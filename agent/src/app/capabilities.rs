@@ -76,6 +76,11 @@ impl CapabilitySet {
         Some(Self(1 << number))
     }
 
+    /// Those of a mask in which bit n is capability n; bits without a name are left out.
+    pub fn of_mask(mask: u64) -> Self {
+        Self(mask & Self::ALL.0)
+    }
+
     /// Bit n is capability n.
     pub fn mask(self) -> u64 {
         self.0

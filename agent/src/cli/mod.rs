@@ -11,6 +11,7 @@ mod completions;
 mod config;
 mod deactivate;
 mod duration;
+mod exec;
 mod journal;
 mod logs;
 mod man;
@@ -19,6 +20,7 @@ mod report;
 mod roll;
 mod run;
 mod scale;
+mod shown;
 mod status;
 mod submit;
 mod table;
@@ -131,6 +133,7 @@ enum Call {
     Trace(trace::Trace),
     Tasks(tasks::Tasks),
     Logs(logs::Logs),
+    Exec(exec::Exec),
     App(app::App),
     Journal(journal::Journal),
 }
@@ -207,6 +210,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Trace(verb) => verb.execute(options).await,
         Call::Tasks(verb) => verb.execute(options).await,
         Call::Logs(verb) => verb.execute(options).await,
+        Call::Exec(verb) => verb.execute(options).await,
         Call::App(verb) => verb.execute(options).await,
         Call::Journal(verb) => verb.execute(options).await,
     }

@@ -33,6 +33,8 @@ pub enum Exit {
     Unreachable,
     /// Some instances are where they should be, others are not.
     Partial,
+    /// A command in an instance ended with this code.
+    Command(u8),
 }
 
 impl Exit {
@@ -48,6 +50,7 @@ impl Exit {
             Self::StillRunning => 6,
             Self::Unreachable => 7,
             Self::Partial => 8,
+            Self::Command(code) => code,
         }
     }
 

@@ -14,6 +14,7 @@ mod ended;
 mod env_files;
 mod epoch;
 mod etc;
+mod exec;
 mod executor;
 mod failure;
 mod logging;

@@ -12,10 +12,10 @@ use super::executor::Executor;
 use super::registrations::Listing;
 use super::strays;
 use crate::api::v1::{
-    AppDocument, AppList, ApplyResult, JournalDocument, Pool, Problem, ProblemCode, Status, Task,
-    TaskList, TaskRequest, TaskSummary, Trail, Verb,
+    AppDocument, AppList, ApplyResult, ExecRequest, JournalDocument, Pool, Problem, ProblemCode,
+    Status, Task, TaskList, TaskRequest, TaskSummary, Trail, Verb,
 };
-use crate::api::{Deletion, Feed, Host, Log, LogRequest, Received, TaskFilter};
+use crate::api::{Deletion, ExecSession, Feed, Host, Log, LogRequest, Received, TaskFilter};
 use crate::app::HostTerms;
 use crate::chain::chain;
 use crate::config::Settings;
@@ -259,6 +259,15 @@ impl<E: Effects> Host for Node<E> {
 
     async fn log(&self, instance: &str, request: LogRequest) -> Result<Log, Problem> {
         self.read_log(instance, request).await
+    }
+
+    async fn exec(
+        &self,
+        instance: &str,
+        request: ExecRequest,
+        caller: &str,
+    ) -> Result<ExecSession, Problem> {
+        self.execute(instance, request, caller).await
     }
 
     async fn journal(&self) -> Result<JournalDocument, Problem> {

@@ -17,6 +17,7 @@ use super::answers;
 use super::backends;
 use super::epoch::Epoch;
 use super::etc;
+use super::exec;
 use super::executor::Executor;
 use super::logging;
 use super::node::{Identity, Node, Pools};
@@ -321,6 +322,10 @@ pub async fn run_with<E: Effects>(
         if notifier.is_heard() {
             tokio::spawn(sentence::run(node, notifier.clone(), shutdown.clone()));
         }
+        tokio::spawn({
+            let executor = executor.clone();
+            async move { exec::end_leftovers(&executor).await }
+        });
         tracing::info!(instances = known, "observed");
         sys::give_memory_back();
         match routing.await {

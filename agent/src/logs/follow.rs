@@ -1,6 +1,6 @@
 //! Reading a log piece by piece, and waiting for more.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -32,14 +32,15 @@ type Pieces = mpsc::Sender<io::Result<Bytes>>;
 pub(super) struct Reader {
     directory: PathBuf,
     name: String,
-    file: Arc<File>,
+    /// `None` until there is one.
+    file: Option<Arc<File>>,
     at: u64,
 }
 
 /// What a look at the file's name found.
 enum Named {
-    /// The file that is read.
-    Same,
+    /// The file that is read, of so many bytes.
+    Same { length: u64 },
     /// Another one: rotation.
     Other(File),
     /// Nothing, or nothing that is read.
@@ -49,11 +50,11 @@ enum Named {
 }
 
 impl Reader {
-    pub fn new(directory: &Path, name: String, file: File, at: u64) -> Self {
+    pub fn new(directory: &Path, name: String, file: Option<File>, at: u64) -> Self {
         Self {
             directory: directory.to_owned(),
             name,
-            file: Arc::new(file),
+            file: file.map(Arc::new),
             at,
         }
     }
@@ -88,15 +89,15 @@ impl Reader {
                     if !self.read_all(pieces).await? {
                         return Ok(());
                     }
-                    self.file = Arc::new(file);
+                    self.file = Some(Arc::new(file));
                     self.at = 0;
                     continue;
                 }
-                Named::Same if self.file.metadata()?.len() < self.at => {
+                Named::Same { length } if length < self.at => {
                     self.at = 0;
                     continue;
                 }
-                Named::Same => false,
+                Named::Same { .. } => false,
                 Named::Nothing => true,
             };
             tokio::select! {
@@ -121,7 +122,10 @@ impl Reader {
     }
 
     async fn piece(&mut self, most: usize) -> io::Result<Bytes> {
-        let (file, at) = (Arc::clone(&self.file), self.at);
+        let Some(file) = self.file.clone() else {
+            return Ok(Bytes::new());
+        };
+        let at = self.at;
         let read = move || {
             let mut piece = vec![0; most];
             let length = file.read_at(&mut piece, at)?;
@@ -135,13 +139,15 @@ impl Reader {
 
     async fn look(&self) -> io::Result<Named> {
         let (directory, name) = (self.directory.clone(), self.name.clone());
-        let file = Arc::clone(&self.file);
+        let file = self.file.clone();
         let look = move || match open_untrusted(&directory, &name) {
             Ok(found) => {
-                let (one, other) = (file.metadata()?, found.metadata()?);
-                let same = (one.dev(), one.ino()) == (other.dev(), other.ino());
-                Ok(if same {
-                    Named::Same
+                let other = found.metadata()?;
+                let one = file.map(|file| file.metadata()).transpose()?;
+                let same = |one: Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+                Ok(if one.is_some_and(same) {
+                    let length = other.len();
+                    Named::Same { length }
                 } else {
                     Named::Other(found)
                 })

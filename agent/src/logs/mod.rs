@@ -8,6 +8,7 @@
 mod follow;
 mod tail;
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -41,31 +42,32 @@ pub enum Follow {
     No,
 }
 
+/// Name of the process whose log is there from the start, empty until it writes.
+pub const APP: &str = "app";
+
 /// Begins to read `<process>.log` in a container's log directory. The pieces end with the log, with
 /// an error, or when the receiver is dropped. May block on the disk.
 ///
 /// # Errors
-/// Why the file cannot be opened. Reading errors come as the last piece.
+/// Why the file cannot be opened; a file of [`APP`] that is not there yet is an empty one. Reading
+/// errors come as the last piece.
 pub fn read(
     directory: &Path,
     process: &str,
     extent: Extent,
 ) -> Result<mpsc::Receiver<io::Result<Bytes>>, UntrustedError> {
     let name = format!("{process}.log");
-    let file = open_untrusted(directory, &name)?;
-    let metadata = file.metadata().map_err(UntrustedError::Open)?;
-    let end = metadata.len();
-    let old = extent.since.is_some_and(|since| {
-        let age = metadata
-            .modified()
-            .ok()
-            .map(|at| SystemTime::now().duration_since(at));
-        age.is_some_and(|age| age.is_ok_and(|age| age > since))
-    });
-    let at = match extent.tail {
-        _ if old => end,
-        Some(lines) => tail::start(&file, end, lines).map_err(UntrustedError::Open)?,
-        None => 0,
+    let (file, at, end) = match open_untrusted(directory, &name) {
+        Err(UntrustedError::Open(error))
+            if process == APP && error.kind() == io::ErrorKind::NotFound && directory.is_dir() =>
+        {
+            (None, 0, 0)
+        }
+        opened => {
+            let file = opened?;
+            let (at, end) = range(&file, extent).map_err(UntrustedError::Open)?;
+            (Some(file), at, end)
+        }
     };
     let (pieces, receiver) = mpsc::channel(QUEUE);
     let reader = Reader::new(directory, name, file, at);
@@ -80,6 +82,25 @@ pub fn read(
         }
     }));
     Ok(receiver)
+}
+
+/// Where reading begins, and where the file ends now.
+fn range(file: &File, extent: Extent) -> io::Result<(u64, u64)> {
+    let metadata = file.metadata()?;
+    let end = metadata.len();
+    let old = extent.since.is_some_and(|since| {
+        let age = metadata
+            .modified()
+            .ok()
+            .map(|at| SystemTime::now().duration_since(at));
+        age.is_some_and(|age| age.is_ok_and(|age| age > since))
+    });
+    let at = match extent.tail {
+        _ if old => end,
+        Some(lines) => tail::start(file, end, lines)?,
+        None => 0,
+    };
+    Ok((at, end))
 }
 
 /// Names of the processes that have a log.

@@ -135,6 +135,21 @@ async fn a_follower_goes_on_across_rotation_and_truncation_and_ends_with_the_ins
 }
 
 #[tokio::test]
+async fn the_app_has_an_empty_log_before_its_first_line_and_others_have_none() {
+    let container = Container::new("");
+    fs::remove_file(container.log().join("app.log")).unwrap();
+    let said = whole(container.read(extent(Some(5), Follow::No))).await;
+    assert_eq!(said, "");
+    let mut pieces = container.read(extent(Some(0), Follow::Yes));
+    container.write("first\n");
+    hear(&mut pieces, "first\n").await;
+    fs::remove_dir_all(container.log()).unwrap();
+    assert_eq!(whole(pieces).await, "");
+    let gone = read(&container.log(), "app", extent(None, Follow::No));
+    assert_eq!(gone.unwrap_err().to_string(), "it cannot be opened");
+}
+
+#[tokio::test]
 async fn a_reader_that_leaves_ends_the_following_and_one_that_waits_costs_four_pieces() {
     let container = Container::new(&"x".repeat(10 * 1024 * 1024));
     let mut pieces = container.read(extent(None, Follow::Yes));

@@ -13,11 +13,8 @@ use prost_types::Any;
 use super::error::{Answer, RuntimeError};
 use super::image::Image;
 use super::task::{self, TaskState};
-use super::{Containerd, labels};
+use super::{Containerd, SPEC, labels};
 use crate::instance::ContainerId;
-
-/// Type of the spec in a container record (containerd, typeurl of runtime-spec).
-const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /// A container of ours, as containerd has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,6 +14,7 @@ mod container;
 mod content;
 mod error;
 mod events;
+mod exec;
 mod image;
 mod introspect;
 mod labels;
@@ -28,6 +29,7 @@ pub use container::Observed;
 pub use content::{ContainerdStore, ContentWriter};
 pub use error::{RuntimeError, Said, Unanswered};
 pub use events::TaskExit;
+pub use exec::{Exec, Fifos, Pipes, Streams};
 pub use image::Image;
 pub use introspect::Snapshotter;
 pub use labels::{APP, CREATE_GENERATION, INSTANCE, REVISION};
@@ -42,6 +44,10 @@ use containerd_client::services::v1::version_client::VersionClient;
 
 use crate::config;
 use connection::Connection;
+
+const SIGKILL: u32 = 9;
+/// Type of the spec in a container record (containerd, typeurl of runtime-spec).
+const SPEC: &str = "types.containerd.io/opencontainers/runtime-spec/1/Spec";
 
 /// Handle to one namespace of one containerd. Clones share the connection.
 #[derive(Clone)]

@@ -13,11 +13,10 @@ use tonic::transport::Channel;
 
 use super::error::{Answer, RuntimeError, Unanswered};
 use super::shim::{self, ShimOf};
-use super::{Containerd, cgroup};
+use super::{Containerd, SIGKILL, cgroup};
 use crate::config;
 use crate::instance::ContainerId;
 
-const SIGKILL: u32 = 9;
 /// Pause between two looks at a task whose shim is going away.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -314,7 +313,7 @@ impl Containerd {
             .map(drop)
     }
 
-    fn task_client(&self) -> TasksClient<Channel> {
+    pub(super) fn task_client(&self) -> TasksClient<Channel> {
         TasksClient::new(self.connection.channel())
     }
 }

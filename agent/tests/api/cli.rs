@@ -91,6 +91,7 @@ fn the_help_of_every_verb_is_as_written() {
         "tasks",
         "tasks show",
         "logs",
+        "exec",
         "journal",
         "journal show",
         "journal accept",

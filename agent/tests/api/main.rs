@@ -7,6 +7,7 @@
 
 mod cli;
 mod events;
+mod exec;
 mod generated;
 mod openapi;
 mod roles;

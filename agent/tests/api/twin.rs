@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use nodeagent::api::v1::*;
 use nodeagent::api::{
-    Client, Deletion, Feed, Host, Limits, Log, LogRequest, Received, Server, TaskFilter,
+    Client, Deletion, ExecInput, ExecOutput, ExecSession, Feed, Host, Limits, Log, LogRequest,
+    Received, Server, TaskFilter,
 };
 use nodeagent::metrics::{Facts, Metrics, Page, render};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 /// What the core would have seen.
@@ -42,6 +43,8 @@ pub struct Twin {
     state: Mutex<State>,
     changed: Notify,
     pub feed: Arc<Feed>,
+    /// Told when a command's session is gone.
+    pub left: Arc<Notify>,
     /// Lets submissions of `slow` end.
     pub release: CancellationToken,
 }
@@ -62,6 +65,7 @@ impl Twin {
             state: Mutex::default(),
             changed: Notify::new(),
             feed: Arc::new(Feed::new(0xfeed)),
+            left: Arc::default(),
             release: CancellationToken::new(),
         };
         for name in names {
@@ -456,7 +460,7 @@ impl Host for Twin {
         if instance != "web-0" {
             return Err(Problem::not_found("instance", instance));
         }
-        let (pieces, receiver) = tokio::sync::mpsc::channel(4);
+        let (pieces, receiver) = mpsc::channel(4);
         let said = format!("{} says \u{1b}[31mred\u{1b}[0m\n", request.process);
         pieces.try_send(Ok(said.into())).unwrap();
         if request.follow {
@@ -467,6 +471,61 @@ impl Host for Twin {
             container: "web-0.g1".to_owned(),
             pieces: receiver,
         })
+    }
+
+    /// `cat` says what it hears and the sizes of its terminal as complaints, and ends with its
+    /// input; `exit N` ends with that code, `vanish` without one; anything else is not there.
+    async fn exec(
+        &self,
+        instance: &str,
+        request: ExecRequest,
+        caller: &str,
+    ) -> Result<ExecSession, Problem> {
+        if instance != "web-0" {
+            return Err(Problem::not_found("instance", instance));
+        }
+        assert!(caller.starts_with("user id 0 "), "{caller}");
+        let (input, mut told) = mpsc::channel(1);
+        let (says, output) = mpsc::channel(1);
+        let command: Vec<&str> = request.command.iter().map(String::as_str).collect();
+        let last = match command[..] {
+            ["cat"] => None,
+            ["exit", code] => Some(ExecOutput::Exit(code.parse().unwrap())),
+            ["vanish"] => Some(ExecOutput::Failed("containerd has gone".to_owned())),
+            _ => {
+                let detail = format!("{:?} is not found; nothing was executed", command[0]);
+                return Err(Problem::new(ProblemCode::InvalidRequest, detail));
+            }
+        };
+        let (left, terminal) = (Arc::clone(&self.left), request.terminal);
+        tokio::spawn(async move {
+            if let Some(last) = last {
+                let hello = format!("{terminal:?} {}\n", request.stdin);
+                says.send(ExecOutput::Stderr(hello.into())).await.ok();
+                says.send(last).await.ok();
+                return;
+            }
+            loop {
+                let piece = tokio::select! {
+                    piece = told.recv() => piece,
+                    () = says.closed() => None,
+                };
+                let said = match piece {
+                    Some(ExecInput::Data(data)) => ExecOutput::Stdout(data),
+                    Some(ExecInput::Resize(size)) => {
+                        ExecOutput::Stderr(format!("{}x{}", size.columns, size.rows).into())
+                    }
+                    Some(ExecInput::End) => ExecOutput::Exit(0),
+                    None => break,
+                };
+                let ended = matches!(said, ExecOutput::Exit(_));
+                if says.send(said).await.is_err() || ended {
+                    break;
+                }
+            }
+            left.notify_one();
+        });
+        Ok(ExecSession { input, output })
     }
 
     fn ready(&self) -> Result<(), Problem> {

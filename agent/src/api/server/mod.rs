@@ -16,6 +16,7 @@ mod body;
 mod caller;
 mod certificate;
 mod exchange;
+mod exec;
 mod listen;
 mod query;
 mod request;
@@ -82,7 +83,10 @@ pub struct Limits {
     pub submissions: usize,
     /// Streams of events at a time, and as many logs; more are refused as `unavailable`.
     pub streams: usize,
-    /// As [`Limits::write_stall`], for who reads a log: a pager takes nothing while a person reads.
+    /// Commands in instances at a time; more are refused as `unavailable`.
+    pub commands: usize,
+    /// As [`Limits::write_stall`], for who reads a log or the output of a command: a pager takes
+    /// nothing while a person reads.
     pub log_stall: Duration,
     /// Silence after which a stream says that it lives.
     pub heartbeat: Duration,
@@ -103,6 +107,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(5),
             submissions: 256,
             streams: 64,
+            commands: 32,
             log_stall: Duration::from_secs(3600),
             heartbeat: stream::HEARTBEAT,
             shutdown: Duration::from_secs(5),
@@ -347,7 +352,8 @@ async fn connection<S, R>(
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.read)
-        .serve_connection(io, service);
+        .serve_connection(io, service)
+        .with_upgrades();
     let mut serving = std::pin::pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,

@@ -8,7 +8,10 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 use crate::api::task_id::{TASK_ID_RULE, is_task_id};
-use crate::api::v1::{Finding, Problem, ProblemCode, RollStep, STEP_RULE, TaskRequest, Verb};
+use crate::api::v1::{
+    ExecRequest, Finding, Problem, ProblemCode, RollStep, STEP_RULE, TaskRequest, TerminalSize,
+    Verb,
+};
 use crate::instance::AppName;
 
 const FIELDS: [&str; 7] = [
@@ -23,32 +26,60 @@ const FIELDS: [&str; 7] = [
 
 /// The body of a submission.
 pub(super) fn task_request(verb: Verb, body: &[u8]) -> Result<TaskRequest, Problem> {
-    let Fields(fields) = serde_json::from_slice(body).map_err(|error| {
-        Problem::new(
-            ProblemCode::InvalidRequest,
-            format!("the body is not a JSON object like {{\"to\": 3}}: {error}"),
-        )
-    })?;
+    let fields = Fields::of(body, r#"{"to": 3}"#)?;
     let mut request = TaskRequest::default();
-    let mut findings = Vec::new();
-    let mut seen: Vec<&str> = Vec::new();
-    for (name, value) in &fields {
-        if seen.contains(&name.as_str()) {
-            findings.push(Finding::new(name, shown(value), "each field once"));
-            continue;
-        }
-        seen.push(name);
-        if let Err(allowed) = set(&mut request, verb, name, value) {
-            findings.push(Finding::new(name, shown(value), allowed));
-        }
-    }
-    if !seen.contains(&"to") && verb != Verb::Roll {
+    let mut findings = fields.each(|name, value| set(&mut request, verb, name, value));
+    if !fields.has("to") && verb != Verb::Roll {
         findings.push(Finding::missing("to", format!("required: {TO_RULE}")));
     }
-    if findings.is_empty() {
-        return Ok(request);
+    match findings.is_empty() {
+        true => Ok(request),
+        false => Err(refusal(findings)),
     }
-    Err(refusal(findings))
+}
+
+const COMMAND_RULE: &str =
+    "a list of texts, the program and its arguments, without NUL and at most 128 KiB";
+
+/// The body of a command.
+pub(super) fn exec_request(body: &[u8]) -> Result<ExecRequest, Problem> {
+    let fields = Fields::of(body, r#"{"command": ["ls", "-l"]}"#)?;
+    let mut request = ExecRequest::default();
+    let mut findings = fields.each(|name, value| {
+        match name {
+            "command" => request.command = command(value).ok_or(COMMAND_RULE)?,
+            "stdin" => request.stdin = value.as_bool().ok_or("true or false")?,
+            "terminal" if value.is_null() => {}
+            "terminal" => {
+                let size: Option<TerminalSize> = serde_json::from_value(value.clone()).ok();
+                let size = size.filter(|size| size.columns > 0 && size.rows > 0);
+                let rule = r#"the size of a terminal like {"columns": 80, "rows": 24}"#;
+                request.terminal = Some(size.ok_or(rule)?);
+            }
+            _ => return Err(unknown(name, "fields", &["command", "stdin", "terminal"])),
+        }
+        Ok(())
+    });
+    if !fields.has("command") {
+        findings.push(Finding::missing(
+            "command",
+            format!("required: {COMMAND_RULE}"),
+        ));
+    }
+    match findings.is_empty() {
+        true => Ok(request),
+        false => Err(refusal(findings)),
+    }
+}
+
+fn command(value: &Value) -> Option<Vec<String>> {
+    let command: Vec<String> = serde_json::from_value(value.clone()).ok()?;
+    let length: usize = command.iter().map(|word| word.len() + 1).sum();
+    let program = command.first().is_some_and(|program| !program.is_empty());
+    let allowed = program
+        && length <= ExecRequest::LONGEST_COMMAND
+        && command.iter().all(|word| !word.contains('\0'));
+    allowed.then_some(command)
 }
 
 const TO_RULE: &str = "a whole number of instances from 0 to 10000";
@@ -178,6 +209,35 @@ fn shown(value: &Value) -> String {
 
 /// The members of a JSON object as written: a name that comes twice is still there twice.
 struct Fields(Vec<(String, Value)>);
+
+impl Fields {
+    fn of(body: &[u8], example: &str) -> Result<Self, Problem> {
+        serde_json::from_slice(body).map_err(|error| {
+            let detail = format!("the body is not a JSON object like {example}: {error}");
+            Problem::new(ProblemCode::InvalidRequest, detail)
+        })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, _)| known == name)
+    }
+
+    /// Sets each field once; what `set` refuses, it says what is allowed instead.
+    fn each(&self, mut set: impl FnMut(&str, &Value) -> Result<(), String>) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            let before = self.0.iter().take(index);
+            let refused = match before.clone().any(|(known, _)| known == name) {
+                true => Err("each field once".to_owned()),
+                false => set(name, value),
+            };
+            if let Err(allowed) = refused {
+                findings.push(Finding::new(name, shown(value), allowed));
+            }
+        }
+        findings
+    }
+}
 
 impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

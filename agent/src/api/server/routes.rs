@@ -15,11 +15,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{json, json_or_problem};
-use super::caller::guard;
+use super::caller::{Caller, guard};
 use super::exchange::Exchange;
 use super::requests::Requests;
 use super::table::{self, Operation, ROUTES, Route};
-use super::{Limits, body, query, request, stream};
+use super::{Limits, body, exec, query, request, stream};
 use crate::api::openapi;
 use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, TaskState, Verb};
 use crate::api::{Host, Received, generate_task_id};
@@ -32,6 +32,7 @@ struct Api<H> {
     submissions: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     logs: Arc<Semaphore>,
+    commands: Arc<Semaphore>,
     requests: Arc<Requests>,
     stop: CancellationToken,
 }
@@ -64,6 +65,7 @@ pub(super) fn router<H: Host>(
         submissions: Arc::new(Semaphore::new(limits.submissions)),
         streams: Arc::new(Semaphore::new(limits.streams)),
         logs: Arc::new(Semaphore::new(limits.streams)),
+        commands: Arc::new(Semaphore::new(limits.commands)),
         requests: Arc::clone(&requests),
         stop,
     });
@@ -104,6 +106,7 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::ShowStatus => on(method, status::<H>),
         Operation::WatchEvents => on(method, events::<H>),
         Operation::ReadLog => on(method, log::<H>),
+        Operation::Exec => on(method, execute::<H>),
         Operation::ShowJournal => on(method, journal::<H>),
         Operation::AcceptJournal => on(method, accept_journal::<H>),
         Operation::ListApps => on(method, apps::<H>),
@@ -316,6 +319,36 @@ async fn log<H: Host>(
         let log = api.host.log(&instance, request).await?;
         exchange.be_patient(api.limits.log_stall);
         Ok(stream::log(log, api.stop.clone(), permit))
+    };
+    answer.await.unwrap_or_else(Problem::into_response)
+}
+
+async fn execute<H: Host>(
+    State(api): Shared<H>,
+    Extension(exchange): Extension<Arc<Exchange>>,
+    Extension(caller): Extension<Caller>,
+    Segment(instance): Segment,
+    mut http: Request,
+) -> Response {
+    let answer = async {
+        query::no_parameters(http.uri())?;
+        let upgrade = hyper::upgrade::on(&mut http);
+        let (parts, body) = http.into_parts();
+        let body = body::read(&parts.headers, body, &api.limits).await?;
+        exec::check_upgrade(&parts.headers)?;
+        let wanted = request::exec_request(&body)?;
+        let Ok(permit) = Arc::clone(&api.commands).try_acquire_owned() else {
+            let detail = format!("{} commands are running, try again", api.limits.commands);
+            return Err(Problem::new(ProblemCode::Unavailable, detail));
+        };
+        let host = Arc::clone(&api.host);
+        let begun = tokio::spawn(async move {
+            let caller = caller.to_string();
+            host.exec(&instance, wanted, &caller).await
+        });
+        let session = to_its_end(begun).await?;
+        exchange.be_patient(api.limits.log_stall);
+        Ok(exec::answer(session, upgrade, api.stop.clone(), permit))
     };
     answer.await.unwrap_or_else(Problem::into_response)
 }

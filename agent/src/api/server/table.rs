@@ -61,6 +61,8 @@ pub enum Operation {
     WatchEvents,
     /// A process's log.
     ReadLog,
+    /// A command in an instance.
+    Exec,
     /// The journal, and whether one was lost.
     ShowJournal,
     /// Accept the loss of a journal.
@@ -188,6 +190,13 @@ pub const ROUTES: &[Route] = &{
             "/v1/instances/{name}/logs",
             Some(View),
             "What a process in an instance has written",
+        ),
+        route(
+            Exec,
+            Post,
+            "/v1/instances/{name}/exec",
+            Some(Admin),
+            "Execute a command in an instance, as its app's user",
         ),
         route(
             ShowJournal,

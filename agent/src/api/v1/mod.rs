@@ -8,6 +8,7 @@
 mod alarm;
 mod app;
 mod event;
+mod exec;
 mod journal;
 mod problem;
 mod status;
@@ -18,6 +19,7 @@ mod trail;
 pub use alarm::Alarm;
 pub use app::{AppDocument, AppList, AppSummary, ApplyOutcome, ApplyResult, WarmTargets};
 pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange};
+pub use exec::{ExecRequest, TerminalSize};
 pub use journal::{JournalDocument, JournalState};
 pub use problem::{Finding, Problem, ProblemCode, ProblemRow};
 pub use status::{

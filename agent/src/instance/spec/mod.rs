@@ -5,6 +5,7 @@
 //! namespaces, masked paths, seccomp, cgroup limits, mounts. [`build`] is pure: what it needs to
 //! know about the host comes in [`HostFacts`]. Images, files and directories are not touched.
 
+mod exec;
 mod limits;
 mod mounts;
 
@@ -21,6 +22,7 @@ use oci_spec::runtime::{
     ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
+pub use exec::command;
 pub use limits::{CgroupVersion, HostFacts, RaisesLimits, SwapAccounting};
 
 use super::{ContainerId, ImageConfig, seccomp};
