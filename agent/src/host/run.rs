@@ -41,7 +41,7 @@ use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
 use crate::network::{self, Forwards, Ledger, Network, NetworkError};
-use crate::pool::{Effects, Shared, read_clocks};
+use crate::pool::{Effects, Shared, begin_steady_time, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
 use crate::sys;
 use crate::task::Index;
@@ -144,6 +144,9 @@ pub async fn run_with<E: Effects>(
     };
     let (journal, recovered) = Journal::open(&settings.paths.state, settings.tasks.keep_results)?;
     let journal = Arc::new(journal);
+    let identity = identity();
+    let same_boot = recovered.boot_id.as_deref() == Some(identity.boot_id.as_str());
+    begin_steady_time(recovered.clock_offset_ms.filter(|_| same_boot));
     let place = place::find(&settings.runtime).await?;
     let configured = std::mem::replace(&mut settings.runtime.cgroup_parent, place.parent);
     let settings = Arc::new(settings);
@@ -236,7 +239,6 @@ pub async fn run_with<E: Effects>(
     }
     let pools = Arc::new(Pools::default());
     let (observed_to, observed) = watch::channel(false);
-    let identity = identity();
     let boot_id = identity.boot_id.clone();
     let feed = Arc::new(Feed::new(identity.started_ms));
     let node = Arc::new(Node {
