@@ -38,7 +38,12 @@ pub fn read_clocks() -> Now {
 /// Goes on with the offset that an earlier agent of this boot wrote down, or begins with one that
 /// makes steady time wall time now; returns it. Only the first call of a process has an effect.
 pub fn begin_steady_time(kept: Option<i64>) -> i64 {
-    *OFFSET.get_or_init(|| kept.unwrap_or_else(fresh_offset))
+    let offset = *OFFSET.get_or_init(|| kept.unwrap_or_else(fresh_offset));
+    debug_assert!(
+        kept.is_none_or(|kept| kept == offset),
+        "somebody has looked at the clock before"
+    );
+    offset
 }
 
 fn fresh_offset() -> i64 {
