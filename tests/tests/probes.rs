@@ -192,7 +192,7 @@ fn process_of(host: &TestHost, instance: &TaskInstance) -> Result<PathBuf> {
 fn a_readiness_command_takes_an_instance_out_and_brings_it_back_without_a_restart() -> Result<()> {
     let mut readiness = command(&["cat", "/www/ready"]);
     readiness["successThreshold"] = json!(2);
-    let mut startup = command(&["test", "-e", "/www/alive"]);
+    let mut startup = command(&["cat", "/www/alive"]);
     startup["failureThreshold"] = json!(20);
     let manifest = files()
         .with("readiness", readiness)
@@ -233,7 +233,7 @@ fn a_readiness_command_takes_an_instance_out_and_brings_it_back_without_a_restar
 
 #[test]
 fn an_app_that_a_liveness_command_finds_dead_is_replaced() -> Result<()> {
-    let mut liveness = command(&["test", "-e", "/www/alive"]);
+    let mut liveness = command(&["cat", "/www/alive"]);
     liveness["terminationGracePeriodSeconds"] = json!(1);
     let host = host_with(&files().with("liveness", liveness).armed(1))?;
     host.wait_for_armed("web", 1)?;
@@ -250,7 +250,8 @@ fn an_app_that_a_liveness_command_finds_dead_is_replaced() -> Result<()> {
     assert_eq!(pool.target, 1);
     assert_eq!(host.discovered()?.len(), 1);
     let log = host.agent.tail(100);
-    ensure!(log.contains("not_alive"), "no sentence about it:\n{log}");
+    let told = log.contains("not_alive") && log.contains("exited with code 1");
+    ensure!(told, "no sentence about it:\n{log}");
     host.remove_app("web")
 }
 
@@ -299,6 +300,12 @@ fn a_probe_command_that_is_not_there_is_named_in_the_error() -> Result<()> {
     let missing = "cannot be executed: No such file or directory (os error 2)";
     let error = host.cli().activate_in_vain("web", "missing", "8s")?;
     assert_eq!(error.code, "not_ready", "{error:?}");
+    ensure!(error.detail.contains(missing), "{error:?}");
+    host.remove_app("web")?;
+
+    host.apply(&files().with("startup", command(&["/bin/no-such"])))?;
+    let error = host.cli().activate_in_vain("web", "unstarted", "8s")?;
+    assert_eq!(error.code, "not_started", "{error:?}");
     ensure!(error.detail.contains(missing), "{error:?}");
     host.remove_app("web")?;
 

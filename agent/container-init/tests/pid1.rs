@@ -110,6 +110,7 @@ fn a_look_is_the_plans_command_as_the_apps_user_in_its_environment_and_silent() 
             c"echo heard; echo heard >&2; test $(busybox id -u) = 1234 && test $FROM_PLAN = plan && test $PWD = /",
         ]),
         liveness: Strings::new(&[c"busybox", c"sh", c"-c", c"exit 3"]),
+        ..Looks::default()
     };
     let app = Spec {
         uid: 1234,
@@ -139,13 +140,13 @@ fn a_look_is_the_plans_command_as_the_apps_user_in_its_environment_and_silent() 
 #[test]
 fn a_look_that_hangs_is_killed_at_its_timeout_with_what_it_started() {
     let looks = Looks {
-        readiness: Strings::new(&[]),
         liveness: Strings::new(&[
             c"busybox",
             c"sh",
             c"-c",
             c"trap '' TERM; busybox sleep 1000 & busybox sleep 1000; wait",
         ]),
+        ..Looks::default()
     };
     let (_container, _listener, mut agent) = running_with(app().script(FOREVER), looks);
     let began = Instant::now();
@@ -163,6 +164,7 @@ fn a_look_that_cannot_be_executed_says_why() {
     let looks = Looks {
         readiness: Strings::new(&[c"/no/such/program"]),
         liveness: Strings::new(&[c"/etc/passwd"]),
+        ..Looks::default()
     };
     let (container, _listener, mut agent) = running_with(app().script(FOREVER), looks);
     for (id, kind, errno) in [(1, LookKind::Readiness, 2), (2, LookKind::Liveness, 13)] {
@@ -179,8 +181,8 @@ fn a_look_that_cannot_be_executed_says_why() {
 #[test]
 fn a_look_under_way_does_not_hold_up_a_stop() {
     let looks = Looks {
-        readiness: Strings::new(&[]),
         liveness: Strings::new(&[c"busybox", c"sleep", c"1000"]),
+        ..Looks::default()
     };
     let script = "trap 'exit 6' TERM; busybox sleep 1000 & wait";
     let (mut container, _listener, mut agent) = running_with(app().script(script), looks);
@@ -199,8 +201,8 @@ fn a_look_under_way_does_not_hold_up_a_stop() {
 #[test]
 fn looks_are_asked_for_anew_by_another_agent() {
     let looks = Looks {
-        readiness: Strings::new(&[]),
         liveness: Strings::new(&[c"busybox", c"sleep", c"1000"]),
+        ..Looks::default()
     };
     let (_container, listener, mut agent) = running_with(app().script(FOREVER), looks);
     look(&mut agent, 1, LookKind::Liveness, 600_000);

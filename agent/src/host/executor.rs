@@ -196,9 +196,14 @@ impl Executor {
             Ok(status) => alive(&status, app),
             Err(error) => {
                 let failed = failure(code, &error);
-                match app.steady_readiness() {
-                    Some(probe) if code == NOT_READY => self.last_look(id, probe, failed).await,
-                    _ => Err(failed),
+                let startup = app.startup.as_ref().map(|vital| &vital.probe);
+                let (kind, probe) = match code {
+                    NOT_STARTED => (LookKind::Startup, startup),
+                    _ => (LookKind::Readiness, app.steady_readiness()),
+                };
+                match probe {
+                    Some(probe) => self.last_look(id, kind, probe, failed).await,
+                    None => Err(failed),
                 }
             }
         }
@@ -208,16 +213,17 @@ impl Executor {
     async fn last_look(
         &self,
         id: &ContainerId,
+        kind: LookKind,
         probe: &Probe,
         failed: Failure,
     ) -> Result<(), Failure> {
-        let command = Command::new(&self.gate, id, LookKind::Readiness);
+        let command = Command::new(&self.gate, id, kind);
         match command.look(probe.timing.timeout).await {
             Ok(()) => Ok(()),
             Err(AttemptFailed::NotKnown(_)) => Err(failed),
             Err(why) => {
                 let detail = format!("{}: the command {}", failed.detail, chain(&why));
-                Err(Failure::new(NOT_READY, detail))
+                Err(Failure::new(failed.code, detail))
             }
         }
     }

@@ -13,6 +13,8 @@ pub struct Looks<'a> {
     pub readiness: Strings<'a>,
     /// Is it alive?
     pub liveness: Strings<'a>,
+    /// Has it started?
+    pub startup: Strings<'a>,
 }
 
 impl Default for Looks<'_> {
@@ -20,6 +22,7 @@ impl Default for Looks<'_> {
         Self {
             readiness: Strings::new(&[]),
             liveness: Strings::new(&[]),
+            startup: Strings::new(&[]),
         }
     }
 }
@@ -30,6 +33,7 @@ impl<'a> Looks<'a> {
         let argv = match kind {
             LookKind::Readiness => self.readiness,
             LookKind::Liveness => self.liveness,
+            LookKind::Startup => self.startup,
         };
         argv.iter().next().map(|_| argv)
     }
@@ -43,7 +47,8 @@ impl<'a> Looks<'a> {
             argv.iter().next().is_some_and(|program| program.is_empty())
                 || argv.iter().count() > MAX_STRINGS
         };
-        if [self.readiness, self.liveness].iter().any(cannot_work) {
+        let mut argvs = LookKind::ALL.iter().filter_map(|kind| self.argv(*kind));
+        if argvs.any(|argv| cannot_work(&argv)) {
             return Err(Malformed::Invalid("looks"));
         }
         Ok(())
@@ -52,12 +57,14 @@ impl<'a> Looks<'a> {
     pub(super) fn encode(&self, w: &mut Writer<'_>) {
         self.readiness.encode(w);
         self.liveness.encode(w);
+        self.startup.encode(w);
     }
 
     pub(super) fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
         Ok(Self {
             readiness: Strings::decode(r, "looks")?,
             liveness: Strings::decode(r, "looks")?,
+            startup: Strings::decode(r, "looks")?,
         })
     }
 }

@@ -11,11 +11,13 @@ pub enum LookKind {
     Readiness = 1,
     /// [`crate::plan::Looks::liveness`]
     Liveness = 2,
+    /// [`crate::plan::Looks::startup`]
+    Startup = 3,
 }
 
 impl LookKind {
     /// Every kind.
-    pub const ALL: [Self; 2] = [Self::Readiness, Self::Liveness];
+    pub const ALL: [Self; 3] = [Self::Readiness, Self::Liveness, Self::Startup];
 
     fn from_wire(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == number)

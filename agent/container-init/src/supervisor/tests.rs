@@ -90,6 +90,7 @@ impl<'p> World<'p> {
             looks: Looks {
                 readiness: Strings::new(&[c"/bin/ready"]),
                 liveness: Strings::new(&[c"/bin/alive"]),
+                startup: Strings::new(&[c"/bin/started"]),
             },
         };
         let mut world = Self {
@@ -857,8 +858,8 @@ proptest! {
                 }
                 4 if number == 0 => world.feed(Input::Asked(Request::Stop { budget_ms: passes as u32 })),
                 5 => world.feed(Input::Signalled(number as u8 + 1)),
-                7 => world.look(number as u32, LookKind::ALL[process % 2], passes as u32 + 1),
-                8 if world.pid(LOOK + 1 + process % 2) != 0 => world.end(LOOK + 1 + process % 2, ExitStatus::Code(0)),
+                7 => world.look(number as u32, LookKind::ALL[process % 3], passes as u32 + 1),
+                8 if world.pid(LOOK + 1 + process % 3) != 0 => world.end(LOOK + 1 + process % 3, ExitStatus::Code(0)),
                 9 => world.feed(Input::Connected),
                 6 => world.feed(Input::Reaped { pid: 5000 + number as u32, status: ExitStatus::Code(0), oom: false }),
                 _ => {

@@ -14,7 +14,7 @@ use container_init::Malformed;
 use container_init::paths::{CTL_SOCKET, EXITS, LOG_DIR, RUN_DIR};
 use container_init::plan::{self, Looks, MAX_PLAN, Plan, Process, ProcessKind, Processes, Strings};
 
-use crate::app::{Agent, App, Essential, Look, Probe as AppProbe, Readiness, User};
+use crate::app::{Agent, App, Essential, Look, Probe as AppProbe, Readiness, User, VitalProbe};
 use crate::instance::{ContainerId, ImageConfig};
 use draft::{Draft, Probe, View, borrowed, c_string, c_strings, millis};
 
@@ -132,6 +132,7 @@ pub fn compile(
     drafts.push(container.app()?);
     let looks = container.looks()?;
     let (ready, alive) = (borrowed(&looks.readiness), borrowed(&looks.liveness));
+    let started = borrowed(&looks.startup);
     let views: Vec<View<'_>> = drafts.iter().map(View::of).collect();
     let processes: Vec<Process<'_>> = drafts
         .iter()
@@ -151,6 +152,7 @@ pub fn compile(
             looks: Looks {
                 readiness: Strings::new(&ready),
                 liveness: Strings::new(&alive),
+                startup: Strings::new(&started),
             },
         },
         id,
@@ -191,6 +193,7 @@ fn encode(plan: &Plan<'_>, id: &ContainerId) -> Result<Vec<u8>, PlanError> {
 struct OwnedLooks {
     readiness: Vec<CString>,
     liveness: Vec<CString>,
+    startup: Vec<CString>,
 }
 
 /// What all processes of a container share.
@@ -284,7 +287,7 @@ impl<'a> Container<'a> {
         })
     }
 
-    /// What looks at the app in service.
+    /// What looks at the app when the agent asks.
     fn looks(&self) -> Result<OwnedLooks, PlanError> {
         let command = |probe: Option<&AppProbe>, what| match probe.map(|probe| &probe.look) {
             Some(Look::Exec { command }) => {
@@ -293,10 +296,12 @@ impl<'a> Container<'a> {
             }
             _ => Ok(Vec::new()),
         };
-        let liveness = self.app.liveness.as_ref().map(|vital| &vital.probe);
+        let vital = |vital: &'a Option<VitalProbe>| vital.as_ref().map(|vital| &vital.probe);
+        let (liveness, startup) = (vital(&self.app.liveness), vital(&self.app.startup));
         Ok(OwnedLooks {
             readiness: command(self.app.steady_readiness(), "the readiness command")?,
             liveness: command(liveness, "the liveness command")?,
+            startup: command(startup, "the startup command")?,
         })
     }
 

@@ -4,9 +4,7 @@ use std::time::Duration;
 use container_init::plan::{Output, Strings};
 
 use super::*;
-use crate::app::{
-    Look, NetworkMode, ProbeTiming, Registration, Resources, Scheme, VitalProbe, Warm,
-};
+use crate::app::{Look, NetworkMode, ProbeTiming, Registration, Resources, Scheme, Warm};
 
 fn texts(list: &[&str]) -> Vec<String> {
     list.iter().map(|text| (*text).to_owned()).collect()
