@@ -7,11 +7,13 @@
 //! writes down all of it.
 
 mod lists;
+mod looks;
 mod process;
 
 use core::ffi::CStr;
 
 pub use lists::{Groups, List, Processes, Rlimits, Strings};
+pub use looks::Looks;
 pub use process::{Essential, Output, Process, ProcessKind, Readiness, Restart, Rlimit};
 
 use crate::wire::{Malformed, Reader, TooLarge, Writer, crc32};
@@ -30,7 +32,10 @@ pub const MAX_GROUPS: usize = 256;
 pub const EXIT_BAD_PLAN: u8 = 125;
 
 const MAGIC: &[u8; 8] = b"\x7fnaplan\n";
+/// Written where the app has no looks, so that what can read no more reads it.
 const VERSION: u16 = 1;
+/// The processes are followed by the app's looks.
+const VERSION_WITH_LOOKS: u16 = 2;
 
 /// What one container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +54,8 @@ pub struct Plan<'a> {
     pub stop_grace_ms: u32,
     /// In-container agents in the order of their start, then the app.
     pub processes: Processes<'a>,
+    /// What is executed beside the app when the agent asks for a look.
+    pub looks: Looks<'a>,
 }
 
 impl<'a> Plan<'a> {
@@ -57,7 +64,10 @@ impl<'a> Plan<'a> {
     pub fn encode(&self, buf: &mut [u8]) -> Result<usize, TooLarge> {
         let mut w = Writer::new(buf);
         w.bytes(MAGIC);
-        w.u16(VERSION);
+        w.u16(match self.looks.is_empty() {
+            true => VERSION,
+            false => VERSION_WITH_LOOKS,
+        });
         w.u16(0);
         let body = w.open();
         // The checksum is not part of the body but stands before it; filled in last.
@@ -69,6 +79,9 @@ impl<'a> Plan<'a> {
         w.c_text(self.exits);
         w.u32(self.stop_grace_ms);
         self.processes.encode(&mut w);
+        if !self.looks.is_empty() {
+            self.looks.encode(&mut w);
+        }
         w.close(body);
         let length = w.finish()?;
         let (crc_at, body_at) = (body + 4, body + 8);
@@ -89,7 +102,8 @@ impl<'a> Plan<'a> {
         if r.bytes(MAGIC.len(), "plan magic")? != MAGIC {
             return Err(Malformed::Invalid("plan magic"));
         }
-        if r.u16("plan version")? != VERSION {
+        let version = r.u16("plan version")?;
+        if !(VERSION..=VERSION_WITH_LOOKS).contains(&version) {
             return Err(Malformed::Invalid("plan version"));
         }
         r.u16("plan header")?;
@@ -108,6 +122,10 @@ impl<'a> Plan<'a> {
             exits: r.c_text("exit ring path")?,
             stop_grace_ms: r.u32("stop grace")?,
             processes: Processes::decode(&mut r, "processes")?,
+            looks: match version {
+                VERSION => Looks::default(),
+                _ => Looks::decode(&mut r)?,
+            },
         };
         r.end("plan body")?;
         plan.check()?;
@@ -120,6 +138,7 @@ impl<'a> Plan<'a> {
         if count == 0 || count > MAX_PROCESSES {
             return Err(Malformed::Invalid("number of processes"));
         }
+        self.looks.check()?;
         for (index, process) in self.processes.iter().enumerate() {
             process.check()?;
             if (process.kind == ProcessKind::App) != (index + 1 == count) {

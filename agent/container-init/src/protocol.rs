@@ -6,9 +6,11 @@
 //! decoded value and one built from slices are the same type. Nothing here carries a path or a
 //! descriptor, and nothing decoded is ever used as one.
 
+mod look;
 mod report;
 mod request;
 
+pub use look::{Look, LookKind, LookOutcome, Looked};
 pub use report::{
     AgentState, AgentStatus, Agents, Event, EventKind, ExitStatus, Hello, Refusal, Report, Status,
 };

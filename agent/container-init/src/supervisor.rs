@@ -8,23 +8,27 @@
 //!        stop, TERM, INT, essential agent ends or misses its gate
 //! ```
 //!
-//! Owns order, gates, probes' timing, back-off, the one budget of a stop, and the exit code.
+//! Owns order, gates, probes' timing, back-off, the looks under way, the one budget of a stop, and
+//! the exit code.
 //! Promises: no I/O, no clock, no allocation, no panic; nothing is due when [`Supervisor::due`] is
 //! `None`, so that an idle PID 1 sleeps without a timer. The app is started only by a start and
 //! at most once. Deliberately does not kill an app that never becomes ready: that is judged
 //! outside.
 
 mod actions;
+mod looks;
 mod process;
 mod stop;
 
 pub use actions::{Action, Actions, Input, Target};
+use looks::Looks;
 use process::{Life, Slot};
 use stop::Stop;
 
 use crate::plan::{Essential, MAX_PROCESSES, Plan, ProcessKind};
 use crate::protocol::{
-    AgentStatus, Agents, EventKind, ExitStatus, Refusal, Request, RequestKind, Start, Status,
+    AgentStatus, Agents, EventKind, ExitStatus, Look, LookOutcome, Looked, Refusal, Request,
+    RequestKind, Start, Status,
 };
 
 /// Milliseconds on a clock that never goes back.
@@ -59,6 +63,7 @@ pub struct Supervisor<'p> {
     scope: Scope,
     phase: Phase,
     slots: [Option<Slot<'p>>; MAX_PROCESSES],
+    looks: Looks,
     /// Index of the app: the last process.
     app: usize,
     generation: u64,
@@ -82,6 +87,7 @@ impl<'p> Supervisor<'p> {
             scope,
             phase: Phase::Arming,
             slots,
+            looks: Looks::default(),
             app: usize::saturating_sub(count, 1),
             generation: plan.create_generation,
             started: false,
@@ -108,6 +114,12 @@ impl<'p> Supervisor<'p> {
             Input::Probed { process, passed } => self.probed(process, passed, now, &mut out),
             Input::Ready { process } => self.ready(process, &mut out),
             Input::Reaped { pid, status, oom } => self.reaped(pid, status, oom, now, &mut out),
+            Input::Looking { kind, pid } => {
+                self.childless = false;
+                self.looks.looking(kind, pid, &mut out);
+            }
+            Input::NotLooking { kind, errno } => self.looks.not_looking(kind, errno, &mut out),
+            Input::Connected => self.looks.forget(&mut out),
             Input::Childless => self.childless = true,
             Input::Asked(request) => self.asked(request, now, &mut out),
             Input::Signalled(signal) => self.signalled(signal, now, &mut out),
@@ -131,6 +143,7 @@ impl<'p> Supervisor<'p> {
             .flatten()
             .filter_map(Slot::due)
             .chain(stop)
+            .chain(self.looks.due())
             .min()
     }
 
@@ -226,6 +239,8 @@ impl<'p> Supervisor<'p> {
             self.ended(index, pid, status, oom, now, out);
         } else if let Some(index) = find(|slot| slot.probe_pid()) {
             self.probed(index, status == ExitStatus::Code(0), now, out);
+        } else {
+            self.looks.reaped(pid, status, out);
         }
     }
 
@@ -298,7 +313,21 @@ impl<'p> Supervisor<'p> {
             Request::Status => out.push(Action::Answer),
             // What is kept for the agent belongs to the outbox.
             Request::Ack { .. } => {}
+            Request::Look(look) => self.asked_to_look(look, now, out),
         }
+    }
+
+    fn asked_to_look(&mut self, look: Look, now: Millis, out: &mut Actions<'p, '_>) {
+        let refusal = match self.phase {
+            Phase::Stopping(_) | Phase::Ended => Refusal::Stopping,
+            _ if self.plan.looks.argv(look.kind).is_none() => Refusal::Unsupported,
+            _ if self.app_pid() == 0 => Refusal::NotStarted,
+            _ => return self.looks.asked(look, now, out),
+        };
+        out.push(Action::Looked(Looked {
+            id: look.id,
+            outcome: LookOutcome::Refused(refusal),
+        }));
     }
 
     fn asked_to_start<'r>(&mut self, start: Start<'r>, out: &mut Actions<'p, 'r>) {
@@ -354,6 +383,7 @@ impl<'p> Supervisor<'p> {
         if matches!(self.phase, Phase::Stopping(_) | Phase::Ended) {
             return;
         }
+        self.looks.timers(now, out);
         let mut essential_missed = false;
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(slot) = slot else { continue };

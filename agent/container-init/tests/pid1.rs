@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 
 use container::{Agent, Container, PATIENCE, Settings, Spec, until};
 use container_init::exits;
-use container_init::plan::{Essential, Readiness, Rlimit, Strings};
-use container_init::protocol::{EnvList, ExitStatus, MAX_FRAME, Report, Request, Start};
+use container_init::plan::{Essential, Looks, Readiness, Rlimit, Strings};
+use container_init::protocol::{
+    EnvList, ExitStatus, Look, LookKind, LookOutcome, Looked, MAX_FRAME, Refusal, Report, Request,
+    Start,
+};
 use rustix::process::Signal;
 
 const FOREVER: &str = "exec busybox sleep 1000";
@@ -63,6 +66,156 @@ fn the_gate_holds_the_app_until_start_and_start_gives_it_its_context() {
         container.line(),
         "2 peak-7 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 extra replaced"
     );
+}
+
+/// A container whose app runs, and the agent's connection to it.
+fn running_with(app: Spec, looks: Looks<'static>) -> (Container, UnixListener, Agent) {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join("gate.sock")).unwrap();
+    let settings = Settings {
+        looks,
+        ..Settings::default()
+    };
+    let container = Container::run_in(directory, &[app], settings);
+    let mut agent = Agent::accept(&listener);
+    agent.wait_for("Armed");
+    agent.start(8);
+    agent.wait_for("AppReady");
+    (container, listener, agent)
+}
+
+fn look(agent: &mut Agent, id: u32, kind: LookKind, timeout_ms: u32) {
+    agent.ask(Request::Look(Look {
+        id,
+        kind,
+        timeout_ms,
+    }));
+}
+
+fn looked(agent: &mut Agent) -> Looked {
+    let next = agent.next(|report| match report {
+        Report::Looked(looked) => looked,
+        other => panic!("{other:?}"),
+    });
+    next.expect("an answer to a look")
+}
+
+#[test]
+fn a_look_is_the_plans_command_as_the_apps_user_in_its_environment_and_silent() {
+    let looks = Looks {
+        readiness: Strings::new(&[
+            c"busybox",
+            c"sh",
+            c"-c",
+            c"echo heard; echo heard >&2; test $(busybox id -u) = 1234 && test $FROM_PLAN = plan && test $PWD = /",
+        ]),
+        liveness: Strings::new(&[c"busybox", c"sh", c"-c", c"exit 3"]),
+        ..Looks::default()
+    };
+    let app = Spec {
+        uid: 1234,
+        ..app().script(FOREVER)
+    };
+    let (container, _listener, mut agent) = running_with(app, looks);
+    for id in 1..=20 {
+        look(&mut agent, 2 * id, LookKind::Readiness, 20_000);
+        look(&mut agent, 2 * id + 1, LookKind::Liveness, 20_000);
+        let mut both = [looked(&mut agent), looked(&mut agent)];
+        both.sort_by_key(|looked| looked.id);
+        let ended = |id, code| Looked {
+            id,
+            outcome: LookOutcome::Ended(ExitStatus::Code(code)),
+        };
+        assert_eq!(both, [ended(2 * id, 0), ended(2 * id + 1, 3)]);
+    }
+    until("only the app is left", || {
+        children(agent.pid.as_raw_pid()).len() == 1
+    });
+    container.assert_silent(Duration::from_millis(100));
+    agent.ask(Request::Status);
+    let status = agent.said().unwrap();
+    assert!(status.contains("stopping: false"), "{status}");
+}
+
+#[test]
+fn a_look_that_hangs_is_killed_at_its_timeout_with_what_it_started() {
+    let looks = Looks {
+        liveness: Strings::new(&[
+            c"busybox",
+            c"sh",
+            c"-c",
+            c"trap '' TERM; busybox sleep 1000 & busybox sleep 1000; wait",
+        ]),
+        ..Looks::default()
+    };
+    let (_container, _listener, mut agent) = running_with(app().script(FOREVER), looks);
+    let began = Instant::now();
+    look(&mut agent, 7, LookKind::Liveness, 300);
+    let outcome = LookOutcome::TimedOut;
+    assert_eq!(looked(&mut agent), Looked { id: 7, outcome });
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    until("nothing of it is left", || {
+        children(agent.pid.as_raw_pid()).len() == 1
+    });
+}
+
+#[test]
+fn a_look_that_cannot_be_executed_says_why() {
+    let looks = Looks {
+        readiness: Strings::new(&[c"/no/such/program"]),
+        liveness: Strings::new(&[c"/etc/passwd"]),
+        ..Looks::default()
+    };
+    let (container, _listener, mut agent) = running_with(app().script(FOREVER), looks);
+    for (id, kind, errno) in [(1, LookKind::Readiness, 2), (2, LookKind::Liveness, 13)] {
+        look(&mut agent, id, kind, 1000);
+        let outcome = LookOutcome::NotExecuted { errno };
+        assert_eq!(looked(&mut agent), Looked { id, outcome });
+    }
+    until("only the app is left", || {
+        children(agent.pid.as_raw_pid()).len() == 1
+    });
+    container.assert_silent(Duration::from_millis(100));
+}
+
+#[test]
+fn a_look_under_way_does_not_hold_up_a_stop() {
+    let looks = Looks {
+        liveness: Strings::new(&[c"busybox", c"sleep", c"1000"]),
+        ..Looks::default()
+    };
+    let script = "trap 'exit 6' TERM; busybox sleep 1000 & wait";
+    let (mut container, _listener, mut agent) = running_with(app().script(script), looks);
+    look(&mut agent, 1, LookKind::Liveness, 600_000);
+    until("the look runs", || {
+        children(agent.pid.as_raw_pid()).len() == 2
+    });
+    let began = Instant::now();
+    agent.ask(Request::Stop { budget_ms: 60_000 });
+    let outcome = LookOutcome::Refused(Refusal::Stopping);
+    assert_eq!(looked(&mut agent), Looked { id: 1, outcome });
+    assert_eq!(container.exit_code(), 6);
+    assert!(began.elapsed() < PATIENCE);
+}
+
+#[test]
+fn looks_are_asked_for_anew_by_another_agent() {
+    let looks = Looks {
+        liveness: Strings::new(&[c"busybox", c"sleep", c"1000"]),
+        ..Looks::default()
+    };
+    let (_container, listener, mut agent) = running_with(app().script(FOREVER), looks);
+    look(&mut agent, 1, LookKind::Liveness, 600_000);
+    until("the look runs", || {
+        children(agent.pid.as_raw_pid()).len() == 2
+    });
+    drop(agent);
+    let mut agent = Agent::accept(&listener);
+    until("the former look is gone", || {
+        children(agent.pid.as_raw_pid()).len() == 1
+    });
+    look(&mut agent, 1, LookKind::Liveness, 200);
+    agent.wait_for("Looked(Looked { id: 1, outcome: TimedOut })");
 }
 
 #[test]
@@ -715,7 +868,14 @@ fn term_from_outside_stops_within_the_plans_grace() {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("gate.sock")).unwrap();
     let deaf = app().script("trap '' TERM; echo deaf; while :; do busybox sleep 1; done");
-    let mut container = Container::run_in(directory, &[deaf], Settings { stop_grace_ms: 200 });
+    let mut container = Container::run_in(
+        directory,
+        &[deaf],
+        Settings {
+            stop_grace_ms: 200,
+            ..Settings::default()
+        },
+    );
     let mut agent = Agent::accept(&listener);
     agent.wait_for("Armed");
     agent.start(8);

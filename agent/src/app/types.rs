@@ -84,11 +84,26 @@ impl App {
             })
     }
 
-    /// The readiness probe that goes on in service; `None` when readiness is not probed from here.
+    /// The readiness probe that goes on in service; `None` when readiness is not probed.
     pub fn steady_readiness(&self) -> Option<&Probe> {
         match &self.readiness {
-            Readiness::Probe(probe) if !matches!(probe.look, Look::Exec { .. }) => Some(probe),
-            _ => None,
+            Readiness::Probe(probe) => Some(probe),
+            Readiness::Notify { .. } | Readiness::None => None,
+        }
+    }
+
+    /// Whether container-init says when the app has become ready: it hears it from the app, or
+    /// waits for the first pass of a command. It waits for one command in a start, and for the
+    /// startup probe's first.
+    pub fn is_ready_by_init(&self) -> bool {
+        match &self.readiness {
+            Readiness::Notify { .. } => true,
+            Readiness::Probe(probe) => {
+                probe.look.is_command()
+                    && probe.timing.success_threshold == 1
+                    && self.startup_command().is_none()
+            }
+            Readiness::None => false,
         }
     }
 
@@ -254,6 +269,13 @@ pub enum Look {
         /// argv, not a shell line.
         command: Vec<String>,
     },
+}
+
+impl Look {
+    /// Whether it is made inside, by a command.
+    pub fn is_command(&self) -> bool {
+        matches!(self, Self::Exec { .. })
+    }
 }
 
 /// `scheme` of an HTTP probe.

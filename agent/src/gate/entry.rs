@@ -6,11 +6,13 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use container_init::protocol::Report;
-use tokio::sync::{mpsc, watch};
+use container_init::protocol::{LookKind, LookOutcome, Report};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::GateError;
+use super::look::{LOOK_FRAME, Looks};
 use super::peer::{Peer, TurnedAway};
 use super::session::Session;
 use super::status::{Notice, NoticeKind, Status};
@@ -30,6 +32,7 @@ struct Link {
     session: Option<Arc<Session>>,
     /// Number of the newest event that was taken in.
     seen: u64,
+    looks: Looks,
     forgotten: bool,
 }
 
@@ -74,6 +77,37 @@ impl Entry {
         session.send(frame).map_err(|e| e.of(&self.container))
     }
 
+    /// Asks for a look; how it ended comes through the channel, which closes with the connection.
+    pub(super) fn look(
+        &self,
+        kind: LookKind,
+        timeout: Duration,
+    ) -> Result<oneshot::Receiver<LookOutcome>, GateError> {
+        let container = || self.container.clone();
+        let mut link = self.link();
+        let Some(session) = link.session.clone() else {
+            return Err(GateError::NotConnected {
+                container: container(),
+            });
+        };
+        if link.looks.are_unknown() {
+            return Err(GateError::LooksUnknown {
+                container: container(),
+            });
+        }
+        let (request, outcome) = link.looks.begin(kind, timeout);
+        let mut frame = [0; LOOK_FRAME];
+        let length = request
+            .encode(&mut frame)
+            .map_err(|source| GateError::TooLarge {
+                kind: request.kind(),
+                source,
+            })?;
+        let frame = frame.get(..length).unwrap_or_default();
+        session.send(frame).map_err(|e| e.of(&self.container))?;
+        Ok(outcome)
+    }
+
     /// Makes `session` the one of this container.
     pub(super) fn attach(&self, peer: Peer, session: Arc<Session>) -> Result<(), TurnedAway> {
         let mut link = self.link();
@@ -88,6 +122,7 @@ impl Entry {
             return Err(TurnedAway::Second(self.container.clone()));
         }
         link.init = Some(peer);
+        link.looks = Looks::default();
         if let Some(older) = link.session.replace(session) {
             older.close();
             self.status
@@ -120,6 +155,16 @@ impl Entry {
             }
             link.seen = event.seq;
         }
+        match report {
+            Report::Looked(looked) => {
+                link.looks.answered(looked);
+                return Taken::Yes;
+            }
+            Report::Refused { request, code } if link.looks.take_refusal(*request, *code) => {
+                return Taken::Yes;
+            }
+            _ => {}
+        }
         let mut news = None;
         self.status
             .send_modify(|status| news = status.apply(report));
@@ -137,6 +182,7 @@ impl Entry {
             return;
         }
         link.session = None;
+        link.looks = Looks::default();
         let was_connected = self
             .status
             .send_if_modified(|status| std::mem::take(&mut status.connected));
@@ -170,6 +216,7 @@ impl Entry {
     pub(super) fn close(&self) {
         let mut link = self.link();
         link.forgotten = true;
+        link.looks = Looks::default();
         if let Some(session) = link.session.take() {
             session.close();
         }

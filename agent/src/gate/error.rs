@@ -92,6 +92,14 @@ pub enum GateError {
         #[source]
         source: Malformed,
     },
+    /// Init was made by an older nodeagent, or its plan has no such command.
+    #[error(
+        "the init of container {container} cannot execute the commands of probes in service: it was made by an older nodeagent"
+    )]
+    LooksUnknown {
+        /// The container.
+        container: ContainerId,
+    },
     /// Init refused the newest command.
     #[error("the init of container {container} refused {}: {}", command(*request), sentence(*code))]
     Refused {
@@ -124,6 +132,7 @@ fn command(request: Option<RequestKind>) -> &'static str {
         Some(RequestKind::Signal) => "signal",
         Some(RequestKind::Status) => "status",
         Some(RequestKind::Ack) => "ack",
+        Some(RequestKind::Look) => "a look at the app",
     }
 }
 

@@ -14,6 +14,7 @@ mod entry;
 mod error;
 mod exits;
 mod listener;
+mod look;
 mod pace;
 mod peer;
 mod session;
@@ -34,10 +35,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::instance::ContainerId;
 use entry::Entry;
 
-pub use container_init::protocol::{Refusal, RequestKind};
+pub use container_init::protocol::{LookKind, Refusal, RequestKind};
 pub use directory::{Activation, Directories, DirectoryError, InstanceDirectories};
 pub use error::GateError;
 pub use exits::{ExitsError, RecordedExit, recorded_exits};
+pub use look::Seen;
 pub use status::{Exit, ExitStatus, Notice, NoticeKind, Refused, Status};
 pub use untrusted::{UntrustedError, open_untrusted};
 

@@ -141,6 +141,8 @@ impl Status {
                 None
             }
             Report::Event(event) => self.happened(&event.kind),
+            // For who asked for it.
+            Report::Looked(_) => None,
         }
     }
 

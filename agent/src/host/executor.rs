@@ -12,14 +12,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::commands::Command;
 use super::failure::failure;
 use super::predecessors::Predecessors;
 use super::volumes;
-use crate::app::{App, Look, Probe, Readiness};
+use crate::app::{App, Probe};
+use crate::chain::chain;
 use crate::config::Settings;
 use crate::discovery::{Backends, RegistrationRecord};
-use crate::gate::{Adopt, Directories, Exit, Gate, GateError, Start, Status};
+use crate::gate::{Adopt, Directories, Exit, Gate, GateError, LookKind, Start, Status};
 use crate::instance::machine::{COMPLETED, NOT_ALIVE, NOT_READY, NOT_STARTED};
+use crate::instance::probe::{AttemptFailed, Inside, Place};
 use crate::instance::spec::HostFacts;
 use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, probe};
 use crate::journal::{Journal, Write};
@@ -155,36 +158,27 @@ impl Executor {
             self.ready_by_init(id, app, timing.deadline(), NOT_STARTED)
                 .await?;
         }
-        let startup = app
-            .startup
-            .as_ref()
-            .map(|vital| (&vital.probe, NOT_STARTED));
-        let readiness = match &app.readiness {
-            Readiness::Probe(probe) if !matches!(probe.look, Look::Exec { .. }) => {
-                Some((probe, NOT_READY))
-            }
-            _ => None,
-        };
+        let startup = app.startup.as_ref().map(|vital| &vital.probe);
+        let startup = startup.filter(|probe| !probe.look.is_command());
+        let readiness = app.steady_readiness().filter(|_| !app.is_ready_by_init());
+        let startup = startup.map(|probe| (probe, NOT_STARTED));
+        let readiness = readiness.map(|probe| (probe, NOT_READY));
         for (probe, code) in startup.into_iter().chain(readiness) {
             let deadline = Instant::now() + probe.timing.deadline();
+            let inside = &Command::new(&self.gate, id, LookKind::Readiness);
+            let place = Place { address, inside };
             tokio::select! {
-                probed = probe::until_passed(probe, address, deadline) => probed.map_err(|e| failure(code, &e))?,
+                probed = probe::until_passed(probe, place, deadline) => probed.map_err(|e| failure(code, &e))?,
                 over = self.gate.wait(id, "becoming ready", deadline + DIAL_DEADLINE, over) => {
                     alive(&over?, app)?;
                 }
             }
         }
-        match &app.readiness {
-            Readiness::Notify { .. }
-            | Readiness::Probe(Probe {
-                look: Look::Exec { .. },
-                ..
-            }) => {
-                self.ready_by_init(id, app, app.readiness.deadline(), NOT_READY)
-                    .await
-            }
-            Readiness::Probe(_) | Readiness::None => Ok(()),
+        if app.is_ready_by_init() {
+            self.ready_by_init(id, app, app.readiness.deadline(), NOT_READY)
+                .await?;
         }
+        Ok(())
     }
 
     /// container-init bounds a command itself; its verdict comes as the app's state.
@@ -198,16 +192,50 @@ impl Executor {
         let deadline = Instant::now() + within;
         let told = |s: &Status| s.ready || alive(s, app).is_err();
         let wait = self.gate.wait(id, "becoming ready", deadline, told);
-        alive(&wait.await.map_err(|e| failure(code, &e))?, app)
+        match wait.await {
+            Ok(status) => alive(&status, app),
+            Err(error) => {
+                let failed = failure(code, &error);
+                let startup = app.startup.as_ref().map(|vital| &vital.probe);
+                let (kind, probe) = match code {
+                    NOT_STARTED => (LookKind::Startup, startup),
+                    _ => (LookKind::Readiness, app.steady_readiness()),
+                };
+                match probe {
+                    Some(probe) => self.last_look(id, kind, probe, failed).await,
+                    None => Err(failed),
+                }
+            }
+        }
+    }
+
+    /// A last chance for a command when the time was over, and why it does not pass.
+    async fn last_look(
+        &self,
+        id: &ContainerId,
+        kind: LookKind,
+        probe: &Probe,
+        failed: Failure,
+    ) -> Result<(), Failure> {
+        let command = Command::new(&self.gate, id, kind);
+        match command.look(probe.timing.timeout).await {
+            Ok(()) => Ok(()),
+            Err(AttemptFailed::NotKnown(_)) => Err(failed),
+            Err(why) => {
+                let detail = format!("{}: the command {}", failed.detail, chain(&why));
+                Err(Failure::new(failed.code, detail))
+            }
+        }
     }
 
     /// In service, as long as its probes pass.
     async fn watch(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
         let app = &instance.revision.app;
         let (address, seed) = (probed_at(instance), seed(id));
+        let inside = &Command::new(&self.gate, id, LookKind::Readiness);
         tokio::select! {
-            lost = failing(app.steady_readiness(), address, seed) => Err(failure(NOT_READY, &lost).passing()),
-            lost = failing(app.liveness.as_ref().map(|vital| &vital.probe), address, seed) => Err(failure(NOT_ALIVE, &lost)),
+            lost = failing(app.steady_readiness(), Place { address, inside }, seed) => Err(failure(NOT_READY, &lost).passing()),
+            dead = self.dying(id, instance) => Err(dead),
         }
     }
 
@@ -217,13 +245,24 @@ impl Executor {
         let (address, seed) = (probed_at(instance), seed(id));
         let again = async {
             if let Some(probe) = app.steady_readiness() {
-                probe::until_again(probe, address, seed).await;
+                let inside = &Command::new(&self.gate, id, LookKind::Readiness);
+                probe::until_again(probe, Place { address, inside }, seed).await;
             }
         };
         tokio::select! {
             () = again => Ok(()),
-            lost = failing(app.liveness.as_ref().map(|vital| &vital.probe), address, seed) => Err(failure(NOT_ALIVE, &lost)),
+            dead = self.dying(id, instance) => Err(dead),
         }
+    }
+
+    /// Until its liveness probe has failed; for ever without one.
+    async fn dying(&self, id: &ContainerId, instance: &Instance) -> Failure {
+        let liveness = instance.revision.app.liveness.as_ref();
+        let inside = &Command::new(&self.gate, id, LookKind::Liveness);
+        let address = probed_at(instance);
+        let place = Place { address, inside };
+        let lost = failing(liveness.map(|vital| &vital.probe), place, seed(id)).await;
+        failure(NOT_ALIVE, &lost)
     }
 
     async fn register(&self, id: &ContainerId, instance: &Instance) -> Result<(), Failure> {
@@ -419,9 +458,9 @@ fn seed(id: &ContainerId) -> u64 {
 }
 
 /// Never ends without a probe.
-async fn failing(probe: Option<&Probe>, address: IpAddr, seed: u64) -> probe::Lost {
+async fn failing(probe: Option<&Probe>, place: Place<'_, Command<'_>>, seed: u64) -> probe::Lost {
     match probe {
-        Some(probe) => probe::until_failed(probe, address, seed).await,
+        Some(probe) => probe::until_failed(probe, place, seed).await,
         None => std::future::pending().await,
     }
 }

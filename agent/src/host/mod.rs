@@ -9,6 +9,7 @@ mod answers;
 mod apps;
 mod backends;
 mod changes;
+mod commands;
 mod create;
 mod ended;
 mod env_files;

@@ -9,9 +9,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cgroup::Cgroups;
-use container_init::protocol::{self, Agents, EventKind, ExitStatus, Refusal, Report, RequestKind};
+use container_init::protocol::{
+    self, Agents, EventKind, ExitStatus, LookKind, LookOutcome, Looked, Refusal, Report,
+    RequestKind,
+};
 use nodeagent::gate::{
-    self, Exit, Gate, GateError, Notice, NoticeKind, Start, Status, recorded_exits,
+    self, Exit, Gate, GateError, Notice, NoticeKind, Seen, Start, Status, recorded_exits,
 };
 use nodeagent::instance::ContainerId;
 use peer::{Depth, PATIENCE, Peer};
@@ -255,6 +258,75 @@ async fn a_refusal_ends_the_wait_and_the_next_command_clears_it() {
     }
     host.gate.start(&id("web-0.g7"), start(8)).await.unwrap();
     assert_eq!(host.gate.status(&id("web-0.g7")).unwrap().refused, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_is_answered_to_who_asked_and_ends_with_the_connection() {
+    let mut host = Host::new();
+    let mut init = host.connected().await;
+    let look = |kind| {
+        let gate = host.gate.clone();
+        tokio::spawn(async move { gate.look(&id("web-0.g7"), kind, PATIENCE).await })
+    };
+    let ready = look(LookKind::Readiness);
+    assert_eq!(
+        init.heard(0),
+        "Look(Look { id: 1, kind: Readiness, timeout_ms: 20000 })"
+    );
+    let alive = look(LookKind::Liveness);
+    assert!(
+        init.heard(0)
+            .starts_with("Look(Look { id: 2, kind: Liveness")
+    );
+    let status = ExitStatus::Code(4);
+    init.say(Report::Looked(Looked {
+        id: 2,
+        outcome: LookOutcome::Ended(status),
+    }));
+    match alive.await.unwrap() {
+        Ok(Seen::Ended(seen)) => assert_eq!(seen, status),
+        other => panic!("{other:?}"),
+    }
+    drop(init);
+    match ready.await.unwrap() {
+        Err(GateError::NotConnected { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_knows_no_looks_is_asked_once_and_nobody_else_hears_its_refusal() {
+    let mut host = Host::new();
+    let mut init = host.connected().await;
+    let gate = host.gate.clone();
+    let look = tokio::spawn(async move {
+        gate.look(&id("web-0.g7"), LookKind::Liveness, PATIENCE)
+            .await
+    });
+    assert!(init.heard(0).starts_with("Look"));
+    host.gate.start(&id("web-0.g7"), start(8)).await.unwrap();
+    assert!(init.heard(0).starts_with("Start"));
+    // As an init answers that cannot read the frame.
+    init.say(Report::Refused {
+        request: None,
+        code: Refusal::Malformed,
+    });
+    let refused = look.await.unwrap().unwrap_err();
+    assert!(
+        matches!(refused, GateError::LooksUnknown { .. }),
+        "{refused:?}"
+    );
+    assert!(refused.to_string().contains("older nodeagent"), "{refused}");
+    let again = host
+        .gate
+        .look(&id("web-0.g7"), LookKind::Readiness, PATIENCE)
+        .await;
+    assert!(
+        matches!(again, Err(GateError::LooksUnknown { .. })),
+        "{again:?}"
+    );
+    let status = host.gate.status(&id("web-0.g7")).unwrap();
+    assert_eq!(status.refused, None, "the start was not refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use container_init::plan::{
-    Essential, Groups, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness, Restart,
-    Rlimits, Strings,
+    Essential, Groups, Looks, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness,
+    Restart, Rlimits, Strings,
 };
 
 use super::peer::child_of;
@@ -96,6 +96,7 @@ impl RealInit {
             exits: &exits,
             stop_grace_ms: 10_000,
             processes: Processes::new(&processes),
+            looks: Looks::default(),
         };
         let mut file = vec![0; MAX_PLAN];
         let length = plan.encode(&mut file).unwrap();

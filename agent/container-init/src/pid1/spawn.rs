@@ -48,6 +48,8 @@ pub struct Order<'a> {
 pub enum Purpose {
     Run,
     Probe,
+    /// As a probe; the agent is told what fails, and nobody else.
+    Look,
 }
 
 /// Why a process does not run.
@@ -56,6 +58,7 @@ pub struct NotSpawned {
     pub pid: u32,
     /// 127 when the command was not found, 126 for everything else.
     pub code: u8,
+    pub errno: Errno,
 }
 
 /// Executes; returns the pid once the new program is in place.
@@ -65,19 +68,21 @@ pub fn spawn(
     buffers: &mut Buffers,
 ) -> Result<u32, NotSpawned> {
     let not = |step: &[u8], errno: Errno, pid: u32| {
-        say(&[
-            process.name.as_bytes(),
-            b": ",
-            step,
-            b": errno ",
-            Number::new(errno.0).as_bytes(),
-        ]);
+        if order.purpose != Purpose::Look {
+            say(&[
+                process.name.as_bytes(),
+                b": ",
+                step,
+                b": errno ",
+                Number::new(errno.0).as_bytes(),
+            ]);
+        }
         let code = if step == EXECUTE && errno == Errno::ENOENT {
             127
         } else {
             126
         };
-        NotSpawned { pid, code }
+        NotSpawned { pid, code, errno }
     };
     let program = Program::collect(process, &order, buffers)
         .ok_or_else(|| not(b"arguments and environment do not fit", Errno(7), 0))?;
@@ -157,7 +162,7 @@ fn streams(process: &Process<'_>, purpose: Purpose) -> sys::Result<()> {
         // Without a /dev/null it keeps ours: there is nothing better to give.
         if let Ok(null) = sys::open(c"/dev/null", Open::Device) {
             sys::place(&null, 0)?;
-            if purpose == Purpose::Probe {
+            if purpose != Purpose::Run {
                 sys::place(&null, 1)?;
                 sys::place(&null, 2)?;
             }

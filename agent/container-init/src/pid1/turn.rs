@@ -6,8 +6,8 @@ use container_init::exits::{ExitRecord, ShortName};
 use container_init::link::Outbox;
 use container_init::plan::{MAX_PROCESSES, Plan, Process, Readiness};
 use container_init::protocol::{
-    AgentStatus, EventKind, ExitStatus, Hello, MAX_FRAME, Refusal, Report, Request, RequestKind,
-    Start, VERSION, first_frame,
+    AgentStatus, EventKind, ExitStatus, Hello, LookKind, MAX_FRAME, Refusal, Report, Request,
+    RequestKind, Start, VERSION, first_frame,
 };
 use container_init::supervisor::{Action, Input, Scope, Supervisor, Target};
 
@@ -236,6 +236,8 @@ impl Pid1<'_> {
                 }
                 signal(Target::Group(pid), SIGKILL);
             }
+            Action::Look { kind } => return self.look(kind),
+            Action::Looked(looked) => self.link.write(&Report::Looked(looked), sys::now()),
             Action::Signal {
                 target,
                 signal: number,
@@ -346,6 +348,24 @@ impl Pid1<'_> {
         }
     }
 
+    fn look(&mut self, kind: LookKind) -> Option<Input<'static>> {
+        let app = self.plan.processes.iter().last()?;
+        let order = Order {
+            argv: self.plan.looks.argv(kind)?,
+            start: None,
+            notify: None,
+            newline: None,
+            purpose: Purpose::Look,
+        };
+        Some(match spawn::spawn(&app, order, self.spawn) {
+            Ok(pid) => Input::Looking { kind, pid },
+            Err(not) => Input::NotLooking {
+                kind,
+                errno: not.errno.0.unsigned_abs(),
+            },
+        })
+    }
+
     fn report(&mut self, kind: EventKind<'static>) {
         let app = self.plan.processes.iter().last().map_or("", |app| app.name);
         let event = self.outbox.push(kind, app);
@@ -400,6 +420,7 @@ impl Pid1<'_> {
         for event in self.outbox.iter() {
             self.link.write(&Report::Event(event), now);
         }
+        self.feed(Input::Connected);
     }
 
     fn obey(&mut self, frame: &[u8]) {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::protocol::LookKind;
 use proptest::prelude::*;
 use std::ffi::CString;
 use std::string::String;
@@ -38,6 +39,7 @@ fn plan<'a>(processes: &'a [Process<'a>]) -> Plan<'a> {
         exits: crate::paths::EXITS,
         stop_grace_ms: 30_000,
         processes: Processes::new(processes),
+        looks: Looks::default(),
     }
 }
 
@@ -84,7 +86,8 @@ proptest! {
                 ..process(name, if app { ProcessKind::App } else { ProcessKind::Agent })
             }
         }).collect();
-        let plan = plan(&processes);
+        let looks = Looks { readiness: Strings::new(&argv), ..Looks::default() };
+        let plan = Plan { looks: if extra % 2 == 0 { Looks::default() } else { looks }, ..plan(&processes) };
         let file = encoded(&plan);
         prop_assert_eq!(Plan::decode(&file), Ok(plan));
     }
@@ -103,7 +106,7 @@ proptest! {
     fn a_sealed_body_of_any_bytes_does_not_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
         let mut file = Vec::new();
         file.extend_from_slice(MAGIC);
-        file.extend_from_slice(&[1, 0, 0, 0]);
+        file.extend_from_slice(&[1 + (body.len() % 2) as u8, 0, 0, 0]);
         file.extend_from_slice(&(body.len() as u32 + 4).to_le_bytes());
         file.extend_from_slice(&crc32(&body).to_le_bytes());
         file.extend_from_slice(&body);
@@ -125,7 +128,7 @@ fn a_damaged_plan_is_named() {
         Err(Malformed::Truncated("plan body"))
     );
     let mut newer = good.clone();
-    newer[8] = 2;
+    newer[8] = 3;
     assert_eq!(
         Plan::decode(&newer),
         Err(Malformed::Invalid("plan version"))
@@ -212,4 +215,38 @@ fn a_process_that_cannot_work_is_refused_by_its_field() {
         }],
         "rlimit",
     );
+}
+
+#[test]
+fn a_plan_without_looks_is_one_that_an_older_init_reads() {
+    let processes = [process("app", ProcessKind::App)];
+    let without = encoded(&plan(&processes));
+    assert_eq!(without[8], 1);
+    let looks = Looks {
+        liveness: Strings::new(&[c"/bin/alive", c"-q"]),
+        ..Looks::default()
+    };
+    let with = Plan {
+        looks,
+        ..plan(&processes)
+    };
+    let file = encoded(&with);
+    assert_eq!(file[8], 2);
+    let read = Plan::decode(&file).unwrap();
+    assert_eq!(read.looks.argv(LookKind::Readiness), None);
+    assert_eq!(read.looks.argv(LookKind::Liveness), Some(looks.liveness));
+}
+
+#[test]
+fn a_look_without_a_program_is_refused() {
+    let processes = [process("app", ProcessKind::App)];
+    let looks = Looks {
+        readiness: Strings::new(&[c""]),
+        ..Looks::default()
+    };
+    let file = encoded(&Plan {
+        looks,
+        ..plan(&processes)
+    });
+    assert_eq!(Plan::decode(&file), Err(Malformed::Invalid("looks")));
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use super::request::RequestKind;
-use super::{MAX_FRAME_BODY, VERSION};
+use super::{Looked, MAX_FRAME_BODY, VERSION};
 use crate::wire::{Malformed, Reader, TooLarge, Writer};
 
 /// A message from init.
@@ -22,6 +22,8 @@ pub enum Report<'a> {
     },
     /// Something happened; kept and sent again until acked.
     Event(Event<'a>),
+    /// Answer to a look.
+    Looked(Looked),
 }
 
 /// Body of [`Report::Hello`].
@@ -177,7 +179,7 @@ impl ExitStatus {
         }
     }
 
-    fn encode(self, w: &mut Writer<'_>) {
+    pub(super) fn encode(self, w: &mut Writer<'_>) {
         let (kind, value) = match self {
             Self::Code(code) => (0, code),
             Self::Signal(signal) => (1, signal),
@@ -186,7 +188,7 @@ impl ExitStatus {
         w.u8(value);
     }
 
-    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let kind = r.u8("exit status")?;
         let value = r.u8("exit status")?;
         match kind {
@@ -201,6 +203,7 @@ const HELLO: u8 = 129;
 const STATUS: u8 = 130;
 const REFUSED: u8 = 131;
 const EVENT: u8 = 132;
+const LOOKED: u8 = 133;
 
 impl<'a> Report<'a> {
     /// Writes the whole frame into `buf` and returns its length on the wire.
@@ -236,6 +239,10 @@ impl<'a> Report<'a> {
                 w.u8(EVENT);
                 w.u64(event.seq);
                 event.kind.encode(&mut w);
+            }
+            Self::Looked(looked) => {
+                w.u8(LOOKED);
+                looked.encode(&mut w);
             }
         }
         w.close(frame);
@@ -283,6 +290,7 @@ impl<'a> Report<'a> {
                 seq: r.u64("seq")?,
                 kind: EventKind::decode(&mut r)?,
             }),
+            LOOKED => Self::Looked(Looked::decode(&mut r)?),
             _ => return Err(Malformed::Invalid("report kind")),
         };
         r.end("report")?;
@@ -291,7 +299,7 @@ impl<'a> Report<'a> {
 }
 
 impl Refusal {
-    fn from_wire(number: u8) -> Option<Self> {
+    pub(super) fn from_wire(number: u8) -> Option<Self> {
         Some(match number {
             1 => Self::StaleGeneration,
             2 => Self::NotArmed,
@@ -457,7 +465,7 @@ fn agent<'a>(r: &mut Reader<'a>) -> Result<AgentStatus<'a>, Malformed> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MAX_FRAME, first_frame};
+    use super::super::{LookOutcome, MAX_FRAME, first_frame};
     use super::*;
     use proptest::prelude::*;
     use std::vec;
@@ -473,7 +481,7 @@ mod tests {
         #[test]
         fn every_report_survives_the_wire(
             generation: u64, seq: u64, pid: u32, a: bool, b: bool, c: bool, d: bool, value: u8,
-            name in ".{0,40}", state in 0u8..=5, code in 1u8..=7, kind in 0u8..=7,
+            name in ".{0,40}", state in 0u8..=5, code in 1u8..=7, kind in 0u8..=8,
         ) {
             let name = name.as_str();
             assert_survives(Report::Hello(Hello {
@@ -498,6 +506,15 @@ mod tests {
                 EventKind::Stopped,
             ] {
                 assert_survives(Report::Event(Event { seq, kind }));
+            }
+            for outcome in [
+                LookOutcome::Ended(ExitStatus::Code(value)),
+                LookOutcome::Ended(ExitStatus::Signal(value)),
+                LookOutcome::TimedOut,
+                LookOutcome::NotExecuted { errno: pid },
+                LookOutcome::Refused(Refusal::from_wire(code).unwrap()),
+            ] {
+                assert_survives(Report::Looked(Looked { id: pid, outcome }));
             }
         }
 

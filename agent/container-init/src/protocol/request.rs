@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use super::{MAX_ENV_OVERLAY, MAX_FRAME_BODY};
+use super::{Look, MAX_ENV_OVERLAY, MAX_FRAME_BODY};
 use crate::wire::{Malformed, Reader, TooLarge, Writer};
 
 /// A command to init.
@@ -37,6 +37,9 @@ pub enum Request<'a> {
         /// Sequence number of the newest event that was stored.
         seq: u64,
     },
+    /// Look at the running app; always answered by a [`super::Looked`]. A look of the same kind that
+    /// is under way is ended, and not answered.
+    Look(Look),
 }
 
 /// Body of [`Request::Start`].
@@ -81,6 +84,8 @@ pub enum RequestKind {
     Status = 6,
     /// [`Request::Ack`]
     Ack = 7,
+    /// [`Request::Look`]
+    Look = 8,
 }
 
 impl RequestKind {
@@ -94,6 +99,7 @@ impl RequestKind {
             5 => Self::Signal,
             6 => Self::Status,
             7 => Self::Ack,
+            8 => Self::Look,
             _ => return None,
         })
     }
@@ -110,6 +116,7 @@ impl<'a> Request<'a> {
             Self::Signal { .. } => RequestKind::Signal,
             Self::Status => RequestKind::Status,
             Self::Ack { .. } => RequestKind::Ack,
+            Self::Look(_) => RequestKind::Look,
         }
     }
 
@@ -139,6 +146,7 @@ impl<'a> Request<'a> {
             Self::Signal { signal } => w.u8(*signal),
             Self::Status => {}
             Self::Ack { seq } => w.u64(*seq),
+            Self::Look(look) => look.encode(&mut w),
         }
         w.close(frame);
         match w.finish() {
@@ -179,6 +187,7 @@ impl<'a> Request<'a> {
             RequestKind::Ack => Self::Ack {
                 seq: r.u64("acked seq")?,
             },
+            RequestKind::Look => Self::Look(Look::decode(&mut r)?),
         };
         r.end("request")?;
         Ok(request)
@@ -275,7 +284,7 @@ fn environment_value<'a>(text: &'a str, what: &'static str) -> Result<&'a str, M
 
 #[cfg(test)]
 mod tests {
-    use super::super::{MAX_FRAME, first_frame};
+    use super::super::{LookKind, MAX_FRAME, first_frame};
     use super::*;
     use proptest::prelude::*;
     use std::string::String;
@@ -306,6 +315,9 @@ mod tests {
             assert_survives(Request::Signal { signal });
             assert_survives(Request::Status);
             assert_survives(Request::Ack { seq: generation });
+            for kind in LookKind::ALL {
+                assert_survives(Request::Look(Look { id: number, kind, timeout_ms: number.max(1) }));
+            }
         }
 
         #[test]

@@ -1,7 +1,9 @@
 //! What goes into the supervisor and what comes out.
 
 use crate::plan::MAX_PROCESSES;
-use crate::protocol::{EventKind, ExitStatus, Refusal, Request, RequestKind, Start};
+use crate::protocol::{
+    EventKind, ExitStatus, LookKind, Looked, Refusal, Request, RequestKind, Start,
+};
 
 /// Something that happened. `process` is an index into the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +45,21 @@ pub enum Input<'r> {
         /// Which process.
         process: usize,
     },
-    /// A child was reaped: of the plan, a probe, or an orphan that nobody knows.
+    /// [`Action::Look`] was done and the command executed; its end comes as `Reaped`.
+    Looking {
+        /// Which command.
+        kind: LookKind,
+        /// Its pid.
+        pid: u32,
+    },
+    /// [`Action::Look`] failed.
+    NotLooking {
+        /// Which command.
+        kind: LookKind,
+        /// Why.
+        errno: u32,
+    },
+    /// A child was reaped: of the plan, a probe, a look, or an orphan that nobody knows.
     Reaped {
         /// Its pid.
         pid: u32,
@@ -54,6 +70,8 @@ pub enum Input<'r> {
     },
     /// No child is left, neither alive nor to be reaped.
     Childless,
+    /// The agent is there, for the first time or again.
+    Connected,
     /// The agent asks.
     Asked(Request<'r>),
     /// PID 1 received this signal, one that is meant for the app.
@@ -92,6 +110,13 @@ pub enum Action<'p, 'r> {
         /// Pid of the probe; 0 for a probe that is no process.
         pid: u32,
     },
+    /// Execute this command of the plan beside the app; answered by `Looking` or `NotLooking`.
+    Look {
+        /// Which command.
+        kind: LookKind,
+    },
+    /// Tell the agent what came of a look.
+    Looked(Looked),
     /// Send a signal.
     Signal {
         /// To whom.
@@ -128,8 +153,9 @@ pub enum Target {
     Everybody,
 }
 
-/// More than one step can ask for: three for each process and a few for the phase.
-const ROOM: usize = MAX_PROCESSES * 4 + 8;
+/// More than one step can ask for: three for each process, three for each kind of look and a few for
+/// the phase.
+const ROOM: usize = MAX_PROCESSES * 4 + 16;
 
 /// Actions in order, without allocation.
 #[derive(Debug)]

@@ -84,6 +84,7 @@ impl<'p> Supervisor<'p> {
         if core::mem::take(&mut stop.prepared) {
             out.push(Action::EndPrepared);
         }
+        self.looks.stop(out);
         self.cancel_waiting(out);
         let spawning = self
             .slots

@@ -1,8 +1,10 @@
 //! The picture walked edge by edge in a small simulated container; a property test for the rest.
 
 use super::*;
-use crate::plan::{Groups, Output, Process, Processes, Readiness, Restart, Rlimits, Strings};
-use crate::protocol::{Adopt, AgentState, EnvList};
+use crate::plan::{
+    Groups, Looks, Output, Process, Processes, Readiness, Restart, Rlimits, Strings,
+};
+use crate::protocol::{Adopt, AgentState, EnvList, LookKind};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::vec;
@@ -52,6 +54,9 @@ fn app(readiness: Readiness<'static>) -> Process<'static> {
     process("app", ProcessKind::App, Essential::Yes, readiness)
 }
 
+/// Where the world keeps the processes of looks: behind those of the plan.
+const LOOK: usize = 100;
+
 /// A container without a kernel: spawns succeed at once, a signal is only written down.
 struct World<'p> {
     supervisor: Supervisor<'p>,
@@ -67,6 +72,8 @@ struct World<'p> {
     probes: Vec<usize>,
     ended_probes: usize,
     answers: usize,
+    looks: Vec<LookKind>,
+    looked: Vec<(u32, LookOutcome)>,
     exit: Option<u8>,
 }
 
@@ -80,6 +87,11 @@ impl<'p> World<'p> {
             exits: c"",
             stop_grace_ms: 10_000,
             processes: Processes::new(processes),
+            looks: Looks {
+                readiness: Strings::new(&[c"/bin/ready"]),
+                liveness: Strings::new(&[c"/bin/alive"]),
+                startup: Strings::new(&[c"/bin/started"]),
+            },
         };
         let mut world = Self {
             supervisor: Supervisor::new(plan, Scope::Namespace),
@@ -95,6 +107,8 @@ impl<'p> World<'p> {
             probes: Vec::new(),
             ended_probes: 0,
             answers: 0,
+            looks: Vec::new(),
+            looked: Vec::new(),
             exit: None,
         };
         world.feed(Input::Begin);
@@ -126,6 +140,14 @@ impl<'p> World<'p> {
                 Action::Report(kind) => self.reports.push(kind),
                 Action::Answer => self.answers += 1,
                 Action::Refuse { code, .. } => self.refusals.push(code),
+                Action::Look { kind } => {
+                    self.next_pid += 1;
+                    let pid = self.next_pid;
+                    self.alive.insert(pid, LOOK + kind as usize);
+                    self.looks.push(kind);
+                    follow_up.push(Input::Looking { kind, pid });
+                }
+                Action::Looked(looked) => self.looked.push((looked.id, looked.outcome)),
                 Action::Exit { code } => self.exit = Some(code),
             }
         }
@@ -172,6 +194,14 @@ impl<'p> World<'p> {
             task_id: "t",
             traceparent: "",
             env: EnvList::new(&[]),
+        })));
+    }
+
+    fn look(&mut self, id: u32, kind: LookKind, timeout_ms: u32) {
+        self.feed(Input::Asked(Request::Look(Look {
+            id,
+            kind,
+            timeout_ms,
         })));
     }
 
@@ -633,13 +663,173 @@ fn what_cannot_be_done_is_refused() {
     );
 }
 
+const READINESS: LookKind = LookKind::Readiness;
+const LIVENESS: LookKind = LookKind::Liveness;
+
+#[test]
+fn a_look_is_answered_with_how_its_command_ended() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    for (id, status) in [
+        (1, ExitStatus::Code(0)),
+        (2, ExitStatus::Code(3)),
+        (3, ExitStatus::Signal(11)),
+    ] {
+        world.look(id, READINESS, 1000);
+        assert_eq!(world.supervisor.due(), Some(world.now + 1000));
+        world.end(LOOK + READINESS as usize, status);
+        assert_eq!(world.looked.last(), Some(&(id, LookOutcome::Ended(status))));
+    }
+    assert_eq!(world.supervisor.due(), None, "nobody wakes between looks");
+    assert_eq!(world.exit, None, "the end of a look is nobody's end");
+    assert_eq!(
+        world.reports.len(),
+        3,
+        "armed, started, ready: {:?}",
+        world.reports
+    );
+}
+
+#[test]
+fn a_look_that_takes_too_long_is_killed_with_its_group_and_answered_at_once() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.look(1, LIVENESS, 700);
+    let pid = world.pid(LOOK + LIVENESS as usize);
+    world.sleep();
+    assert_eq!(world.now, 1700);
+    assert_eq!(world.signals, [(Target::Group(pid), SIGKILL)]);
+    assert_eq!(world.looked, [(1, LookOutcome::TimedOut)]);
+    assert_eq!(world.supervisor.due(), None);
+    world.end(LOOK + LIVENESS as usize, ExitStatus::Signal(SIGKILL));
+    assert_eq!(world.looked.len(), 1, "one answer for one look");
+}
+
+#[test]
+fn a_command_that_cannot_die_is_not_joined_by_another_of_its_kind() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.look(1, LIVENESS, 700);
+    world.sleep();
+    world.look(2, LIVENESS, 700);
+    world.look(3, READINESS, 700);
+    assert_eq!(world.looks, [LIVENESS, READINESS]);
+    world.sleep();
+    let timed_out = |id| (id, LookOutcome::TimedOut);
+    assert_eq!(world.looked, [timed_out(1), timed_out(3), timed_out(2)]);
+    world.look(4, LIVENESS, 700);
+    world.end(LOOK + LIVENESS as usize, ExitStatus::Signal(SIGKILL));
+    assert_eq!(
+        world.looks,
+        [LIVENESS, READINESS, LIVENESS],
+        "when it is gone the next one runs"
+    );
+    world.end(LOOK + LIVENESS as usize, ExitStatus::Code(0));
+    assert_eq!(
+        world.looked.last(),
+        Some(&(4, LookOutcome::Ended(ExitStatus::Code(0))))
+    );
+}
+
+#[test]
+fn another_agent_waits_for_no_look_of_the_one_before() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.look(1, LIVENESS, 700);
+    let pid = world.pid(LOOK + LIVENESS as usize);
+    world.feed(Input::Connected);
+    assert_eq!(world.signals, [(Target::Group(pid), SIGKILL)]);
+    world.look(1, LIVENESS, 500);
+    world.end(LOOK + LIVENESS as usize, ExitStatus::Signal(SIGKILL));
+    assert_eq!(
+        world.looked,
+        [],
+        "the answer to the former look is not the new one's"
+    );
+    assert_eq!(world.looks.len(), 2);
+    world.end(LOOK + LIVENESS as usize, ExitStatus::Code(5));
+    assert_eq!(world.looked, [(1, LookOutcome::Ended(ExitStatus::Code(5)))]);
+}
+
+#[test]
+fn a_look_that_is_asked_again_gives_way() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.look(1, LIVENESS, 700);
+    world.look(2, LIVENESS, 700);
+    assert_eq!(world.looks.len(), 1, "one process at a time");
+    world.end(LOOK + LIVENESS as usize, ExitStatus::Signal(SIGKILL));
+    world.end(LOOK + LIVENESS as usize, ExitStatus::Code(0));
+    assert_eq!(world.looked, [(2, LookOutcome::Ended(ExitStatus::Code(0)))]);
+}
+
+#[test]
+fn looks_end_with_the_app_they_look_at() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.look(1, LIVENESS, 60_000);
+    let pid = world.pid(LOOK + LIVENESS as usize);
+    world.feed(Input::Asked(Request::Stop { budget_ms: 1000 }));
+    let stopping = LookOutcome::Refused(Refusal::Stopping);
+    assert_eq!(world.looked, [(1, stopping)]);
+    assert!(world.signals.contains(&(Target::Group(pid), SIGKILL)));
+    world.look(2, LIVENESS, 1000);
+    assert_eq!(world.looked.last(), Some(&(2, stopping)));
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.exit, None, "it is waited for");
+    world.end(LOOK + LIVENESS as usize, ExitStatus::Signal(SIGKILL));
+    assert_eq!(world.exit, Some(0));
+}
+
+#[test]
+fn a_look_at_what_does_not_run_or_by_no_command_is_refused() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.look(1, LIVENESS, 1000);
+    world.supervisor.plan.looks = Looks::default();
+    world.look(2, LIVENESS, 1000);
+    assert_eq!(
+        world.looked,
+        [
+            (1, LookOutcome::Refused(Refusal::NotStarted)),
+            (2, LookOutcome::Refused(Refusal::Unsupported)),
+        ]
+    );
+    world.start(8);
+    world.supervisor.plan.looks.liveness = Strings::new(&[c"/bin/none"]);
+    world.looked.clear();
+    let look = |id| {
+        Input::Asked(Request::Look(Look {
+            id,
+            kind: LIVENESS,
+            timeout_ms: 9,
+        }))
+    };
+    for action in world.supervisor.step(look(3), 1000).iter() {
+        assert_eq!(action, Action::Look { kind: LIVENESS });
+    }
+    let errno = 2;
+    world.feed(Input::NotLooking {
+        kind: LIVENESS,
+        errno,
+    });
+    assert_eq!(world.looked, [(3, LookOutcome::NotExecuted { errno })]);
+    assert_eq!(world.supervisor.due(), None);
+}
+
 proptest! {
     /// Whatever happens in whatever order: the app runs at most once and only when it was let go,
     /// and a stop ends everything inside budget and kill wait.
     #[test]
     fn the_rules_hold_in_every_order(
         kinds in proptest::collection::vec((any::<bool>(), 0usize..4), 0..4),
-        steps in proptest::collection::vec((0u8..9, 0usize..5, 0u64..12, 0u64..700), 0..80),
+        steps in proptest::collection::vec((0u8..12, 0usize..5, 0u64..12, 0u64..700), 0..80),
     ) {
         let tcp = Readiness::TcpLoopback { port: 80, period_ms: 10, timeout_ms: 5, deadline_ms: 60 };
         let exec = Readiness::Exec {
@@ -668,6 +858,9 @@ proptest! {
                 }
                 4 if number == 0 => world.feed(Input::Asked(Request::Stop { budget_ms: passes as u32 })),
                 5 => world.feed(Input::Signalled(number as u8 + 1)),
+                7 => world.look(number as u32, LookKind::ALL[process % 3], passes as u32 + 1),
+                8 if world.pid(LOOK + 1 + process % 3) != 0 => world.end(LOOK + 1 + process % 3, ExitStatus::Code(0)),
+                9 => world.feed(Input::Connected),
                 6 => world.feed(Input::Reaped { pid: 5000 + number as u32, status: ExitStatus::Code(0), oom: false }),
                 _ => {
                     world.now += passes;
@@ -676,6 +869,10 @@ proptest! {
             }
             let starts = world.spawned.iter().filter(|index| **index == app_index).count();
             prop_assert!(starts <= usize::from(allowed), "the app starts once, and only when it may");
+            for kind in LookKind::ALL {
+                let looking = world.alive.values().filter(|index| **index == LOOK + kind as usize).count();
+                prop_assert!(looking <= 1, "one look of a kind at a time");
+            }
             let is_armed = world.reports.contains(&EventKind::Armed);
             prop_assert_eq!(world.prepared.len(), usize::from(is_armed), "it is prepared once, at the gate");
             let stopping = world.supervisor.status(&mut Default::default()).stopping;

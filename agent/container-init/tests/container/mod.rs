@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use container_init::plan::{
-    Essential, Groups, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness, Restart,
-    Rlimit, Rlimits, Strings,
+    Essential, Groups, Looks, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness,
+    Restart, Rlimit, Rlimits, Strings,
 };
 use container_init::protocol::{EnvList, MAX_FRAME, Report, Request, Start, first_frame};
 use rustix::process::{Pid, Signal};
@@ -155,12 +155,14 @@ pub struct Container {
 #[derive(Clone, Copy)]
 pub struct Settings {
     pub stop_grace_ms: u32,
+    pub looks: Looks<'static>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             stop_grace_ms: 10_000,
+            looks: Looks::default(),
         }
     }
 }
@@ -334,6 +336,7 @@ fn encode(directory: &Path, specs: &[Spec], settings: Settings) -> Vec<u8> {
         exits: &exits,
         stop_grace_ms: settings.stop_grace_ms,
         processes: Processes::new(&processes),
+        looks: settings.looks,
     };
     let mut file = vec![0; MAX_PLAN];
     let length = plan.encode(&mut file).unwrap();

@@ -60,12 +60,6 @@ pub(super) fn readiness(
     if whose == Whose::Agent {
         not_for_agents(field, &given, findings);
     }
-    if given.exec.is_some() && given.success_threshold.is_some_and(|n| n != 1) {
-        findings.note(
-            &format!("{field}.successThreshold"),
-            "not with exec: one pass is enough",
-        );
-    }
     let timing = timing(field, &given, findings);
     let look = look(
         field,
@@ -78,8 +72,7 @@ pub(super) fn readiness(
     Readiness::Probe(Probe { look, timing })
 }
 
-/// `startup`. container-init runs one command until it passes: that of startup, or what it waits
-/// for as readiness.
+/// `startup`. container-init waits for one thing in a start: a command of startup, or the app's word.
 pub(super) fn startup(
     given: Option<manifest::VitalProbe>,
     readiness: &Readiness,
@@ -88,34 +81,22 @@ pub(super) fn startup(
 ) -> Option<VitalProbe> {
     let field = "spec.startup";
     let vital = vital(field, given, ports, findings)?;
-    let waits = match readiness {
-        Readiness::Notify { .. } => "notify",
-        Readiness::Probe(probe) if matches!(probe.look, Look::Exec { .. }) => "exec",
-        Readiness::Probe(_) | Readiness::None => return Some(vital),
-    };
-    if matches!(vital.probe.look, Look::Exec { .. }) {
+    if vital.probe.look.is_command() && matches!(readiness, Readiness::Notify { .. }) {
         findings.note(
             &format!("{field}.exec"),
-            format!("not beside readiness {waits}, which bounds the start by itself: give it the time that the start takes; allowed here: httpGet, tcpSocket, or no startup"),
+            "not beside readiness notify, which bounds the start by itself: give it the time that the start takes; allowed here: httpGet, tcpSocket, or no startup",
         );
     }
     Some(vital)
 }
 
-/// `liveness`. The agent looks from outside only.
+/// `liveness`.
 pub(super) fn liveness(
     given: Option<manifest::VitalProbe>,
     ports: &[Port],
     findings: &mut Findings,
 ) -> Option<VitalProbe> {
-    let field = "spec.liveness";
-    if given.as_ref().is_some_and(|given| given.exec.is_some()) {
-        findings.note(
-            &format!("{field}.exec"),
-            "not here: commands are run during the start only; allowed: httpGet, tcpSocket",
-        );
-    }
-    vital(field, given, ports, findings)
+    vital("spec.liveness", given, ports, findings)
 }
 
 /// One pass is enough, as in Kubernetes.

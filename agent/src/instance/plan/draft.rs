@@ -56,7 +56,6 @@ pub(super) struct View<'a> {
 
 impl<'a> View<'a> {
     pub(super) fn of(draft: &'a Draft) -> Self {
-        let borrowed = |strings: &'a [CString]| strings.iter().map(CString::as_c_str).collect();
         Self {
             argv: borrowed(&draft.argv),
             env: borrowed(&draft.env),
@@ -124,6 +123,11 @@ pub(super) fn rlimit(limit: &Ulimit) -> Rlimit {
         soft: limit.soft,
         hard: limit.hard,
     }
+}
+
+/// The strings as a plan's list borrows them.
+pub(super) fn borrowed(strings: &[CString]) -> Vec<&CStr> {
+    strings.iter().map(CString::as_c_str).collect()
 }
 
 pub(super) fn c_strings(

@@ -8,13 +8,15 @@ mod command;
 mod draft;
 mod signal;
 
+use std::ffi::CString;
+
 use container_init::Malformed;
 use container_init::paths::{CTL_SOCKET, EXITS, LOG_DIR, RUN_DIR};
-use container_init::plan::{self, MAX_PLAN, Plan, Process, ProcessKind, Processes};
+use container_init::plan::{self, Looks, MAX_PLAN, Plan, Process, ProcessKind, Processes, Strings};
 
-use crate::app::{Agent, App, Essential, Look, Readiness, User};
+use crate::app::{Agent, App, Essential, Look, Probe as AppProbe, Readiness, User, VitalProbe};
 use crate::instance::{ContainerId, ImageConfig};
-use draft::{Draft, Probe, View, c_string, c_strings, millis};
+use draft::{Draft, Probe, View, borrowed, c_string, c_strings, millis};
 
 /// Name of the app's process in plans, events and logs.
 pub const APP_PROCESS: &str = "app";
@@ -128,6 +130,9 @@ pub fn compile(
         drafts.push(container.agent(agent)?);
     }
     drafts.push(container.app()?);
+    let looks = container.looks()?;
+    let (ready, alive) = (borrowed(&looks.readiness), borrowed(&looks.liveness));
+    let started = borrowed(&looks.startup);
     let views: Vec<View<'_>> = drafts.iter().map(View::of).collect();
     let processes: Vec<Process<'_>> = drafts
         .iter()
@@ -144,6 +149,11 @@ pub fn compile(
             exits: EXITS,
             stop_grace_ms: millis(app.termination_grace),
             processes: Processes::new(&processes),
+            looks: Looks {
+                readiness: Strings::new(&ready),
+                liveness: Strings::new(&alive),
+                startup: Strings::new(&started),
+            },
         },
         id,
     )
@@ -177,6 +187,13 @@ fn encode(plan: &Plan<'_>, id: &ContainerId) -> Result<Vec<u8>, PlanError> {
             source,
         }),
     }
+}
+
+/// Commands that look at the app, with their strings owned.
+struct OwnedLooks {
+    readiness: Vec<CString>,
+    liveness: Vec<CString>,
+    startup: Vec<CString>,
 }
 
 /// What all processes of a container share.
@@ -246,6 +263,8 @@ impl<'a> Container<'a> {
                     timing,
                 },
                 Some(Probe::Tcp { .. }) | None => Probe::External,
+                // The agent asks for each look, and counts.
+                Some(Probe::Exec { .. }) if !self.app.is_ready_by_init() => Probe::External,
                 // The time of the startup probe comes on top: until then nothing has to be ready.
                 Some(Probe::Exec { argv, mut timing }) => {
                     let startup = self.app.startup.as_ref();
@@ -265,6 +284,24 @@ impl<'a> Container<'a> {
                 Some(other) => other,
             },
             ..self.draft(APP_PROCESS, &argv, &self.env, self.ids.clone())?
+        })
+    }
+
+    /// What looks at the app when the agent asks.
+    fn looks(&self) -> Result<OwnedLooks, PlanError> {
+        let command = |probe: Option<&AppProbe>, what| match probe.map(|probe| &probe.look) {
+            Some(Look::Exec { command }) => {
+                let argv = command::expand(command, &self.own_env);
+                c_strings(APP_PROCESS, what, &argv)
+            }
+            _ => Ok(Vec::new()),
+        };
+        let vital = |vital: &'a Option<VitalProbe>| vital.as_ref().map(|vital| &vital.probe);
+        let (liveness, startup) = (vital(&self.app.liveness), vital(&self.app.startup));
+        Ok(OwnedLooks {
+            readiness: command(self.app.steady_readiness(), "the readiness command")?,
+            liveness: command(liveness, "the liveness command")?,
+            startup: command(startup, "the startup command")?,
         })
     }
 

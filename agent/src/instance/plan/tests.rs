@@ -399,3 +399,48 @@ fn what_init_would_refuse_or_cut_off_is_refused_here() {
         })
     );
 }
+
+#[test]
+fn commands_that_look_at_the_app_in_service_are_in_the_plan() {
+    let command = |words: &[&str], success_threshold| AppProbe {
+        look: Look::Exec {
+            command: texts(words),
+        },
+        timing: ProbeTiming {
+            initial_delay: Duration::ZERO,
+            period: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            success_threshold,
+            failure_threshold: 3,
+        },
+    };
+    let said = |app: &App| {
+        let file = compiled(app, &image());
+        let plan = Plan::decode(&file).unwrap();
+        let app = plan.processes.iter().last().unwrap();
+        let waits = matches!(app.readiness, plan::Readiness::Exec { .. });
+        let looks = [plan.looks.readiness, plan.looks.liveness].map(strings);
+        (waits, looks)
+    };
+    let vital = |probe| {
+        Some(VitalProbe {
+            probe,
+            termination_grace: None,
+        })
+    };
+    assert_eq!(said(&app()), (false, [vec![], vec![]]));
+    let mut app = App {
+        readiness: Readiness::Probe(command(&["/ready", "$(MODE)"], 1)),
+        liveness: vital(command(&["/alive"], 1)),
+        env: pairs(&[("MODE", "x")]),
+        ..app()
+    };
+    let looks = [texts(&["/ready", "x"]), texts(&["/alive"])];
+    assert_eq!(
+        said(&app),
+        (true, looks.clone()),
+        "init waits for its first pass"
+    );
+    app.readiness = Readiness::Probe(command(&["/ready", "$(MODE)"], 2));
+    assert_eq!(said(&app), (false, looks), "the agent counts");
+}

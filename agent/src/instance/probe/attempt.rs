@@ -1,5 +1,7 @@
-//! One look at an instance: a connection, or one GET.
+//! One look at an instance: a connection, one GET, or a command inside.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -11,8 +13,9 @@ use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
-use super::{ProbeFailed, tls};
+use super::{Inside, Place, ProbeFailed, tls};
 use crate::app::{Look, Scheme};
 
 /// How much of an answer's body is read before the connection is closed, so that a server that
@@ -37,6 +40,39 @@ pub enum AttemptFailed {
     /// `timeoutSeconds` were over.
     #[error("no answer within {0:?}")]
     Timeout(Duration),
+    /// The command ended with this code.
+    #[error("exited with code {0}")]
+    Code(u8),
+    /// This signal ended the command.
+    #[error("was ended by signal {0}")]
+    Signal(u8),
+    /// The command was killed when `timeoutSeconds` were over.
+    #[error("had not ended within {0:?} and was killed")]
+    Killed(Duration),
+    /// The command cannot be executed.
+    #[error("cannot be executed")]
+    Execute(#[source] io::Error),
+    /// Nobody could look: neither a pass nor a failure.
+    #[error("is not known")]
+    NotKnown(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// What is probed, as people are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probed {
+    /// Where a connection goes.
+    Address(SocketAddr),
+    /// The program of a command.
+    Command(String),
+}
+
+impl fmt::Display for Probed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Command(program) => write!(f, "the command {program:?}"),
+        }
+    }
 }
 
 /// What is looked at.
@@ -47,11 +83,12 @@ pub(super) enum Target<'a> {
         path: &'a str,
         headers: &'a [(String, String)],
     },
+    Command,
 }
 
 impl<'a> Target<'a> {
-    /// The target and where it is; `None` for a command.
-    pub(super) fn of(look: &'a Look, own: IpAddr) -> Option<(Self, SocketAddr)> {
+    /// The target and where it is.
+    pub(super) fn of(look: &'a Look, own: IpAddr) -> (Self, Probed) {
         let (target, host, port) = match look {
             Look::Tcp { port, host } => (Self::Tcp, host, port),
             Look::Http {
@@ -68,19 +105,26 @@ impl<'a> Target<'a> {
                 };
                 (target, host, port)
             }
-            Look::Exec { .. } => return None,
+            Look::Exec { command } => {
+                let program = command.first().cloned().unwrap_or_default();
+                return (Self::Command, Probed::Command(program));
+            }
         };
-        Some((target, SocketAddr::new(host.unwrap_or(own), *port)))
+        let address = SocketAddr::new(host.unwrap_or(own), *port);
+        (target, Probed::Address(address))
     }
 
-    pub(super) fn check(&self, address: SocketAddr) -> Result<(), ProbeFailed> {
+    pub(super) fn check(&self, probed: &Probed) -> Result<(), ProbeFailed> {
+        let Probed::Address(address) = *probed else {
+            return Ok(());
+        };
         match self.request(address) {
             Ok(_) => Ok(()),
             Err(source) => Err(ProbeFailed::Request { address, source }),
         }
     }
 
-    /// The request of an HTTP probe; nothing for TCP.
+    /// The request of an HTTP probe; nothing for others.
     fn request(
         &self,
         address: SocketAddr,
@@ -113,7 +157,23 @@ impl<'a> Target<'a> {
         Ok(Some(request))
     }
 
-    pub(super) async fn attempt(&self, address: SocketAddr) -> Result<(), AttemptFailed> {
+    /// One look of at most `within`.
+    pub(super) async fn attempt<I: Inside>(
+        &self,
+        probed: &Probed,
+        place: &Place<'_, I>,
+        within: Duration,
+    ) -> Result<(), AttemptFailed> {
+        match *probed {
+            Probed::Command(_) => place.inside.look(within).await,
+            Probed::Address(address) => match timeout(within, self.connect(address)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(AttemptFailed::Timeout(within)),
+            },
+        }
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Result<(), AttemptFailed> {
         let stream = TcpStream::connect(address)
             .await
             .map_err(AttemptFailed::Connect)?;

@@ -1,22 +1,23 @@
-//! Probes that the agent makes itself, from outside: TCP and HTTP.
+//! Probes that the agent times and counts: TCP and HTTP from outside, commands by container-init.
 //!
 //! [`until_passed`] is for a start: the first probes come at 0, 1, 2, 4, 8, ... ms, because an
 //! activation waits for them, and then every `period`. [`until_failed`] and [`until_again`] are for
 //! an instance in service: one probe every `period`, begun at a moment of its own, so that a
 //! thousand instances do not probe at once; no timer where there is nothing to probe. A probe never
-//! follows a redirect and never trusts what a body says or how long it is. Commands inside the
-//! container are container-init's.
+//! follows a redirect and never trusts what a body says or how long it is. A command is one [`Inside`]
+//! look each time; one of which nobody knows how it would have ended counts neither way.
 
 mod attempt;
 mod tls;
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-pub use attempt::AttemptFailed;
 use attempt::Target;
+pub use attempt::{AttemptFailed, Probed};
 
 use crate::app::{Probe, ProbeTiming};
 
@@ -24,10 +25,10 @@ use crate::app::{Probe, ProbeTiming};
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeFailed {
     /// The time was over; the last attempt says what was wrong with it.
-    #[error("not ready after {attempts} probes of {address} in {waited:?}")]
+    #[error("not ready after {attempts} probes of {probed} in {waited:?}")]
     Deadline {
         /// What was probed.
-        address: SocketAddr,
+        probed: Probed,
         /// How often it was probed.
         attempts: u32,
         /// Time since the call.
@@ -49,10 +50,10 @@ pub enum ProbeFailed {
 
 /// An instance in service failed its probe as often as the manifest says.
 #[derive(Debug, thiserror::Error)]
-#[error("{address} failed {failures} probes in a row")]
+#[error("{probed} failed {failures} probes in a row")]
 pub struct Lost {
     /// What was probed.
-    pub address: SocketAddr,
+    pub probed: Probed,
     /// How often in a row.
     pub failures: u32,
     /// The last one.
@@ -60,18 +61,30 @@ pub struct Lost {
     pub last: AttemptFailed,
 }
 
-/// Waits until the instance at `address` passes `probe`, at most until `deadline` and at most
-/// `initial_delay + period * failure_threshold`. Returns at once for a command, which is not
-/// probed from outside.
-pub async fn until_passed(
+/// Makes the looks of a probe that is a command.
+pub trait Inside: Sync {
+    /// One look of at most `within`.
+    fn look(&self, within: Duration) -> impl Future<Output = Result<(), AttemptFailed>> + Send;
+}
+
+/// Where the looks of one probe go.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a, I> {
+    /// The instance's address.
+    pub address: IpAddr,
+    /// The inside of the instance.
+    pub inside: &'a I,
+}
+
+/// Waits until the instance at `place` passes `probe`, at most until `deadline` and at most
+/// `initial_delay + period * failure_threshold`.
+pub async fn until_passed<I: Inside>(
     probe: &Probe,
-    address: IpAddr,
+    place: Place<'_, I>,
     deadline: Instant,
 ) -> Result<(), ProbeFailed> {
-    let Some((target, address)) = Target::of(&probe.look, address) else {
-        return Ok(());
-    };
-    target.check(address)?;
+    let (target, probed) = Target::of(&probe.look, place.address);
+    target.check(&probed)?;
     let timing = probe.timing;
     let began = Instant::now();
     let deadline = deadline.min(began + timing.deadline());
@@ -83,8 +96,11 @@ pub async fn until_passed(
     while next < deadline {
         sleep_until(next).await;
         attempts += 1;
-        let limit = deadline.min(Instant::now() + timing.timeout);
-        match attempt(&target, address, timing, limit).await {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match target
+            .attempt(&probed, &place, timing.timeout.min(left))
+            .await
+        {
             Ok(()) => {
                 passes += 1;
                 if passes >= timing.success_threshold {
@@ -92,7 +108,9 @@ pub async fn until_passed(
                 }
             }
             Err(failed) => {
-                passes = 0;
+                if !matches!(failed, AttemptFailed::NotKnown(_)) {
+                    passes = 0;
+                }
                 last = Some(failed);
             }
         }
@@ -104,32 +122,30 @@ pub async fn until_passed(
         };
     }
     Err(ProbeFailed::Deadline {
-        address,
+        probed,
         attempts,
         waited: began.elapsed(),
         last,
     })
 }
 
-/// Waits until the instance in service at `address` has failed `probe` `failure_threshold` times in
+/// Waits until the instance in service at `place` has failed `probe` `failure_threshold` times in
 /// a row. `seed` chooses the moment within the period at which it is probed.
-pub async fn until_failed(probe: &Probe, address: IpAddr, seed: u64) -> Lost {
-    let Some((target, address)) = Target::of(&probe.look, address) else {
-        return std::future::pending().await;
-    };
+pub async fn until_failed<I: Inside>(probe: &Probe, place: Place<'_, I>, seed: u64) -> Lost {
+    let (target, probed) = Target::of(&probe.look, place.address);
     let timing = probe.timing;
     let mut rounds = rounds(timing, timing.initial_delay, seed);
     let mut failures = 0;
     loop {
         rounds.tick().await;
-        let limit = Instant::now() + timing.timeout;
-        match attempt(&target, address, timing, limit).await {
+        match target.attempt(&probed, &place, timing.timeout).await {
             Ok(()) => failures = 0,
+            Err(AttemptFailed::NotKnown(_)) => {}
             Err(last) => {
                 failures += 1;
                 if failures >= timing.failure_threshold {
                     return Lost {
-                        address,
+                        probed,
                         failures,
                         last,
                     };
@@ -139,20 +155,18 @@ pub async fn until_failed(probe: &Probe, address: IpAddr, seed: u64) -> Lost {
     }
 }
 
-/// Waits until the instance at `address`, which had lost its readiness, has passed `probe`
+/// Waits until the instance at `place`, which had lost its readiness, has passed `probe`
 /// `success_threshold` times in a row.
-pub async fn until_again(probe: &Probe, address: IpAddr, seed: u64) {
-    let Some((target, address)) = Target::of(&probe.look, address) else {
-        return;
-    };
+pub async fn until_again<I: Inside>(probe: &Probe, place: Place<'_, I>, seed: u64) {
+    let (target, probed) = Target::of(&probe.look, place.address);
     let timing = probe.timing;
     let mut rounds = rounds(timing, Duration::ZERO, seed);
     let mut passes = 0;
     while passes < timing.success_threshold {
         rounds.tick().await;
-        let limit = Instant::now() + timing.timeout;
-        passes = match attempt(&target, address, timing, limit).await {
+        passes = match target.attempt(&probed, &place, timing.timeout).await {
             Ok(()) => passes + 1,
+            Err(AttemptFailed::NotKnown(_)) => passes,
             Err(_) => 0,
         };
     }
@@ -170,18 +184,6 @@ fn rounds(timing: ProbeTiming, delay: Duration, seed: u64) -> tokio::time::Inter
 fn first_round(timing: ProbeTiming, from: Instant, seed: u64) -> Instant {
     let thousandths = u32::try_from(seed % 1000).unwrap_or(0);
     from + timing.period * thousandths / 1000
-}
-
-async fn attempt(
-    target: &Target<'_>,
-    address: SocketAddr,
-    timing: ProbeTiming,
-    limit: Instant,
-) -> Result<(), AttemptFailed> {
-    match timeout_at(limit, target.attempt(address)).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(AttemptFailed::Timeout(timing.timeout)),
-    }
 }
 
 /// Pauses that put probes at 0, 1, 2, 4, 8, ... ms and later `period` apart.
@@ -209,11 +211,58 @@ impl Rhythm {
 mod tests {
     use super::*;
     use crate::app::{Look, Scheme};
+    use std::collections::VecDeque;
     use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    /// The inside of an instance of which nothing is known, or this, look after look.
+    #[derive(Default)]
+    struct Scripted(Mutex<VecDeque<AttemptFailed>>, AtomicU32);
+
+    static NOBODY: Scripted = Scripted(Mutex::new(VecDeque::new()), AtomicU32::new(0));
+
+    impl Inside for Scripted {
+        async fn look(&self, _: Duration) -> Result<(), AttemptFailed> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            match self.0.lock().unwrap().pop_front() {
+                Some(AttemptFailed::Code(0)) => Ok(()),
+                Some(failed) => Err(failed),
+                None => Err(AttemptFailed::NotKnown("the script is over".into())),
+            }
+        }
+    }
+
+    impl Scripted {
+        fn new(outcomes: impl IntoIterator<Item = AttemptFailed>) -> Self {
+            Self(
+                Mutex::new(outcomes.into_iter().collect()),
+                AtomicU32::new(0),
+            )
+        }
+
+        fn place(&self) -> Place<'_, Self> {
+            Place {
+                address: LOOPBACK,
+                inside: self,
+            }
+        }
+    }
+
+    fn at() -> Place<'static, Scripted> {
+        NOBODY.place()
+    }
+
+    fn command(timing: ProbeTiming) -> Probe {
+        let look = Look::Exec {
+            command: vec!["/bin/alive".into(), "-q".into()],
+        };
+        Probe { look, timing }
+    }
 
     fn timing(period_ms: u64, failure_threshold: u32) -> ProbeTiming {
         ProbeTiming {
@@ -271,7 +320,7 @@ mod tests {
             },
             timing: timing(20, 500),
         };
-        let probing = tokio::spawn(async move { until_passed(&probe, LOOPBACK, soon()).await });
+        let probing = tokio::spawn(async move { until_passed(&probe, at(), soon()).await });
         tokio::task::yield_now().await;
         let _listener = TcpListener::bind(address).await.unwrap();
         probing.await.unwrap().unwrap();
@@ -286,7 +335,7 @@ mod tests {
         .await;
         until_passed(
             &http(port, "/healthz?full=1", timing(5, 1000)),
-            LOOPBACK,
+            at(),
             soon(),
         )
         .await
@@ -306,7 +355,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_names_the_last_attempt() {
         let (port, served) = server(vec!["HTTP/1.1 404 Not Found\r\n\r\n"; 1]).await;
-        let failed = until_passed(&http(port, "/", timing(1, 1)), LOOPBACK, soon())
+        let failed = until_passed(&http(port, "/", timing(1, 1)), at(), soon())
             .await
             .unwrap_err();
         served.abort();
@@ -324,7 +373,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mut slow = timing(30, 1);
         slow.timeout = Duration::from_millis(10);
-        let failed = until_passed(&http(port, "/", slow), LOOPBACK, soon())
+        let failed = until_passed(&http(port, "/", slow), at(), soon())
             .await
             .unwrap_err();
         match failed {
@@ -354,14 +403,14 @@ mod tests {
             stream.write_all(head).await.unwrap();
             while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
         });
-        until_passed(&http(port, "/", timing(1000, 5)), LOOPBACK, soon())
+        until_passed(&http(port, "/", timing(1000, 5)), at(), soon())
             .await
             .unwrap();
     }
 
     #[tokio::test]
     async fn a_path_that_is_no_request_target_fails_at_once() {
-        let failed = until_passed(&http(1, "/a b", timing(1000, 3)), LOOPBACK, soon())
+        let failed = until_passed(&http(1, "/a b", timing(1000, 3)), at(), soon())
             .await
             .unwrap_err();
         assert_eq!(
@@ -378,11 +427,60 @@ mod tests {
         let mut timing = timing(5, 2);
         timing.success_threshold = 2;
         let probe = http(port, "/", timing);
-        let lost = until_failed(&probe, LOOPBACK, 7).await;
+        let lost = until_failed(&probe, at(), 7).await;
         assert_eq!(lost.failures, 2);
         assert!(matches!(lost.last, AttemptFailed::Status(status) if status == 500));
-        until_again(&probe, LOOPBACK, 7).await;
+        until_again(&probe, at(), 7).await;
         assert_eq!(served.await.unwrap().len(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_command_counts_as_the_others_do_and_what_is_not_known_counts_neither_way() {
+        use AttemptFailed::{Code, Killed, NotKnown};
+        let unknown = || NotKnown("not connected".into());
+        let mut timing = timing(5, 3);
+        timing.success_threshold = 2;
+        let probe = command(timing);
+        let second = Duration::from_secs(1);
+        let inside = Scripted::new([
+            Code(1),
+            unknown(),
+            Killed(second),
+            Code(0),
+            Code(1),
+            Code(1),
+            unknown(),
+            Killed(second),
+        ]);
+        let lost = until_failed(&probe, inside.place(), 7).await;
+        assert_eq!(
+            lost.to_string(),
+            "the command \"/bin/alive\" failed 3 probes in a row"
+        );
+        assert!(matches!(lost.last, Killed(_)), "{lost:?}");
+        assert_eq!(inside.1.load(Ordering::Relaxed), 8);
+
+        let inside = Scripted::new([Code(0), Code(1), Code(0), unknown(), Code(0), Code(0)]);
+        until_again(&probe, inside.place(), 7).await;
+        assert_eq!(inside.1.load(Ordering::Relaxed), 5);
+    }
+
+    #[tokio::test]
+    async fn a_start_waits_for_a_command_as_often_as_the_manifest_says() {
+        use AttemptFailed::Code;
+        let mut timing = timing(5, 20);
+        timing.success_threshold = 2;
+        let inside = Scripted::new([Code(0), Code(1), Code(0), Code(0)]);
+        until_passed(&command(timing), inside.place(), soon())
+            .await
+            .unwrap();
+        let inside = Scripted::new([]);
+        let failed = until_passed(&command(timing), inside.place(), soon()).await;
+        let failed = crate::chain::chain(&failed.unwrap_err());
+        assert!(
+            failed.ends_with("is not known: the script is over"),
+            "{failed}"
+        );
     }
 
     #[test]
