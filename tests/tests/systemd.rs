@@ -1,6 +1,7 @@
 //! The agent as a service of real systemd, in a machine of its own (systemd-nspawn) with real
 //! containerd and runc in it: tier `test-systemd`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -63,7 +64,7 @@ impl Host {
     /// With the agent installed and configured for short waits; not started.
     fn installed() -> Result<Self> {
         let host = Self::bare()?;
-        let page = page()?;
+        let page = page("install.md")?;
         let install = blocks(&page, "## Install");
         // The last block of the section starts it.
         for block in &install[..install.len() - 1] {
@@ -153,9 +154,22 @@ impl Host {
     }
 }
 
-fn page() -> Result<String> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations/install.md");
+fn page(name: &str) -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operations");
+    let path = path.join(name);
     fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
+}
+
+/// The commands that a page names within a line, and those of its shell blocks; each once.
+fn commands(page: &str) -> BTreeSet<String> {
+    let programs = ["nodeagent ", "systemctl ", "journalctl "];
+    let named = page
+        .lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2));
+    let named = named.filter(|text| programs.iter().any(|program| text.starts_with(program)));
+    let blocks = blocks(page, "");
+    let listed = blocks.iter().flat_map(|block| block.lines());
+    named.chain(listed).map(str::to_owned).collect()
 }
 
 /// The shell blocks of a section (`## Name`), in order; of the whole page when it is empty.
@@ -174,7 +188,7 @@ fn blocks(page: &str, section: &str) -> Vec<String> {
 #[ignore = "boots systemd: make test-systemd"]
 fn every_command_of_the_install_page_works_in_its_order() -> Result<()> {
     let host = Host::bare()?;
-    let page = page()?;
+    let page = page("install.md")?;
     let blocks = blocks(&page, "");
     ensure!(blocks.len() >= 8, "only {} blocks", blocks.len());
     for block in &blocks {
@@ -187,6 +201,48 @@ fn every_command_of_the_install_page_works_in_its_order() -> Result<()> {
         "ls -d /usr/bin/nodeagent /usr/lib/nodeagent /var/lib/nodeagent /run/nodeagent /etc/systemd/system/nodeagent* 2>/dev/null || true",
     )?;
     assert_eq!(left, "");
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots systemd: make test-systemd"]
+fn every_command_of_the_configuration_and_troubleshooting_pages_works() -> Result<()> {
+    let host = Host::installed()?;
+    host.start()?;
+    host.warm_web(1)?;
+    host.activate(1, "first")?;
+    let mut count = 0;
+    for name in ["configuration.md", "troubleshooting.md"] {
+        for command in commands(&page(name)?) {
+            if command == "nodeagent run" {
+                // It is what the service does.
+                continue;
+            }
+            let command = command
+                .replace("APP", "web")
+                .replace("TASK", "first")
+                .replace("INSTANCE", "web-0");
+            // A check says by its code that something works in part only.
+            let code = if command == "nodeagent check" {
+                "[ $? = 8 ]"
+            } else {
+                "false"
+            };
+            let said = host.sh(&format!("{command} || {code}"));
+            let said = said.with_context(|| format!("{name}: {command}"))?;
+            let quiet = [
+                "nodeagent logs web-0",
+                "systemctl start nodeagent.socket nodeagent.service",
+            ];
+            ensure!(
+                !said.is_empty() || quiet.contains(&command.as_str()),
+                "{name}: {command} says nothing"
+            );
+            host.wait_for_pool("as before", |pool| pool.active == 1 && pool.armed == 1)?;
+            count += 1;
+        }
+    }
+    ensure!(count >= 15, "only {count} commands");
     Ok(())
 }
 
