@@ -11,7 +11,10 @@ use nodeagent_tests::{Image, Manifest, TestHost};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Longer than the deadline of every single effect, shorter than a task's.
-const STOPPED: Duration = Duration::from_secs(20);
+const STOPPED: Duration = Duration::from_secs(60);
+/// A task outlives that.
+const CONFIG: &str =
+    "[discovery.file]\npropagation_bound = \"100ms\"\n[tasks]\nactivation_deadline = \"150s\"\n";
 
 /// The app `web`, which writes down each of its starts and takes its time to serve.
 fn slow(armed: u32) -> Manifest {
@@ -23,7 +26,7 @@ fn slow(armed: u32) -> Manifest {
 
 /// One in service, one at the gate.
 fn host() -> Result<TestHost> {
-    let host = TestHost::start()?;
+    let host = TestHost::start_with(CONFIG)?;
     host.push(&Image::web()?, "web:1")?;
     host.apply(&slow(1))?;
     host.wait_for_armed("web", 1)?;
