@@ -1,12 +1,12 @@
 //! A host of a test's own: a network namespace, a runtime directory, and what to look at there.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
 use nodeagent::config;
@@ -216,8 +216,18 @@ pub fn inside<T: Send + 'static>(netns: &Path, work: impl FnOnce() -> T + Send +
     .unwrap()
 }
 
+/// Listens there. A process that another test starts at this moment has a copy of a listener that
+/// was closed before, until it executes: so long the port is taken.
 pub fn listen(at: (Ipv4Addr, u16)) -> TcpListener {
-    TcpListener::bind(at).unwrap()
+    let deadline = Instant::now() + TCP_DEADLINE;
+    loop {
+        match TcpListener::bind(at) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::yield_now();
+            }
+            bound => return bound.unwrap(),
+        }
+    }
 }
 
 pub fn connect(to: SocketAddr) -> TcpStream {
