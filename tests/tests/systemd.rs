@@ -12,6 +12,7 @@ use nodeagent_tests::nspawn::Machine;
 use nodeagent_tests::registry::Registry;
 use nodeagent_tests::wait::{Look, until};
 use nodeagent_tests::{Ground, Image, Manifest, http};
+use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(30);
 /// Where the sources are in the machine.
@@ -349,6 +350,67 @@ fn containers_live_in_a_delegated_scope_that_survives_the_agent() -> Result<()> 
     host.wait_for_pool("back", |pool| pool.armed == 2 && pool.arming == 0)?;
     assert_eq!(host.sh(&holder)?, holding, "a second scope was made");
     host.sh("nodeagent app delete web")?;
+    Ok(())
+}
+
+#[test]
+#[ignore = "boots systemd: make test-systemd"]
+fn within_the_sandbox_of_the_unit_every_kind_of_file_is_opened() -> Result<()> {
+    let host = Host::installed()?;
+    host.configure(&format!(
+        "{SETTINGS}[volumes]\nallowed_host_paths = [\"/srv\"]\n[security]\nallowed_env_file_paths = [\"/srv\"]\n"
+    ))?;
+    host.sh(
+        "mkdir -p /srv/share /etc/nodeagent/secrets /etc/nodeagent/seccomp
+        echo shared >/srv/share/note
+        echo 'FROM_FILE=a file' >/srv/web.env
+        (umask 077 && echo secret >/etc/nodeagent/secrets/key)
+        echo '{\"defaultAction\": \"SCMP_ACT_ALLOW\"}' >/etc/nodeagent/seccomp/all.json",
+    )?;
+    host.start()?;
+    Image::web()?.push(&host.registry, "web:1")?;
+    let script = "{ id -un; cat /share/note /run/secrets/key; echo $FROM_FILE; touch /data/mine && echo mine; } \
+                  >/data/index.html 2>&1; cat /data/index.html; exec httpd -f -p 8080 -h /data";
+    let manifest = Manifest::script("web", script)
+        .armed(1)
+        .with("user", json!("web"))
+        .with("envFrom", json!([{"envFile": {"path": "/srv/web.env"}}]))
+        .with(
+            "securityContext",
+            json!({
+                "fsGroup": 1000,
+                "seccompProfile": {"type": "Localhost", "localhostProfile": "all.json"},
+            }),
+        )
+        .with(
+            "volumes",
+            json!([
+                {"name": "share", "hostPath": {"path": "/srv/share", "type": "Directory"}},
+                {"name": "data", "instanceDirectory": {}},
+            ]),
+        )
+        .with(
+            "volumeMounts",
+            json!([
+                {"name": "share", "mountPath": "/share", "readOnly": true},
+                {"name": "data", "mountPath": "/data"},
+            ]),
+        )
+        .with(
+            "secretFiles",
+            json!([
+                {"name": "key", "source": "/etc/nodeagent/secrets/key", "mode": "0440"},
+            ]),
+        );
+    fs::write(host.machine.path("/root/web.yaml"), manifest.text())?;
+    host.sh("nodeagent app apply -f /root/web.yaml")?;
+    host.wait_for_pool("armed", |pool| pool.armed == 1)?;
+    let task = host.activate(1, "in")?;
+    assert_eq!((task.state.as_str(), task.active), ("done", 1));
+    let told = "web\nshared\nsecret\na file\nmine";
+    assert_eq!(host.sh("nodeagent logs web-0")?, told);
+    assert_eq!(host.sh("nodeagent exec web-0 cat /data/index.html")?, told);
+    host.sh("nodeagent deactivate web --to 0 && nodeagent app delete web")?;
     Ok(())
 }
 

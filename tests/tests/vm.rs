@@ -86,10 +86,14 @@ fn task(said: &Said) -> Result<Task> {
 }
 
 fn activate(to: u32, id: &str) -> Vec<String> {
+    words_of("activate", to, id)
+}
+
+fn words_of(verb: &str, to: u32, id: &str) -> Vec<String> {
     let to = to.to_string();
     let words = [
         "nodeagent",
-        "activate",
+        verb,
         "web",
         "--to",
         &to,
@@ -263,6 +267,54 @@ fn after_a_reboot_all_is_back_with_name_address_and_rootfs() -> Result<()> {
     Ok(())
 }
 
+#[test]
+#[ignore = "needs the virtual machine: make test-vm"]
+fn a_clock_that_is_set_by_hours_disturbs_nobody() -> Result<()> {
+    let mut vm = installed(1)?;
+    activated(&mut vm, 1, "before")?;
+    let before = wait_for_pool(&mut vm, 1, 1)?;
+    let tasks = "ctr -n nodeagent tasks ls | sort";
+    let running = vm.sh(tasks)?;
+    for (number, (step, then)) in [
+        ("+1 hour", "true"),
+        ("-2 hours", "systemctl restart nodeagent"),
+        ("+1 day", "systemctl kill -s KILL nodeagent.service"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // In the middle of a task.
+        let id = format!("task-{number}");
+        let verb = words_of("scale", 2, &id);
+        let order = vm.begin(&words(&verb))?;
+        vm.sh(&format!("date -s '{step}'; {then}"))?;
+        let said = vm.answer(order, SETTLES)?.context("no answer")?;
+        // Whoever was answered by nobody asks again.
+        let said = match said.code {
+            Some(0) => said,
+            _ => vm.ask(&words(&verb))?,
+        };
+        let done = task(&said).with_context(|| vm.console(40))?;
+        assert_eq!(
+            (done.state.as_str(), done.active),
+            ("done", 2),
+            "{step}: {done:?}"
+        );
+        let pool = wait_for_pool(&mut vm, 2, 1).with_context(|| step.to_owned())?;
+        assert_exactly(&mut vm, &pool, 3)?;
+        vm.run(&words(&words_of("scale", 1, &format!("back-{number}"))))?;
+        let pool = wait_for_pool(&mut vm, 1, 1).with_context(|| step.to_owned())?;
+        assert_exactly(&mut vm, &pool, 2)?;
+        assert_eq!(in_service(&pool), in_service(&before), "{step}");
+        assert_eq!(starts(&mut vm, &pool)?, [1], "{step}");
+    }
+    // Those in service from the first to the last.
+    let kept = vm.sh(tasks)?;
+    let kept = running.lines().filter(|line| kept.contains(line)).count();
+    ensure!(kept >= 2, "{running} became {kept}");
+    Ok(())
+}
+
 /// Milliseconds after the request until the power is cut, and the target that is asked for, up and
 /// down; the first waits for the answer. The seed is printed; `NODEAGENT_TESTS_SEED` repeats it.
 fn cuts() -> Result<Vec<(u64, u32)>> {
@@ -297,18 +349,7 @@ fn what_was_acknowledged_is_there_after_every_power_cut() -> Result<()> {
     let mut vm = installed(1)?;
     for (number, (after, to)) in cuts()?.into_iter().enumerate() {
         let id = format!("cut-{number}");
-        let verb = [
-            "nodeagent",
-            "scale",
-            "web",
-            "--to",
-            &to.to_string(),
-            "--task-id",
-            &id,
-            "-o",
-            "json",
-        ]
-        .map(str::to_owned);
+        let verb = words_of("scale", to, &id);
         let order = vm.begin(&words(&verb))?;
         let acknowledged = vm.answer(order, Duration::from_millis(after))?;
         vm.power_cut()?;

@@ -70,7 +70,8 @@ fn overlayfs() -> Result<(), String> {
     Err("overlay is neither in /proc/filesystems nor among the modules".to_owned())
 }
 
-fn beneath() -> Result<(), rustix::io::Errno> {
+/// Tries openat2(2), by which files that containers can reach are opened.
+pub(crate) fn beneath() -> Result<(), rustix::io::Errno> {
     let root = File::open("/").map_err(|_| rustix::io::Errno::NOENT)?;
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     openat2(root, "proc", flags, Mode::empty(), ResolveFlags::BENEATH).map(drop)

@@ -16,7 +16,7 @@ mod finding;
 mod forwarding;
 mod images;
 mod init;
-mod kernel;
+pub(crate) mod kernel;
 mod limits;
 mod namespaces;
 mod oci_runtime;

@@ -238,12 +238,12 @@ fn greet(
     }
     inbox.compact();
     // The answer makes the status whole, and only then the container counts as connected.
-    session
-        .say(&Request::Status)
-        .map_err(|e| TurnedAway::Connection {
-            container,
-            source: io::Error::other(e),
-        })
+    if let Err(unsent) = session.say(&Request::Status) {
+        // It has ended already: what it said before is read, and then the end of the connection.
+        let error = unsent.of(&container);
+        tracing::debug!(%error, "a container-init is gone as soon as it came");
+    }
+    Ok(())
 }
 
 /// Reads until a frame is whole. A frame is bounded, so this is, too.

@@ -147,6 +147,7 @@ impl Session {
         let mut unacked = Unacked::default();
         let flush = self.flush();
         tokio::pin!(flush);
+        let mut hears = true;
         if self
             .take_all(&mut inbox, entry, shared, &mut pace, &mut unacked)?
             .is_over()
@@ -163,10 +164,15 @@ impl Session {
             };
             tokio::select! {
                 () = self.closing.cancelled() => return Ok(()),
-                failed = &mut flush => return Err(Ended::Connection(failed)),
+                failed = &mut flush, if hears => {
+                    hears = unheard(entry, failed);
+                    continue;
+                }
                 seq = unacked.due() => {
-                    self.say(&Request::Ack { seq })?;
                     unacked = Unacked::default();
+                    if let Err(Unsent::Write(failed)) = self.say(&Request::Ack { seq }) {
+                        hears = unheard(entry, failed);
+                    }
                     continue;
                 }
                 ready = readable => ready.map_err(Ended::Connection)?,
@@ -219,18 +225,24 @@ impl Session {
     }
 
     /// Sends one of the gate's own small frames.
-    pub(super) fn say(&self, request: &Request<'_>) -> Result<(), Ended> {
+    pub(super) fn say(&self, request: &Request<'_>) -> Result<(), Unsent> {
         let mut frame = [0; 32];
         let length = request
             .encode(&mut frame)
-            .map_err(|e| Ended::Connection(io::Error::other(e)))?;
+            .map_err(|e| Unsent::Write(io::Error::other(e)))?;
         match self.send(frame.get(..length).unwrap_or_default()) {
-            Ok(()) => Ok(()),
             // Acks are cumulative and events are sent again: one that is left out costs nothing.
             Err(Unsent::Congested(_)) => Ok(()),
-            Err(Unsent::Write(e)) => Err(Ended::Connection(e)),
+            answer => answer,
         }
     }
+}
+
+/// An init that ended hears nothing more; what it said before, how its processes ended, is still to
+/// be read. Says that nothing has to be written any more.
+fn unheard(entry: &Entry, failed: io::Error) -> bool {
+    tracing::debug!(container = %entry.container(), error = %failed, "a container-init hears no more");
+    false
 }
 
 /// The newest event that was taken in and not acked.

@@ -24,8 +24,8 @@ use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Loss, Recovered, Write};
 use crate::network::{Lease, LeaseState, Ledger};
 use crate::pool::{
-    Adopted, Effects, Event, Limits, Listed, Message, Observation, Pool, Shared, driver,
-    read_clocks,
+    Adopted, Effects, Event, Limits, Listed, Message, Observation, Pool, Shared, begin_steady_time,
+    driver, read_clocks,
 };
 use crate::runtime::{Observed, RuntimeError, TaskStatus};
 
@@ -128,7 +128,7 @@ pub(super) async fn adopt<E: Effects>(
                 .any(|row| container_of(row) == *id && !row.phase.on_the_way_to_armed())
         })
         .collect();
-    if recovered.boot_id.as_deref() != Some(boot_id) {
+    if recovered.boot_id.as_deref() != Some(boot_id) || recovered.clock_offset_ms.is_none() {
         let lost = match rebooted {
             true => reboot::lost(&recovered.instances, &observations),
             false => Vec::new(),
@@ -232,7 +232,12 @@ async fn begin_boot<E: Effects>(shared: &Shared<E>, boot_id: &str, lost: &[Insta
         );
     }
     let rows = lost.iter().cloned().map(Write::Instance);
-    let writes = rows.chain([Write::Boot(boot_id.to_owned())]).collect();
+    let writes = rows
+        .chain([Write::Boot {
+            id: boot_id.to_owned(),
+            clock_offset_ms: begin_steady_time(None),
+        }])
+        .collect();
     if let Err(failure) = shared.effects.commit(writes).await {
         tracing::error!(
             error = failure.detail,

@@ -28,6 +28,8 @@ use crate::runtime::{Exec, Fifos, Pipes, RuntimeError, Streams};
 const QUEUE: usize = 4;
 /// Silence after a command's end, after which what its children might still write is not awaited.
 const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long who is refused waits until nothing is left of the command.
+const REMOVAL: Duration = Duration::from_secs(2);
 /// Between two tries to delete a command while containerd does not answer.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How many times; after them the next start of the agent does it.
@@ -129,7 +131,9 @@ async fn begin(
     let (fifos, pipes, exit) = match started {
         Ok(started) => started,
         Err(problem) => {
-            traces.remove().await;
+            // While containerd is away it goes on by itself.
+            let removal = tokio::spawn(traces.remove());
+            tokio::time::timeout(REMOVAL, removal).await.ok();
             return Err(problem);
         }
     };
@@ -349,15 +353,16 @@ fn forget(directory: &Path) -> std::io::Result<()> {
 
 /// What containerd refused, as the caller's mistake where it is one.
 fn unexecuted(error: &RuntimeError) -> Problem {
-    let (code, detail) = match error {
-        RuntimeError::Failed { .. } => (ProblemCode::InvalidRequest, chain(error)),
-        RuntimeError::Unavailable { .. } | RuntimeError::Abandoned { .. } => {
-            (ProblemCode::Unavailable, chain(error))
-        }
-        RuntimeError::NotFound { .. } => (ProblemCode::NotFound, chain(error)),
-        _ => (ProblemCode::Internal, chain(error)),
+    let (code, then) = match error {
+        RuntimeError::Failed { .. } => (ProblemCode::InvalidRequest, "nothing was executed"),
+        RuntimeError::Unavailable { .. } | RuntimeError::Abandoned { .. } => (
+            ProblemCode::Unavailable,
+            "what may have begun is ended when containerd answers",
+        ),
+        RuntimeError::NotFound { .. } => (ProblemCode::NotFound, "nothing was executed"),
+        _ => (ProblemCode::Internal, "nothing was executed"),
     };
-    Problem::new(code, format!("{detail}; nothing is left of the command"))
+    Problem::new(code, format!("{}; {then}", chain(error)))
 }
 
 fn internal(failure: Failure) -> Problem {

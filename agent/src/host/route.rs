@@ -29,7 +29,7 @@ pub(super) async fn run(
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
-            Some(notice) = notices.recv() => take_notice(&pools, &mut last, notice),
+            Some(notice) = notices.recv() => take_notice(&pools, &directories, &mut last, notice).await,
             Some(exit) = exits.recv() => {
                 let Ok(container) = exit.id.parse::<ContainerId>() else {
                     continue;
@@ -59,7 +59,12 @@ pub(super) async fn run(
     }
 }
 
-fn take_notice(pools: &Pools, last: &mut HashMap<ContainerId, Exit>, notice: Notice) {
+async fn take_notice(
+    pools: &Pools,
+    directories: &Arc<Directories>,
+    last: &mut HashMap<ContainerId, Exit>,
+    notice: Notice,
+) {
     match notice.kind {
         NoticeKind::Exited(exit) if exit.is_app() => {
             deliver(pools, &notice.container, exited(&exit));
@@ -80,10 +85,11 @@ fn take_notice(pools: &Pools, last: &mut HashMap<ContainerId, Exit>, notice: Not
             last.insert(container, exit);
         }
         NoticeKind::Stopped => {
-            let failure = last.remove(&notice.container).map_or_else(
-                || Failure::new("exited", "container-init ended"),
-                |exit| exited(&exit),
-            );
+            let said = match last.remove(&notice.container) {
+                Some(exit) => Some(exited(&exit)),
+                None => recorded_end(directories, &notice.container, None).await,
+            };
+            let failure = said.unwrap_or_else(|| Failure::new("exited", "container-init ended"));
             deliver(pools, &notice.container, failure);
         }
         NoticeKind::Connected

@@ -32,6 +32,7 @@ use crate::alarm::Alarms;
 use crate::api::Feed;
 use crate::app::{HostTerms, NetworkMode};
 use crate::chain::chain;
+use crate::check::kernel;
 use crate::config::{Requirement, Settings};
 use crate::discovery::{
     Backends, Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery, Metered,
@@ -41,7 +42,7 @@ use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
 use crate::network::{self, Forwards, Ledger, Network, NetworkError};
-use crate::pool::{Effects, Shared, read_clocks};
+use crate::pool::{Effects, Shared, begin_steady_time, read_clocks};
 use crate::runtime::{Containerd, RuntimeError};
 use crate::sys;
 use crate::task::Index;
@@ -55,6 +56,11 @@ pub enum RunError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// Files that containers can reach could not be opened safely.
+    #[error(
+        "openat2(2) is refused to the agent, which opens files of containers by it: a kernel older than 5.6, or a sandbox (RestrictSUIDSGID= or SystemCallFilter= of the unit)"
+    )]
+    Openat2(#[source] std::io::Error),
     /// The runtime directory.
     #[error("runtime directory {} cannot be made", path.display())]
     Directory {
@@ -106,6 +112,7 @@ impl RunError {
             Self::Sockets(SocketsError::Unfit { .. })
                 | Self::Journal(JournalError::Newer { .. })
                 | Self::Network(NetworkError::Connected { .. })
+                | Self::Openat2(_)
         )
     }
 }
@@ -142,8 +149,18 @@ pub async fn run_with<E: Effects>(
             tracing::warn!(%error, "systemd was not told");
         }
     };
+    // A sandbox may refuse it with ENOSYS, whatever the kernel has: RestrictSUIDSGID= of a unit does.
+    kernel::beneath().map_err(|errno| RunError::Openat2(errno.into()))?;
     let (journal, recovered) = Journal::open(&settings.paths.state, settings.tasks.keep_results)?;
     let journal = Arc::new(journal);
+    let boot_id = boot_id();
+    let same_boot = recovered.boot_id.as_deref() == Some(boot_id.as_str());
+    // Before the first look at a clock.
+    begin_steady_time(recovered.clock_offset_ms.filter(|_| same_boot));
+    let identity = Identity {
+        boot_id: boot_id.clone(),
+        started_ms: read_clocks().wall_ms,
+    };
     let place = place::find(&settings.runtime).await?;
     let configured = std::mem::replace(&mut settings.runtime.cgroup_parent, place.parent);
     let settings = Arc::new(settings);
@@ -236,8 +253,6 @@ pub async fn run_with<E: Effects>(
     }
     let pools = Arc::new(Pools::default());
     let (observed_to, observed) = watch::channel(false);
-    let identity = identity();
-    let boot_id = identity.boot_id.clone();
     let feed = Arc::new(Feed::new(identity.started_ms));
     let node = Arc::new(Node {
         settings: settings.clone(),
@@ -373,11 +388,8 @@ fn open_backends(
     Ok(Backends::new(backends))
 }
 
-fn identity() -> Identity {
-    // Linux always has it; an empty id is no other boot's.
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    Identity {
-        boot_id: boot_id.trim().to_owned(),
-        started_ms: read_clocks().wall_ms,
-    }
+/// Linux always has it; an empty id is no other boot's.
+fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }

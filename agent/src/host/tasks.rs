@@ -181,6 +181,7 @@ fn accepted(
         Some(traceparent) => traceparent.clone(),
         None => made_up(id)?,
     };
+    let now = read_clocks();
     Ok(Request {
         hash: hash(app, verb, request),
         verb: match verb {
@@ -194,7 +195,8 @@ fn accepted(
         expect_seq: request.expect_seq,
         force: request.force.unwrap_or(false),
         deadline_seconds: request.deadline_seconds,
-        created_ms: read_clocks().wall_ms,
+        created_ms: now.wall_ms,
+        steady_ms: now.steady_ms,
         first_byte: received.first_byte,
         context: TaskContext {
             task_id,

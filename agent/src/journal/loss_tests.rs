@@ -53,7 +53,10 @@ fn instance(ordinal: u32) -> InstanceRow {
 async fn written(state: &Path, instances: u32) {
     let (journal, _) = Journal::open(state, KEEP).unwrap();
     let mut writes = vec![
-        Write::Boot("b1".into()),
+        Write::Boot {
+            id: "b1".to_owned(),
+            clock_offset_ms: 0,
+        },
         Write::Revision(revision("r1"), 7),
         Write::Target {
             app: "web".parse().unwrap(),

@@ -54,6 +54,8 @@ pub struct Recovered {
     pub open_tasks: Vec<TaskRow>,
     /// Boot of which everything was observed last.
     pub boot_id: Option<String>,
+    /// Steady time of that boot less its boot time, in milliseconds ([`crate::pool::Now`]).
+    pub clock_offset_ms: Option<i64>,
     /// The agent's own id, made with the journal: tells it from another agent with its host id.
     pub agent_id: String,
     /// Counts the journals of this host that were lost, from 1.
@@ -73,6 +75,9 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
     };
     Ok(Recovered {
         boot_id: meta(db, "boot_id")?,
+        clock_offset_ms: meta(db, "clock_offset_ms")?
+            .map(|text| text.parse().map_err(|e| conversion(0, e)))
+            .transpose()?,
         agent_id: meta(db, "agent_id")?.unwrap_or_default(),
         epoch: numbers("epoch")?.unwrap_or(1),
         floor: numbers("floor")?.unwrap_or(0),
@@ -131,7 +136,7 @@ const INSTANCE: &str =
 
 const TASK: &str =
     "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
-   finished_ms, outcome, step, revision FROM tasks";
+   finished_ms, outcome, step, revision, coalesce(steady_ms, created_ms) FROM tasks";
 
 pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<StoredTask>> {
     db.prepare_cached(&format!("{TASK} WHERE task_id = ?1"))?
@@ -240,6 +245,7 @@ fn task(row: &Row<'_>) -> rusqlite::Result<StoredTask> {
             target: row.get(6)?,
             seq: unsigned(row, 7)?,
             created_ms: unsigned(row, 8)?,
+            steady_ms: unsigned(row, 14)?,
             deadline_ms: unsigned(row, 9)?,
         },
         ended,

@@ -51,7 +51,12 @@ pub enum Write {
     /// A task's steps; written again when the answer's own steps are known.
     Trail(TaskId, Trail),
     /// The kernel's boot id, once everything of this boot was observed.
-    Boot(String),
+    Boot {
+        /// Boot id of the kernel.
+        id: String,
+        /// Steady time of that boot less its boot time, in milliseconds ([`crate::pool::Now`]).
+        clock_offset_ms: i64,
+    },
     /// The journal before this one was lost, and what of it is done.
     Loss(Loss),
     /// The loss is accepted: life is normal again.
@@ -143,6 +148,8 @@ pub struct TaskRow {
     pub seq: u64,
     /// Unix milliseconds of acceptance.
     pub created_ms: u64,
+    /// The same by the clock that nobody sets ([`crate::pool::Now`]).
+    pub steady_ms: u64,
     /// Milliseconds from then to its deadline.
     pub deadline_ms: u64,
 }
@@ -163,6 +170,7 @@ impl TaskRow {
             target,
             seq,
             created_ms: request.created_ms,
+            steady_ms: request.steady_ms,
             deadline_ms,
         }
     }

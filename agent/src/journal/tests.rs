@@ -21,7 +21,15 @@ fn task(id: &str, created_ms: u64) -> TaskRow {
         target: 2,
         seq: 1,
         created_ms,
+        steady_ms: created_ms + 1,
         deadline_ms: 60_000,
+    }
+}
+
+fn boot(id: &str) -> Write {
+    Write::Boot {
+        id: id.to_owned(),
+        clock_offset_ms: -7,
     }
 }
 
@@ -54,7 +62,7 @@ async fn what_was_committed_is_there_after_the_process_is_gone() {
     journal
         .commit(vec![
             Write::TaskOpened(task("t1", u64::MAX >> 2)),
-            Write::Boot("b1".into()),
+            boot("b1"),
         ])
         .await
         .unwrap();
@@ -62,8 +70,12 @@ async fn what_was_committed_is_there_after_the_process_is_gone() {
     let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
     assert_eq!(recovered.open_tasks, [task("t1", u64::MAX >> 2)]);
     assert_eq!(
-        (recovered.boot_id.as_deref(), recovered.epoch),
-        (Some("b1"), 1)
+        (
+            recovered.boot_id.as_deref(),
+            recovered.clock_offset_ms,
+            recovered.epoch
+        ),
+        (Some("b1"), Some(-7), 1)
     );
     journal.commit(vec![closed("t1")]).await.unwrap();
     assert_eq!(
@@ -104,8 +116,8 @@ async fn a_commit_is_whole_or_not_at_all_and_does_not_take_others_with_it() {
 async fn commits_are_written_in_the_order_of_their_calls() {
     let state = tempfile::tempdir().unwrap();
     let (journal, _) = Journal::open(state.path(), KEEP).unwrap();
-    let first = journal.commit(vec![Write::Boot("1".into())]);
-    let second = journal.commit(vec![Write::Boot("2".into())]);
+    let first = journal.commit(vec![boot("1")]);
+    let second = journal.commit(vec![boot("2")]);
     second.await.unwrap();
     first.await.unwrap();
     drop(journal);
@@ -228,7 +240,7 @@ async fn ended_tasks_are_removed_after_their_time_and_open_ones_never() {
         .unwrap();
     drop(journal);
     let (journal, _) = Journal::open(state.path(), KEEP).unwrap();
-    journal.commit(vec![Write::Boot("1".into())]).await.unwrap();
+    journal.commit(vec![boot("1")]).await.unwrap();
     // Behind the commit, in a quiet moment.
     let gone = async {
         while journal.task(&id("old")).unwrap().is_some() {
@@ -245,10 +257,7 @@ async fn ended_tasks_are_removed_after_their_time_and_open_ones_never() {
 async fn a_commit_finds_a_log_that_has_its_size_and_survives_a_crash_in_it() {
     let state = tempfile::tempdir().unwrap();
     let (journal, _) = Journal::open(state.path(), KEEP).unwrap();
-    journal
-        .commit(vec![Write::Boot("boot-1".to_owned())])
-        .await
-        .unwrap();
+    journal.commit(vec![boot("boot-1")]).await.unwrap();
     let log = state.path().join("journal.db-wal");
     // The writer gives the log its size before it takes the first job.
     assert_eq!(std::fs::metadata(&log).unwrap().len(), 4 << 20);
@@ -268,10 +277,7 @@ async fn a_log_of_zeros_is_an_empty_log() {
     std::fs::write(state.path().join("journal.db-wal"), vec![0; 1 << 20]).unwrap();
     let (journal, recovered) = Journal::open(state.path(), KEEP).unwrap();
     assert_eq!(recovered.loss, None);
-    journal
-        .commit(vec![Write::Boot("boot-1".to_owned())])
-        .await
-        .unwrap();
+    journal.commit(vec![boot("boot-1")]).await.unwrap();
     drop(journal);
     let (_, recovered) = Journal::open(state.path(), KEEP).unwrap();
     assert_eq!(recovered.boot_id.as_deref(), Some("boot-1"));

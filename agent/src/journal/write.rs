@@ -81,8 +81,8 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
         Write::TaskOpened(task) => {
             db.prepare_cached(
                 "INSERT INTO tasks (task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
-                   step, revision)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                   step, revision, steady_ms)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
             )?
             .execute(params![
                 task.context.task_id.as_str(),
@@ -97,6 +97,7 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
                 signed(task.deadline_ms),
                 task.roll.as_ref().map(|roll| roll.step),
                 task.roll.as_ref().map(|roll| roll.revision.as_str()),
+                signed(task.steady_ms),
             ])?;
         }
         Write::TaskClosed {
@@ -117,7 +118,13 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
             db.prepare_cached("INSERT INTO trails (task_id, trail) VALUES (?1, ?2) ON CONFLICT (task_id) DO UPDATE SET trail = ?2")?
                 .execute(params![task_id.as_str(), serde_json::to_string(trail)?])?;
         }
-        Write::Boot(id) => meta(db, "boot_id", id)?,
+        Write::Boot {
+            id,
+            clock_offset_ms,
+        } => {
+            meta(db, "boot_id", id)?;
+            meta(db, "clock_offset_ms", &clock_offset_ms.to_string())?;
+        }
         Write::Loss(loss) => meta(db, "loss", &serde_json::to_string(loss)?)?,
         Write::Accepted => {
             db.execute("DELETE FROM meta WHERE key = 'loss'", [])?;

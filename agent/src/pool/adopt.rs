@@ -13,7 +13,8 @@ use crate::journal::{InstanceRow, PoolRow, TaskRow};
 use crate::network::{Grant, Ledger};
 use crate::task::Roll;
 
-use super::machine::{Action, Event, Limits, Now, OpenTask, Pool, Slot};
+use super::clock::Now;
+use super::machine::{Action, Event, Limits, OpenTask, Pool, Slot};
 
 /// What was observed of one instance's container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl Pool {
             }
         }
         for row in adopted.tasks {
-            let elapsed = Duration::from_millis(now.wall_ms.saturating_sub(row.created_ms));
+            let elapsed = Duration::from_millis(now.steady_ms.saturating_sub(row.steady_ms));
             let left = Duration::from_millis(row.deadline_ms).saturating_sub(elapsed);
             let mine = |slot: &&Slot| {
                 slot.instance
@@ -133,7 +134,6 @@ impl Pool {
                 roll: row.roll,
                 target: row.target,
                 seq: row.seq,
-                // A restart lies between: the wall clock is all that is left of its beginning.
                 first_byte: now.at.checked_sub(elapsed).unwrap_or(now.at),
                 deadline: now.at + left,
                 unplanned: None,

@@ -7,7 +7,8 @@ use crate::instance::{Failure, Instance, Phase};
 use crate::journal::Write;
 use crate::task::{EndState, InstanceResult, Outcome, TaskId, Verb};
 
-use super::machine::{Action, Now, OpenTask, Pool, count};
+use super::clock::Now;
+use super::machine::{Action, OpenTask, Pool, count};
 
 /// Pause before an outcome that could not be written is tried again.
 const UNWRITTEN_PAUSE: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::trails::Trails;
-use super::{Action, Command, Effect, Effects, Event, Now, Pool, Refusal, Snapshot};
+use super::{Action, Command, Effect, Effects, Event, Now, Pool, Refusal, Snapshot, read_clocks};
 use crate::alarm::{AlarmCode, Alarms, Subject};
 use crate::instance::{EffectKind, Failure};
 use crate::journal::Write;
@@ -433,16 +433,5 @@ fn answer(reply: Option<oneshot::Sender<Result<(), Refusal>>>, result: Result<()
     if let Some(reply) = reply {
         // A caller that is gone does not need the answer.
         let _ = reply.send(result);
-    }
-}
-
-/// Both clocks at this moment.
-pub fn read_clocks() -> Now {
-    let wall = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    Now {
-        at: Instant::now(),
-        wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX),
     }
 }

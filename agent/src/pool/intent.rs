@@ -10,7 +10,8 @@ use crate::journal::{InstanceRow, TaskRow, Write};
 use crate::network::{Grant, Ledger};
 use crate::task::{Request, TaskContext, Verb};
 
-use super::machine::{Action, Command, Now, OpenTask, Pool, Refusal, Slot, count};
+use super::clock::Now;
+use super::machine::{Action, Command, OpenTask, Pool, Refusal, Slot, count};
 use super::plan::refuse;
 
 /// The longest that a roll takes when its caller sets no deadline.
@@ -320,7 +321,7 @@ impl Pool {
     ) {
         for change in &intent.changes {
             if let Change::Create { ordinal, .. } = change {
-                ledger.release_all(&self.instance_name(*ordinal), now.wall_ms);
+                ledger.release_all(&self.instance_name(*ordinal), now.steady_ms);
             }
         }
         if let Some(command) = &intent.command {

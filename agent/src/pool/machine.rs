@@ -24,17 +24,9 @@ use crate::journal::{InstanceRow, Write};
 use crate::network::Ledger;
 use crate::task::{Outcome, Request, Roll, TaskContext, TaskId, Verb};
 
+use super::clock::Now;
 use super::close;
 use super::intent::Intent;
-
-/// Both clocks, read once per event by the driver.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    /// Monotonic: deadlines and back-off.
-    pub at: Instant,
-    /// Unix milliseconds: what is written down.
-    pub wall_ms: u64,
-}
 
 /// What the host allows a pool.
 #[derive(Debug, Clone, Copy)]
@@ -512,11 +504,11 @@ impl Pool {
                     .as_ref()
                     .is_some_and(|f| f.code == HOST_PORT_TAKEN)
                 {
-                    ledger.avoid_ports(&name, now.wall_ms);
+                    ledger.avoid_ports(&name, now.steady_ms);
                 }
-                ledger.release_all(&name, now.wall_ms);
+                ledger.release_all(&name, now.steady_ms);
                 self.slots.remove(&ordinal);
-                self.released.insert(ordinal, now.wall_ms);
+                self.released.insert(ordinal, now.steady_ms);
                 self.dirty.insert(ordinal);
             }
         }

@@ -5,6 +5,7 @@
 //! `intent` makes it durable and carries it out, `close` says when a task has ended. One driver task per pool owns the machine; it alone changes it.
 
 mod adopt;
+mod clock;
 mod close;
 pub mod driver;
 mod effects;
@@ -19,7 +20,8 @@ mod tests;
 mod trails;
 
 pub use adopt::{Adopted, Listed, Observation};
-pub use driver::{Message, PoolHandle, Shared, read_clocks};
+pub use clock::{Now, begin_steady_time, read_clocks};
+pub use driver::{Message, PoolHandle, Shared};
 pub use effects::Effects;
-pub use machine::{Action, Command, Effect, Event, HOST_PORT_TAKEN, Limits, Now, Pool, Refusal};
+pub use machine::{Action, Command, Effect, Event, HOST_PORT_TAKEN, Limits, Pool, Refusal};
 pub use publish::{InstanceSnapshot, Snapshot};

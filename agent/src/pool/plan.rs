@@ -13,8 +13,9 @@ use crate::journal::Write;
 use crate::network::{GrantRefused, Ledger, PortRefused};
 use crate::task::TaskContext;
 
+use super::clock::Now;
 use super::intent::{Change, Intent};
-use super::machine::{Action, Command, Now, OpenTask, Pool, Refusal, Slot, count};
+use super::machine::{Action, Command, OpenTask, Pool, Refusal, Slot, count};
 
 /// Which instances in service leave.
 #[derive(Debug, Clone, Copy)]
@@ -297,7 +298,7 @@ impl Pool {
             .filter(|ordinal| !self.slots.contains_key(ordinal) && !planned.contains(ordinal));
         for ordinal in free.take(wanted as usize) {
             let name = self.instance_name(ordinal);
-            let grant = match ledger.grant_all(&name, &revision.app, now.wall_ms) {
+            let grant = match ledger.grant_all(&name, &revision.app, now.steady_ms) {
                 Ok(grant) => grant,
                 // The one that has the app's fixed port is all that can be.
                 Err(GrantRefused::Port(PortRefused::Taken { holder, .. }))

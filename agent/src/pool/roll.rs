@@ -19,8 +19,9 @@ use crate::instance::{Phase, Revision, Urgency};
 use crate::network::Ledger;
 use crate::task::{EndState, Request, Roll, TaskContext, Verb};
 
+use super::clock::Now;
 use super::intent::Intent;
-use super::machine::{Command, Now, OpenTask, Pool, Slot, count};
+use super::machine::{Command, OpenTask, Pool, Slot, count};
 use super::plan::Leave;
 
 /// The roll that a plan has to go on with.

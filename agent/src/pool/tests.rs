@@ -1,5 +1,6 @@
 //! The pool machine in a world that performs every effect, or does not, as the test says.
 
+mod clocks;
 mod probes;
 mod rest;
 mod rolls;
@@ -107,6 +108,7 @@ impl World {
             now: Now {
                 at: Instant::now(),
                 wall_ms: 1_000_000,
+                steady_ms: 1_000_000,
             },
             effects: Vec::new(),
             commits: Vec::new(),
@@ -249,7 +251,9 @@ impl World {
 
     fn pass(&mut self, duration: Duration) {
         self.now.at += duration;
-        self.now.wall_ms += u64::try_from(duration.as_millis()).unwrap();
+        let millis = u64::try_from(duration.as_millis()).unwrap();
+        self.now.wall_ms += millis;
+        self.now.steady_ms += millis;
         self.event(Event::Tick);
         if let Some(at) = self.pool.wake_at() {
             assert!(
@@ -298,6 +302,7 @@ impl World {
             force: false,
             deadline_seconds: None,
             created_ms: self.now.wall_ms,
+            steady_ms: self.now.steady_ms,
             first_byte: self.now.at,
         })));
         task_id

@@ -157,6 +157,8 @@ pub struct Request {
     pub deadline_seconds: Option<f64>,
     /// Wall time of acceptance, Unix milliseconds.
     pub created_ms: u64,
+    /// The same by the clock that nobody sets.
+    pub steady_ms: u64,
     /// When its first byte arrived.
     pub first_byte: Instant,
 }

@@ -199,6 +199,36 @@ async fn an_init_is_heard_from_hello_to_exit_and_every_event_is_acked() {
     );
 }
 
+/// The gate has one thread here, which is kept busy until words, their end and an ack are all due.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn the_last_words_of_an_init_are_heard_whatever_is_owed_to_it() {
+    // What comes first is chance.
+    for _ in 0..8 {
+        let mut host = Host::new();
+        let mut init = host.connected().await;
+        init.event(1, EventKind::Armed);
+        assert_eq!(host.news().await, NoticeKind::Armed);
+        let (goes_on, waits) = std::sync::mpsc::channel::<()>();
+        let (holds_to, holds) = std::sync::mpsc::channel();
+        tokio::spawn(async move {
+            holds_to.send(()).unwrap();
+            waits.recv().ok();
+        });
+        holds.recv().unwrap();
+        init.event(2, app_exited(7));
+        init.event(3, EventKind::Stopped);
+        init.leave();
+        // The ack of the first event is due after 50 ms.
+        std::thread::sleep(Duration::from_millis(60));
+        drop(goes_on);
+        match host.news().await {
+            NoticeKind::Exited(exit) => assert_eq!((exit.name.as_str(), exit.pid), ("app", 7)),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(host.news().await, NoticeKind::Stopped);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_ends_the_wait_and_the_next_command_clears_it() {
     let mut host = Host::new();

@@ -165,6 +165,12 @@ impl Peer {
         true
     }
 
+    /// Ends once it has done what it was told.
+    pub fn leave(&mut self) {
+        self.command(b'x', &[]);
+        self.child.wait().unwrap();
+    }
+
     fn command(&mut self, kind: u8, bytes: &[u8]) {
         let mut message = vec![kind];
         message.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
@@ -176,6 +182,9 @@ impl Peer {
 impl Drop for Peer {
     /// Ends the innermost process and waits for all of them: their cgroups are empty then.
     fn drop(&mut self) {
+        if let Ok(Some(_)) = self.child.try_wait() {
+            return;
+        }
         let mut innermost = self.child.id();
         while let Some(child) = child_of(innermost) {
             innermost = child;
@@ -206,6 +215,7 @@ fn as_told() {
         let mut bytes = vec![0; length as usize];
         stdin.read_exact(&mut bytes).unwrap();
         match head[0] {
+            b'x' => return,
             b'w' => {
                 // The gate may have closed it; the reader reports that.
                 connections.last_mut().unwrap().write_all(&bytes).ok();

@@ -359,6 +359,7 @@ fn a_roll_that_was_killed_goes_on_where_it_was() {
             target: 2,
             seq: task.seq,
             created_ms: world.now.wall_ms,
+            steady_ms: world.now.steady_ms,
             deadline_ms: 60_000,
         }],
     };
