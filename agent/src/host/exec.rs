@@ -20,7 +20,7 @@ use super::node::Node;
 use crate::api::v1::{ExecRequest, Problem, ProblemCode, TerminalSize};
 use crate::api::{ExecInput, ExecOutput, ExecSession, LARGEST_PIECE};
 use crate::chain::chain;
-use crate::instance::{ContainerId, Failure, InstanceName, Phase, spec};
+use crate::instance::{ContainerId, Failure, Phase, spec};
 use crate::pool::Effects;
 use crate::runtime::{Exec, Fifos, Pipes, RuntimeError, Streams};
 
@@ -45,15 +45,7 @@ impl<E: Effects> Node<E> {
         request: ExecRequest,
         caller: &str,
     ) -> Result<ExecSession, Problem> {
-        let none = || Problem::not_found("instance", instance);
-        let name: InstanceName = instance.parse().map_err(|_| none())?;
-        self.observation().await?;
-        let snapshot = self.snapshot(&name.app).ok_or_else(none)?;
-        let found = snapshot
-            .instances
-            .iter()
-            .find(|i| i.ordinal == name.ordinal)
-            .ok_or_else(none)?;
+        let (name, found) = self.instance(instance).await?;
         let about = format!("/v1/instances/{name}/exec");
         if !runs(found.phase) {
             let phase = found.phase.as_str();

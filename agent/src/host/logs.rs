@@ -4,7 +4,7 @@ use super::node::Node;
 use crate::api::v1::{Problem, ProblemCode};
 use crate::api::{Log, LogRequest};
 use crate::gate::UntrustedError;
-use crate::instance::{ContainerId, InstanceName};
+use crate::instance::ContainerId;
 use crate::logs::{self, Extent, Follow};
 use crate::pool::Effects;
 
@@ -16,16 +16,8 @@ impl<E: Effects> Node<E> {
         instance: &str,
         request: LogRequest,
     ) -> Result<Log, Problem> {
-        let none = || Problem::not_found("instance", instance);
-        let name: InstanceName = instance.parse().map_err(|_| none())?;
-        self.observation().await?;
-        let snapshot = self.snapshot(&name.app).ok_or_else(none)?;
-        let found = snapshot
-            .instances
-            .iter()
-            .find(|i| i.ordinal == name.ordinal);
-        let created = found.ok_or_else(none)?.create_generation;
-        let container = ContainerId::new(name, created);
+        let (name, found) = self.instance(instance).await?;
+        let container = ContainerId::new(name, found.create_generation);
         let directory = self.directories.of(&container).log;
         let process = request.process.clone();
         let extent = Extent {

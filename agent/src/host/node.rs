@@ -20,10 +20,10 @@ use crate::app::HostTerms;
 use crate::chain::chain;
 use crate::config::Settings;
 use crate::gate::{Directories, Gate};
-use crate::instance::{AppName, Revision};
+use crate::instance::{AppName, InstanceName, Revision};
 use crate::journal::{Journal, StoredTask, Write};
 use crate::metrics::{Metrics, Page, render};
-use crate::pool::{Effects, Event, Limits, Message, PoolHandle, Shared};
+use crate::pool::{Effects, Event, InstanceSnapshot, Limits, Message, PoolHandle, Shared};
 use crate::task::TaskId;
 
 /// How long `status` waits for containerd's version.
@@ -138,6 +138,22 @@ impl<E: Effects> Node<E> {
         self.pools
             .get(app)
             .ok_or_else(|| Problem::not_found("app", app.as_str()))
+    }
+
+    /// The instance of this name, as its pool has published it.
+    pub(super) async fn instance(
+        &self,
+        name: &str,
+    ) -> Result<(InstanceName, InstanceSnapshot), Problem> {
+        let none = || Problem::not_found("instance", name);
+        let parsed: InstanceName = name.parse().map_err(|_| none())?;
+        self.observation().await?;
+        let snapshot = self.snapshot(&parsed.app).ok_or_else(none)?;
+        let found = snapshot
+            .instances
+            .iter()
+            .find(|instance| instance.ordinal == parsed.ordinal);
+        Ok((parsed, found.ok_or_else(none)?.clone()))
     }
 
     /// Waits until reality was observed. Without a journal that takes as long as containerd is away.
