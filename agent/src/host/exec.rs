@@ -304,14 +304,13 @@ impl Traces {
     }
 }
 
-/// Ends the commands of an agent that was killed, and removes what they left.
-pub(super) async fn end_leftovers(executor: &Executor) {
-    let root = root(executor);
-    let found = blocking(move || leftovers(&root)).await.unwrap_or_default();
-    for (container, id, directory) in found {
+/// Ends the commands of an agent that was killed, and removes what they left, in a task of its own:
+/// containerd may be away. Mostly there are none, and the look costs one system call.
+pub(super) fn end_leftovers(executor: &Executor) {
+    for (container, id, directory) in leftovers(&root(executor)) {
         tracing::info!(container, id, "a command of an earlier agent is ended");
         let exec = executor.runtime.exec(&container, &id);
-        Traces { exec, directory }.remove().await;
+        tokio::spawn(Traces { exec, directory }.remove());
     }
 }
 

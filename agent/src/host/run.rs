@@ -337,10 +337,7 @@ pub async fn run_with<E: Effects>(
         if notifier.is_heard() {
             tokio::spawn(sentence::run(node, notifier.clone(), shutdown.clone()));
         }
-        tokio::spawn({
-            let executor = executor.clone();
-            async move { exec::end_leftovers(&executor).await }
-        });
+        exec::end_leftovers(&executor);
         tracing::info!(instances = known, "observed");
         sys::give_memory_back();
         match routing.await {
