@@ -816,3 +816,29 @@ fn users_are_resolved_as_the_image_names_them() {
         host
     });
 }
+
+#[test]
+fn what_a_runtime_left_in_a_cgroup_goes_with_its_container() {
+    on_a_host(async |host| {
+        let containerd = host.connect().await;
+        let groups = ["pids", "cpuset"]
+            .map(|kind| format!("/sys/fs/cgroup/{kind}{}/web-0.g1", host.cgroup_parent));
+        for group in &groups {
+            std::fs::create_dir_all(group).unwrap();
+        }
+        let mut left = std::process::Command::new("sleep")
+            .arg("1000")
+            .spawn()
+            .unwrap();
+        let procs = format!("{}/cgroup.procs", groups[0]);
+        std::fs::write(procs, left.id().to_string()).unwrap();
+        // Reaped at once: a dead child is a member of its group, too.
+        let waiting = std::thread::spawn(move || left.wait().unwrap());
+        containerd.delete_container(&id("web-0.g1")).await.unwrap();
+        assert!(!waiting.join().unwrap().success());
+        for group in &groups {
+            assert!(!std::path::Path::new(group).exists(), "{group} remains");
+        }
+        host
+    });
+}

@@ -94,7 +94,8 @@ impl Containerd {
         Ok(())
     }
 
-    /// Deletes a container with its task, running or not. One that is gone is fine.
+    /// Deletes a container with its task, running or not, and what is left of its cgroup. One that is
+    /// gone is fine.
     pub async fn delete_container(&self, id: &ContainerId) -> Result<(), RuntimeError> {
         // containerd would delete the record of a running task, and leave the task to nobody.
         self.delete_task(id).await?;
@@ -108,9 +109,14 @@ impl Containerd {
             .answer(self.connection.plain(), client.delete(request))
             .await
         {
-            Ok(_) | Err(Answer::NotFound) => Ok(()),
-            Err(said) => Err(said.into_error("delete container", &name)),
+            Ok(_) | Err(Answer::NotFound) => {}
+            Err(said) => return Err(said.into_error("delete container", &name)),
         }
+        // Mostly gone with the task; an OCI runtime whose caller was killed leaves it behind.
+        if let Err(error) = self.remove_cgroup(id).await {
+            tracing::warn!(%error, container_id = name, "its cgroup remains until the next start");
+        }
+        Ok(())
     }
 
     /// All containers that carry our instance label, with their tasks.
