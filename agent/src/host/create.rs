@@ -71,6 +71,7 @@ impl Executor {
         });
         let (plan, ids) = plan.await?.map_err(|e| failure("plan", &e))?;
         self.gate.expect(id);
+        self.predecessors.begin(id);
         let (directories, container) = (self.directories.clone(), id.clone());
         let made = blocking(move || directories.prepare(&container, &plan)).await??;
         let (app, settings, container) = (revision.app.clone(), self.settings.clone(), id.clone());
@@ -134,17 +135,12 @@ impl Executor {
             }
             Err(error) => return Err(error.into()),
         };
+        self.predecessors.end(id, pid);
         Ok(blocking(move || volumes.settle(pid)).await??)
     }
 
     /// What an older agent began and did not arm: its end is not the end of what comes now.
     async fn take_away(&self, id: &ContainerId) -> Result<(), Failure> {
-        let name = id.to_string();
-        let containers = self.runtime.list().await?;
-        let begun = containers.into_iter().find(|c| c.id == name);
-        if let Some(task) = begun.and_then(|container| container.task) {
-            self.predecessors.note(id, task.pid);
-        }
         self.gate.forget(id);
         self.runtime.delete_container(id).await?;
         self.gate.expect(id);

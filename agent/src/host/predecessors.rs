@@ -1,27 +1,36 @@
-//! Tasks that a create has taken away to make the same container again: their end is nobody's.
+//! Tasks of a container from before its present one: their end is nobody's.
 //!
-//! An agent that is killed between the creation of a task and its start leaves one that never ran.
-//! The next agent deletes it and creates another under the same id; containerd then tells the end of
-//! the first, which only its pid tells apart from the second's.
+//! An agent that is killed in the middle of a creation leaves a task that never ran, or one that
+//! containerd is still making and gives up. The next agent makes another under the same id;
+//! containerd then tells the end of the first, which only its pid tells apart from the second's.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::instance::ContainerId;
 
-/// The last task of each container that was taken away; as many as there are containers.
+/// The present task of each container that this agent has created; none while it creates it.
 #[derive(Debug, Default)]
-pub(super) struct Predecessors(Mutex<HashMap<ContainerId, u32>>);
+pub(super) struct Predecessors(Mutex<HashMap<ContainerId, Option<u32>>>);
 
 impl Predecessors {
-    /// The task `pid` of the container is about to be taken away.
-    pub(super) fn note(&self, container: &ContainerId, pid: u32) {
-        self.table().insert(container.clone(), pid);
+    /// The container is about to be created: what ends until its task is there was another.
+    pub(super) fn begin(&self, container: &ContainerId) {
+        self.table().insert(container.clone(), None);
     }
 
-    /// Whether `pid` was a task of the container before its present one.
+    /// The container's task is there.
+    pub(super) fn end(&self, container: &ContainerId, pid: u32) {
+        self.table().insert(container.clone(), Some(pid));
+    }
+
+    /// Whether `pid` was a task of the container before its present one; 0 is not known to be.
     pub(super) fn had(&self, container: &ContainerId, pid: u32) -> bool {
-        self.table().get(container) == Some(&pid)
+        match self.table().get(container) {
+            Some(Some(present)) => pid != 0 && pid != *present,
+            Some(None) => true,
+            None => false,
+        }
     }
 
     /// The container is gone for good.
@@ -29,8 +38,27 @@ impl Predecessors {
         self.table().remove(container);
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<ContainerId, u32>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<ContainerId, Option<u32>>> {
         // Every change is one call: a panic elsewhere leaves the map whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ends_before_the_present_task_is_there_was_another() {
+        let predecessors = Predecessors::default();
+        let id: ContainerId = "web-0.g1".parse().unwrap();
+        assert!(!predecessors.had(&id, 7), "adopted");
+        predecessors.begin(&id);
+        assert!(predecessors.had(&id, 7));
+        predecessors.end(&id, 8);
+        assert!(predecessors.had(&id, 7) && !predecessors.had(&id, 8));
+        assert!(!predecessors.had(&id, 0), "nobody knows which it was");
+        predecessors.forget(&id);
+        assert!(!predecessors.had(&id, 7));
     }
 }
