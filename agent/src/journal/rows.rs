@@ -34,7 +34,7 @@ pub enum Write {
         instance: InstanceName,
         /// Its last generation.
         generation: u64,
-        /// Unix milliseconds since when its address is free.
+        /// Milliseconds of steady time since when its address is free.
         released_ms: u64,
     },
     /// An accepted task.

@@ -4,7 +4,8 @@
 //! and a freed address goes to no other instance before its quarantine has passed. An instance that
 //! comes back gets the address it had, even within its own quarantine.
 //!
-//! Deliberately without I/O and without a clock: times are unix milliseconds given by the caller, so
+//! Deliberately without I/O and without a clock: times are milliseconds of steady time
+//! (`pool::Now`) given by the caller, so
 //! that a lease can be decided inside the INTENT transaction and read back after a restart. The
 //! journal keeps the rows of [`Ledger::leases`] **by address**: an instance has at most one lease,
 //! and loses a released one only when its address is granted to another instance, which overwrites
@@ -38,7 +39,7 @@ pub enum LeaseState {
     Held,
     /// The instance gave it back; it is remembered for its return.
     Released {
-        /// When it was given back, in unix milliseconds; the quarantine counts from here.
+        /// When it was given back, in milliseconds of steady time; the quarantine counts from here.
         at_ms: u64,
     },
 }
@@ -73,7 +74,7 @@ pub struct Exhausted {
     pub held: u64,
     /// How many of them were released too recently.
     pub quarantined: u64,
-    /// When the first quarantine ends, in unix milliseconds; `None` when nothing is in quarantine.
+    /// When the first quarantine ends, in milliseconds of steady time; `None` when nothing is in quarantine.
     pub free_at_ms: Option<u64>,
 }
 

@@ -219,7 +219,7 @@ pub struct Pool {
     pub(super) slots: BTreeMap<u32, Slot>,
     /// Last generation of every ordinal that ever was.
     pub(super) generations: BTreeMap<u32, u64>,
-    /// Unix milliseconds since when nothing is left of an ordinal.
+    /// Milliseconds of steady time since when nothing is left of an ordinal.
     pub(super) released: BTreeMap<u32, u64>,
     pub(super) tasks: BTreeMap<TaskId, OpenTask>,
     pub(super) queue: VecDeque<Command>,

@@ -7,11 +7,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use containerd_client::services::v1::{
-    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, KillRequest, ResizePtyRequest,
-    StartRequest, WaitRequest,
+    CloseIoRequest, DeleteProcessRequest, ExecProcessRequest, ResizePtyRequest, StartRequest,
+    WaitRequest,
 };
 use oci_spec::runtime::Process;
 use prost_types::Any;
@@ -19,13 +19,12 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tokio::net::unix::pipe;
 
 use super::error::{Answer, RuntimeError, Unanswered};
+use super::task::LOOK_AGAIN;
 use super::{Containerd, SIGKILL, SPEC};
 use crate::instance::ContainerId;
 
 /// Type of a process's description (containerd, typeurl of runtime-spec's `Process`).
 const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
-/// Pause between two tries to delete what has just been killed.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Which streams a process has beside its output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,17 +232,11 @@ impl Exec {
         let connection = &self.runtime.connection;
         let end = Instant::now() + connection.slow().length;
         loop {
-            let kill = connection.request(KillRequest {
-                container_id: self.container.clone(),
-                exec_id: self.id.clone(),
-                signal: SIGKILL,
-                all: false,
-            });
-            let kill = connection
-                .answer(connection.plain(), self.runtime.task_client().kill(kill))
-                .await;
             // One that has ended, or was never started, cannot be killed and can be deleted.
-            drop(kill);
+            self.runtime
+                .kill(&self.container, &self.id, SIGKILL)
+                .await
+                .ok();
             let request = connection.request(DeleteProcessRequest {
                 container_id: self.container.clone(),
                 exec_id: self.id.clone(),

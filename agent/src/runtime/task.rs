@@ -18,7 +18,7 @@ use crate::config;
 use crate::instance::ContainerId;
 
 /// Pause between two looks at a task whose shim is going away.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A task, as its shim sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +169,7 @@ impl Containerd {
             value: signal.to_string(),
             allowed: "a signal number",
         })?;
-        match self.kill(&name, signal).await {
+        match self.kill(&name, "", signal).await {
             Ok(()) | Err(Answer::NotFound) => Ok(()),
             Err(said) => Err(said.into_error("kill task", &name)),
         }
@@ -217,7 +217,7 @@ impl Containerd {
             return Ok(None);
         };
         if !matches!(task.status, TaskStatus::Stopped { .. }) {
-            match self.kill(name, SIGKILL).await {
+            match self.kill(name, "", SIGKILL).await {
                 Ok(()) | Err(Answer::NotFound) => {}
                 Err(said) => return Err(said),
             }
@@ -300,9 +300,11 @@ impl Containerd {
         }
     }
 
-    async fn kill(&self, name: &str, signal: u32) -> Result<(), Answer> {
+    /// Signals a process of a task: its first one, where `exec_id` is empty.
+    pub(super) async fn kill(&self, name: &str, exec_id: &str, signal: u32) -> Result<(), Answer> {
         let request = self.connection.request(KillRequest {
             container_id: name.to_owned(),
+            exec_id: exec_id.to_owned(),
             signal,
             ..KillRequest::default()
         });

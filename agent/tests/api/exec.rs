@@ -33,7 +33,7 @@ async fn streams_go_both_ways_and_the_exit_code_is_the_last() {
     let telling = {
         let sent = sent.clone();
         tokio::spawn(async move {
-            writer.write(sent).await.unwrap();
+            writer.tell(ExecInput::Data(sent.into())).await.unwrap();
             let size = TerminalSize {
                 columns: 100,
                 rows: 30,

@@ -1,6 +1,5 @@
 //! A command in an instance, and its streams.
 
-use bytes::Bytes;
 use hyper::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use hyper::upgrade::Upgraded;
 use hyper::{Request, StatusCode};
@@ -73,13 +72,5 @@ impl ExecWriter {
     /// The connection broke.
     pub async fn tell(&mut self, input: ExecInput) -> std::io::Result<()> {
         write(&mut self.0, input).await
-    }
-
-    /// Bytes of its standard input.
-    ///
-    /// # Errors
-    /// The connection broke.
-    pub async fn write(&mut self, bytes: impl Into<Bytes>) -> std::io::Result<()> {
-        self.tell(ExecInput::Data(bytes.into())).await
     }
 }

@@ -1,15 +1,11 @@
 //! The process of a command in a running container: the app's user, groups, capabilities, limits,
 //! environment and directory, within the same walls.
 
-use std::str::FromStr;
-
 use container_init::plan::{self, Rlimit};
 use oci_spec::OciSpecError;
-use oci_spec::runtime::{
-    Box, BoxBuilder, Capabilities, Capability, LinuxCapabilitiesBuilder, PosixRlimit,
-    PosixRlimitBuilder, PosixRlimitType, Process, UserBuilder,
-};
+use oci_spec::runtime::{Box, BoxBuilder, PosixRlimit, PosixRlimitBuilder, Process, UserBuilder};
 
+use super::limits;
 use crate::app::CapabilitySet;
 
 /// `TERM` of a command with a terminal, where the app's environment has none.
@@ -34,22 +30,13 @@ pub fn command(
     if terminal.is_some() && !env.iter().any(|entry| entry.starts_with("TERM=")) {
         env.push(TERM.to_owned());
     }
-    let bounding: Capabilities = CapabilitySet::of_mask(app.capabilities)
-        .names()
-        .filter_map(|name| Capability::from_str(name).ok())
-        .collect();
+    let bounding = CapabilitySet::of_mask(app.capabilities);
     // As container-init has it: a user other than root begins without any.
     let own = match app.uid {
-        0 => bounding.clone(),
-        _ => Capabilities::new(),
+        0 => bounding,
+        _ => CapabilitySet::NONE,
     };
-    let capabilities = LinuxCapabilitiesBuilder::default()
-        .bounding(bounding)
-        .effective(own.clone())
-        .permitted(own)
-        .inheritable(Capabilities::new())
-        .ambient(Capabilities::new())
-        .build()?;
+    let capabilities = super::capabilities(bounding, own)?;
     let mut process = recorded.clone();
     process
         .set_terminal(Some(terminal.is_some()))
@@ -59,7 +46,7 @@ pub fn command(
         .set_env(Some(env))
         .set_cwd(text(app.cwd).into())
         .set_capabilities(Some(capabilities))
-        .set_rlimits(Some(limits(recorded, app)?));
+        .set_rlimits(Some(of_app(recorded, app)?));
     Ok(process)
 }
 
@@ -68,7 +55,7 @@ fn size((columns, rows): (u16, u16)) -> Result<Box, OciSpecError> {
 }
 
 /// The app's limits; what it leaves open is as the container has it.
-fn limits(recorded: &Process, app: &plan::Process<'_>) -> Result<Vec<PosixRlimit>, OciSpecError> {
+fn of_app(recorded: &Process, app: &plan::Process<'_>) -> Result<Vec<PosixRlimit>, OciSpecError> {
     let mut all = recorded.rlimits().clone().unwrap_or_default();
     for Rlimit {
         resource,
@@ -76,7 +63,7 @@ fn limits(recorded: &Process, app: &plan::Process<'_>) -> Result<Vec<PosixRlimit
         hard,
     } in app.rlimits.iter()
     {
-        let Some(typ) = named(resource) else {
+        let Some(typ) = limits::named(resource) else {
             continue;
         };
         all.retain(|limit| limit.typ() != typ);
@@ -84,28 +71,4 @@ fn limits(recorded: &Process, app: &plan::Process<'_>) -> Result<Vec<PosixRlimit
         all.push(limit.build()?);
     }
     Ok(all)
-}
-
-/// By number, as on x86-64 and arm64 (asm-generic/resource.h).
-fn named(resource: u32) -> Option<PosixRlimitType> {
-    use PosixRlimitType as Type;
-    const NAMES: [Type; 16] = [
-        Type::RlimitCpu,
-        Type::RlimitFsize,
-        Type::RlimitData,
-        Type::RlimitStack,
-        Type::RlimitCore,
-        Type::RlimitRss,
-        Type::RlimitNproc,
-        Type::RlimitNofile,
-        Type::RlimitMemlock,
-        Type::RlimitAs,
-        Type::RlimitLocks,
-        Type::RlimitSigpending,
-        Type::RlimitMsgqueue,
-        Type::RlimitNice,
-        Type::RlimitRtprio,
-        Type::RlimitRttime,
-    ];
-    NAMES.get(usize::try_from(resource).ok()?).copied()
 }

@@ -169,21 +169,37 @@ pub(super) fn process(
     Ok(all)
 }
 
-/// Not among them are those that would end or cripple container-init: cpu, fsize, data, stack, rss.
+/// Not among them are those that would end or cripple container-init: cpu, fsize, data, stack, rss,
+/// as.
 fn raised_as(resource: u32) -> Option<PosixRlimitType> {
-    Some(match resource {
-        4 => PosixRlimitType::RlimitCore,
-        6 => PosixRlimitType::RlimitNproc,
-        NOFILE => PosixRlimitType::RlimitNofile,
-        8 => PosixRlimitType::RlimitMemlock,
-        10 => PosixRlimitType::RlimitLocks,
-        11 => PosixRlimitType::RlimitSigpending,
-        12 => PosixRlimitType::RlimitMsgqueue,
-        13 => PosixRlimitType::RlimitNice,
-        14 => PosixRlimitType::RlimitRtprio,
-        15 => PosixRlimitType::RlimitRttime,
-        _ => return None,
-    })
+    match resource {
+        0..=3 | 5 | 9 => None,
+        _ => named(resource),
+    }
+}
+
+/// The limit of this number, as on x86-64 and arm64 (asm-generic/resource.h).
+pub(super) fn named(resource: u32) -> Option<PosixRlimitType> {
+    use PosixRlimitType as Type;
+    const NAMES: [Type; 16] = [
+        Type::RlimitCpu,
+        Type::RlimitFsize,
+        Type::RlimitData,
+        Type::RlimitStack,
+        Type::RlimitCore,
+        Type::RlimitRss,
+        Type::RlimitNproc,
+        Type::RlimitNofile,
+        Type::RlimitMemlock,
+        Type::RlimitAs,
+        Type::RlimitLocks,
+        Type::RlimitSigpending,
+        Type::RlimitMsgqueue,
+        Type::RlimitNice,
+        Type::RlimitRtprio,
+        Type::RlimitRttime,
+    ];
+    NAMES.get(usize::try_from(resource).ok()?).copied()
 }
 
 /// The limits that the manifest asks for, and the device rules.

@@ -211,6 +211,7 @@ fn process(input: &SpecInput<'_>) -> Result<Process, SpecError> {
         .rev()
         .find(|(name, _)| name == "PATH")
         .map_or(DEFAULT_PATH, |(_, value)| value);
+    let all = input.app.security.capabilities.with(CapabilitySet::INIT);
     let process = ProcessBuilder::default()
         .terminal(false)
         .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
@@ -221,7 +222,7 @@ fn process(input: &SpecInput<'_>) -> Result<Process, SpecError> {
         ])
         .cwd("/")
         .no_new_privileges(!input.app.security.privilege_escalation)
-        .capabilities(capabilities(input.app.security.capabilities)?)
+        .capabilities(capabilities(all, all)?)
         .rlimits(limits::process(&input.app.ulimits, &input.host)?)
         .build()?;
     Ok(process)
@@ -231,18 +232,22 @@ fn text(path: &CStr) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Nothing is inheritable or ambient: a capability must not survive the exec of a process that
-/// does not run as root (CVE-2022-24769).
-fn capabilities(app: CapabilitySet) -> Result<LinuxCapabilities, OciSpecError> {
-    let all = app.with(CapabilitySet::INIT);
-    let all: Capabilities = all
-        .names()
-        .filter_map(|name| Capability::from_str(name).ok())
-        .collect();
+/// What a process can ever have, and what it begins with. Nothing is inheritable or ambient: a
+/// capability must not survive the exec of a process that does not run as root (CVE-2022-24769).
+fn capabilities(
+    bounding: CapabilitySet,
+    own: CapabilitySet,
+) -> Result<LinuxCapabilities, OciSpecError> {
+    let spelt = |set: CapabilitySet| -> Capabilities {
+        let names = set.names();
+        names
+            .filter_map(|name| Capability::from_str(name).ok())
+            .collect()
+    };
     LinuxCapabilitiesBuilder::default()
-        .bounding(all.clone())
-        .effective(all.clone())
-        .permitted(all)
+        .bounding(spelt(bounding))
+        .effective(spelt(own))
+        .permitted(spelt(own))
         .inheritable(Capabilities::new())
         .ambient(Capabilities::new())
         .build()
