@@ -496,11 +496,14 @@ fn a_shutdown_of_the_host_waits_until_clients_could_notice_and_not_longer() -> R
     let mut host = Host::installed()?;
     host.configure("[discovery.file]\npropagation_bound = \"3s\"\n[network]\nreachable = true\n")?;
     host.start()?;
-    let held = host.sh("systemd-inhibit --list --no-legend --no-pager")?;
-    ensure!(
-        held.contains("nodeagent") && held.contains("delay"),
-        "{held}"
-    );
+    // Taken beside the start, which does not wait for D-Bus.
+    until("the shutdown to be held", SOON, || {
+        let held = host.sh("systemd-inhibit --list --no-legend --no-pager")?;
+        Ok(match held.contains("nodeagent") && held.contains("delay") {
+            true => Look::Seen(()),
+            false => Look::NotYet(format!("inhibitors: {held:?}")),
+        })
+    })?;
     Image::web()?.push(&host.registry, "web:1")?;
     let manifest = Manifest::web("web").with("drainSeconds", serde_json::json!(3));
     fs::write(host.machine.path("/root/web.yaml"), manifest.text())?;
