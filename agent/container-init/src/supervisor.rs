@@ -408,13 +408,14 @@ impl<'p> Supervisor<'p> {
         let grace = self.plan.stop_grace_ms;
         let app = self.app;
         let runs = self.app_pid() != 0;
-        match &mut self.phase {
+        let is_second_term = match &mut self.phase {
+            Phase::Stopping(stop) => received == SIGTERM && stop.term(now),
+            _ => false,
+        };
+        match self.phase {
             Phase::Ended => return,
-            Phase::Stopping(stop) => {
-                if received == SIGTERM && stop.term(now) {
-                    return;
-                }
-            }
+            Phase::Stopping(_) if is_second_term => return,
+            Phase::Stopping(_) => {}
             _ if !runs && matches!(received, SIGTERM | SIGINT) => {
                 self.exit_code = self.exit_code.or(Some(128 + received));
                 return self.begin_stop(grace, Some(received), now);

@@ -72,6 +72,15 @@ pub fn after_previous(index: usize, count: usize) -> u16 {
 }
 
 impl Restart {
+    /// It is not started again.
+    pub const NEVER: Self = Self {
+        policy: RestartPolicy::Never,
+        max: 0,
+        backoff_min_ms: 0,
+        backoff_max_ms: 0,
+        reset_after_ms: 0,
+    };
+
     pub(super) fn check(&self) -> Result<(), Malformed> {
         match self.backoff_min_ms <= self.backoff_max_ms {
             true => Ok(()),

@@ -35,7 +35,7 @@ pub struct Process<'a> {
     pub capabilities: u64,
     /// Limits, set as soft and hard before the ids change.
     pub rlimits: Rlimits<'a>,
-    /// Added to the nice value that init has, -40..=39; lowering it needs `CAP_SYS_NICE`.
+    /// Nice value, -20..=19; one below init's own needs `CAP_SYS_NICE`.
     pub nice: Option<i8>,
     /// `oom_score_adj`, -1000..=1000; lowering it needs `CAP_SYS_RESOURCE`.
     pub oom_score_adj: Option<i16>,
@@ -82,7 +82,40 @@ pub enum ProcessKind {
     App,
 }
 
-impl Process<'_> {
+impl<'a> Process<'a> {
+    /// A process that says no more than what it executes: as root without capabilities in `/`, ready
+    /// when it was started, essential, never started again, asked to stop by TERM.
+    pub fn plain(name: &'a str, kind: ProcessKind, argv: Strings<'a>) -> Self {
+        Self {
+            name,
+            kind,
+            argv,
+            env: Strings::none(),
+            cwd: c"/",
+            uid: 0,
+            gid: 0,
+            groups: Groups::none(),
+            capabilities: 0,
+            rlimits: Rlimits::none(),
+            nice: None,
+            oom_score_adj: None,
+            limits: None,
+            after: 0,
+            readiness: Readiness::None,
+            essential: Essential::Yes,
+            exit_code: None,
+            restart: Restart::NEVER,
+            stop_signal: 15,
+            stop_grace_ms: u32::MAX,
+            delivery: Delivery::Process,
+            stdout: Output::Inherit,
+            stderr: Output::Inherit,
+            log: None,
+            clean: Strings::none(),
+            ports: Ports::none(),
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), Malformed> {
         let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         let name = self.name.as_bytes();
@@ -108,7 +141,7 @@ impl Process<'_> {
             return Err(Malformed::Invalid("stop signal"));
         }
         self.restart.check()?;
-        if self.nice.is_some_and(|nice| !(-40..=39).contains(&nice)) {
+        if self.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
             return Err(Malformed::Invalid("nice"));
         }
         if self

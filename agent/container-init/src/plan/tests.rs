@@ -8,38 +8,13 @@ use std::vec::Vec;
 
 fn process(name: &str, kind: ProcessKind) -> Process<'_> {
     Process {
-        name,
-        kind,
-        argv: Strings::new(&[c"/bin/true"]),
         env: Strings::new(&[c"PATH=/bin"]),
-        cwd: c"/",
-        uid: 0,
-        gid: 0,
-        groups: Groups::new(&[]),
-        capabilities: 0,
-        rlimits: Rlimits::new(&[]),
-        nice: None,
-        oom_score_adj: None,
-        limits: None,
-        after: 0,
-        readiness: Readiness::None,
-        essential: Essential::Yes,
-        exit_code: None,
         restart: Restart {
-            policy: RestartPolicy::Never,
-            max: u32::MAX,
             backoff_min_ms: 100,
             backoff_max_ms: 10_000,
-            reset_after_ms: 10_000,
+            ..Restart::NEVER
         },
-        stop_signal: 15,
-        stop_grace_ms: u32::MAX,
-        delivery: Delivery::Process,
-        stdout: Output::Inherit,
-        stderr: Output::Inherit,
-        log: None,
-        clean: Strings::none(),
-        ports: Ports::none(),
+        ..Process::plain(name, kind, Strings::new(&[c"/bin/true"]))
     }
 }
 
@@ -78,7 +53,7 @@ proptest! {
         args in proptest::collection::vec("[^\0]{1,30}", 1..6),
         groups in proptest::collection::vec(any::<u32>(), 0..5),
         capabilities: u64, uid: u32, timeout_ms: u32, soft: u32, extra: u32,
-        nice in proptest::option::of(-40i8..=39), oom_score_adj in proptest::option::of(-1000i16..=1000), exit_code: Option<u8>,
+        nice in proptest::option::of(-20i8..=19), oom_score_adj in proptest::option::of(-1000i16..=1000), exit_code: Option<u8>,
         max_bytes: u64, max_files in 1u8.., ports in proptest::collection::vec(any::<u16>(), 0..4),
         signals in proptest::collection::vec((1u8..=64, 0u8..=64), 0..4), delivery in 0u8..3,
     ) {
@@ -235,7 +210,7 @@ fn a_process_that_cannot_work_is_refused_by_its_field() {
     );
     assert_refused(
         &[Process {
-            nice: Some(40),
+            nice: Some(20),
             ..app
         }],
         "nice",

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::plan::{
-    Delivery, Groups, Looks, Output, Ports, Process, Processes, Readiness, Restart, RestartPolicy,
-    Rewrite, Rewrites, Rlimits, Strings, after_previous,
+    Delivery, Looks, Ports, Process, Processes, Readiness, Restart, RestartPolicy, Rewrite,
+    Rewrites, Strings, after_previous,
 };
 use crate::protocol::{self, Adopt, AgentState, EnvList, LookKind, ProcessState};
 use core::ffi::CStr;
@@ -22,23 +22,8 @@ fn process(
     readiness: Readiness<'static>,
 ) -> Process<'static> {
     Process {
-        name,
-        kind,
-        argv: Strings::new(&[c"/bin/true"]),
-        env: Strings::new(&[]),
-        cwd: c"/",
-        uid: 0,
-        gid: 0,
-        groups: Groups::new(&[]),
-        capabilities: 0,
-        rlimits: Rlimits::new(&[]),
-        nice: None,
-        oom_score_adj: None,
-        limits: None,
-        after: 0,
         readiness,
         essential,
-        exit_code: None,
         restart: Restart {
             policy: match essential {
                 Essential::Yes => RestartPolicy::Never,
@@ -50,13 +35,7 @@ fn process(
             reset_after_ms: 400,
         },
         stop_signal: STOP_SIGNAL,
-        stop_grace_ms: u32::MAX,
-        delivery: Delivery::Process,
-        stdout: Output::Inherit,
-        stderr: Output::Inherit,
-        log: None,
-        clean: Strings::none(),
-        ports: Ports::none(),
+        ..Process::plain(name, kind, Strings::new(&[c"/bin/true"]))
     }
 }
 

@@ -110,11 +110,10 @@ impl Spec {
             readiness: Readiness::None,
             essential: Essential::Yes,
             restart: Restart {
-                policy: RestartPolicy::Never,
-                max: u32::MAX,
                 backoff_min_ms: 10,
                 backoff_max_ms: 100,
                 reset_after_ms: 100,
+                ..Restart::NEVER
             },
             stdout: None,
             nice: None,
@@ -135,6 +134,7 @@ impl Spec {
             essential: Essential::No,
             restart: Restart {
                 policy: RestartPolicy::Always,
+                max: u32::MAX,
                 ..self.restart
             },
             ..self
@@ -280,6 +280,14 @@ impl Container {
             lines,
             ctl,
         }
+    }
+
+    /// The `SigIgn` line of /proc/PID/status that we handed down, and init hands on.
+    pub fn ignored_signals(&self) -> String {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.unshare.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("SigIgn:"));
+        line.unwrap().to_owned()
     }
 
     /// The next line that anything in the container wrote.
