@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::{Duration, Instant};
 
-use container::{Agent, Container, PATIENCE, Settings, Spec, until};
+use container::{Agent, Container, PATIENCE, Settings, Spec, children, until};
 use container_init::exits;
 use container_init::plan::{Looks, Readiness, Rlimit, Strings};
 use container_init::protocol::{
@@ -27,6 +27,11 @@ fn app() -> Spec {
 
 fn agent(name: &'static str) -> Spec {
     Spec::agent(name, &[])
+}
+
+/// Pid of container-init, as we see it.
+fn outer(agent: &Agent) -> u32 {
+    agent.pid.as_raw_pid().cast_unsigned()
 }
 
 /// A container that is armed, and the agent's connection to it.
@@ -129,7 +134,7 @@ fn a_look_is_the_plans_command_as_the_apps_user_in_its_environment_and_silent() 
         assert_eq!(both, [ended(2 * id, 0), ended(2 * id + 1, 3)]);
     }
     until("only the app is left", || {
-        children(agent.pid.as_raw_pid()).len() == 1
+        children(outer(&agent)).len() == 1
     });
     container.assert_silent(Duration::from_millis(100));
     agent.ask(Request::Status);
@@ -155,7 +160,7 @@ fn a_look_that_hangs_is_killed_at_its_timeout_with_what_it_started() {
     assert_eq!(looked(&mut agent), Looked { id: 7, outcome });
     assert!(began.elapsed() >= Duration::from_millis(300));
     until("nothing of it is left", || {
-        children(agent.pid.as_raw_pid()).len() == 1
+        children(outer(&agent)).len() == 1
     });
 }
 
@@ -173,7 +178,7 @@ fn a_look_that_cannot_be_executed_says_why() {
         assert_eq!(looked(&mut agent), Looked { id, outcome });
     }
     until("only the app is left", || {
-        children(agent.pid.as_raw_pid()).len() == 1
+        children(outer(&agent)).len() == 1
     });
     container.assert_silent(Duration::from_millis(100));
 }
@@ -187,9 +192,7 @@ fn a_look_under_way_does_not_hold_up_a_stop() {
     let script = "trap 'exit 6' TERM; busybox sleep 1000 & wait";
     let (mut container, _listener, mut agent) = running_with(app().script(script), looks);
     look(&mut agent, 1, LookKind::Liveness, 600_000);
-    until("the look runs", || {
-        children(agent.pid.as_raw_pid()).len() == 2
-    });
+    until("the look runs", || children(outer(&agent)).len() == 2);
     let began = Instant::now();
     agent.ask(Request::Stop { budget_ms: 60_000 });
     let outcome = LookOutcome::Refused(Refusal::Stopping);
@@ -206,13 +209,11 @@ fn looks_are_asked_for_anew_by_another_agent() {
     };
     let (_container, listener, mut agent) = running_with(app().script(FOREVER), looks);
     look(&mut agent, 1, LookKind::Liveness, 600_000);
-    until("the look runs", || {
-        children(agent.pid.as_raw_pid()).len() == 2
-    });
+    until("the look runs", || children(outer(&agent)).len() == 2);
     drop(agent);
     let mut agent = Agent::accept(&listener);
     until("the former look is gone", || {
-        children(agent.pid.as_raw_pid()).len() == 1
+        children(outer(&agent)).len() == 1
     });
     look(&mut agent, 1, LookKind::Liveness, 200);
     agent.wait_for("Looked(Looked { id: 1, outcome: TimedOut })");
@@ -410,28 +411,9 @@ fn a_thousand_orphans_are_reaped() {
     let (container, _listener, mut agent) = armed(&[app().script(script)]);
     agent.start(8);
     container.wait_for_line("made");
-    until("one child is left", || {
-        children(agent.pid.as_raw_pid()).len() == 1
-    });
+    until("one child is left", || children(outer(&agent)).len() == 1);
     agent.ask(Request::Status);
     agent.wait_for("Status(Status { generation: 8, started: true");
-}
-
-/// Children of a process, zombies included (proc_pid_stat(5)).
-fn children(parent: i32) -> Vec<i32> {
-    let mut children = vec![];
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        let Some((_, rest)) = stat.rsplit_once(')') else {
-            continue;
-        };
-        if rest.split_whitespace().nth(1) == Some(&parent.to_string()) {
-            children.push(entry.file_name().to_str().unwrap().parse().unwrap());
-        }
-    }
-    children
 }
 
 #[test]
@@ -1040,9 +1022,7 @@ fn what_happens_to_the_waiting_process_is_nobodys_business() {
         );
         signal(prepared, harm);
         if harm != Signal::STOP {
-            until("it is reaped", || {
-                children(agent.pid.as_raw_pid()).is_empty()
-            });
+            until("it is reaped", || children(outer(&agent)).is_empty());
         }
         agent.start(8);
         assert_eq!(
@@ -1051,9 +1031,7 @@ fn what_happens_to_the_waiting_process_is_nobodys_business() {
         );
         assert_eq!(agent.said().unwrap(), "AppReady { generation: 8 }");
         assert_eq!(container.line(), "up");
-        until("the app is alone", || {
-            children(agent.pid.as_raw_pid()).len() == 1
-        });
+        until("the app is alone", || children(outer(&agent)).len() == 1);
         container.assert_silent(Duration::from_millis(50));
     }
 }
