@@ -18,7 +18,11 @@ pub fn say(parts: &[&[u8]]) {
     if let Some(room) = line.get_mut(length) {
         *room = b'\n';
     }
-    // Nobody may be there to read it.
+    // Nobody may be there to read it, or somebody who does not: a pipe that has room has it for a
+    // whole line (pipe(7), PIPE_BUF).
+    if !sys::has_room(2) {
+        return;
+    }
     sys::write_raw(2, line.get(..=length).unwrap_or_default()).ok();
 }
 

@@ -540,6 +540,17 @@ impl Poll {
     }
 }
 
+/// Whether a write to this descriptor would not wait, a broken one included.
+pub fn has_room(fd: i32) -> bool {
+    let mut poll = [Poll {
+        fd,
+        events: Poll::OUT,
+        revents: 0,
+    }];
+    wait(&mut poll, Some(0));
+    poll.iter().any(Poll::happened)
+}
+
 /// Waits until one of `polls` happens or `timeout_ms` passed; `None` waits for ever.
 pub fn wait(polls: &mut [Poll], timeout_ms: Option<u64>) {
     let time = timeout_ms.map(|ms| [ms / 1000, (ms % 1000) * 1_000_000]);
