@@ -90,8 +90,9 @@ impl App {
     pub fn cleaned(&self) -> Vec<&str> {
         let read_only_root = self.security.read_only_root;
         let own = |path: &&str| {
-            let covers = |mount: &VolumeMount| lies_in(&mount.path, path);
-            !self.mounts.iter().any(covers) && !(*path == "/tmp" && read_only_root)
+            let volume = self.mounts.iter().any(|mount| lies_in(&mount.path, path));
+            let unwritable = read_only_root && *path == "/tmp";
+            !volume && !unwritable
         };
         match &self.clean {
             Clean::Default => ["/tmp", "/dev/shm", SYSV_IPC]
