@@ -8,10 +8,13 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod command_line;
+pub mod decimal;
 pub mod exits;
 pub mod link;
 pub mod paths;
 pub mod plan;
+pub mod procfs;
 pub mod protocol;
 pub mod supervisor;
 mod wire;

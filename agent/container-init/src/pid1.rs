@@ -1,9 +1,13 @@
 //! The program in order of its life: entry, plan, loop, end.
 
+mod alone;
 mod arch;
 mod arena;
 mod cgroup;
+mod clean;
+mod crowd;
 mod environment;
+mod help;
 mod link;
 mod notify;
 mod prepared;
@@ -15,63 +19,101 @@ mod turn;
 
 pub use arena::entry;
 
-use container_init::MARK;
+use container_init::command_line::{self, Mode};
 use container_init::plan::{EXIT_BAD_PLAN, MAX_PLAN, Plan};
-use container_init::supervisor::Scope;
 use core::ffi::CStr;
 
-use arena::Arena;
+use alone::Command;
+use arena::{Arena, Slots};
+use crowd::Scope;
 use say::{Number, say};
+use sys::{Errno, Inherited, Pointers};
 
-/// Exit code for a wrong command line.
+/// Exit code for a wrong command line, and for a kernel that refuses what we cannot do without.
 const EXIT_USAGE: u8 = 125;
 
 /// Everything after the entry. Never returns: the container ends with the program.
-fn run<'a>(mut arguments: impl Iterator<Item = &'a CStr>, arena: &'static mut Arena) -> ! {
-    sys::block_all();
-    sys::default_dispositions();
-    sys::close_inherited();
-    sys::occupy_standard_streams();
-    let plan = match (
-        arguments.nth(1).map(CStr::to_bytes),
-        arguments.next(),
-        arguments.next(),
-    ) {
-        (Some(b"--hold"), None, None) => hold(),
-        (Some(b"--plan"), Some(path), None) => read_plan(path, &mut arena.plan),
-        _ => {
-            say(&[
-                MARK.as_bytes(),
-                b"; usage: container-init --plan FILE, or --hold",
-            ]);
-            sys::exit(EXIT_USAGE)
+fn run(
+    arguments: Pointers<'static>,
+    environment: Pointers<'static>,
+    arena: &'static mut Arena,
+    slots: &'static mut Slots,
+) -> ! {
+    let inherited = Inherited::take();
+    match command_line::parse(arguments.iter().skip(1)) {
+        Ok(Mode::Hold) => hold(),
+        Ok(Mode::Help) => help::say_help(),
+        Ok(Mode::Version) => help::say_version(),
+        Ok(Mode::Plan(path)) => {
+            sys::close_inherited();
+            sys::occupy_standard_streams();
+            let plan = read_plan(path, &mut arena.plan);
+            let command = None;
+            supervise(plan, inherited, command, &mut arena.turn)
         }
-    };
+        Ok(Mode::Alone(alone)) => {
+            let options = slots.alone.insert(alone);
+            let argv = arguments.skip(options.command);
+            let command = Command {
+                argv,
+                environment,
+                terminal: sys::terminal(),
+                inherited,
+            };
+            if options.parent_death_signal != 0 {
+                sys::set_parent_death_signal(options.parent_death_signal)
+                    .unwrap_or_else(|errno| refused(b"a parent death signal (prctl)", errno));
+            }
+            let name = argv.iter().next().and_then(|name| name.to_str().ok());
+            let plan = alone::plan(options, &mut slots.command, name.unwrap_or("command"));
+            supervise(plan, inherited, Some(command), &mut arena.turn)
+        }
+        Err(misuse) => help::say_misuse(misuse),
+    }
+}
+
+fn supervise(
+    plan: Plan<'static>,
+    inherited: Inherited,
+    command: Option<Command>,
+    buffers: &'static mut turn::Buffers,
+) -> ! {
     let scope = match sys::getpid() {
         1 => Scope::Namespace,
         _ => Scope::Subreaper,
     };
-    if scope == Scope::Subreaper && sys::adopt_orphans().is_err() {
-        say(&[b"neither pid 1 nor able to adopt orphans (PR_SET_CHILD_SUBREAPER)"]);
-        sys::exit(EXIT_USAGE)
+    if scope == Scope::Subreaper {
+        sys::adopt_orphans()
+            .unwrap_or_else(|errno| refused(b"orphans (PR_SET_CHILD_SUBREAPER)", errno));
     }
-    if let Err(errno) = sys::hide_memory() {
-        say(&[
-            b"cannot hide memory (PR_SET_DUMPABLE): errno ",
-            Number::new(errno.0).as_bytes(),
-        ]);
-        sys::exit(EXIT_USAGE)
+    // A plan is the agent's; who runs a command may look at us as at the command.
+    if command.is_none() {
+        sys::hide_memory()
+            .unwrap_or_else(|errno| refused(b"to hide memory (PR_SET_DUMPABLE)", errno));
     }
     match sys::signalfd() {
-        Ok(signals) => turn::turn(plan, scope, signals, &mut arena.turn),
-        Err(errno) => {
-            say(&[
-                b"cannot receive signals (signalfd): errno ",
-                Number::new(errno.0).as_bytes(),
-            ]);
-            sys::exit(EXIT_USAGE)
+        Ok(signals) => {
+            let task = turn::Task {
+                plan,
+                scope,
+                inherited,
+                command,
+            };
+            turn::turn(task, signals, buffers)
         }
+        Err(errno) => refused(b"signals (signalfd)", errno),
     }
+}
+
+/// Ends: the kernel, or a filter, does not let us have what we cannot do without.
+fn refused(what: &[u8], errno: Errno) -> ! {
+    say(&[
+        b"refused: ",
+        what,
+        b": errno ",
+        Number::new(errno.0).as_bytes(),
+    ]);
+    sys::exit(EXIT_USAGE)
 }
 
 /// Does nothing until a signal ends it: a process that keeps a cgroup from being empty.

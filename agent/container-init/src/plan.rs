@@ -6,15 +6,24 @@
 //! whole plan once; after it no iterator can fail. Deliberately knows no defaults: the agent
 //! writes down all of it.
 
+mod lifecycle;
+mod limits;
 mod lists;
 mod looks;
+mod output;
 mod process;
+mod readiness;
 
 use core::ffi::CStr;
 
-pub use lists::{Groups, List, Processes, Rlimits, Strings};
+pub use lifecycle::{Delivery, Essential, Restart, RestartPolicy, Rewrite, after_previous};
+pub use limits::{Limits, Rlimit};
+pub(crate) use lists::Item;
+pub use lists::{Groups, List, Ports, Processes, Rewrites, Rlimits, Strings};
 pub use looks::Looks;
-pub use process::{Essential, Output, Process, ProcessKind, Readiness, Restart, Rlimit};
+pub use output::{Log, Output};
+pub use process::{Process, ProcessKind};
+pub use readiness::Readiness;
 
 use crate::wire::{Malformed, Reader, TooLarge, Writer, crc32};
 
@@ -32,10 +41,8 @@ pub const MAX_GROUPS: usize = 256;
 pub const EXIT_BAD_PLAN: u8 = 125;
 
 const MAGIC: &[u8; 8] = b"\x7fnaplan\n";
-/// Written where the app has no looks, so that what can read no more reads it.
-const VERSION: u16 = 1;
-/// The processes are followed by the app's looks.
-const VERSION_WITH_LOOKS: u16 = 2;
+/// A plan lies beside the program that reads it, both from the same agent: there is one version.
+const VERSION: u16 = 3;
 
 /// What one container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +57,13 @@ pub struct Plan<'a> {
     pub run_dir: &'a CStr,
     /// The exit ring, normally [`crate::paths::EXITS`]; empty for none.
     pub exits: &'a CStr,
-    /// Milliseconds from TERM to KILL when the stop comes from outside and no agent gives a budget.
+    /// Milliseconds from TERM to KILL when the stop comes from outside and no agent gives a budget;
+    /// `u32::MAX` waits for the app as long as it takes.
     pub stop_grace_ms: u32,
+    /// Signals from outside that reach the app as others; to 0: not at all.
+    pub signals: Rewrites<'a>,
+    /// Exit codes of the container that become others.
+    pub exit_codes: Rewrites<'a>,
     /// In-container agents in the order of their start, then the app.
     pub processes: Processes<'a>,
     /// What is executed beside the app when the agent asks for a look.
@@ -64,10 +76,7 @@ impl<'a> Plan<'a> {
     pub fn encode(&self, buf: &mut [u8]) -> Result<usize, TooLarge> {
         let mut w = Writer::new(buf);
         w.bytes(MAGIC);
-        w.u16(match self.looks.is_empty() {
-            true => VERSION,
-            false => VERSION_WITH_LOOKS,
-        });
+        w.u16(VERSION);
         w.u16(0);
         let body = w.open();
         // The checksum is not part of the body but stands before it; filled in last.
@@ -78,10 +87,10 @@ impl<'a> Plan<'a> {
         w.c_text(self.run_dir);
         w.c_text(self.exits);
         w.u32(self.stop_grace_ms);
+        self.signals.encode(&mut w);
+        self.exit_codes.encode(&mut w);
         self.processes.encode(&mut w);
-        if !self.looks.is_empty() {
-            self.looks.encode(&mut w);
-        }
+        self.looks.encode(&mut w);
         w.close(body);
         let length = w.finish()?;
         let (crc_at, body_at) = (body + 4, body + 8);
@@ -102,8 +111,7 @@ impl<'a> Plan<'a> {
         if r.bytes(MAGIC.len(), "plan magic")? != MAGIC {
             return Err(Malformed::Invalid("plan magic"));
         }
-        let version = r.u16("plan version")?;
-        if !(VERSION..=VERSION_WITH_LOOKS).contains(&version) {
+        if r.u16("plan version")? != VERSION {
             return Err(Malformed::Invalid("plan version"));
         }
         r.u16("plan header")?;
@@ -121,11 +129,10 @@ impl<'a> Plan<'a> {
             run_dir: r.c_text("run directory")?,
             exits: r.c_text("exit ring path")?,
             stop_grace_ms: r.u32("stop grace")?,
+            signals: Rewrites::decode(&mut r, "signal rewrites")?,
+            exit_codes: Rewrites::decode(&mut r, "exit code rewrites")?,
             processes: Processes::decode(&mut r, "processes")?,
-            looks: match version {
-                VERSION => Looks::default(),
-                _ => Looks::decode(&mut r)?,
-            },
+            looks: Looks::decode(&mut r)?,
         };
         r.end("plan body")?;
         plan.check()?;
@@ -139,8 +146,20 @@ impl<'a> Plan<'a> {
             return Err(Malformed::Invalid("number of processes"));
         }
         self.looks.check()?;
+        if self
+            .signals
+            .iter()
+            .any(|rewrite| !(1..=64).contains(&rewrite.from) || rewrite.to > 64)
+        {
+            return Err(Malformed::Invalid("signal rewrite"));
+        }
         for (index, process) in self.processes.iter().enumerate() {
             process.check()?;
+            if u32::from(process.after) >> index != 0 {
+                return Err(Malformed::Invalid(
+                    "dependencies (not on an earlier process)",
+                ));
+            }
             if (process.kind == ProcessKind::App) != (index + 1 == count) {
                 return Err(Malformed::Invalid("place of the app (one, and the last)"));
             }

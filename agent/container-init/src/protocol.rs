@@ -1,4 +1,9 @@
-//! Frames between the agent and container-init, version 1.
+//! Frames between the agent and container-init, version 2.
+//!
+//! A frame never changes its layout; what is new has a kind of its own. The agent reads what every
+//! version from [`OLDEST_VERSION`] says, and asks an older init for nothing that it does not know. An
+//! older agent hangs up on the hello of a newer init, which then speaks the older version: its next
+//! hello says so, and events that came later are left out.
 //!
 //! A frame is a u32 length (of what follows, at most [`MAX_FRAME_BODY`]), a u8 kind and a body;
 //! integers are little-endian, strings a u16 length and UTF-8. [`Request`]s go to init,
@@ -6,20 +11,24 @@
 //! decoded value and one built from slices are the same type. Nothing here carries a path or a
 //! descriptor, and nothing decoded is ever used as one.
 
+mod event;
 mod look;
+mod process;
 mod report;
 mod request;
 
+pub use event::{Event, EventKind, ExitStatus, Memory};
 pub use look::{Look, LookKind, LookOutcome, Looked};
-pub use report::{
-    AgentState, AgentStatus, Agents, Event, EventKind, ExitStatus, Hello, Refusal, Report, Status,
-};
-pub use request::{Adopt, EnvList, Request, RequestKind, Start};
+pub use process::{ProcessState, ProcessStatus, Processes};
+pub use report::{AgentState, AgentStatus, Agents, Hello, Refusal, Report, Status};
+pub use request::{Adopt, EnvList, Request, RequestKind, Restart, Start};
 
 use crate::wire::Malformed;
 
-/// Protocol version that init says in its hello.
-pub const VERSION: u16 = 1;
+/// Protocol version that init says in its hello, unless the agent is older.
+pub const VERSION: u16 = 2;
+/// The oldest that both sides still speak.
+pub const OLDEST_VERSION: u16 = 1;
 /// The longest kind + body.
 pub const MAX_FRAME_BODY: usize = 65_532;
 /// The most entries in the environment of a start.

@@ -11,13 +11,14 @@
 //! Owns order, gates, probes' timing, back-off, the looks under way, the one budget of a stop, and
 //! the exit code.
 //! Promises: no I/O, no clock, no allocation, no panic; nothing is due when [`Supervisor::due`] is
-//! `None`, so that an idle PID 1 sleeps without a timer. The app is started only by a start and
-//! at most once. Deliberately does not kill an app that never becomes ready: that is judged
+//! `None`, so that an idle PID 1 sleeps without a timer. Where there is an agent to ask, the app is
+//! started only by its start, and again only by its restart. Deliberately does not kill an app that never becomes ready: that is judged
 //! outside.
 
 mod actions;
 mod looks;
 mod process;
+mod restart;
 mod stop;
 
 pub use actions::{Action, Actions, Input, Target};
@@ -27,8 +28,8 @@ use stop::Stop;
 
 use crate::plan::{Essential, MAX_PROCESSES, Plan, ProcessKind};
 use crate::protocol::{
-    AgentStatus, Agents, EventKind, ExitStatus, Look, LookOutcome, Looked, Refusal, Request,
-    RequestKind, Start, Status,
+    AgentStatus, Agents, EventKind, ExitStatus, Look, LookOutcome, Looked, ProcessStatus, Refusal,
+    Request, RequestKind, Start, Status,
 };
 
 /// Milliseconds on a clock that never goes back.
@@ -37,15 +38,7 @@ pub type Millis = u64;
 const SIGINT: u8 = 2;
 const SIGKILL: u8 = 9;
 const SIGTERM: u8 = 15;
-
-/// What PID 1 may do to processes that it did not start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// It is pid 1 of a pid namespace: everything in it is its own.
-    Namespace,
-    /// It only adopts orphans; strangers are left alone.
-    Subreaper,
-}
+const SIGCONT: u8 = 18;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -60,7 +53,6 @@ enum Phase {
 #[derive(Debug)]
 pub struct Supervisor<'p> {
     plan: Plan<'p>,
-    scope: Scope,
     phase: Phase,
     slots: [Option<Slot<'p>>; MAX_PROCESSES],
     looks: Looks,
@@ -75,7 +67,7 @@ pub struct Supervisor<'p> {
 
 impl<'p> Supervisor<'p> {
     /// Nothing runs yet; [`Input::Begin`] starts the first process.
-    pub fn new(plan: Plan<'p>, scope: Scope) -> Self {
+    pub fn new(plan: Plan<'p>) -> Self {
         let mut slots = [None; MAX_PROCESSES];
         let mut count = 0;
         for (slot, process) in slots.iter_mut().zip(plan.processes.iter()) {
@@ -84,7 +76,6 @@ impl<'p> Supervisor<'p> {
         }
         Self {
             plan,
-            scope,
             phase: Phase::Arming,
             slots,
             looks: Looks::default(),
@@ -105,6 +96,11 @@ impl<'p> Supervisor<'p> {
             Input::NotSpawned { process, pid, code } => {
                 self.ended(process, pid, ExitStatus::Code(code), false, now, &mut out)
             }
+            Input::Swept { process, found } => self.swept(process, found, now, &mut out),
+            Input::Cleaning { process, pid } => {
+                self.childless &= pid.is_none();
+                self.cleaning(process, pid, now, &mut out);
+            }
             Input::Probing { process, pid } => {
                 self.childless &= pid.is_none();
                 if let Some(slot) = self.slot(process) {
@@ -122,7 +118,7 @@ impl<'p> Supervisor<'p> {
             Input::Connected => self.looks.forget(&mut out),
             Input::Childless => self.childless = true,
             Input::Asked(request) => self.asked(request, now, &mut out),
-            Input::Signalled(signal) => self.signalled(signal, now, &mut out),
+            Input::Signalled { signal, value } => self.signalled(signal, value, now, &mut out),
         }
         self.timers(now, &mut out);
         self.arm(&mut out);
@@ -175,6 +171,31 @@ impl<'p> Supervisor<'p> {
             app_pid: app.map_or(0, |app| app.pid),
             agents: Agents::new(agents.get(..self.app).unwrap_or_default()),
         }
+    }
+
+    /// What is known of every process; `room` is for the list inside.
+    pub fn processes<'s>(
+        &self,
+        now: Millis,
+        room: &'s mut [ProcessStatus<'p>; MAX_PROCESSES],
+    ) -> &'s [ProcessStatus<'p>] {
+        for (room, slot) in room.iter_mut().zip(self.slots.iter().flatten()) {
+            *room = slot.process_status(now);
+        }
+        room.get(..=self.app).unwrap_or_default()
+    }
+
+    /// Name of the process of the plan that runs as `pid`; empty for none.
+    pub fn name_of(&self, pid: u32) -> &'p str {
+        let mut slots = self.slots.iter().flatten();
+        let found = slots.find(|slot| pid != 0 && slot.pid == pid);
+        found.map_or("", |slot| slot.spec.name)
+    }
+
+    /// Pids of the in-container agents that run.
+    pub fn agent_pids(&self) -> impl Iterator<Item = u32> + '_ {
+        let agents = self.slots.iter().take(self.app).flatten();
+        agents.map(|slot| slot.pid).filter(|pid| *pid != 0)
     }
 
     fn slot(&mut self, index: usize) -> Option<&mut Slot<'p>> {
@@ -239,7 +260,7 @@ impl<'p> Supervisor<'p> {
             self.ended(index, pid, status, oom, now, out);
         } else if let Some(index) = find(|slot| slot.probe_pid()) {
             self.probed(index, status == ExitStatus::Code(0), now, out);
-        } else {
+        } else if !self.cleaned(pid, status, now, out) {
             self.looks.reaped(pid, status, out);
         }
     }
@@ -258,23 +279,33 @@ impl<'p> Supervisor<'p> {
         let stopping = matches!(self.phase, Phase::Stopping(_) | Phase::Ended);
         let Some(slot) = self.slot(index) else { return };
         let spec = slot.spec;
-        let again = !stopping && spec.kind == ProcessKind::Agent && spec.essential == Essential::No;
-        slot.end(again, now, out, index);
-        out.push(Action::Report(EventKind::Exited {
-            name: spec.name,
-            pid,
-            status,
-            oom,
-            generation,
+        let to_restart = slot.again.is_some() && !stopping;
+        let again = slot.end(status, stopping, now, out, index);
+        out.push(Action::Report(match spec.kind {
+            ProcessKind::App if to_restart => EventKind::Replaced {
+                pid,
+                status,
+                generation,
+            },
+            _ => EventKind::Exited {
+                name: spec.name,
+                pid,
+                status,
+                oom,
+                generation,
+            },
         }));
-        if again {
+        if to_restart {
+            return self.gone_for_restart(index, out);
+        }
+        if again || (spec.kind == ProcessKind::Agent && spec.essential == Essential::No) {
             return;
         }
-        let code = match (spec.kind, status.shell_code()) {
-            (ProcessKind::App, code) => Some(code),
+        let code = match spec.kind {
+            ProcessKind::App => Some(spec.exit_code.unwrap_or(status.shell_code())),
             // The end of an essential agent is a failure, however it ended, unless it was asked.
-            (ProcessKind::Agent, _) if stopping => None,
-            (ProcessKind::Agent, code) => Some(code.max(1)),
+            ProcessKind::Agent if stopping => None,
+            ProcessKind::Agent => Some(spec.exit_code.unwrap_or(status.shell_code().max(1))),
         };
         self.exit_code = self.exit_code.or(code);
         if !stopping {
@@ -299,10 +330,7 @@ impl<'p> Supervisor<'p> {
                 out.push(Action::Answer);
             }
             Request::Stop { budget_ms } => self.begin_stop(budget_ms, None, now),
-            Request::Restart { generation, .. } if generation < self.generation => {
-                out.push(refuse(kind, Refusal::StaleGeneration));
-            }
-            Request::Restart { .. } => out.push(refuse(kind, Refusal::Unsupported)),
+            Request::Restart(restart) => self.asked_to_restart(restart, now, out),
             Request::Signal { signal } => match self.app_pid() {
                 0 => out.push(refuse(kind, Refusal::NotStarted)),
                 pid => out.push(Action::Signal {
@@ -311,6 +339,7 @@ impl<'p> Supervisor<'p> {
                 }),
             },
             Request::Status => out.push(Action::Answer),
+            Request::Processes => out.push(Action::AnswerProcesses),
             // What is kept for the agent belongs to the outbox.
             Request::Ack { .. } => {}
             Request::Look(look) => self.asked_to_look(look, now, out),
@@ -361,65 +390,113 @@ impl<'p> Supervisor<'p> {
         });
     }
 
-    fn signalled(&mut self, signal: u8, now: Millis, out: &mut Actions<'p, '_>) {
+    /// A signal from outside. The first TERM begins a stop, the second one ends it.
+    fn signalled(
+        &mut self,
+        received: u8,
+        value: Option<u64>,
+        now: Millis,
+        out: &mut Actions<'p, '_>,
+    ) {
+        let mut rewrites = self.plan.signals.iter();
+        let signal = rewrites
+            .find(|rewrite| rewrite.from == received)
+            .map_or(received, |rewrite| rewrite.to);
+        if signal == 0 {
+            return;
+        }
         let grace = self.plan.stop_grace_ms;
-        let stopping = matches!(self.phase, Phase::Stopping(_) | Phase::Ended);
-        match self.app_pid() {
-            0 if stopping => {}
-            0 if matches!(signal, SIGTERM | SIGINT) => {
-                self.exit_code = Some(128 + signal);
-                self.begin_stop(grace, None, now);
+        let app = self.app;
+        let runs = self.app_pid() != 0;
+        let is_second_term = match &mut self.phase {
+            Phase::Stopping(stop) => received == SIGTERM && stop.term(now),
+            _ => false,
+        };
+        match self.phase {
+            Phase::Ended => return,
+            Phase::Stopping(_) if is_second_term => return,
+            Phase::Stopping(_) => {}
+            _ if !runs && matches!(received, SIGTERM | SIGINT) => {
+                self.exit_code = self.exit_code.or(Some(128 + received));
+                return self.begin_stop(grace, Some(received), now);
             }
-            0 => {}
-            _ if signal == SIGTERM && !stopping => self.begin_stop(grace, Some(signal), now),
-            pid => out.push(Action::Signal {
-                target: Target::Process(pid),
+            _ if received == SIGTERM => return self.begin_stop(grace, Some(signal), now),
+            _ => {}
+        }
+        if let Some(slot) = self.slot(app).filter(|slot| slot.pid != 0) {
+            let target = slot.target(app);
+            out.push(Action::Forward {
+                target,
                 signal,
-            }),
+                value,
+            });
         }
     }
 
     fn timers(&mut self, now: Millis, out: &mut Actions<'p, '_>) {
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            if let Some(slot) = slot
+                && slot.farewell(index, now, out)
+            {
+                out.push(Action::Report(EventKind::LeftBehind {
+                    name: slot.spec.name,
+                    pid: slot.pid,
+                }));
+            }
+        }
         if matches!(self.phase, Phase::Stopping(_) | Phase::Ended) {
             return;
         }
         self.looks.timers(now, out);
-        let mut essential_missed = false;
+        self.restart_timers(now, out);
+        let mut missed = None;
         for (index, slot) in self.slots.iter_mut().enumerate() {
             let Some(slot) = slot else { continue };
-            essential_missed |= slot.timers(index, now, out);
+            if slot.timers(index, now, out) {
+                missed = missed.or(Some(slot.spec.exit_code.unwrap_or(1)));
+            }
         }
-        if essential_missed {
-            self.exit_code = self.exit_code.or(Some(1));
+        if missed.is_some() {
+            self.exit_code = self.exit_code.or(missed);
             self.begin_stop(self.plan.stop_grace_ms, None, now);
         }
     }
 
-    /// Starts the next agent once the one before passed its gate; then the app is held, prepared.
+    /// Starts every agent whose dependencies passed their gates; then the app is held, prepared, or
+    /// started where there is nobody who could ask for it.
     fn arm(&mut self, out: &mut Actions<'p, '_>) {
         if self.phase != Phase::Arming {
             return;
         }
+        let mut passed = 0u16;
+        let mut all = true;
         for (index, slot) in self.slots.iter_mut().enumerate().take(self.app) {
             let Some(slot) = slot else { continue };
-            match slot.life {
-                Life::Waiting => {
-                    slot.life = Life::Spawning;
-                    out.push(Action::Spawn {
-                        process: index,
-                        start: None,
-                    });
-                    return;
-                }
-                Life::Spawning => return,
-                // An optional agent that failed once holds nobody.
-                Life::Starting if !slot.failed_before => return,
-                _ => {}
+            if slot.life == Life::Waiting && slot.spec.after & !passed == 0 {
+                slot.spawn(index, out);
             }
+            let has = match slot.life {
+                Life::Waiting | Life::Spawning => false,
+                // An optional agent that failed once holds nobody.
+                Life::Starting => slot.failed_before && slot.spec.essential == Essential::No,
+                _ => true,
+            };
+            all &= has;
+            passed |= u16::from(has) << index;
+        }
+        if !all {
+            return;
         }
         self.phase = Phase::Armed;
         out.push(Action::Report(EventKind::Armed));
-        out.push(Action::Prepare { process: self.app });
+        let app = self.app;
+        if !self.plan.ctl_socket.is_empty() {
+            out.push(Action::Prepare { process: app });
+        } else if let Some(slot) = self.slot(app) {
+            slot.spawn(app, out);
+            self.started = true;
+            self.phase = Phase::Running;
+        }
     }
 }
 

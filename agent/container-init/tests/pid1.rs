@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use container::{Agent, Container, PATIENCE, Settings, Spec, until};
 use container_init::exits;
-use container_init::plan::{Essential, Looks, Readiness, Rlimit, Strings};
+use container_init::plan::{Looks, Readiness, Rlimit, Strings};
 use container_init::protocol::{
     EnvList, ExitStatus, Look, LookKind, LookOutcome, Looked, MAX_FRAME, Refusal, Report, Request,
     Start,
@@ -45,7 +45,7 @@ fn the_gate_holds_the_app_until_start_and_start_gives_it_its_context() {
     let mut agent = Agent::accept(&listener);
     assert_eq!(
         agent.said().unwrap(),
-        "Hello(Hello { version: 1, container_id: \"web-1.g7\", create_generation: 7, generation: 7, started: false, first_unacked_seq: 1 })"
+        "Hello(Hello { version: 2, container_id: \"web-1.g7\", create_generation: 7, generation: 7, started: false, first_unacked_seq: 1 })"
     );
     assert_eq!(agent.said().unwrap(), "Armed");
     container.assert_silent(Duration::from_millis(200));
@@ -352,9 +352,10 @@ fn readiness_claimed_by_another_user_is_not_believed() {
     };
     let victim = Spec {
         readiness: Readiness::Notify { timeout_ms: 300 },
-        essential: Essential::No,
         uid: 4321,
-        ..agent("victim").script("echo $NOTIFY_SOCKET; exec busybox sleep 1000")
+        ..agent("victim")
+            .optional()
+            .script("echo $NOTIFY_SOCKET; exec busybox sleep 1000")
     };
     let (container, listener) = Container::run(&[victim, liar]);
     let mut agent = Agent::accept(&listener);
@@ -565,10 +566,7 @@ fn an_essential_agent_takes_the_container_with_it_and_an_optional_one_comes_back
         "echo up; test -e {0}/x && exec busybox sleep 1000; >{0}/x; exit 9",
         directory.path().display()
     );
-    let optional = Spec {
-        essential: Essential::No,
-        ..agent("optional").script(&once)
-    };
+    let optional = agent("optional").optional().script(&once);
     let essential =
         agent("essential").script("trap 'exit 5' USR1; echo set; busybox sleep 1000 & wait");
     let (mut container, listener) = Container::run(&[optional, essential, app().script(FOREVER)]);
@@ -801,7 +799,7 @@ fn the_app_gets_its_user_its_limits_and_nothing_of_ours() {
         "1234 4321".into(),
         "77".into(),
         format!("SigBlk:\t{zero}"),
-        format!("SigIgn:\t{zero}"),
+        container.ignored_signals(),
         format!("CapInh:\t{zero}"),
         format!("CapPrm:\t{zero}"),
         format!("CapEff:\t{zero}"),
@@ -1114,10 +1112,7 @@ fn a_stop_of_a_held_app_is_over_at_once_and_no_failure() {
 fn a_closed_standard_error_is_not_the_apps_business() {
     let directory = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(directory.path().join("gate.sock")).unwrap();
-    let optional = Spec {
-        essential: Essential::No,
-        ..Spec::agent("broken", &["/no/such/command"])
-    };
+    let optional = Spec::agent("broken", &["/no/such/command"]).optional();
     let mut container = Container::run_in(
         directory,
         &[optional, app().script(FOREVER)],

@@ -133,6 +133,7 @@ fn command(request: Option<RequestKind>) -> &'static str {
         Some(RequestKind::Status) => "status",
         Some(RequestKind::Ack) => "ack",
         Some(RequestKind::Look) => "a look at the app",
+        Some(RequestKind::Processes) => "the question for its processes",
     }
 }
 
@@ -145,6 +146,7 @@ fn sentence(code: Refusal) -> &'static str {
         Refusal::Malformed => "the frame could not be read",
         Refusal::Unsupported => "this container-init cannot do it",
         Refusal::NotStarted => "the app does not run",
+        Refusal::UnknownProcess => "it has no process of this name",
     }
 }
 

@@ -68,6 +68,7 @@ pub fn recorded_exits(
                 pid: record.pid,
                 status: record.status,
                 oom: record.oom,
+                memory: None,
                 generation: record.generation,
             },
         })
@@ -154,6 +155,7 @@ mod tests {
             pid: 12,
             status: ExitStatus::Signal(9),
             oom: true,
+            memory: None,
             generation: 9,
         };
         assert_eq!(exits[0].exit, expected);

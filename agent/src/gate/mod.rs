@@ -40,7 +40,7 @@ pub use directory::{Activation, Directories, DirectoryError, InstanceDirectories
 pub use error::GateError;
 pub use exits::{ExitsError, RecordedExit, recorded_exits};
 pub use look::Seen;
-pub use status::{Exit, ExitStatus, Notice, NoticeKind, Refused, Status};
+pub use status::{Exit, ExitStatus, Memory, Notice, NoticeKind, Refused, Status};
 pub use untrusted::{UntrustedError, open_untrusted};
 
 /// Lets an app go.

@@ -8,7 +8,7 @@ use container_init::protocol::{AgentState, EventKind, Refusal, Report, RequestKi
 use crate::instance::ContainerId;
 use crate::instance::plan::APP_PROCESS;
 
-pub use container_init::protocol::ExitStatus;
+pub use container_init::protocol::{ExitStatus, Memory};
 
 /// What is known of a container's init and its app.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct Status {
     pub refused: Option<Refused>,
     /// In-container agents that are ready, in the order in which they became so.
     pub agents_ready: Vec<String>,
+    /// The newest kill for memory: the victim's pid, and what its cgroup counted.
+    pub out_of_memory: Option<(u32, Memory)>,
 }
 
 /// How a process of the plan ended.
@@ -51,6 +53,8 @@ pub struct Exit {
     pub status: ExitStatus,
     /// Killed for memory, as far as init could see.
     pub oom: bool,
+    /// What the memory cgroup counted then; `None` where init did not say.
+    pub memory: Option<Memory>,
     /// Generation that init worked for.
     pub generation: u64,
 }
@@ -99,6 +103,13 @@ pub enum NoticeKind {
     },
     /// A process of the plan ended.
     Exited(Exit),
+    /// Killed, and still there when init stopped waiting: it is stuck in the kernel.
+    LeftBehind {
+        /// Name from the plan; empty for another process of the container.
+        name: String,
+        /// Pid inside the container.
+        pid: u32,
+    },
     /// Nothing of the plan runs any more.
     Stopped,
     /// The connection ended; init may dial again.
@@ -142,7 +153,7 @@ impl Status {
             }
             Report::Event(event) => self.happened(&event.kind),
             // For who asked for it.
-            Report::Looked(_) => None,
+            Report::Looked(_) | Report::Processes(_) => None,
         }
     }
 
@@ -181,11 +192,13 @@ impl Status {
                 oom,
                 generation,
             } => {
+                let memory = self.out_of_memory.filter(|(victim, _)| *victim == pid);
                 let exit = Exit {
                     name: name.to_owned(),
                     pid,
                     status,
                     oom,
+                    memory: memory.map(|(_, memory)| memory),
                     generation,
                 };
                 self.ended(&exit);
@@ -198,6 +211,20 @@ impl Status {
                 self.agents_ready.clear();
                 Some(NoticeKind::Stopped)
             }
+            EventKind::Replaced { generation, .. } => {
+                self.generation = self.generation.max(generation);
+                self.app_pid = None;
+                self.ready = false;
+                None
+            }
+            EventKind::OutOfMemory { pid, memory, .. } => {
+                self.out_of_memory = Some((pid, memory));
+                None
+            }
+            EventKind::LeftBehind { name, pid } => Some(NoticeKind::LeftBehind {
+                name: name.to_owned(),
+                pid,
+            }),
         }
     }
 

@@ -54,6 +54,7 @@ mod tests {
             pid: 7,
             status,
             oom: false,
+            memory: None,
             generation: 1,
         }
     }

@@ -20,7 +20,7 @@ use crate::app::{App, Probe};
 use crate::chain::chain;
 use crate::config::Settings;
 use crate::discovery::{Backends, RegistrationRecord};
-use crate::gate::{Adopt, Directories, Exit, Gate, GateError, LookKind, Start, Status};
+use crate::gate::{Adopt, Directories, Exit, Gate, GateError, LookKind, Memory, Start, Status};
 use crate::instance::machine::{COMPLETED, NOT_ALIVE, NOT_READY, NOT_STARTED};
 use crate::instance::probe::{AttemptFailed, Inside, Place};
 use crate::instance::spec::HostFacts;
@@ -482,6 +482,22 @@ fn alive(status: &Status, app: &App) -> Result<(), Failure> {
     }
 }
 
+fn out_of_memory(
+    Memory {
+        kills,
+        limit_bytes,
+        peak_bytes,
+    }: Memory,
+) -> String {
+    let limit = match limit_bytes {
+        u64::MAX => "no limit".to_owned(),
+        limit => format!("a limit of {limit} bytes"),
+    };
+    format!(
+        "out of memory: its container has {limit}, used {peak_bytes} bytes at most, and had {kills} kills for memory"
+    )
+}
+
 /// How a process ended, as a failure.
 pub(super) fn exited(exit: &Exit) -> Failure {
     use crate::gate::ExitStatus;
@@ -489,7 +505,11 @@ pub(super) fn exited(exit: &Exit) -> Failure {
         ExitStatus::Code(code) => format!("exited with code {code}"),
         ExitStatus::Signal(signal) => format!("was ended by signal {signal}"),
     };
-    let memory = if exit.oom { ", out of memory" } else { "" };
+    let memory = match (exit.oom, exit.memory) {
+        (false, _) => String::new(),
+        (true, None) => ", out of memory".to_owned(),
+        (true, Some(memory)) => format!(", {}", out_of_memory(memory)),
+    };
     let code = match exit.status {
         _ if exit.oom => "out_of_memory",
         ExitStatus::Code(0) if exit.is_app() => COMPLETED,

@@ -92,6 +92,10 @@ async fn take_notice(
             let failure = said.unwrap_or_else(|| Failure::new("exited", "container-init ended"));
             deliver(pools, &notice.container, failure);
         }
+        NoticeKind::LeftBehind { name, pid } => {
+            let container = &notice.container;
+            tracing::warn!(%container, process = name, pid, "killed, and stuck in the kernel");
+        }
         NoticeKind::Connected
         | NoticeKind::Armed
         | NoticeKind::AppStarted { .. }

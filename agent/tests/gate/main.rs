@@ -184,6 +184,7 @@ async fn an_init_is_heard_from_hello_to_exit_and_every_event_is_acked() {
         pid: 12,
         status: ExitStatus::Code(3),
         oom: false,
+        memory: None,
         generation: 8,
     };
     assert_eq!(stopped.app_exit, Some(exit.clone()));

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use container_init::plan::{
-    Essential, Groups, Looks, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness,
-    Restart, Rlimits, Strings,
+    Looks, MAX_PLAN, Plan, Process, ProcessKind, Processes, Rewrites, Strings,
 };
 
 use super::peer::child_of;
@@ -60,26 +59,10 @@ impl RealInit {
         let (socket, run, exits) = (c(socket), c(directory), c(&directory.join("exits")));
         let argv: Vec<CString> = app.iter().map(|arg| CString::new(*arg).unwrap()).collect();
         let argv: Vec<_> = argv.iter().map(CString::as_c_str).collect();
+        let sleep = Strings::new(&[c"/bin/sleep", c"1000"]);
         let agent = Process {
-            name: "agent",
-            kind: ProcessKind::Agent,
-            argv: Strings::new(&[c"/bin/sleep", c"1000"]),
             env: Strings::new(&[c"PATH=/usr/bin:/bin"]),
-            cwd: c"/",
-            uid: 0,
-            gid: 0,
-            groups: Groups::new(&[]),
-            capabilities: 0,
-            rlimits: Rlimits::new(&[]),
-            readiness: Readiness::None,
-            essential: Essential::Yes,
-            restart: Restart {
-                backoff_min_ms: 100,
-                backoff_max_ms: 1000,
-            },
-            stop_signal: 15,
-            stdout: Output::Inherit,
-            stderr: Output::Inherit,
+            ..Process::plain("agent", ProcessKind::Agent, sleep)
         };
         let app = Process {
             name: "app",
@@ -95,6 +78,8 @@ impl RealInit {
             run_dir: &run,
             exits: &exits,
             stop_grace_ms: 10_000,
+            signals: Rewrites::none(),
+            exit_codes: Rewrites::none(),
             processes: Processes::new(&processes),
             looks: Looks::default(),
         };

@@ -13,11 +13,13 @@ pub mod number {
     pub const READ: usize = 0;
     pub const WRITE: usize = 1;
     pub const CLOSE: usize = 3;
+    pub const LSEEK: usize = 8;
     pub const RT_SIGACTION: usize = 13;
     pub const RT_SIGPROCMASK: usize = 14;
     pub const IOCTL: usize = 16;
     pub const PREAD64: usize = 17;
     pub const PWRITE64: usize = 18;
+    pub const SHMCTL: usize = 31;
     pub const GETPID: usize = 39;
     pub const SOCKET: usize = 41;
     pub const CONNECT: usize = 42;
@@ -31,17 +33,25 @@ pub mod number {
     pub const EXECVE: usize = 59;
     pub const WAIT4: usize = 61;
     pub const KILL: usize = 62;
+    pub const SEMCTL: usize = 66;
+    pub const MSGCTL: usize = 71;
     pub const FCNTL: usize = 72;
     pub const FDATASYNC: usize = 75;
     pub const CHDIR: usize = 80;
     pub const UMASK: usize = 95;
+    pub const SETPGID: usize = 109;
+    pub const GETPPID: usize = 110;
     pub const SETSID: usize = 112;
     pub const SETGROUPS: usize = 116;
     pub const SETRESUID: usize = 117;
     pub const SETRESGID: usize = 119;
+    pub const GETSID: usize = 124;
     pub const CAPGET: usize = 125;
     pub const CAPSET: usize = 126;
+    pub const RT_SIGQUEUEINFO: usize = 129;
+    pub const SETPRIORITY: usize = 141;
     pub const PRCTL: usize = 157;
+    pub const GETDENTS64: usize = 217;
     pub const CLOCK_GETTIME: usize = 228;
     pub const EXIT_GROUP: usize = 231;
     pub const OPENAT: usize = 257;
@@ -53,7 +63,10 @@ pub mod number {
     pub const PIPE2: usize = 293;
     pub const PRLIMIT64: usize = 302;
     pub const STATX: usize = 332;
+    pub const PIDFD_SEND_SIGNAL: usize = 424;
+    pub const PIDFD_OPEN: usize = 434;
     pub const CLOSE_RANGE: usize = 436;
+    pub const OPENAT2: usize = 437;
 }
 
 /// Makes a system call; a result of -4095..=-1 is a negated errno.

@@ -2,9 +2,10 @@
 #![allow(unsafe_code)]
 
 use core::cell::UnsafeCell;
-use core::ffi::{CStr, c_char};
+use core::ffi::c_char;
 
-use container_init::plan::MAX_PLAN;
+use container_init::command_line::Alone;
+use container_init::plan::{MAX_PLAN, Process};
 
 use super::say::say;
 use super::sys;
@@ -16,14 +17,25 @@ pub struct Arena {
     pub turn: Buffers,
 }
 
-struct Once(UnsafeCell<Arena>);
+/// What lives as long as the program and is small: not all zero, so that it is in the file.
+pub struct Slots {
+    pub alone: Option<Alone>,
+    pub command: Option<Process<'static>>,
+}
+
+struct Once<T>(UnsafeCell<T>);
 
 // SAFETY: taken once, by the only thread, in `entry`.
-unsafe impl Sync for Once {}
+unsafe impl<T> Sync for Once<T> {}
 
-static ARENA: Once = Once(UnsafeCell::new(Arena {
+static ARENA: Once<Arena> = Once(UnsafeCell::new(Arena {
     plan: [0; MAX_PLAN + 1],
     turn: Buffers::new(),
+}));
+
+static SLOTS: Once<Slots> = Once(UnsafeCell::new(Slots {
+    alone: None,
+    command: None,
 }));
 
 /// Called by `_start` with the kernel's initial stack: argc, then argv, then null.
@@ -33,13 +45,27 @@ static ARENA: Once = Once(UnsafeCell::new(Arena {
 pub unsafe extern "C" fn entry(stack: *const usize) -> ! {
     // SAFETY: argc stands at the stack pointer (System V ABI, x86-64, 3.4.1).
     let count = unsafe { stack.read() };
-    let arguments = (1..=count).map(move |at| {
-        // SAFETY: argc pointers to strings follow, which live as long as the process.
-        unsafe { CStr::from_ptr(stack.add(at).cast::<*const c_char>().read()) }
-    });
-    // SAFETY: `entry` runs once, so that this is the only reference ever made.
-    let arena = unsafe { &mut *ARENA.0.get() };
-    super::run(arguments, arena)
+    let arguments = stack.wrapping_add(1);
+    let environment = arguments.wrapping_add(count + 1);
+    // SAFETY: argc pointers to strings and a null follow, then the environment's and a null, all of
+    // which live as long as the process.
+    let (arguments, environment) = unsafe { (list(arguments), list(environment)) };
+    // SAFETY: `entry` runs once, so that these are the only references ever made.
+    let (arena, slots) = unsafe { (&mut *ARENA.0.get(), &mut *SLOTS.0.get()) };
+    super::run(arguments, environment, arena, slots)
+}
+
+/// # Safety
+/// `first` is the first of pointers to strings that live for ever, the last of which is null.
+unsafe fn list(first: *const usize) -> sys::Pointers<'static> {
+    let first = first.cast::<*const c_char>();
+    let mut length = 1;
+    // SAFETY: nothing behind the null is read.
+    while unsafe { !first.add(length - 1).read().is_null() } {
+        length += 1;
+    }
+    // SAFETY: all of these were just read; the caller vouched for the rest.
+    unsafe { sys::Pointers::from_kernel(core::slice::from_raw_parts(first, length)) }
 }
 
 /// A panic would be a fault of ours. The container ends: an init that is not sure of its state

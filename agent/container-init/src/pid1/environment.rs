@@ -76,6 +76,7 @@ impl Room {
 }
 
 /// What a process gets.
+#[derive(Clone, Copy)]
 pub struct Environment<'a> {
     /// For execve.
     pub list: Pointers<'a>,

@@ -6,7 +6,7 @@
 use core::ffi::CStr;
 
 use container_init::link::{REDIAL_MIN_MS, is_obeyed, next_redial};
-use container_init::protocol::{MAX_FRAME, Report};
+use container_init::protocol::{Event, MAX_FRAME, OLDEST_VERSION, Report, VERSION};
 
 use super::sys::{self, Errno, Fd, Poll};
 
@@ -30,6 +30,10 @@ pub struct Link {
     waiting: usize,
     pause: u64,
     redial_at: Option<u64>,
+    /// What we say in the hello.
+    version: u16,
+    /// The agent said something that makes sense, on this connection.
+    was_heard: bool,
 }
 
 impl Link {
@@ -43,7 +47,14 @@ impl Link {
             waiting: 0,
             pause: 0,
             redial_at,
+            version: VERSION,
+            was_heard: false,
         }
+    }
+
+    /// The protocol version to speak on this connection.
+    pub fn version(&self) -> u16 {
+        self.version
     }
 
     /// When to dial; `None` while connected.
@@ -88,7 +99,14 @@ impl Link {
 
     /// Ends the connection and plans the next.
     pub fn hang_up(&mut self, now: u64) {
-        self.socket = None;
+        // An older agent hangs up on a hello that it does not know.
+        if self.socket.take().is_some() && !self.was_heard {
+            self.version = match self.version {
+                VERSION => OLDEST_VERSION,
+                _ => VERSION,
+            };
+        }
+        self.was_heard = false;
         self.waiting = 0;
         self.pause = next_redial(self.pause);
         self.redial_at = Some(now + self.pause);
@@ -97,6 +115,7 @@ impl Link {
     /// The agent spoke sense: the next time we dial fast again.
     pub fn heard(&mut self) {
         self.pause = 0;
+        self.was_heard = true;
     }
 
     /// Puts a report behind what waits; an agent that does not read loses the connection.
@@ -108,6 +127,13 @@ impl Link {
         match report.encode(room) {
             Ok(length) => self.waiting += length,
             Err(_) => self.hang_up(now),
+        }
+    }
+
+    /// The same for an event, which an older agent may not know.
+    pub fn write_event(&mut self, event: Event<'_>, now: u64) {
+        if event.kind.since() <= self.version {
+            self.write(&Report::Event(event), now);
         }
     }
 

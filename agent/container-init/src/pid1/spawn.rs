@@ -8,12 +8,12 @@ use container_init::protocol::Start;
 
 use super::environment::{Environment, Room};
 use super::say::{Number, say};
-use super::sys::{self, Errno, Fd, Open, Pointers, Vfork};
+use super::sys::{self, Errno, Fd, Inherited, Open, Pointers, Vfork};
 
 /// PATH of execvp(3) when there is none.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// PATH_MAX
-const PATH_SIZE: usize = 4096;
+pub const PATH_SIZE: usize = 4096;
 
 /// Room for one execution, used again for the next.
 pub struct Buffers {
@@ -41,6 +41,7 @@ pub struct Order<'a> {
     /// This descriptor of ours as that number of the process.
     pub newline: Option<(&'a Fd, u32)>,
     pub purpose: Purpose,
+    pub inherited: Inherited,
 }
 
 /// Whether the process itself is executed or a look at it.
@@ -68,21 +69,11 @@ pub fn spawn(
     buffers: &mut Buffers,
 ) -> Result<u32, NotSpawned> {
     let not = |step: &[u8], errno: Errno, pid: u32| {
-        if order.purpose != Purpose::Look {
-            say(&[
-                process.name.as_bytes(),
-                b": ",
-                step,
-                b": errno ",
-                Number::new(errno.0).as_bytes(),
-            ]);
+        if order.purpose == Purpose::Look {
+            let code = exit_code(step, errno);
+            return NotSpawned { pid, code, errno };
         }
-        let code = if step == EXECUTE && errno == Errno::ENOENT {
-            127
-        } else {
-            126
-        };
-        NotSpawned { pid, code, errno }
+        not_spawned(process.name, step, errno, pid)
     };
     let program = Program::collect(process, &order, buffers)
         .ok_or_else(|| not(b"arguments and environment do not fit", Errno(7), 0))?;
@@ -99,7 +90,32 @@ pub fn spawn(
     }
 }
 
-const EXECUTE: &[u8] = b"cannot execute";
+/// The last step, whose error tells more than that it failed.
+pub const EXECUTE: &[u8] = b"cannot execute";
+
+/// Says why a process does not run.
+pub fn not_spawned(name: &str, step: &[u8], errno: Errno, pid: u32) -> NotSpawned {
+    say(&[
+        name.as_bytes(),
+        b": ",
+        step,
+        b": errno ",
+        Number::new(errno.0).as_bytes(),
+    ]);
+    NotSpawned {
+        pid,
+        code: exit_code(step, errno),
+        errno,
+    }
+}
+
+/// As a shell says it.
+fn exit_code(step: &[u8], errno: Errno) -> u8 {
+    match step == EXECUTE && errno == Errno::ENOENT {
+        true => 127,
+        false => 126,
+    }
+}
 
 struct Child<'a> {
     process: &'a Process<'static>,
@@ -126,6 +142,12 @@ pub fn become_process(
 ) -> Result<(), (&'static [u8], Errno)> {
     let step = |name: &'static [u8]| move |errno| (name, errno);
     sys::setsid().map_err(step(b"cannot begin a session"))?;
+    if let Some(score) = process.oom_score_adj {
+        set_oom_score_adj(score).map_err(step(b"cannot set oom_score_adj"))?;
+    }
+    if let Some(nice) = process.nice {
+        sys::set_nice(nice).map_err(step(b"cannot set its nice value"))?;
+    }
     streams(process, order.purpose).map_err(step(b"cannot set up its streams"))?;
     if let Some((fd, number)) = order.newline {
         sys::place(fd, number).map_err(step(b"cannot hand over its notification descriptor"))?;
@@ -152,8 +174,22 @@ pub fn become_process(
     };
     sys::limit_capabilities(kept).map_err(step(b"cannot limit capabilities"))?;
     sys::chdir(process.cwd).map_err(step(b"cannot enter its working directory"))?;
-    sys::unblock_all();
+    order.inherited.restore();
     Ok(())
+}
+
+fn set_oom_score_adj(score: i16) -> sys::Result<()> {
+    let file = sys::open(c"/proc/self/oom_score_adj", Open::Device)?;
+    let digits = Number::new(i32::from(score.unsigned_abs()));
+    let mut text = [b'-'; 6];
+    let mut length = usize::from(score < 0);
+    for digit in digits.as_bytes() {
+        if let Some(room) = text.get_mut(length) {
+            *room = *digit;
+            length += 1;
+        }
+    }
+    sys::pwrite(&file, text.get(..length).unwrap_or_default(), 0).map(drop)
 }
 
 fn streams(process: &Process<'_>, purpose: Purpose) -> sys::Result<()> {
@@ -200,37 +236,44 @@ impl<'a> Program<'a> {
         })
     }
 
-    /// Executes by path, or looks the name up as execvp(3) does; comes back to say why not.
+    /// Executes; comes back to say why not.
     pub fn execute(&mut self) -> Errno {
         let Some(name) = self.name else {
             return Errno::EINVAL;
         };
-        if name.to_bytes().contains(&b'/') {
-            return sys::execve(name, self.argv, self.environment.list);
-        }
-        let mut answer = Errno::ENOENT;
-        for directory in self
-            .environment
-            .path
-            .unwrap_or(DEFAULT_PATH)
-            .split(|byte| *byte == b':')
-        {
-            let directory = if directory.is_empty() {
-                b"."
-            } else {
-                directory
-            };
-            let Some(path) = join(self.path, directory, name) else {
-                continue;
-            };
-            match sys::execve(path, self.argv, self.environment.list) {
-                Errno::ENOENT | Errno::ENOTDIR => {}
-                Errno::EACCES => answer = Errno::EACCES,
-                errno => return errno,
-            }
-        }
-        answer
+        let Environment { list, path } = self.environment;
+        execute(name, self.argv, list, path, self.path)
     }
+}
+
+/// Executes by path, or looks the name up in `search` as execvp(3) does; comes back to say why not.
+pub fn execute(
+    name: &CStr,
+    argv: Pointers<'_>,
+    environment: Pointers<'_>,
+    search: Option<&[u8]>,
+    room: &mut [u8; PATH_SIZE],
+) -> Errno {
+    if name.to_bytes().contains(&b'/') {
+        return sys::execve(name, argv, environment);
+    }
+    let mut answer = Errno::ENOENT;
+    let search = search.unwrap_or(DEFAULT_PATH);
+    for directory in search.split(|byte| *byte == b':') {
+        let directory = match directory {
+            b"" => b".",
+            directory => directory,
+        };
+        let Some(path) = join(room, directory, name) else {
+            continue;
+        };
+        match sys::execve(path, argv, environment) {
+            Errno::ENOENT | Errno::ENOTDIR => {}
+            Errno::EACCES => answer = Errno::EACCES,
+            errno => return errno,
+        }
+    }
+    answer
 }
 
 /// A log lies where the container can write: what is not a plain file of ours is not written to.

@@ -6,22 +6,29 @@
 #![allow(unsafe_code)]
 
 mod credentials;
+mod ipc;
 mod process;
 mod signal;
 mod socket;
+mod terminal;
 
 pub use credentials::{
     clear_ambient, drop_from_bounding_set, limit_capabilities, set_gid, set_groups, set_uid,
 };
+pub use ipc::{Ipc, remove_ipc};
 pub use process::{
-    Forked, Pointers, Reaped, Vfork, adopt_orphans, execve, exit, fork, getpid, hide_memory,
-    set_limit, setsid, vfork, wait_any,
+    Forked, Pointers, Reaped, Vfork, adopt_orphans, execve, exit, fork, getpid, getppid,
+    hide_memory, set_limit, set_nice, set_parent_death_signal, setsid, vfork, wait_any,
 };
-pub use signal::{block_all, default_dispositions, kill, next_signal, signalfd, unblock_all};
+pub use signal::{
+    Infos, Inherited, Received, kill, kill_anyone, kill_held, next_signals, pidfd, queue, received,
+    signalfd, unblock_all,
+};
 pub use socket::{
     Sender, connect_loopback, connect_unix, connection_error, notify_socket, pair, peer,
     receive_from, send, unread,
 };
+pub use terminal::{Terminal, give_up_terminal, take_terminal, terminal};
 
 use core::ffi::CStr;
 
@@ -32,13 +39,20 @@ use super::arch::{number, syscall};
 pub struct Errno(pub i32);
 
 impl Errno {
+    pub const EPERM: Self = Self(1);
     pub const ENOENT: Self = Self(2);
+    pub const ESRCH: Self = Self(3);
     pub const EINTR: Self = Self(4);
     pub const EAGAIN: Self = Self(11);
     pub const EACCES: Self = Self(13);
+    pub const EBUSY: Self = Self(16);
+    pub const EXDEV: Self = Self(18);
     pub const ENOTDIR: Self = Self(20);
+    pub const EISDIR: Self = Self(21);
     pub const EINVAL: Self = Self(22);
     pub const ENAMETOOLONG: Self = Self(36);
+    pub const ENOTEMPTY: Self = Self(39);
+    pub const ELOOP: Self = Self(40);
     pub const EINPROGRESS: Self = Self(115);
 }
 
@@ -169,6 +183,9 @@ pub fn fallocate(fd: &Fd, length: usize) -> Result<()> {
     checked(unsafe { syscall(number::FALLOCATE, [fd.argument(), 0, 0, length, 0, 0]) }).map(drop)
 }
 
+/// The working directory, where a descriptor of a directory is wanted (openat(2)).
+const AT_FDCWD: usize = -100_isize as usize;
+
 /// What to do with a file that is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Open {
@@ -185,7 +202,6 @@ pub enum Open {
 /// Opens without following a last symbolic link, without waiting for a fifo's other end, and
 /// closed on exec.
 pub fn open(path: &CStr, how: Open) -> Result<Fd> {
-    const AT_FDCWD: usize = -100_isize as usize;
     // O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY
     const ALWAYS: usize = 0o2_000_000 | 0o400_000 | 0o4_000 | 0o400;
     let flags = match how {
@@ -203,6 +219,127 @@ pub fn open(path: &CStr, how: Open) -> Result<Fd> {
         )
     })
     .map(Fd::new)
+}
+
+/// Opens a directory to read it, no symbolic link on the way.
+pub fn open_directory(path: &CStr) -> Result<Fd> {
+    // RESOLVE_NO_SYMLINKS
+    open2(AT_FDCWD, path, 0x04)
+}
+
+/// Opens a directory below another one, on the same file system.
+pub fn open_below(directory: &Fd, name: &CStr) -> Result<Fd> {
+    // RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
+    open2(directory.argument(), name, 0x08 | 0x04 | 0x01)
+}
+
+fn open2(directory: usize, path: &CStr, resolve: u64) -> Result<Fd> {
+    // struct open_how: flags O_CLOEXEC | O_DIRECTORY | O_NOFOLLOW, mode, resolve.
+    let how = [0o2_000_000_u64 | 0o200_000 | 0o400_000, 0, resolve];
+    let (path, how) = (
+        path.as_ptr().addr_for_kernel(),
+        how.as_ptr().addr_for_kernel(),
+    );
+    // SAFETY: the path ends in NUL, struct open_how has 24 bytes.
+    checked(unsafe { syscall(number::OPENAT2, [directory, path, how, 24, 0, 0]) }).map(Fd::new)
+}
+
+/// Opens a file to read it, by its path from a directory.
+pub fn open_at(directory: &Fd, path: &CStr) -> Result<Fd> {
+    let path = path.as_ptr().addr_for_kernel();
+    // SAFETY: the path ends in NUL. O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY
+    checked(unsafe {
+        syscall(
+            number::OPENAT,
+            [directory.argument(), path, 0o2_404_400, 0, 0, 0],
+        )
+    })
+    .map(Fd::new)
+}
+
+/// Room for names of a directory, aligned as the kernel's records are.
+#[repr(C, align(8))]
+pub struct Entries([u8; 2048]);
+
+impl Entries {
+    pub const fn new() -> Self {
+        Self([0; 2048])
+    }
+}
+
+/// Reads on in a directory; hands each name but `.` and `..` to `each`, and returns false at the
+/// end.
+pub fn read_entries(
+    directory: &Fd,
+    room: &mut Entries,
+    mut each: impl FnMut(&CStr),
+) -> Result<bool> {
+    let room = &mut room.0;
+    // SAFETY: the kernel writes at most `len` bytes of `room`.
+    let length = checked(unsafe {
+        syscall(
+            number::GETDENTS64,
+            [
+                directory.argument(),
+                room.as_mut_ptr().addr_for_kernel(),
+                room.len(),
+                0,
+                0,
+                0,
+            ],
+        )
+    })?;
+    let mut records = room.get(..length).unwrap_or_default();
+    // struct linux_dirent64: the record's length is the u16 at 16, its name begins at 19.
+    while let Some(size) = records.get(16..).and_then(|rest| rest.first_chunk()) {
+        let size = usize::from(u16::from_ne_bytes(*size));
+        let Some((record, rest)) = records.split_at_checked(size) else {
+            break;
+        };
+        records = rest;
+        let name = record.get(19..).unwrap_or_default();
+        match CStr::from_bytes_until_nul(name) {
+            Ok(name) if name != c"." && name != c".." => each(name),
+            _ => {}
+        }
+    }
+    Ok(length != 0)
+}
+
+/// Begins again at the first entry of a directory.
+pub fn rewind(directory: &Fd) {
+    // SAFETY: no pointer is passed.
+    unsafe { syscall(number::LSEEK, [directory.argument(), 0, 0, 0, 0, 0]) };
+}
+
+/// What is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remove {
+    /// A file, or whatever is no directory.
+    File,
+    /// An empty directory.
+    Directory,
+}
+
+/// unlinkat(2) below a directory.
+pub fn remove_at(directory: &Fd, name: &CStr, what: Remove) -> Result<()> {
+    unlink_from(directory.argument(), name, what)
+}
+
+/// unlink(2).
+pub fn unlink(path: &CStr) -> Result<()> {
+    unlink_from(AT_FDCWD, path, Remove::File)
+}
+
+fn unlink_from(directory: usize, name: &CStr, what: Remove) -> Result<()> {
+    const AT_REMOVEDIR: usize = 0x200;
+    let flags = match what {
+        Remove::File => 0,
+        Remove::Directory => AT_REMOVEDIR,
+    };
+    let name = name.as_ptr().addr_for_kernel();
+    // SAFETY: the name ends in NUL.
+    checked(unsafe { syscall(number::UNLINKAT, [directory, name, flags, 0, 0, 0]) }).map(drop)
 }
 
 /// What a descriptor refers to.
@@ -236,18 +373,6 @@ pub fn facts(fd: &Fd) -> Result<FileFacts> {
         is_own_regular: mode & 0o170_000 == 0o100_000 && links == 1,
         size,
     })
-}
-
-/// unlink(2); a missing file is not looked at.
-pub fn unlink(path: &CStr) {
-    const AT_FDCWD: usize = -100_isize as usize;
-    // SAFETY: the path ends in NUL.
-    unsafe {
-        syscall(
-            number::UNLINKAT,
-            [AT_FDCWD, path.as_ptr().addr_for_kernel(), 0, 0, 0, 0],
-        )
-    };
 }
 
 /// umask(2); returns the one before.

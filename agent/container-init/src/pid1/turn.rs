@@ -4,21 +4,24 @@ use core::ffi::CStr;
 
 use container_init::exits::{ExitRecord, ShortName};
 use container_init::link::Outbox;
-use container_init::plan::{MAX_PROCESSES, Plan, Process, Readiness};
+use container_init::plan::{List, MAX_PROCESSES, Plan, Process, ProcessKind, Readiness};
 use container_init::protocol::{
-    AgentStatus, EventKind, ExitStatus, Hello, LookKind, MAX_FRAME, Refusal, Report, Request,
-    RequestKind, Start, VERSION, first_frame,
+    AgentStatus, EventKind, ExitStatus, Hello, LookKind, MAX_FRAME, Processes, Refusal, Report,
+    Request, RequestKind, Start, first_frame,
 };
-use container_init::supervisor::{Action, Input, Scope, Supervisor, Target};
+use container_init::supervisor::{Action, Input, Supervisor, Target};
 
+use super::alone::{self, Command};
 use super::cgroup::OomKills;
+use super::clean;
+use super::crowd::{self, Scope, Whose};
 use super::link::{Link, Outbound};
 use super::notify::{Newline, Notify, Said, newline};
 use super::prepared::{self, Prepared};
 use super::ring::Ring;
 use super::say::{Number, say};
 use super::spawn::{self, Order, Purpose};
-use super::sys::{self, Errno, Fd, Poll, Reaped};
+use super::sys::{self, Errno, Fd, Infos, Inherited, Poll, Reaped, Received};
 
 const SIGCHLD: u8 = 17;
 const SIGKILL: u8 = 9;
@@ -36,6 +39,9 @@ pub struct Buffers {
     outbound: Outbound,
     spawn: spawn::Buffers,
     frame: prepared::Frame,
+    kept: prepared::Frame,
+    infos: Infos,
+    alone: alone::Buffers,
 }
 
 impl Buffers {
@@ -45,8 +51,20 @@ impl Buffers {
             outbound: Outbound::new(),
             spawn: spawn::Buffers::new(),
             frame: [0; MAX_FRAME],
+            kept: [0; MAX_FRAME],
+            infos: [0; size_of::<Infos>()],
+            alone: alone::Buffers::new(),
         }
     }
+}
+
+/// What the loop is about.
+pub struct Task {
+    pub plan: Plan<'static>,
+    pub scope: Scope,
+    pub inherited: Inherited,
+    /// The app, where it is a command of the command line.
+    pub command: Option<Command>,
 }
 
 /// How a process of the plan can tell that it is ready, and how we look.
@@ -92,6 +110,7 @@ impl Ears {
         process: &Process<'static>,
         start: Option<Start<'a>>,
         newline: Option<&'a (Fd, u32)>,
+        inherited: Inherited,
     ) -> Order<'a> {
         Order {
             argv: process.argv,
@@ -99,6 +118,7 @@ impl Ears {
             notify: self.notify.as_ref().map(Notify::path),
             newline: newline.map(|(writing, fd)| (writing, *fd)),
             purpose: Purpose::Run,
+            inherited,
         }
     }
 
@@ -110,6 +130,9 @@ impl Ears {
 
 struct Pid1<'b> {
     plan: Plan<'static>,
+    scope: Scope,
+    inherited: Inherited,
+    command: Option<Command>,
     supervisor: Supervisor<'static>,
     outbox: Outbox<'static>,
     link: Link,
@@ -122,13 +145,21 @@ struct Pid1<'b> {
     reaping: bool,
     spawn: &'b mut spawn::Buffers,
     frame: &'b mut prepared::Frame,
+    /// The start that a restart in place will need.
+    kept: &'b mut prepared::Frame,
+    kept_length: usize,
+    alone: &'b mut alone::Buffers,
 }
 
 /// Runs the container. Ends the program when the supervisor says so.
-pub fn turn(plan: Plan<'static>, scope: Scope, signals: Fd, buffers: &'static mut Buffers) -> ! {
+pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
+    let plan = task.plan;
     let mut pid1 = Pid1 {
         plan,
-        supervisor: Supervisor::new(plan, scope),
+        scope: task.scope,
+        inherited: task.inherited,
+        command: task.command,
+        supervisor: Supervisor::new(plan),
         outbox: Outbox::new(),
         link: Link::new(plan.ctl_socket, &mut buffers.outbound),
         ring: Ring::open(plan.exits),
@@ -138,12 +169,20 @@ pub fn turn(plan: Plan<'static>, scope: Scope, signals: Fd, buffers: &'static mu
         reaping: false,
         spawn: &mut buffers.spawn,
         frame: &mut buffers.frame,
+        kept: &mut buffers.kept,
+        kept_length: 0,
+        alone: &mut buffers.alone,
     };
+    let infos = &mut buffers.infos;
     let mut inbound = Inbound {
         bytes: &mut buffers.inbound,
         length: 0,
     };
     pid1.feed(Input::Begin);
+    if pid1.command.is_some() {
+        // What the command was to inherit it has.
+        pid1.close_inherited(&signals);
+    }
     loop {
         let now = sys::now();
         if pid1.link.dial(now) {
@@ -153,7 +192,7 @@ pub fn turn(plan: Plan<'static>, scope: Scope, signals: Fd, buffers: &'static mu
         pid1.link.flush(now);
         pid1.sleep(&signals);
         pid1.listen();
-        pid1.signals(&signals);
+        pid1.signals(&signals, infos);
         pid1.reap();
         inbound.serve(&mut pid1);
         if pid1.supervisor.due().is_some_and(|due| due <= sys::now()) {
@@ -223,6 +262,20 @@ impl Pid1<'_> {
     fn perform(&mut self, action: Action<'static, '_>) -> Option<Input<'static>> {
         match action {
             Action::Spawn { process, start } => return self.spawn(process, start),
+            Action::Keep(start) => {
+                self.kept_length = Request::Start(start).encode(self.kept).unwrap_or(0);
+            }
+            Action::SpawnAgain { process } => return self.spawn_again(process),
+            Action::Sweep { process, leader } => return Some(self.sweep(process, leader)),
+            Action::Clean { process } => {
+                let plan = self.process(process)?;
+                let pid = clean::begin(&plan).ok();
+                return Some(Input::Cleaning { process, pid });
+            }
+            Action::RestartFailed { process } => {
+                let name = self.process(process).map_or("", |process| process.name);
+                say(&[name.as_bytes(), b": cannot be restarted in place"]);
+            }
             Action::Prepare { process } => self.prepare(process),
             Action::EndPrepared => {
                 if let Some(prepared) = self.prepared.take() {
@@ -234,7 +287,7 @@ impl Pid1<'_> {
                 if let Some(ears) = self.ears.get_mut(process) {
                     ears.tcp = None;
                 }
-                signal(Target::Group(pid), SIGKILL);
+                self.signal(Target::Group(pid), SIGKILL, None);
             }
             Action::Look { kind } => return self.look(kind),
             Action::Looked(looked) => self.link.write(&Report::Looked(looked), sys::now()),
@@ -246,10 +299,16 @@ impl Pid1<'_> {
                     // An older kill for memory must not be taken for the cause of this one.
                     self.oom_kills.rose();
                 }
-                signal(target, number);
+                self.signal(target, number, None);
             }
+            Action::Forward {
+                target,
+                signal,
+                value,
+            } => self.signal(target, signal, value),
             Action::Report(kind) => self.report(kind),
             Action::Answer => self.answer(),
+            Action::AnswerProcesses => self.answer_processes(),
             Action::Refuse { request, code } => self.refuse(Some(request), code),
             Action::Exit { code } => {
                 self.link.flush(sys::now());
@@ -269,7 +328,7 @@ impl Pid1<'_> {
             return;
         };
         let newline = ears.prepare(&process, self.plan.run_dir);
-        let order = ears.order(&process, None, newline.as_ref());
+        let order = ears.order(&process, None, newline.as_ref(), self.inherited);
         match Prepared::make(&process, order, self.spawn, self.frame) {
             Ok(prepared) => self.prepared = Some(prepared),
             Err(errno) => say(&[
@@ -292,19 +351,50 @@ impl Pid1<'_> {
                 });
             }
         }
+        if let (Some(command), ProcessKind::App) = (self.command, process.kind) {
+            return Some(spawned(index, command.spawn(process.name, self.alone)));
+        }
         let newline = ears.prepare(&process, self.plan.run_dir);
-        let order = ears.order(&process, start, newline.as_ref());
-        Some(match spawn::spawn(&process, order, self.spawn) {
-            Ok(pid) => Input::Spawned {
-                process: index,
-                pid,
-            },
-            Err(not) => Input::NotSpawned {
-                process: index,
-                pid: not.pid,
-                code: not.code,
-            },
-        })
+        let order = ears.order(&process, start, newline.as_ref(), self.inherited);
+        Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
+    }
+
+    fn spawn_again(&mut self, index: usize) -> Option<Input<'static>> {
+        let process = self.process(index)?;
+        if process.kind == ProcessKind::Agent {
+            return self.spawn(index, None);
+        }
+        // Copied, because what is executed may be prepared in the same room.
+        let kept = self.kept.get(..self.kept_length)?;
+        self.frame.get_mut(..kept.len())?.copy_from_slice(kept);
+        let ears = self.ears.get_mut(index)?;
+        let newline = ears.prepare(&process, self.plan.run_dir);
+        let frame = first_frame(self.frame.get(..self.kept_length)?).ok()??;
+        let Ok(Request::Start(start)) = Request::decode(frame.body) else {
+            return None;
+        };
+        let order = ears.order(&process, Some(start), newline.as_ref(), self.inherited);
+        Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
+    }
+
+    /// Whom the signals of a process of the plan are for.
+    fn whose(&self, index: usize, leader: u32) -> Whose {
+        let is_app = index + 1 == self.plan.processes.iter().count();
+        if !is_app {
+            return Whose::Session(leader);
+        }
+        let mut agents = [0; MAX_PROCESSES];
+        for (room, pid) in agents.iter_mut().zip(self.supervisor.agent_pids()) {
+            *room = pid;
+        }
+        Whose::AllButAgents(agents)
+    }
+
+    fn sweep(&self, process: usize, leader: u32) -> Input<'static> {
+        let swept = crowd::signal(self.whose(process, leader), self.scope, SIGKILL);
+        // Where nobody can be told apart nothing is proven.
+        let found = swept.unwrap_or(true);
+        Input::Swept { process, found }
     }
 
     fn probe(&mut self, index: usize) -> Option<Input<'static>> {
@@ -335,6 +425,7 @@ impl Pid1<'_> {
                     notify: None,
                     newline: None,
                     purpose: Purpose::Probe,
+                    inherited: self.inherited,
                 };
                 Some(match spawn::spawn(&process, order, self.spawn) {
                     Ok(pid) => Input::Probing {
@@ -356,6 +447,7 @@ impl Pid1<'_> {
             notify: None,
             newline: None,
             purpose: Purpose::Look,
+            inherited: self.inherited,
         };
         Some(match spawn::spawn(&app, order, self.spawn) {
             Ok(pid) => Input::Looking { kind, pid },
@@ -371,7 +463,7 @@ impl Pid1<'_> {
         let event = self.outbox.push(kind, app);
         let now = sys::now();
         // First the agent, who waits; then the disk.
-        self.link.write(&Report::Event(event), now);
+        self.link.write_event(event, now);
         self.link.flush(now);
         if let EventKind::Exited {
             name,
@@ -401,6 +493,15 @@ impl Pid1<'_> {
         self.link.write(&Report::Status(status), sys::now());
     }
 
+    fn answer_processes(&mut self) {
+        let mut room = Default::default();
+        let now = sys::now();
+        let list = List::new(self.supervisor.processes(now, &mut room));
+        let memory = self.oom_kills.memory();
+        let processes = Processes { memory, list };
+        self.link.write(&Report::Processes(processes), now);
+    }
+
     fn refuse(&mut self, request: Option<RequestKind>, code: Refusal) {
         self.link
             .write(&Report::Refused { request, code }, sys::now());
@@ -409,7 +510,7 @@ impl Pid1<'_> {
     /// Hello, then every event that was not acked.
     fn greet(&mut self, now: u64) {
         let hello = Hello {
-            version: VERSION,
+            version: self.link.version(),
             container_id: self.plan.container_id,
             create_generation: self.plan.create_generation,
             generation: self.supervisor.generation(),
@@ -418,7 +519,7 @@ impl Pid1<'_> {
         };
         self.link.write(&Report::Hello(hello), now);
         for event in self.outbox.iter() {
-            self.link.write(&Report::Event(event), now);
+            self.link.write_event(event, now);
         }
         self.feed(Input::Connected);
     }
@@ -503,29 +604,39 @@ impl Pid1<'_> {
         }
     }
 
-    fn signals(&mut self, signals: &Fd) {
-        for _ in 0..AT_ONCE {
-            let Some(number) = sys::next_signal(signals) else {
-                return;
-            };
-            match number {
-                SIGCHLD => self.reaping = true,
-                SIGTTIN | SIGTTOU => {}
-                number => self.feed(Input::Signalled(number)),
+    fn signals(&mut self, signals: &Fd, room: &mut Infos) {
+        for Received {
+            signal,
+            sent,
+            value,
+        } in sys::received(sys::next_signals(signals, room))
+        {
+            match signal {
+                SIGCHLD => {
+                    self.reaping = true;
+                    if sent {
+                        self.feed(Input::Signalled { signal, value });
+                    }
+                }
+                SIGTTIN | SIGTTOU if !sent => {}
+                signal => self.feed(Input::Signalled { signal, value }),
             }
         }
     }
 
+    /// One end is held back until it is known whether anybody is left: after the last one nobody has
+    /// to be looked for.
     fn reap(&mut self) {
+        let mut held = None;
         for _ in 0..AT_ONCE {
             if !self.reaping {
-                return;
+                break;
             }
             match sys::wait_any() {
                 Reaped::Child(pid, status) => {
-                    self.prepared.take_if(|prepared| prepared.pid() == pid);
-                    let oom = status == ExitStatus::Signal(SIGKILL) && self.oom_kills.rose();
-                    self.feed(Input::Reaped { pid, status, oom });
+                    if let Some((pid, status)) = held.replace((pid, status)) {
+                        self.reaped(pid, status);
+                    }
                 }
                 Reaped::NoneEnded => self.reaping = false,
                 Reaped::Childless => {
@@ -534,6 +645,85 @@ impl Pid1<'_> {
                 }
             }
         }
+        if let Some((pid, status)) = held {
+            self.reaped(pid, status);
+        }
+    }
+
+    fn reaped(&mut self, pid: u32, status: ExitStatus) {
+        self.prepared.take_if(|prepared| prepared.pid() == pid);
+        let oom = status == ExitStatus::Signal(SIGKILL) && self.oom_kills.rose();
+        if oom {
+            let memory = self.oom_kills.memory();
+            let name = self.supervisor.name_of(pid);
+            self.report(EventKind::OutOfMemory { name, pid, memory });
+            say(&[
+                name.as_bytes(),
+                b": killed by the kernel: the container is out of memory, pid ",
+                Number::new(pid.cast_signed()).as_bytes(),
+            ]);
+        }
+        self.feed(Input::Reaped { pid, status, oom });
+    }
+
+    /// Sends a signal. A process that is gone, or that we may not signal, is no reason to end.
+    fn signal(&self, target: Target, number: u8, value: Option<u64>) {
+        let sent = match (target, value) {
+            // 0 would be our own group.
+            (Target::Process(0) | Target::Group(0), _) => return,
+            (Target::Process(pid), Some(value)) => sys::queue(pid.cast_signed(), number, value),
+            (Target::Process(pid), None) => sys::kill(pid.cast_signed(), number),
+            (Target::Group(pid), _) => sys::kill(-pid.cast_signed(), number),
+            (Target::All { process, leader }, _) => {
+                let whose = self.whose(process, leader);
+                match crowd::signal(whose, self.scope, number) {
+                    Ok(_) => Ok(()),
+                    // Without /proc its group is what we know.
+                    Err(_) => sys::kill(-leader.cast_signed(), number),
+                }
+            }
+            (Target::Everybody, _) if self.scope == Scope::Namespace => sys::kill(-1, number),
+            (Target::Everybody, _) => self.signal_descendants(number),
+        };
+        if let Err(errno) = sent {
+            say(&[
+                b"cannot send signal ",
+                Number::new(i32::from(number)).as_bytes(),
+                b": errno ",
+                Number::new(errno.0).as_bytes(),
+            ]);
+        }
+    }
+
+    /// All below us, in a pid namespace that is not ours.
+    fn signal_descendants(&self, number: u8) -> sys::Result<()> {
+        if crowd::signal(Whose::Everybody, self.scope, number).is_ok() {
+            return Ok(());
+        }
+        let mut room = Default::default();
+        let known = self.supervisor.processes(0, &mut room);
+        for process in known.iter().filter(|process| process.pid != 0) {
+            sys::kill(-process.pid.cast_signed(), number)?;
+        }
+        Ok(())
+    }
+
+    /// Closes what only the command was to inherit.
+    fn close_inherited(&self, signals: &Fd) {
+        let kept = signals.raw().cast_unsigned();
+        let counter = self.oom_kills.descriptor().unwrap_or(kept);
+        sys::close_others([kept, counter]);
+    }
+}
+
+fn spawned(process: usize, result: Result<u32, spawn::NotSpawned>) -> Input<'static> {
+    match result {
+        Ok(pid) => Input::Spawned { process, pid },
+        Err(not) => Input::NotSpawned {
+            process,
+            pid: not.pid,
+            code: not.code,
+        },
     }
 }
 
@@ -542,24 +732,4 @@ fn is_decided(socket: &Fd) -> bool {
     let mut poll = [Poll::writable(socket)];
     sys::wait(&mut poll, Some(0));
     poll.iter().any(Poll::happened)
-}
-
-fn signal(target: Target, number: u8) {
-    let (pid, sign) = match target {
-        // 0 would be our own group.
-        Target::Process(0) | Target::Group(0) => return,
-        Target::Process(pid) => (pid, 1),
-        Target::Group(pid) => (pid, -1),
-        Target::Everybody => (1, -1),
-    };
-    let sent = i32::try_from(pid).map(|pid| sys::kill(sign * pid, number));
-    if let Ok(Err(errno)) = sent {
-        let number = Number::new(i32::from(number));
-        say(&[
-            b"cannot send signal ",
-            number.as_bytes(),
-            b": errno ",
-            Number::new(errno.0).as_bytes(),
-        ]);
-    }
 }

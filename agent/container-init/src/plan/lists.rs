@@ -3,7 +3,9 @@
 use core::ffi::CStr;
 use core::fmt;
 
-use super::process::{Process, Rlimit};
+use super::lifecycle::Rewrite;
+use super::limits::Rlimit;
+use super::process::Process;
 use crate::wire::{Malformed, Reader, Writer};
 
 /// A list of items of one kind, in order.
@@ -23,6 +25,10 @@ pub type Strings<'a> = List<'a, &'a CStr>;
 pub type Groups<'a> = List<'a, u32>;
 /// Resource limits.
 pub type Rlimits<'a> = List<'a, Rlimit>;
+/// TCP ports.
+pub type Ports<'a> = List<'a, u16>;
+/// Numbers that become others.
+pub type Rewrites<'a> = List<'a, Rewrite>;
 /// The processes of a plan.
 pub type Processes<'a> = List<'a, Process<'a>>;
 
@@ -40,6 +46,11 @@ impl<'a, T: Item<'a> + 'a> List<'a, T> {
     /// A list of these items.
     pub fn new(items: &'a [T]) -> Self {
         Self(Source::Given(items))
+    }
+
+    /// No items.
+    pub fn none() -> Self {
+        Self::new(&[])
     }
 
     /// The items in order.
@@ -107,5 +118,29 @@ impl Item<'_> for u32 {
 
     fn decode(r: &mut Reader<'_>, what: &'static str) -> Result<Self, Malformed> {
         r.u32(what)
+    }
+}
+
+impl Item<'_> for u16 {
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.u16(*self);
+    }
+
+    fn decode(r: &mut Reader<'_>, what: &'static str) -> Result<Self, Malformed> {
+        r.u16(what)
+    }
+}
+
+impl Item<'_> for Rewrite {
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.u8(self.from);
+        w.u8(self.to);
+    }
+
+    fn decode(r: &mut Reader<'_>, what: &'static str) -> Result<Self, Malformed> {
+        Ok(Self {
+            from: r.u8(what)?,
+            to: r.u8(what)?,
+        })
     }
 }

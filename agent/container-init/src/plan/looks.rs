@@ -38,10 +38,6 @@ impl<'a> Looks<'a> {
         argv.iter().next().map(|_| argv)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        LookKind::ALL.iter().all(|kind| self.argv(*kind).is_none())
-    }
-
     pub(super) fn check(&self) -> Result<(), Malformed> {
         let cannot_work = |argv: &Strings<'_>| {
             argv.iter().next().is_some_and(|program| program.is_empty())

@@ -2,7 +2,11 @@
 
 use core::ffi::CStr;
 
-use super::lists::{Groups, Item, Rlimits, Strings};
+use super::lifecycle::{Delivery, Essential, Restart};
+use super::limits::Limits;
+use super::lists::{Groups, Item, Ports, Rlimits, Strings};
+use super::output::{Log, Output};
+use super::readiness::Readiness;
 use super::{MAX_GROUPS, MAX_NAME, MAX_STRINGS};
 use crate::wire::{Malformed, Reader, Writer};
 
@@ -31,18 +35,42 @@ pub struct Process<'a> {
     pub capabilities: u64,
     /// Limits, set as soft and hard before the ids change.
     pub rlimits: Rlimits<'a>,
+    /// Nice value, -20..=19; one below init's own needs `CAP_SYS_NICE`.
+    pub nice: Option<i8>,
+    /// `oom_score_adj`, -1000..=1000; lowering it needs `CAP_SYS_RESOURCE`.
+    pub oom_score_adj: Option<i16>,
+    /// Limits of a cgroup of its own.
+    pub limits: Option<Limits>,
+    /// The agents that have to have passed their gates before this agent starts: bit n is process
+    /// n, all of them earlier ones. The app waits for all of them.
+    pub after: u16,
     /// When it counts as ready.
     pub readiness: Readiness<'a>,
     /// What its end means. The app is always essential.
     pub essential: Essential,
-    /// Pause before it is started again, for an optional agent.
+    /// Exit code of the container that ends because this process did; `None` is the process's own,
+    /// for an agent at least 1.
+    pub exit_code: Option<u8>,
+    /// Whether it is started again. The app never is, but by a restart from outside.
     pub restart: Restart,
     /// Signal that asks it to stop, 1..=64; normally 15.
     pub stop_signal: u8,
+    /// Milliseconds from that signal until it is killed, inside the budget of the whole stop;
+    /// `u32::MAX` for all of the budget.
+    pub stop_grace_ms: u32,
+    /// Whom its signals reach.
+    pub delivery: Delivery,
     /// Where its standard output goes.
     pub stdout: Output<'a>,
     /// Where its standard error goes.
     pub stderr: Output<'a>,
+    /// Its log.
+    pub log: Option<Log<'a>>,
+    /// Absolute directories that are emptied, and files that are removed, before it is started
+    /// again in place.
+    pub clean: Strings<'a>,
+    /// TCP ports that nobody may listen on any more before it is started again in place.
+    pub ports: Ports<'a>,
 }
 
 /// In-container agent, or the app.
@@ -54,91 +82,40 @@ pub enum ProcessKind {
     App,
 }
 
-/// What the end of a process means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Essential {
-    /// The container ends.
-    Yes,
-    /// It is started again with back-off.
-    No,
-}
+impl<'a> Process<'a> {
+    /// A process that says no more than what it executes: as root without capabilities in `/`, ready
+    /// when it was started, essential, never started again, asked to stop by TERM.
+    pub fn plain(name: &'a str, kind: ProcessKind, argv: Strings<'a>) -> Self {
+        Self {
+            name,
+            kind,
+            argv,
+            env: Strings::none(),
+            cwd: c"/",
+            uid: 0,
+            gid: 0,
+            groups: Groups::none(),
+            capabilities: 0,
+            rlimits: Rlimits::none(),
+            nice: None,
+            oom_score_adj: None,
+            limits: None,
+            after: 0,
+            readiness: Readiness::None,
+            essential: Essential::Yes,
+            exit_code: None,
+            restart: Restart::NEVER,
+            stop_signal: 15,
+            stop_grace_ms: u32::MAX,
+            delivery: Delivery::Process,
+            stdout: Output::Inherit,
+            stderr: Output::Inherit,
+            log: None,
+            clean: Strings::none(),
+            ports: Ports::none(),
+        }
+    }
 
-/// Pause between an end and the next start: doubles from min to max, and begins again at min
-/// after a run longer than max.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Restart {
-    /// First pause in milliseconds.
-    pub backoff_min_ms: u32,
-    /// Longest pause in milliseconds; not below the first.
-    pub backoff_max_ms: u32,
-}
-
-/// When a process counts as ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readiness<'a> {
-    /// Started is ready.
-    None,
-    /// `READY=1` on `NOTIFY_SOCKET` (sd_notify(3)).
-    Notify {
-        /// Milliseconds from the start until it counts as failed.
-        timeout_ms: u32,
-    },
-    /// A newline on this descriptor (s6's notification-fd).
-    NewlineFd {
-        /// Number of the descriptor in the process, 3..=255.
-        fd: u32,
-        /// Milliseconds from the start until it counts as failed.
-        timeout_ms: u32,
-    },
-    /// A connection to 127.0.0.1 at this port succeeds.
-    TcpLoopback {
-        /// TCP port, not 0.
-        port: u16,
-        /// Longest pause between two probes in milliseconds, not 0.
-        period_ms: u32,
-        /// Milliseconds for one probe, not 0.
-        timeout_ms: u32,
-        /// Milliseconds from the start until it counts as failed.
-        deadline_ms: u32,
-    },
-    /// This command, run as the process's user in its directory, exits 0.
-    Exec {
-        /// At least one.
-        argv: Strings<'a>,
-        /// Milliseconds before the first probe.
-        initial_delay_ms: u32,
-        /// Longest pause between two probes in milliseconds, not 0.
-        period_ms: u32,
-        /// Milliseconds for one probe, not 0.
-        timeout_ms: u32,
-        /// Failures in a row, at full period, until it counts as failed; not 0.
-        failure_threshold: u32,
-    },
-    /// nodeagent probes from outside; init reports only that it was started.
-    External,
-}
-
-/// A resource limit as setrlimit(2) has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rlimit {
-    /// `RLIMIT_` number, 0..=15.
-    pub resource: u32,
-    /// Soft limit; `u64::MAX` is unlimited.
-    pub soft: u64,
-    /// Hard limit; `u64::MAX` is unlimited.
-    pub hard: u64,
-}
-
-/// Where an output stream goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Output<'a> {
-    /// Where container-init's own goes.
-    Inherit,
-    /// Appended to this file, which is made when it is missing.
-    File(&'a CStr),
-}
-
-impl Process<'_> {
     pub(super) fn check(&self) -> Result<(), Malformed> {
         let allowed = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         let name = self.name.as_bytes();
@@ -163,8 +140,26 @@ impl Process<'_> {
         if !(1..=64).contains(&self.stop_signal) {
             return Err(Malformed::Invalid("stop signal"));
         }
-        if self.restart.backoff_min_ms > self.restart.backoff_max_ms {
-            return Err(Malformed::Invalid("restart back-off"));
+        self.restart.check()?;
+        if self.nice.is_some_and(|nice| !(-20..=19).contains(&nice)) {
+            return Err(Malformed::Invalid("nice"));
+        }
+        if self
+            .oom_score_adj
+            .is_some_and(|score| !(-1000..=1000).contains(&score))
+        {
+            return Err(Malformed::Invalid("oom_score_adj"));
+        }
+        self.log.as_ref().map_or(Ok(()), Log::check)?;
+        if self.log.is_none() && [self.stdout, self.stderr].contains(&Output::Log) {
+            return Err(Malformed::Invalid("log"));
+        }
+        if !self
+            .clean
+            .iter()
+            .all(|path| path.to_bytes().starts_with(b"/"))
+        {
+            return Err(Malformed::Invalid("path to clean"));
         }
         if self
             .rlimits
@@ -173,35 +168,7 @@ impl Process<'_> {
         {
             return Err(Malformed::Invalid("rlimit"));
         }
-        let readiness = match self.readiness {
-            Readiness::None | Readiness::Notify { .. } => true,
-            Readiness::External => self.kind == ProcessKind::App,
-            Readiness::NewlineFd { fd, .. } => (3..=255).contains(&fd),
-            Readiness::TcpLoopback {
-                port,
-                period_ms,
-                timeout_ms,
-                ..
-            } => port != 0 && period_ms != 0 && timeout_ms != 0,
-            Readiness::Exec {
-                argv,
-                period_ms,
-                timeout_ms,
-                failure_threshold,
-                ..
-            } => {
-                argv.iter().next().is_some_and(|arg| !arg.is_empty())
-                    && argv.iter().count() <= MAX_STRINGS
-                    && period_ms != 0
-                    && timeout_ms != 0
-                    && failure_threshold != 0
-            }
-        };
-        if readiness {
-            Ok(())
-        } else {
-            Err(Malformed::Invalid("readiness"))
-        }
+        self.readiness.check(self.kind)
     }
 }
 
@@ -217,13 +184,24 @@ impl<'a> Item<'a> for Process<'a> {
         self.groups.encode(w);
         w.u64(self.capabilities);
         self.rlimits.encode(w);
+        option(self.nice, w, |nice, w| w.u8(nice.cast_unsigned()));
+        option(self.oom_score_adj, w, |score, w| {
+            w.u16(score.cast_unsigned())
+        });
+        option(self.limits, w, |limits, w| limits.encode(w));
+        w.u16(self.after);
         self.readiness.encode(w);
         w.flag(self.essential == Essential::Yes);
-        w.u32(self.restart.backoff_min_ms);
-        w.u32(self.restart.backoff_max_ms);
+        option(self.exit_code, w, |code, w| w.u8(code));
+        self.restart.encode(w);
         w.u8(self.stop_signal);
+        w.u32(self.stop_grace_ms);
+        w.u8(self.delivery as u8);
         self.stdout.encode(w);
         self.stderr.encode(w);
+        option(self.log, w, |log, w| log.encode(w));
+        self.clean.encode(w);
+        self.ports.encode(w);
     }
 
     fn decode(r: &mut Reader<'a>, _: &'static str) -> Result<Self, Malformed> {
@@ -242,128 +220,47 @@ impl<'a> Item<'a> for Process<'a> {
             groups: Groups::decode(r, "groups")?,
             capabilities: r.u64("capabilities")?,
             rlimits: Rlimits::decode(r, "rlimits")?,
+            nice: optional(r, "nice", |r| Ok(r.u8("nice")?.cast_signed()))?,
+            oom_score_adj: optional(r, "oom_score_adj", |r| {
+                Ok(r.u16("oom_score_adj")?.cast_signed())
+            })?,
+            limits: optional(r, "cgroup limits", Limits::decode)?,
+            after: r.u16("dependencies")?,
             readiness: Readiness::decode(r)?,
             essential: if r.flag("essential")? {
                 Essential::Yes
             } else {
                 Essential::No
             },
-            restart: Restart {
-                backoff_min_ms: r.u32("restart back-off")?,
-                backoff_max_ms: r.u32("restart back-off")?,
-            },
+            exit_code: optional(r, "exit code", |r| r.u8("exit code"))?,
+            restart: Restart::decode(r)?,
             stop_signal: r.u8("stop signal")?,
+            stop_grace_ms: r.u32("stop grace")?,
+            delivery: Delivery::decode(r)?,
             stdout: Output::decode(r, "stdout")?,
             stderr: Output::decode(r, "stderr")?,
+            log: optional(r, "log", Log::decode)?,
+            clean: Strings::decode(r, "paths to clean")?,
+            ports: Ports::decode(r, "ports")?,
         })
     }
 }
 
-impl<'a> Readiness<'a> {
-    fn encode(&self, w: &mut Writer<'_>) {
-        match *self {
-            Self::None => w.u8(0),
-            Self::Notify { timeout_ms } => {
-                w.u8(1);
-                w.u32(timeout_ms);
-            }
-            Self::NewlineFd { fd, timeout_ms } => {
-                w.u8(2);
-                w.u32(fd);
-                w.u32(timeout_ms);
-            }
-            Self::TcpLoopback {
-                port,
-                period_ms,
-                timeout_ms,
-                deadline_ms,
-            } => {
-                w.u8(3);
-                w.u16(port);
-                w.u32(period_ms);
-                w.u32(timeout_ms);
-                w.u32(deadline_ms);
-            }
-            Self::Exec {
-                argv,
-                initial_delay_ms,
-                period_ms,
-                timeout_ms,
-                failure_threshold,
-            } => {
-                w.u8(4);
-                argv.encode(w);
-                w.u32(initial_delay_ms);
-                w.u32(period_ms);
-                w.u32(timeout_ms);
-                w.u32(failure_threshold);
-            }
-            Self::External => w.u8(5),
-        }
-    }
-
-    fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        let what = "readiness";
-        Ok(match r.u8(what)? {
-            0 => Self::None,
-            1 => Self::Notify {
-                timeout_ms: r.u32(what)?,
-            },
-            2 => Self::NewlineFd {
-                fd: r.u32(what)?,
-                timeout_ms: r.u32(what)?,
-            },
-            3 => Self::TcpLoopback {
-                port: r.u16(what)?,
-                period_ms: r.u32(what)?,
-                timeout_ms: r.u32(what)?,
-                deadline_ms: r.u32(what)?,
-            },
-            4 => Self::Exec {
-                argv: Strings::decode(r, what)?,
-                initial_delay_ms: r.u32(what)?,
-                period_ms: r.u32(what)?,
-                timeout_ms: r.u32(what)?,
-                failure_threshold: r.u32(what)?,
-            },
-            5 => Self::External,
-            _ => return Err(Malformed::Invalid(what)),
-        })
+/// A flag, then the value where there is one.
+fn option<T>(value: Option<T>, w: &mut Writer<'_>, encode: impl Fn(T, &mut Writer<'_>)) {
+    w.flag(value.is_some());
+    if let Some(value) = value {
+        encode(value, w);
     }
 }
 
-impl Item<'_> for Rlimit {
-    fn encode(&self, w: &mut Writer<'_>) {
-        w.u32(self.resource);
-        w.u64(self.soft);
-        w.u64(self.hard);
-    }
-
-    fn decode(r: &mut Reader<'_>, what: &'static str) -> Result<Self, Malformed> {
-        Ok(Self {
-            resource: r.u32(what)?,
-            soft: r.u64(what)?,
-            hard: r.u64(what)?,
-        })
-    }
-}
-
-impl<'a> Output<'a> {
-    fn encode(&self, w: &mut Writer<'_>) {
-        match self {
-            Self::Inherit => w.u8(0),
-            Self::File(path) => {
-                w.u8(1);
-                w.c_text(path);
-            }
-        }
-    }
-
-    fn decode(r: &mut Reader<'a>, what: &'static str) -> Result<Self, Malformed> {
-        match r.u8(what)? {
-            0 => Ok(Self::Inherit),
-            1 => Ok(Self::File(r.c_text(what)?)),
-            _ => Err(Malformed::Invalid(what)),
-        }
+fn optional<'a, T>(
+    r: &mut Reader<'a>,
+    what: &'static str,
+    decode: impl Fn(&mut Reader<'a>) -> Result<T, Malformed>,
+) -> Result<Option<T>, Malformed> {
+    match r.flag(what)? {
+        true => decode(r).map(Some),
+        false => Ok(None),
     }
 }

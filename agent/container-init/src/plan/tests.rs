@@ -8,25 +8,13 @@ use std::vec::Vec;
 
 fn process(name: &str, kind: ProcessKind) -> Process<'_> {
     Process {
-        name,
-        kind,
-        argv: Strings::new(&[c"/bin/true"]),
         env: Strings::new(&[c"PATH=/bin"]),
-        cwd: c"/",
-        uid: 0,
-        gid: 0,
-        groups: Groups::new(&[]),
-        capabilities: 0,
-        rlimits: Rlimits::new(&[]),
-        readiness: Readiness::None,
-        essential: Essential::Yes,
         restart: Restart {
             backoff_min_ms: 100,
             backoff_max_ms: 10_000,
+            ..Restart::NEVER
         },
-        stop_signal: 15,
-        stdout: Output::Inherit,
-        stderr: Output::Inherit,
+        ..Process::plain(name, kind, Strings::new(&[c"/bin/true"]))
     }
 }
 
@@ -38,6 +26,8 @@ fn plan<'a>(processes: &'a [Process<'a>]) -> Plan<'a> {
         run_dir: crate::paths::RUN_DIR,
         exits: crate::paths::EXITS,
         stop_grace_ms: 30_000,
+        signals: Rewrites::none(),
+        exit_codes: Rewrites::none(),
         processes: Processes::new(processes),
         looks: Looks::default(),
     }
@@ -63,7 +53,13 @@ proptest! {
         args in proptest::collection::vec("[^\0]{1,30}", 1..6),
         groups in proptest::collection::vec(any::<u32>(), 0..5),
         capabilities: u64, uid: u32, timeout_ms: u32, soft: u32, extra: u32,
+        nice in proptest::option::of(-20i8..=19), oom_score_adj in proptest::option::of(-1000i16..=1000), exit_code: Option<u8>,
+        max_bytes: u64, max_files in 1u8.., ports in proptest::collection::vec(any::<u16>(), 0..4),
+        signals in proptest::collection::vec((1u8..=64, 0u8..=64), 0..4), delivery in 0u8..3,
     ) {
+        let delivery = [Delivery::Process, Delivery::Group, Delivery::All][usize::from(delivery)];
+        let policy = [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never][usize::from(max_files % 3)];
+        let signals: Vec<Rewrite> = signals.into_iter().map(|(from, to)| Rewrite { from, to }).collect();
         let owned: Vec<CString> = args.iter().map(|arg: &String| CString::new(arg.as_str()).unwrap()).collect();
         let argv: Vec<&CStr> = owned.iter().map(CString::as_c_str).collect();
         let rlimits = [Rlimit { resource: 7, soft: u64::from(soft), hard: u64::from(soft) + u64::from(extra) }];
@@ -83,11 +79,18 @@ proptest! {
                 rlimits: Rlimits::new(&rlimits),
                 essential: if app { Essential::Yes } else { Essential::No },
                 stdout: Output::File(c"/.nodeagent/log/out"),
+                stderr: Output::Log,
+                log: Some(Log { path: c"/.nodeagent/log/a", max_bytes, max_files, pass_through: app }),
+                nice, oom_score_adj, exit_code, delivery, ports: Ports::new(&ports),
+                limits: app.then_some(Limits { memory_bytes: max_bytes, cpu_quota_us: timeout_ms, pids: uid }),
+                after: if *name == "c" { 0b11 } else { 0 },
+                restart: Restart { policy, ..process("", ProcessKind::Agent).restart },
+                clean: Strings::new(&[c"/tmp", c"/dev/shm"]),
                 ..process(name, if app { ProcessKind::App } else { ProcessKind::Agent })
             }
         }).collect();
         let looks = Looks { readiness: Strings::new(&argv), ..Looks::default() };
-        let plan = Plan { looks: if extra % 2 == 0 { Looks::default() } else { looks }, ..plan(&processes) };
+        let plan = Plan { signals: Rewrites::new(&signals), exit_codes: Rewrites::new(&signals), looks: if extra % 2 == 0 { Looks::default() } else { looks }, ..plan(&processes) };
         let file = encoded(&plan);
         prop_assert_eq!(Plan::decode(&file), Ok(plan));
     }
@@ -106,7 +109,7 @@ proptest! {
     fn a_sealed_body_of_any_bytes_does_not_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
         let mut file = Vec::new();
         file.extend_from_slice(MAGIC);
-        file.extend_from_slice(&[1 + (body.len() % 2) as u8, 0, 0, 0]);
+        file.extend_from_slice(&[VERSION as u8, 0, 0, 0]);
         file.extend_from_slice(&(body.len() as u32 + 4).to_le_bytes());
         file.extend_from_slice(&crc32(&body).to_le_bytes());
         file.extend_from_slice(&body);
@@ -128,7 +131,7 @@ fn a_damaged_plan_is_named() {
         Err(Malformed::Truncated("plan body"))
     );
     let mut newer = good.clone();
-    newer[8] = 3;
+    newer[8] = 4;
     assert_eq!(
         Plan::decode(&newer),
         Err(Malformed::Invalid("plan version"))
@@ -199,11 +202,36 @@ fn a_process_that_cannot_work_is_refused_by_its_field() {
             restart: Restart {
                 backoff_min_ms: 2,
                 backoff_max_ms: 1,
+                ..app.restart
             },
             ..app
         }],
         "restart back-off",
     );
+    assert_refused(
+        &[Process {
+            nice: Some(20),
+            ..app
+        }],
+        "nice",
+    );
+    assert_refused(
+        &[Process {
+            oom_score_adj: Some(-1001),
+            ..app
+        }],
+        "oom_score_adj",
+    );
+    let nowhere = Process {
+        stdout: Output::Log,
+        ..app
+    };
+    assert_refused(&[nowhere], "log");
+    let relative = Process {
+        clean: Strings::new(&[c"tmp"]),
+        ..app
+    };
+    assert_refused(&[relative], "path to clean");
     assert_refused(
         &[Process {
             rlimits: Rlimits::new(&[Rlimit {
@@ -218,20 +246,32 @@ fn a_process_that_cannot_work_is_refused_by_its_field() {
 }
 
 #[test]
-fn a_plan_without_looks_is_one_that_an_older_init_reads() {
+fn a_process_waits_for_earlier_ones_only() {
+    let app = process("app", ProcessKind::App);
+    let waiting = |after| Process {
+        after,
+        ..process("log", ProcessKind::Agent)
+    };
+    let what = "dependencies (not on an earlier process)";
+    assert_refused(&[waiting(1), app], what);
+    assert_refused(&[waiting(0b10), app], what);
+    let first = process("mesh", ProcessKind::Agent);
+    assert_refused(&[first, waiting(0b10), app], what);
+    let fine = [first, waiting(1), app];
+    assert!(Plan::decode(&encoded(&plan(&fine))).is_ok());
+}
+
+#[test]
+fn a_look_is_found_by_its_kind() {
     let processes = [process("app", ProcessKind::App)];
-    let without = encoded(&plan(&processes));
-    assert_eq!(without[8], 1);
     let looks = Looks {
         liveness: Strings::new(&[c"/bin/alive", c"-q"]),
         ..Looks::default()
     };
-    let with = Plan {
+    let file = encoded(&Plan {
         looks,
         ..plan(&processes)
-    };
-    let file = encoded(&with);
-    assert_eq!(file[8], 2);
+    });
     let read = Plan::decode(&file).unwrap();
     assert_eq!(read.looks.argv(LookKind::Readiness), None);
     assert_eq!(read.looks.argv(LookKind::Liveness), Some(looks.liveness));

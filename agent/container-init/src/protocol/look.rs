@@ -1,6 +1,6 @@
 //! One look at the running app by a command of the plan: what is asked, and what came of it.
 
-use super::report::{ExitStatus, Refusal};
+use super::{ExitStatus, Refusal};
 use crate::wire::{Malformed, Reader, Writer};
 
 /// Which command of the plan.

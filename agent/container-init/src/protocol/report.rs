@@ -1,9 +1,9 @@
-//! What init says: hello, status, refusals, and numbered events that are sent again until acked.
+//! What init says: hello, status, refusals, events, answers.
 
 use core::fmt;
 
 use super::request::RequestKind;
-use super::{Looked, MAX_FRAME_BODY, VERSION};
+use super::{Event, EventKind, Looked, MAX_FRAME_BODY, OLDEST_VERSION, Processes, VERSION};
 use crate::wire::{Malformed, Reader, TooLarge, Writer};
 
 /// A message from init.
@@ -24,12 +24,14 @@ pub enum Report<'a> {
     Event(Event<'a>),
     /// Answer to a look.
     Looked(Looked),
+    /// Answer to the question for processes.
+    Processes(Processes<'a>),
 }
 
 /// Body of [`Report::Hello`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hello<'a> {
-    /// Protocol version, [`VERSION`].
+    /// Protocol version, [`OLDEST_VERSION`]..=[`VERSION`].
     pub version: u16,
     /// Container id from the plan; a claim, which the agent checks against the peer's cgroup.
     pub container_id: &'a str,
@@ -111,92 +113,8 @@ pub enum Refusal {
     Unsupported = 6,
     /// The app does not run.
     NotStarted = 7,
-}
-
-/// A numbered event. Numbers begin at 1 and have no holes unless events were dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event<'a> {
-    /// Its number in this container's life.
-    pub seq: u64,
-    /// What happened.
-    pub kind: EventKind<'a>,
-}
-
-/// What happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EventKind<'a> {
-    /// An in-container agent passed its gate.
-    AgentReady {
-        /// Name from the plan.
-        name: &'a str,
-    },
-    /// Every agent passed its gate; the app is held.
-    Armed,
-    /// The app was executed.
-    AppStarted {
-        /// Generation of the start.
-        generation: u64,
-        /// Pid inside the container.
-        pid: u32,
-    },
-    /// The app said, or showed to a check in the container, that it is ready.
-    AppReady {
-        /// Generation of the start or adopt.
-        generation: u64,
-    },
-    /// A process of the plan ended. A process that could not be executed ends with 126 or 127.
-    Exited {
-        /// Name from the plan.
-        name: &'a str,
-        /// Pid inside the container.
-        pid: u32,
-        /// How it ended.
-        status: ExitStatus,
-        /// Killed for memory, as far as init can see; false when it cannot.
-        oom: bool,
-        /// Generation at that time.
-        generation: u64,
-    },
-    /// Nothing of the plan runs any more; init ends now.
-    Stopped,
-}
-
-/// How a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitStatus {
-    /// It exited with this code.
-    Code(u8),
-    /// This signal killed it.
-    Signal(u8),
-}
-
-impl ExitStatus {
-    /// As a shell says it: the code, or 128 + signal.
-    pub fn shell_code(self) -> u8 {
-        match self {
-            Self::Code(code) => code,
-            Self::Signal(signal) => 128u8.saturating_add(signal),
-        }
-    }
-
-    pub(super) fn encode(self, w: &mut Writer<'_>) {
-        let (kind, value) = match self {
-            Self::Code(code) => (0, code),
-            Self::Signal(signal) => (1, signal),
-        };
-        w.u8(kind);
-        w.u8(value);
-    }
-
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let kind = r.u8("exit status")?;
-        let value = r.u8("exit status")?;
-        match kind {
-            0 => Ok(Self::Code(value)),
-            1 => Ok(Self::Signal(value)),
-            _ => Err(Malformed::Invalid("exit status")),
-        }
-    }
+    /// The plan has no process of this name.
+    UnknownProcess = 8,
 }
 
 const HELLO: u8 = 129;
@@ -204,6 +122,7 @@ const STATUS: u8 = 130;
 const REFUSED: u8 = 131;
 const EVENT: u8 = 132;
 const LOOKED: u8 = 133;
+const PROCESSES: u8 = 134;
 
 impl<'a> Report<'a> {
     /// Writes the whole frame into `buf` and returns its length on the wire.
@@ -244,6 +163,10 @@ impl<'a> Report<'a> {
                 w.u8(LOOKED);
                 looked.encode(&mut w);
             }
+            Self::Processes(processes) => {
+                w.u8(PROCESSES);
+                processes.encode(&mut w);
+            }
         }
         w.close(frame);
         match w.finish() {
@@ -258,7 +181,7 @@ impl<'a> Report<'a> {
         let report = match r.u8("report kind")? {
             HELLO => Self::Hello(Hello {
                 version: match r.u16("version")? {
-                    VERSION => VERSION,
+                    version @ OLDEST_VERSION..=VERSION => version,
                     _ => return Err(Malformed::Invalid("version")),
                 },
                 container_id: r.text("container id")?,
@@ -291,6 +214,7 @@ impl<'a> Report<'a> {
                 kind: EventKind::decode(&mut r)?,
             }),
             LOOKED => Self::Looked(Looked::decode(&mut r)?),
+            PROCESSES => Self::Processes(Processes::decode(&mut r)?),
             _ => return Err(Malformed::Invalid("report kind")),
         };
         r.end("report")?;
@@ -308,6 +232,7 @@ impl Refusal {
             5 => Self::Malformed,
             6 => Self::Unsupported,
             7 => Self::NotStarted,
+            8 => Self::UnknownProcess,
             _ => return None,
         })
     }
@@ -323,67 +248,6 @@ impl AgentState {
             4 => Self::Stopping,
             5 => Self::Ended,
             _ => return None,
-        })
-    }
-}
-
-impl<'a> EventKind<'a> {
-    fn encode(&self, w: &mut Writer<'_>) {
-        match self {
-            Self::AgentReady { name } => {
-                w.u8(1);
-                w.text(name);
-            }
-            Self::Armed => w.u8(2),
-            Self::AppStarted { generation, pid } => {
-                w.u8(3);
-                w.u64(*generation);
-                w.u32(*pid);
-            }
-            Self::AppReady { generation } => {
-                w.u8(4);
-                w.u64(*generation);
-            }
-            Self::Exited {
-                name,
-                pid,
-                status,
-                oom,
-                generation,
-            } => {
-                w.u8(5);
-                w.text(name);
-                w.u32(*pid);
-                status.encode(w);
-                w.flag(*oom);
-                w.u64(*generation);
-            }
-            Self::Stopped => w.u8(6),
-        }
-    }
-
-    fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        Ok(match r.u8("event kind")? {
-            1 => Self::AgentReady {
-                name: r.text("name")?,
-            },
-            2 => Self::Armed,
-            3 => Self::AppStarted {
-                generation: r.u64("generation")?,
-                pid: r.u32("pid")?,
-            },
-            4 => Self::AppReady {
-                generation: r.u64("generation")?,
-            },
-            5 => Self::Exited {
-                name: r.text("name")?,
-                pid: r.u32("pid")?,
-                status: ExitStatus::decode(r)?,
-                oom: r.flag("oom")?,
-                generation: r.u64("generation")?,
-            },
-            6 => Self::Stopped,
-            _ => return Err(Malformed::Invalid("event kind")),
         })
     }
 }
@@ -465,8 +329,11 @@ fn agent<'a>(r: &mut Reader<'a>) -> Result<AgentStatus<'a>, Malformed> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{LookOutcome, MAX_FRAME, first_frame};
+    use super::super::{
+        ExitStatus, LookOutcome, MAX_FRAME, Memory, ProcessState, ProcessStatus, first_frame,
+    };
     use super::*;
+    use crate::plan::List;
     use proptest::prelude::*;
     use std::vec;
 
@@ -481,7 +348,7 @@ mod tests {
         #[test]
         fn every_report_survives_the_wire(
             generation: u64, seq: u64, pid: u32, a: bool, b: bool, c: bool, d: bool, value: u8,
-            name in ".{0,40}", state in 0u8..=5, code in 1u8..=7, kind in 0u8..=8,
+            name in ".{0,40}", state in 0u8..=5, code in 1u8..=8, kind in 0u8..=9, limit_bytes: u64,
         ) {
             let name = name.as_str();
             assert_survives(Report::Hello(Hello {
@@ -504,6 +371,9 @@ mod tests {
                 EventKind::Exited { name, pid, status: ExitStatus::Code(value), oom: a, generation },
                 EventKind::Exited { name, pid, status: ExitStatus::Signal(value), oom: b, generation },
                 EventKind::Stopped,
+                EventKind::Replaced { pid, status: ExitStatus::Signal(value), generation },
+                EventKind::OutOfMemory { name, pid, memory: Memory { kills: seq, limit_bytes, peak_bytes: generation } },
+                EventKind::LeftBehind { name, pid },
             ] {
                 assert_survives(Report::Event(Event { seq, kind }));
             }
@@ -516,6 +386,13 @@ mod tests {
             ] {
                 assert_survives(Report::Looked(Looked { id: pid, outcome }));
             }
+            let process = ProcessStatus {
+                name, state: ProcessState::Restarting, pid, restarts: pid, since_ms: seq,
+                last_exit: a.then_some(ExitStatus::Code(value)),
+            };
+            let memory = Memory { kills: seq, limit_bytes, peak_bytes: generation };
+            let list = [process, ProcessStatus { name: "b", ..process }];
+            assert_survives(Report::Processes(Processes { memory, list: List::new(&list) }));
         }
 
         #[test]
@@ -529,7 +406,7 @@ mod tests {
     #[test]
     fn a_hello_of_another_version_is_refused_by_name() {
         let hello = Hello {
-            version: 2,
+            version: 3,
             container_id: "web-1.g7",
             create_generation: 7,
             generation: 7,

@@ -18,13 +18,10 @@ pub enum Request<'a> {
         /// Milliseconds for everything together; 0 kills at once.
         budget_ms: u32,
     },
-    /// Start the app again in this container; refused as unsupported in version 1.
-    Restart {
-        /// Whether the container's files are cleaned first.
-        reuse: bool,
-        /// Generation of the new start.
-        generation: u64,
-    },
+    /// End one process of the plan with everything that belongs to it, and start it again in this
+    /// container. The same generation again changes nothing; answered by a status, and then by
+    /// events. When it cannot be done inside the budget the container ends.
+    Restart(Restart<'a>),
     /// Send a signal to the app.
     Signal {
         /// Signal number, 1..=64.
@@ -40,6 +37,20 @@ pub enum Request<'a> {
     /// Look at the running app; always answered by a [`super::Looked`]. A look of the same kind that
     /// is under way is ended, and not answered.
     Look(Look),
+    /// Asks for what is known of every process; answered by [`super::Report::Processes`].
+    Processes,
+}
+
+/// Body of [`Request::Restart`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restart<'a> {
+    /// Name from the plan.
+    pub process: &'a str,
+    /// Milliseconds from the request until the process has to be executed again.
+    pub budget_ms: u32,
+    /// What a start would say. For an in-container agent only the generation counts, which has to
+    /// be the present one.
+    pub start: Start<'a>,
 }
 
 /// Body of [`Request::Start`].
@@ -86,6 +97,8 @@ pub enum RequestKind {
     Ack = 7,
     /// [`Request::Look`]
     Look = 8,
+    /// [`Request::Processes`]
+    Processes = 9,
 }
 
 impl RequestKind {
@@ -100,6 +113,7 @@ impl RequestKind {
             6 => Self::Status,
             7 => Self::Ack,
             8 => Self::Look,
+            9 => Self::Processes,
             _ => return None,
         })
     }
@@ -112,11 +126,12 @@ impl<'a> Request<'a> {
             Self::Start(_) => RequestKind::Start,
             Self::Adopt(_) => RequestKind::Adopt,
             Self::Stop { .. } => RequestKind::Stop,
-            Self::Restart { .. } => RequestKind::Restart,
+            Self::Restart(_) => RequestKind::Restart,
             Self::Signal { .. } => RequestKind::Signal,
             Self::Status => RequestKind::Status,
             Self::Ack { .. } => RequestKind::Ack,
             Self::Look(_) => RequestKind::Look,
+            Self::Processes => RequestKind::Processes,
         }
     }
 
@@ -127,24 +142,20 @@ impl<'a> Request<'a> {
         let frame = w.open();
         w.u8(self.kind() as u8);
         match self {
-            Self::Start(start) => {
-                w.u64(start.generation);
-                w.text(start.task_id);
-                w.text(start.traceparent);
-                start.env.encode(&mut w);
-            }
+            Self::Start(start) => start.encode(&mut w),
             Self::Adopt(adopt) => {
                 w.u64(adopt.generation);
                 w.text(adopt.task_id);
                 w.text(adopt.traceparent);
             }
             Self::Stop { budget_ms } => w.u32(*budget_ms),
-            Self::Restart { reuse, generation } => {
-                w.flag(*reuse);
-                w.u64(*generation);
+            Self::Restart(restart) => {
+                w.text(restart.process);
+                w.u32(restart.budget_ms);
+                restart.start.encode(&mut w);
             }
             Self::Signal { signal } => w.u8(*signal),
-            Self::Status => {}
+            Self::Status | Self::Processes => {}
             Self::Ack { seq } => w.u64(*seq),
             Self::Look(look) => look.encode(&mut w),
         }
@@ -161,12 +172,7 @@ impl<'a> Request<'a> {
         let kind = RequestKind::from_wire(r.u8("request kind")?)
             .ok_or(Malformed::Invalid("request kind"))?;
         let request = match kind {
-            RequestKind::Start => Self::Start(Start {
-                generation: r.u64("generation")?,
-                task_id: environment_value(r.text("task id")?, "task id")?,
-                traceparent: environment_value(r.text("traceparent")?, "traceparent")?,
-                env: EnvList::decode(&mut r)?,
-            }),
+            RequestKind::Start => Self::Start(Start::decode(&mut r)?),
             RequestKind::Adopt => Self::Adopt(Adopt {
                 generation: r.u64("generation")?,
                 task_id: environment_value(r.text("task id")?, "task id")?,
@@ -175,10 +181,11 @@ impl<'a> Request<'a> {
             RequestKind::Stop => Self::Stop {
                 budget_ms: r.u32("stop budget")?,
             },
-            RequestKind::Restart => Self::Restart {
-                reuse: r.flag("reuse")?,
-                generation: r.u64("generation")?,
-            },
+            RequestKind::Restart => Self::Restart(Restart {
+                process: r.text("process name")?,
+                budget_ms: r.u32("restart budget")?,
+                start: Start::decode(&mut r)?,
+            }),
             RequestKind::Signal => match r.u8("signal")? {
                 signal @ 1..=64 => Self::Signal { signal },
                 _ => return Err(Malformed::Invalid("signal")),
@@ -188,9 +195,28 @@ impl<'a> Request<'a> {
                 seq: r.u64("acked seq")?,
             },
             RequestKind::Look => Self::Look(Look::decode(&mut r)?),
+            RequestKind::Processes => Self::Processes,
         };
         r.end("request")?;
         Ok(request)
+    }
+}
+
+impl<'a> Start<'a> {
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.u64(self.generation);
+        w.text(self.task_id);
+        w.text(self.traceparent);
+        self.env.encode(w);
+    }
+
+    fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Ok(Self {
+            generation: r.u64("generation")?,
+            task_id: environment_value(r.text("task id")?, "task id")?,
+            traceparent: environment_value(r.text("traceparent")?, "traceparent")?,
+            env: EnvList::decode(r)?,
+        })
     }
 }
 
@@ -302,7 +328,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_request_survives_the_wire(
-            generation: u64, number: u32, signal in 1u8..=64, reuse: bool,
+            generation: u64, number: u32, signal in 1u8..=64, name in ".{0,63}",
             task_id in "[^\0]{0,40}", traceparent in "[ -~]{0,55}",
             env in proptest::collection::vec(("[^\0=]{1,20}", "[^\0]{0,80}"), 0..12),
         ) {
@@ -311,7 +337,9 @@ mod tests {
             assert_survives(Request::Start(Start { generation, task_id, traceparent, env: EnvList::new(&pairs) }));
             assert_survives(Request::Adopt(Adopt { generation, task_id, traceparent }));
             assert_survives(Request::Stop { budget_ms: number });
-            assert_survives(Request::Restart { reuse, generation });
+            let start = Start { generation, task_id, traceparent, env: EnvList::new(&pairs) };
+            assert_survives(Request::Restart(Restart { process: &name, budget_ms: number, start }));
+            assert_survives(Request::Processes);
             assert_survives(Request::Signal { signal });
             assert_survives(Request::Status);
             assert_survives(Request::Ack { seq: generation });

@@ -74,8 +74,27 @@ pub enum Input<'r> {
     Connected,
     /// The agent asks.
     Asked(Request<'r>),
-    /// PID 1 received this signal, one that is meant for the app.
-    Signalled(u8),
+    /// PID 1 received a signal, one that is meant for the app.
+    Signalled {
+        /// Which.
+        signal: u8,
+        /// What came with it (sigqueue(3)).
+        value: Option<u64>,
+    },
+    /// [`Action::Sweep`] was done.
+    Swept {
+        /// Which process.
+        process: usize,
+        /// Whether anything of it was still there.
+        found: bool,
+    },
+    /// [`Action::Clean`] was begun; its end comes as `Reaped` of `pid`.
+    Cleaning {
+        /// Which process.
+        process: usize,
+        /// Pid of what cleans; `None` when it could not be begun.
+        pid: Option<u32>,
+    },
     /// Time passed.
     Tick,
 }
@@ -89,6 +108,31 @@ pub enum Action<'p, 'r> {
         process: usize,
         /// The start that let it go, for the app.
         start: Option<Start<'r>>,
+    },
+    /// Keep this for [`Action::SpawnAgain`].
+    Keep(Start<'r>),
+    /// Execute this process once more, the app with what was kept; answered as `Spawn` is.
+    SpawnAgain {
+        /// Which process.
+        process: usize,
+    },
+    /// Kill all that belongs to this process, which has ended itself; answered by `Swept`.
+    Sweep {
+        /// Which process.
+        process: usize,
+        /// The pid that it had.
+        leader: u32,
+    },
+    /// Remove what the plan says that it leaves behind, and wait until nobody listens on its
+    /// ports; answered by `Cleaning`.
+    Clean {
+        /// Which process.
+        process: usize,
+    },
+    /// Say that a restart in place failed: what it left could not be ended, or not be removed.
+    RestartFailed {
+        /// Which process.
+        process: usize,
     },
     /// Make ready what the start of the app will need, as far as it can be before; without an
     /// answer. It is no process of the plan until [`Action::Spawn`] uses it.
@@ -124,10 +168,21 @@ pub enum Action<'p, 'r> {
         /// Signal number.
         signal: u8,
     },
+    /// Pass a signal from outside on.
+    Forward {
+        /// To whom.
+        target: Target,
+        /// Signal number.
+        signal: u8,
+        /// What came with it.
+        value: Option<u64>,
+    },
     /// Tell the agent, once and until acked; exits also go to the ring.
     Report(EventKind<'p>),
     /// Answer the agent with the status.
     Answer,
+    /// Answer the agent with what is known of every process.
+    AnswerProcesses,
     /// Answer the agent that its request had no effect.
     Refuse {
         /// The request.
@@ -149,13 +204,21 @@ pub enum Target {
     Process(u32),
     /// The process group that this process leads.
     Group(u32),
-    /// Everything in the pid namespace but PID 1.
+    /// All that belongs to this process of the plan.
+    All {
+        /// Which process.
+        process: usize,
+        /// Its pid.
+        leader: u32,
+    },
+    /// Everything in the pid namespace but PID 1; without one of its own: all that descends from
+    /// it.
     Everybody,
 }
 
-/// More than one step can ask for: three for each process, three for each kind of look and a few for
+/// More than one step can ask for: five for each process, three for each kind of look and a few for
 /// the phase.
-const ROOM: usize = MAX_PROCESSES * 4 + 16;
+const ROOM: usize = MAX_PROCESSES * 6 + 16;
 
 /// Actions in order, without allocation.
 #[derive(Debug)]

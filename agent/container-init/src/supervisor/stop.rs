@@ -1,18 +1,21 @@
-//! The stop: the app first, then the agents in reverse, then strangers, all inside one budget.
+//! The stop: the app first, then the agents, each when those that wait for it in the plan are gone,
+//! then strangers, all inside one budget.
 //!
-//! With agents in the plan the app may use all but a tail of the budget (a tenth, at most
-//! [`TAIL_MAX_MS`]), so that an app which ignores its signal does not cost a log shipper its last
-//! flush. What is left when the budget ends is killed.
+//! Each process has its own grace inside the budget. With agents in the plan the app may use all but
+//! a tail of it (a tenth, at most [`TAIL_MAX_MS`]), so that an app which ignores its signal does not
+//! cost a log shipper its last flush. What is left when the budget ends is killed, and so it is at a
+//! second TERM. What is killed and does not go is stuck in the kernel: it is reported, and nobody
+//! waits for it.
 
 use super::actions::{Action, Actions, Target};
-use super::process::Life;
-use super::{Millis, Phase, SIGKILL, SIGTERM, Scope, Supervisor};
+use super::process::{KILL_WAIT_MS, Life, Slot};
+use super::{Millis, Phase, SIGCONT, SIGKILL, SIGTERM, Supervisor};
 use crate::protocol::EventKind;
 
 /// The most of a budget that is kept for the agents.
 const TAIL_MAX_MS: u64 = 2_000;
-/// How long the killed may take to be gone; a process stuck in the kernel does not hold us longer.
-const KILL_WAIT_MS: u64 = 1_000;
+/// How long what outlives the app may take where the stop has no budget.
+const LEFT_OVER_MS: u64 = 10_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stop {
@@ -22,8 +25,8 @@ pub(super) struct Stop {
     app_deadline: Option<Millis>,
     /// The signal from outside that began the stop, passed on instead of the app's stop signal.
     passed_on: Option<u8>,
-    /// How many processes of the plan, from the first, have not ended.
-    left: usize,
+    /// A TERM came from outside: the next one kills.
+    term: bool,
     /// The app was held, and what was made ready for its start is still there.
     prepared: bool,
     /// Strangers were asked to end.
@@ -44,6 +47,15 @@ impl Stop {
         }
     }
 
+    /// A TERM from outside; true when it is the second.
+    pub(super) fn term(&mut self, now: Millis) -> bool {
+        if core::mem::replace(&mut self.term, true) {
+            self.deadline = self.deadline.min(now);
+            return true;
+        }
+        false
+    }
+
     fn shorten(&mut self, deadline: Millis, app_deadline: Option<Millis>) {
         self.deadline = self.deadline.min(deadline);
         if let (Some(own), Some(new)) = (&mut self.app_deadline, app_deadline) {
@@ -61,13 +73,12 @@ impl<'p> Supervisor<'p> {
             Phase::Stopping(stop) => stop.shorten(deadline, app_deadline),
             Phase::Ended => {}
             Phase::Arming | Phase::Armed | Phase::Running => {
-                let left = self.app + 1;
                 let prepared = self.phase == Phase::Armed;
                 self.phase = Phase::Stopping(Stop {
                     deadline,
                     app_deadline,
                     passed_on,
-                    left,
+                    term: passed_on.is_some(),
                     prepared,
                     swept: false,
                     killed: None,
@@ -91,37 +102,42 @@ impl<'p> Supervisor<'p> {
             .iter()
             .flatten()
             .any(|slot| slot.life == Life::Spawning);
-        self.next_in_turn(&mut stop, out);
-        let alone = self.childless || self.scope == Scope::Subreaper;
-        if stop.left == 0 && !alone && !stop.swept {
+        let left = self.next_in_turn(&stop, now, out);
+        if !left && !self.childless && !stop.swept {
             stop.swept = true;
-            out.push(Action::Signal {
-                target: Target::Everybody,
-                signal: SIGTERM,
-            });
+            if self.plan.stop_grace_ms == u32::MAX {
+                stop.deadline = stop.deadline.min(now + LEFT_OVER_MS);
+            }
+            for signal in [SIGTERM, SIGCONT] {
+                out.push(Action::Signal {
+                    target: Target::Everybody,
+                    signal,
+                });
+            }
         }
         let gave_up = stop.killed.is_some_and(|give_up| give_up <= now);
-        if (stop.left == 0 && alone && !spawning) || gave_up {
+        if (!left && self.childless && !spawning) || gave_up {
             self.phase = Phase::Ended;
+            self.report_left_behind(out);
             out.push(Action::Report(EventKind::Stopped));
             out.push(Action::Exit {
-                code: self.exit_code.unwrap_or(0),
+                code: self.container_code(),
             });
             return;
         }
         if stop.app_deadline.is_some_and(|deadline| deadline <= now) {
             stop.app_deadline = None;
-            let pid = self.app_pid();
-            if pid != 0 {
-                out.push(Action::Signal {
-                    target: Target::Group(pid),
-                    signal: SIGKILL,
-                });
+            let app = self.app;
+            if let Some(slot) = self.slot(app).filter(|slot| slot.pid != 0) {
+                slot.kill(app, now, out);
             }
         }
         if stop.deadline <= now && stop.killed.is_none() {
             stop.killed = Some(now + KILL_WAIT_MS);
-            self.kill_all(out);
+            out.push(Action::Signal {
+                target: Target::Everybody,
+                signal: SIGKILL,
+            });
         }
         self.phase = Phase::Stopping(stop);
     }
@@ -129,50 +145,58 @@ impl<'p> Supervisor<'p> {
     fn cancel_waiting(&mut self, out: &mut Actions<'p, '_>) {
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if let Some(slot) = slot {
+                slot.give_up_restart(out);
                 slot.give_up_waiting(index, out);
-            }
-        }
-    }
-
-    /// Asks the last that still runs to stop, once.
-    fn next_in_turn(&mut self, stop: &mut Stop, out: &mut Actions<'p, '_>) {
-        while let Some(index) = stop.left.checked_sub(1) {
-            let is_app = index == self.app;
-            let Some(slot) = self.slot(index) else { return };
-            if slot.pid == 0 && slot.life != Life::Spawning {
-                slot.life = Life::Ended;
-                stop.left = index;
-                continue;
-            }
-            if slot.pid != 0 && !slot.told_to_stop {
-                slot.told_to_stop = true;
-                let signal = stop
-                    .passed_on
-                    .filter(|_| is_app)
-                    .unwrap_or(slot.spec.stop_signal);
-                out.push(Action::Signal {
-                    target: Target::Process(slot.pid),
-                    signal,
-                });
-            }
-            return;
-        }
-    }
-
-    fn kill_all(&self, out: &mut Actions<'p, '_>) {
-        match self.scope {
-            Scope::Namespace => out.push(Action::Signal {
-                target: Target::Everybody,
-                signal: SIGKILL,
-            }),
-            Scope::Subreaper => {
-                for slot in self.slots.iter().flatten().filter(|slot| slot.pid != 0) {
-                    out.push(Action::Signal {
-                        target: Target::Group(slot.pid),
-                        signal: SIGKILL,
-                    });
+                if slot.pid == 0 && slot.life != Life::Spawning {
+                    slot.life = Life::Ended;
                 }
             }
         }
+    }
+
+    /// Asks those to end whom nobody needs any more, once; false when all of them are gone.
+    fn next_in_turn(&mut self, stop: &Stop, now: Millis, out: &mut Actions<'p, '_>) -> bool {
+        let mut needed = 0u16;
+        let mut left = false;
+        // What needs a process stands behind it in the plan.
+        for index in (0..=self.app).rev() {
+            let is_app = index == self.app;
+            let Some(slot) = self.slot(index) else {
+                continue;
+            };
+            if slot.life == Life::Ended || slot.is_stuck() {
+                continue;
+            }
+            let is_needed = needed & (1 << index) != 0;
+            needed |= match is_app {
+                true => u16::MAX,
+                false => slot.spec.after,
+            };
+            left = true;
+            if slot.pid != 0 && !is_needed {
+                let signal = stop.passed_on.filter(|_| is_app);
+                slot.ask_to_end(index, signal, slot.spec.stop_grace_ms, now, out);
+            }
+        }
+        left
+    }
+
+    fn report_left_behind(&self, out: &mut Actions<'p, '_>) {
+        let left = |slot: &&Slot<'p>| slot.pid != 0 && !slot.is_stuck();
+        for slot in self.slots.iter().flatten().filter(left) {
+            out.push(Action::Report(EventKind::LeftBehind {
+                name: slot.spec.name,
+                pid: slot.pid,
+            }));
+        }
+    }
+
+    /// What the container ends with: the first cause, rewritten as the plan says.
+    fn container_code(&self) -> u8 {
+        let code = self.exit_code.unwrap_or(0);
+        let mut rewrites = self.plan.exit_codes.iter();
+        rewrites
+            .find(|rewrite| rewrite.from == code)
+            .map_or(code, |rewrite| rewrite.to)
     }
 }

@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::plan::{
-    Groups, Looks, Output, Process, Processes, Readiness, Restart, Rlimits, Strings,
+    Delivery, Looks, Ports, Process, Processes, Readiness, Restart, RestartPolicy, Rewrite,
+    Rewrites, Strings, after_previous,
 };
-use crate::protocol::{Adopt, AgentState, EnvList, LookKind};
+use crate::protocol::{self, Adopt, AgentState, EnvList, LookKind, ProcessState};
+use core::ffi::CStr;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::vec;
@@ -20,25 +22,20 @@ fn process(
     readiness: Readiness<'static>,
 ) -> Process<'static> {
     Process {
-        name,
-        kind,
-        argv: Strings::new(&[c"/bin/true"]),
-        env: Strings::new(&[]),
-        cwd: c"/",
-        uid: 0,
-        gid: 0,
-        groups: Groups::new(&[]),
-        capabilities: 0,
-        rlimits: Rlimits::new(&[]),
         readiness,
         essential,
         restart: Restart {
+            policy: match essential {
+                Essential::Yes => RestartPolicy::Never,
+                Essential::No => RestartPolicy::Always,
+            },
+            max: u32::MAX,
             backoff_min_ms: 100,
             backoff_max_ms: 400,
+            reset_after_ms: 400,
         },
         stop_signal: STOP_SIGNAL,
-        stdout: Output::Inherit,
-        stderr: Output::Inherit,
+        ..Process::plain(name, kind, Strings::new(&[c"/bin/true"]))
     }
 }
 
@@ -56,6 +53,12 @@ fn app(readiness: Readiness<'static>) -> Process<'static> {
 
 /// Where the world keeps the processes of looks: behind those of the plan.
 const LOOK: usize = 100;
+/// And what cleans.
+const CLEANER: usize = 200;
+/// For a process that waits for no other.
+const AFTER_NOBODY: u16 = u16::MAX;
+/// 40 is dropped, 41 becomes 10.
+const REWRITES: &[Rewrite] = &[Rewrite { from: 40, to: 0 }, Rewrite { from: 41, to: 10 }];
 
 /// A container without a kernel: spawns succeed at once, a signal is only written down.
 struct World<'p> {
@@ -74,19 +77,43 @@ struct World<'p> {
     answers: usize,
     looks: Vec<LookKind>,
     looked: Vec<(u32, LookOutcome)>,
+    /// How many passes find something.
+    clinging: usize,
+    sweeps: usize,
+    cleans: Vec<usize>,
+    failed_restarts: Vec<usize>,
     exit: Option<u8>,
 }
 
 impl<'p> World<'p> {
     fn begin(processes: &'p [Process<'p>]) -> Self {
+        Self::begin_with(processes, c"/gate.sock")
+    }
+
+    fn begin_with(processes: &'p [Process<'p>], ctl_socket: &'p CStr) -> Self {
+        let count = processes.len();
+        let in_order = processes
+            .iter()
+            .enumerate()
+            .map(|(index, process)| Process {
+                after: match process.after {
+                    AFTER_NOBODY => 0,
+                    0 => after_previous(index, count),
+                    after => after,
+                },
+                ..*process
+            });
+        let in_order: Vec<Process<'p>> = in_order.collect();
         let plan = Plan {
             container_id: "web-1.g7",
             create_generation: 7,
-            ctl_socket: c"",
+            ctl_socket,
             run_dir: c"",
             exits: c"",
             stop_grace_ms: 10_000,
-            processes: Processes::new(processes),
+            signals: Rewrites::new(REWRITES),
+            exit_codes: Rewrites::new(&[Rewrite { from: 143, to: 0 }]),
+            processes: Processes::new(Vec::leak(in_order)),
             looks: Looks {
                 readiness: Strings::new(&[c"/bin/ready"]),
                 liveness: Strings::new(&[c"/bin/alive"]),
@@ -94,7 +121,7 @@ impl<'p> World<'p> {
             },
         };
         let mut world = Self {
-            supervisor: Supervisor::new(plan, Scope::Namespace),
+            supervisor: Supervisor::new(plan),
             now: 1000,
             next_pid: 10,
             alive: BTreeMap::new(),
@@ -109,6 +136,10 @@ impl<'p> World<'p> {
             answers: 0,
             looks: Vec::new(),
             looked: Vec::new(),
+            clinging: 0,
+            sweeps: 0,
+            cleans: Vec::new(),
+            failed_restarts: Vec::new(),
             exit: None,
         };
         world.feed(Input::Begin);
@@ -120,7 +151,7 @@ impl<'p> World<'p> {
         let mut follow_up = Vec::new();
         for action in self.supervisor.step(input, self.now).iter() {
             match action {
-                Action::Spawn { process, .. } => {
+                Action::Spawn { process, .. } | Action::SpawnAgain { process } => {
                     self.next_pid += 1;
                     self.alive.insert(self.next_pid, process);
                     self.spawned.push(process);
@@ -136,7 +167,28 @@ impl<'p> World<'p> {
                     follow_up.push(Input::Probing { process, pid: None });
                 }
                 Action::EndProbe { .. } => self.ended_probes += 1,
-                Action::Signal { target, signal } => self.signals.push((target, signal)),
+                // Follows every request to end.
+                Action::Signal {
+                    signal: SIGCONT, ..
+                } => {}
+                Action::Signal { target, signal } | Action::Forward { target, signal, .. } => {
+                    self.signals.push((target, signal));
+                }
+                Action::Keep(_) | Action::AnswerProcesses => {}
+                Action::Sweep { process, .. } => {
+                    self.sweeps += 1;
+                    let found = self.clinging > 0;
+                    self.clinging = self.clinging.saturating_sub(1);
+                    follow_up.push(Input::Swept { process, found });
+                }
+                Action::Clean { process } => {
+                    self.next_pid += 1;
+                    self.alive.insert(self.next_pid, CLEANER);
+                    self.cleans.push(process);
+                    let pid = Some(self.next_pid);
+                    follow_up.push(Input::Cleaning { process, pid });
+                }
+                Action::RestartFailed { process } => self.failed_restarts.push(process),
                 Action::Report(kind) => self.reports.push(kind),
                 Action::Answer => self.answers += 1,
                 Action::Refuse { code, .. } => self.refusals.push(code),
@@ -214,6 +266,30 @@ impl<'p> World<'p> {
             .unwrap()
             .state
     }
+}
+
+fn signalled(signal: u8) -> Input<'static> {
+    Input::Signalled {
+        signal,
+        value: None,
+    }
+}
+
+fn restart(process: &str, generation: u64) -> Input<'_> {
+    Input::Asked(Request::Restart(protocol::Restart {
+        process,
+        budget_ms: 1000,
+        start: Start {
+            generation,
+            task_id: "t",
+            traceparent: "",
+            env: EnvList::new(&[]),
+        },
+    }))
+}
+
+fn all(process: usize, leader: u32) -> Target {
+    Target::All { process, leader }
 }
 
 fn exited(name: &str, pid: u32, status: ExitStatus, generation: u64) -> EventKind<'_> {
@@ -427,7 +503,7 @@ fn an_optional_agent_that_misses_its_gate_is_killed_and_started_again() {
     let mut world = World::begin(&plan);
     let pid = world.pid(0);
     world.sleep();
-    assert_eq!(world.signals, [(Target::Group(pid), SIGKILL)]);
+    assert_eq!(world.signals, [(all(0, pid), SIGKILL)]);
     assert!(world.reports.contains(&EventKind::Armed));
     world.end(0, ExitStatus::Signal(SIGKILL));
     world.sleep();
@@ -530,10 +606,7 @@ fn an_app_that_ignores_its_signal_is_killed_before_its_agents_lose_their_turn() 
     assert_eq!(world.now, 1900);
     assert_eq!(
         world.signals,
-        [
-            (Target::Process(app), STOP_SIGNAL),
-            (Target::Group(app), SIGKILL)
-        ]
+        [(Target::Process(app), STOP_SIGNAL), (all(1, app), SIGKILL)]
     );
     world.end(1, ExitStatus::Signal(SIGKILL));
     assert_eq!(
@@ -592,25 +665,29 @@ fn strangers_are_asked_to_end_after_the_plan() {
 fn signals_from_outside_go_to_the_app_and_term_also_stops() {
     let plan = [app(Readiness::None)];
     let mut world = World::begin(&plan);
-    world.feed(Input::Signalled(1));
+    world.feed(signalled(1));
     world.start(8);
     let app = Target::Process(world.pid(0));
     for signal in [1, 10, SIGINT, 64] {
-        world.feed(Input::Signalled(signal));
+        world.feed(signalled(signal));
     }
     assert_eq!(
         world.signals,
         [(app, 1), (app, 10), (app, SIGINT), (app, 64)]
     );
-    world.feed(Input::Signalled(SIGTERM));
+    world.feed(signalled(SIGTERM));
     assert_eq!(
         world.signals[4..],
         [(app, SIGTERM)],
         "as it came, not the app's stop signal"
     );
     assert_eq!(world.supervisor.due(), Some(world.now + 10_000));
-    world.feed(Input::Signalled(SIGTERM));
-    assert_eq!(world.signals[5..], [(app, SIGTERM)]);
+    world.feed(signalled(SIGTERM));
+    assert_eq!(
+        world.signals[5..],
+        [(Target::Everybody, SIGKILL)],
+        "the second TERM ends it"
+    );
     world.end(0, ExitStatus::Code(0));
     assert_eq!(world.exit, Some(0));
 }
@@ -620,9 +697,11 @@ fn term_before_the_start_ends_the_container() {
     for signal in [SIGTERM, SIGINT] {
         let plan = [agent("a", Readiness::None), app(Readiness::None)];
         let mut world = World::begin(&plan);
-        world.feed(Input::Signalled(signal));
+        world.feed(signalled(signal));
         world.end(0, ExitStatus::Code(0));
-        assert_eq!(world.exit, Some(128 + signal));
+        // 143 is rewritten by the plan.
+        let code = if signal == SIGTERM { 0 } else { 130 };
+        assert_eq!(world.exit, Some(code));
         assert_eq!(world.spawned, [0]);
     }
 }
@@ -645,22 +724,266 @@ fn what_cannot_be_done_is_refused() {
     let plan = [app(Readiness::None)];
     let mut world = World::begin(&plan);
     world.feed(Input::Asked(Request::Signal { signal: 10 }));
-    world.feed(Input::Asked(Request::Restart {
-        reuse: true,
-        generation: 8,
-    }));
-    world.feed(Input::Asked(Request::Restart {
-        reuse: true,
-        generation: 1,
-    }));
+    world.feed(restart("app", 8));
+    world.feed(restart("app", 1));
+    world.feed(restart("nobody", 8));
     assert_eq!(
         world.refusals,
         [
             Refusal::NotStarted,
-            Refusal::Unsupported,
-            Refusal::StaleGeneration
+            Refusal::NotStarted,
+            Refusal::StaleGeneration,
+            Refusal::UnknownProcess
         ]
     );
+}
+
+#[test]
+fn agents_start_when_those_they_depend_on_are_ready() {
+    let plan = [
+        Process {
+            after: AFTER_NOBODY,
+            ..agent("a", GATE)
+        },
+        Process {
+            after: AFTER_NOBODY,
+            ..agent("b", GATE)
+        },
+        Process {
+            after: 0b01,
+            ..agent("c", GATE)
+        },
+        app(Readiness::None),
+    ];
+    let mut world = World::begin(&plan);
+    assert_eq!(world.spawned, [0, 1], "nobody waits without a reason");
+    world.feed(Input::Ready { process: 0 });
+    assert_eq!(world.spawned, [0, 1, 2]);
+    world.feed(Input::Ready { process: 2 });
+    assert!(!world.reports.contains(&EventKind::Armed));
+    world.feed(Input::Ready { process: 1 });
+    assert!(world.reports.contains(&EventKind::Armed));
+    world.start(8);
+    world.end(3, ExitStatus::Code(0));
+    let asked = |world: &World<'_>, process| {
+        let is_it = |(target, _): &(Target, u8)| *target == Target::Process(world.pid(process));
+        world.signals.iter().any(is_it)
+    };
+    assert!(asked(&world, 2) && asked(&world, 1) && !asked(&world, 0));
+    world.end(2, ExitStatus::Code(0));
+    assert!(asked(&world, 0), "nobody needs it any more");
+}
+
+#[test]
+fn an_agent_may_be_started_again_so_often_and_after_these_ends() {
+    let bounded = Process {
+        restart: Restart {
+            policy: RestartPolicy::OnFailure,
+            max: 2,
+            ..agent("", GATE).restart
+        },
+        exit_code: Some(70),
+        ..agent("a", Readiness::None)
+    };
+    let plan = [bounded, app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    for _ in 0..2 {
+        world.end(0, ExitStatus::Code(3));
+        assert_eq!(world.state(0), AgentState::BackingOff);
+        world.sleep();
+    }
+    world.end(0, ExitStatus::Signal(11));
+    assert_eq!(
+        world.signals.last(),
+        Some(&(Target::Process(world.pid(1)), STOP_SIGNAL))
+    );
+    world.end(1, ExitStatus::Code(0));
+    assert_eq!(world.exit, Some(70), "the code that the plan declares");
+
+    let plan = [
+        Process {
+            essential: Essential::No,
+            ..bounded
+        },
+        app(Readiness::None),
+    ];
+    let mut world = World::begin(&plan);
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.state(0), AgentState::Ended, "0 is no failure");
+    assert_eq!(world.supervisor.due(), None);
+    world.start(8);
+    assert_ne!(world.pid(1), 0, "the app does not mind");
+}
+
+#[test]
+fn a_process_that_uses_up_its_own_grace_is_killed_with_all_that_is_its() {
+    let stubborn = Process {
+        stop_grace_ms: 200,
+        ..agent("a", Readiness::None)
+    };
+    let plan = [stubborn, app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.end(1, ExitStatus::Code(0));
+    let pid = world.pid(0);
+    world.sleep();
+    assert_eq!(world.now, 1200);
+    assert_eq!(world.signals.last(), Some(&(all(0, pid), SIGKILL)));
+    world.sleep();
+    let left = EventKind::LeftBehind { name: "a", pid };
+    assert_eq!(
+        (world.now, world.reports.contains(&left)),
+        (2200, true),
+        "stuck in the kernel: said, and not waited for"
+    );
+    assert_eq!(
+        world.reports.iter().filter(|kind| **kind == left).count(),
+        1
+    );
+}
+
+#[test]
+fn signals_are_rewritten_and_reach_whom_the_plan_says() {
+    let plan = [Process {
+        delivery: Delivery::Group,
+        ..app(Readiness::None)
+    }];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    let app = Target::Group(world.pid(0));
+    for signal in [40, 41, 42] {
+        world.feed(signalled(signal));
+    }
+    assert_eq!(world.signals, [(app, 10), (app, 42)]);
+}
+
+#[test]
+fn without_anybody_to_ask_the_app_starts_when_its_agents_are_ready() {
+    let plan = [agent("a", GATE), app(Readiness::None)];
+    let mut world = World::begin_with(&plan, c"");
+    assert_eq!(world.spawned, [0]);
+    world.feed(Input::Ready { process: 0 });
+    assert_eq!(world.spawned, [0, 1]);
+    assert_eq!(world.prepared, []);
+    world.end(1, ExitStatus::Code(9));
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.exit, Some(9));
+}
+
+#[test]
+fn an_app_is_restarted_in_place_when_nothing_of_it_is_left() {
+    let plan = [
+        agent("a", Readiness::None),
+        Process {
+            clean: Strings::new(&[c"/tmp"]),
+            ..app(GATE)
+        },
+    ];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    let first = world.pid(1);
+    world.clinging = 3;
+    world.feed(restart("app", 9));
+    world.feed(restart("app", 9));
+    assert_eq!(world.answers, 2, "the repetition changes nothing");
+    assert_eq!(world.signals, [(Target::Process(first), STOP_SIGNAL)]);
+    world.end(1, ExitStatus::Signal(STOP_SIGNAL));
+    for _ in 0..3 {
+        assert_eq!(world.cleans, []);
+        world.sleep();
+    }
+    assert_eq!(world.sweeps, 5, "three found something, two did not");
+    assert_eq!(world.cleans, [1]);
+    world.end(CLEANER, ExitStatus::Code(0));
+    let (generation, pid) = (9, world.pid(1));
+    assert_eq!(
+        world.reports[3..],
+        [
+            EventKind::Replaced {
+                pid: first,
+                status: ExitStatus::Signal(STOP_SIGNAL),
+                generation
+            },
+            EventKind::AppStarted { generation, pid },
+        ]
+    );
+    let mut room = Default::default();
+    let known = world.supervisor.processes(world.now, &mut room);
+    assert_eq!((known[1].restarts, known[0].restarts), (1, 0));
+    assert_eq!(known[1].state, ProcessState::Starting);
+    assert_ne!(world.pid(0), 0, "the agent does not notice");
+    world.end(1, ExitStatus::Code(5));
+    world.end(0, ExitStatus::Code(0));
+    assert_eq!(world.exit, Some(5));
+}
+
+#[test]
+fn an_agent_is_restarted_without_a_pause_and_the_app_does_not_notice() {
+    let plan = [agent("a", Readiness::None), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    let (agent, app) = (world.pid(0), world.pid(1));
+    world.feed(restart("a", 8));
+    world.end(0, ExitStatus::Code(0));
+    assert_ne!(world.pid(0), agent);
+    assert_ne!(world.pid(0), 0);
+    assert_eq!(world.pid(1), app);
+    assert_eq!(world.exit, None);
+}
+
+#[test]
+fn a_restart_that_cannot_be_done_in_its_budget_ends_the_container() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    let pid = world.pid(0);
+    world.feed(restart("app", 9));
+    world.sleep();
+    assert_eq!(
+        (world.now, world.signals.last()),
+        (1500, Some(&(all(0, pid), SIGKILL))),
+        "killed after half of the budget"
+    );
+    world.clinging = usize::MAX;
+    world.end(0, ExitStatus::Signal(SIGKILL));
+    while world.failed_restarts.is_empty() {
+        world.sleep();
+    }
+    assert_eq!(world.now, 2000);
+    assert_eq!(world.exit, Some(1), "nothing else ran");
+
+    let plan = [Process {
+        ports: Ports::new(&[80]),
+        ..app(Readiness::None)
+    }];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.feed(restart("app", 9));
+    world.end(0, ExitStatus::Code(0));
+    world.end(CLEANER, ExitStatus::Code(1));
+    assert_eq!(
+        (world.failed_restarts.as_slice(), world.exit),
+        (&[0][..], Some(1))
+    );
+}
+
+#[test]
+fn a_stop_ends_a_restart() {
+    let plan = [Process {
+        clean: Strings::new(&[c"/tmp"]),
+        ..app(Readiness::None)
+    }];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.feed(restart("app", 9));
+    world.end(0, ExitStatus::Code(0));
+    let cleaner = world.pid(CLEANER);
+    world.feed(Input::Asked(Request::Stop { budget_ms: 1000 }));
+    assert!(world.signals.contains(&(Target::Process(cleaner), SIGKILL)));
+    world.end(CLEANER, ExitStatus::Signal(SIGKILL));
+    assert_eq!(world.spawned, [0]);
+    assert_eq!(world.exit, Some(0));
 }
 
 const READINESS: LookKind = LookKind::Readiness;
@@ -845,6 +1168,7 @@ proptest! {
         let app_index = plan.len() - 1;
         let mut world = World::begin(&plan);
         let mut allowed = false;
+        let mut restarts = 0;
         for (step, process, number, passes) in steps {
             if world.exit.is_some() { break; }
             let running = world.pid(process.min(app_index)) != 0;
@@ -857,10 +1181,18 @@ proptest! {
                     world.start(number);
                 }
                 4 if number == 0 => world.feed(Input::Asked(Request::Stop { budget_ms: passes as u32 })),
-                5 => world.feed(Input::Signalled(number as u8 + 1)),
+                5 => world.feed(signalled(number as u8 + 1)),
                 7 => world.look(number as u32, LookKind::ALL[process % 3], passes as u32 + 1),
                 8 if world.pid(LOOK + 1 + process % 3) != 0 => world.end(LOOK + 1 + process % 3, ExitStatus::Code(0)),
                 9 => world.feed(Input::Connected),
+                10 => {
+                    let starts = world.supervisor.started() && number > world.supervisor.generation();
+                    let fresh = !world.supervisor.status(&mut Default::default()).stopping;
+                    let busy = world.pid(app_index) == 0;
+                    world.feed(restart("app", number));
+                    restarts += usize::from(starts && fresh && !busy);
+                }
+                11 if world.pid(CLEANER) != 0 => world.end(CLEANER, ExitStatus::Code(0)),
                 6 => world.feed(Input::Reaped { pid: 5000 + number as u32, status: ExitStatus::Code(0), oom: false }),
                 _ => {
                     world.now += passes;
@@ -868,7 +1200,7 @@ proptest! {
                 }
             }
             let starts = world.spawned.iter().filter(|index| **index == app_index).count();
-            prop_assert!(starts <= usize::from(allowed), "the app starts once, and only when it may");
+            prop_assert!(starts <= usize::from(allowed) + restarts, "the app starts when it was asked for, and only when it may");
             for kind in LookKind::ALL {
                 let looking = world.alive.values().filter(|index| **index == LOOK + kind as usize).count();
                 prop_assert!(looking <= 1, "one look of a kind at a time");

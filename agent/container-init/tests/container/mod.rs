@@ -13,8 +13,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use container_init::plan::{
-    Essential, Groups, Looks, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness,
-    Restart, Rlimit, Rlimits, Strings,
+    Delivery, Essential, Groups, Limits, Looks, MAX_PLAN, Output, Plan, Ports, Process,
+    ProcessKind, Processes, Readiness, Restart, RestartPolicy, Rewrite, Rewrites, Rlimit, Rlimits,
+    Strings, after_previous,
 };
 use container_init::protocol::{EnvList, MAX_FRAME, Report, Request, Start, first_frame};
 use rustix::process::{Pid, Signal};
@@ -77,6 +78,16 @@ pub struct Spec {
     pub essential: Essential,
     pub restart: Restart,
     pub stdout: Option<PathBuf>,
+    pub nice: Option<i8>,
+    pub oom_score_adj: Option<i16>,
+    pub limits: Option<Limits>,
+    /// The agent before it, when nothing is said.
+    pub after: Option<u16>,
+    pub exit_code: Option<u8>,
+    pub stop_grace_ms: u32,
+    pub delivery: Delivery,
+    pub clean: Vec<CString>,
+    pub ports: Vec<u16>,
 }
 
 /// Stands for a copy of this test program, at a place that every user can reach.
@@ -101,8 +112,32 @@ impl Spec {
             restart: Restart {
                 backoff_min_ms: 10,
                 backoff_max_ms: 100,
+                reset_after_ms: 100,
+                ..Restart::NEVER
             },
             stdout: None,
+            nice: None,
+            oom_score_adj: None,
+            limits: None,
+            after: None,
+            exit_code: None,
+            stop_grace_ms: u32::MAX,
+            delivery: Delivery::Process,
+            clean: vec![],
+            ports: vec![],
+        }
+    }
+
+    /// Optional, and started again after every end.
+    pub fn optional(self) -> Self {
+        Self {
+            essential: Essential::No,
+            restart: Restart {
+                policy: RestartPolicy::Always,
+                max: u32::MAX,
+                ..self.restart
+            },
+            ..self
         }
     }
 
@@ -156,6 +191,8 @@ pub struct Container {
 pub struct Settings {
     pub stop_grace_ms: u32,
     pub looks: Looks<'static>,
+    pub signals: &'static [Rewrite],
+    pub exit_codes: &'static [Rewrite],
 }
 
 impl Default for Settings {
@@ -163,6 +200,8 @@ impl Default for Settings {
         Self {
             stop_grace_ms: 10_000,
             looks: Looks::default(),
+            signals: &[],
+            exit_codes: &[],
         }
     }
 }
@@ -243,6 +282,14 @@ impl Container {
         }
     }
 
+    /// The `SigIgn` line of /proc/PID/status that we handed down, and init hands on.
+    pub fn ignored_signals(&self) -> String {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.unshare.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("SigIgn:"));
+        line.unwrap().to_owned()
+    }
+
     /// The next line that anything in the container wrote.
     pub fn line(&self) -> String {
         self.lines
@@ -303,6 +350,10 @@ fn encode(directory: &Path, specs: &[Spec], settings: Settings) -> Vec<u8> {
         .iter()
         .map(|spec| spec.env.iter().map(CString::as_c_str).collect())
         .collect();
+    let cleans: Vec<Vec<_>> = specs
+        .iter()
+        .map(|spec| spec.clean.iter().map(CString::as_c_str).collect())
+        .collect();
     let logs: Vec<Option<CString>> = specs
         .iter()
         .map(|spec| spec.stdout.clone().map(c))
@@ -320,12 +371,22 @@ fn encode(directory: &Path, specs: &[Spec], settings: Settings) -> Vec<u8> {
             groups: Groups::new(&spec.groups),
             capabilities: spec.capabilities,
             rlimits: Rlimits::new(&spec.rlimits),
+            nice: spec.nice,
+            oom_score_adj: spec.oom_score_adj,
+            limits: spec.limits,
+            after: spec.after.unwrap_or(after_previous(index, specs.len())),
             readiness: spec.readiness,
             essential: spec.essential,
+            exit_code: spec.exit_code,
             restart: spec.restart,
             stop_signal: 15,
+            stop_grace_ms: spec.stop_grace_ms,
+            delivery: spec.delivery,
             stdout: logs[index].as_deref().map_or(Output::Inherit, Output::File),
             stderr: Output::Inherit,
+            log: None,
+            clean: Strings::new(&cleans[index]),
+            ports: Ports::new(&spec.ports),
         });
     }
     let plan = Plan {
@@ -335,6 +396,8 @@ fn encode(directory: &Path, specs: &[Spec], settings: Settings) -> Vec<u8> {
         run_dir: &run_dir,
         exits: &exits,
         stop_grace_ms: settings.stop_grace_ms,
+        signals: Rewrites::new(settings.signals),
+        exit_codes: Rewrites::new(settings.exit_codes),
         processes: Processes::new(&processes),
         looks: settings.looks,
     };

@@ -4,17 +4,16 @@ use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use container_init::plan::{
-    self, Groups, Output, Process, ProcessKind, Restart, Rlimit, Rlimits, Strings,
+    self, Delivery, Essential, Groups, Output, Ports, Process, ProcessKind, Restart, RestartPolicy,
+    Rlimit, Rlimits, Strings,
 };
 
 use super::{PlanError, ProcessIds};
 use crate::app::{ProbeTiming, Ulimit};
 
-/// Pauses before an optional agent is started again.
-const RESTART: Restart = Restart {
-    backoff_min_ms: 100,
-    backoff_max_ms: 30_000,
-};
+/// First and longest pause before an agent is started again.
+const BACKOFF_MIN_MS: u32 = 100;
+const BACKOFF_MAX_MS: u32 = 30_000;
 
 /// A process with its strings owned; the plan borrows from it.
 pub(super) struct Draft {
@@ -27,7 +26,9 @@ pub(super) struct Draft {
     pub(super) capabilities: u64,
     pub(super) rlimits: Vec<Rlimit>,
     pub(super) probe: Probe,
-    pub(super) essential: plan::Essential,
+    pub(super) essential: Essential,
+    /// As [`Process::after`].
+    pub(super) after: u16,
     pub(super) stop_signal: u8,
     pub(super) output: CString,
 }
@@ -81,12 +82,31 @@ impl Draft {
             groups: Groups::new(&self.ids.groups),
             capabilities: self.capabilities,
             rlimits: Rlimits::new(&self.rlimits),
+            nice: None,
+            oom_score_adj: None,
+            limits: None,
+            after: self.after,
             readiness: self.readiness(view),
             essential: self.essential,
-            restart: RESTART,
+            exit_code: None,
+            restart: Restart {
+                policy: match self.essential {
+                    Essential::Yes => RestartPolicy::Never,
+                    Essential::No => RestartPolicy::Always,
+                },
+                max: u32::MAX,
+                backoff_min_ms: BACKOFF_MIN_MS,
+                backoff_max_ms: BACKOFF_MAX_MS,
+                reset_after_ms: BACKOFF_MAX_MS,
+            },
             stop_signal: self.stop_signal,
+            stop_grace_ms: u32::MAX,
+            delivery: Delivery::Process,
             stdout: Output::File(&self.output),
             stderr: Output::File(&self.output),
+            log: None,
+            clean: Strings::none(),
+            ports: Ports::none(),
         }
     }
 

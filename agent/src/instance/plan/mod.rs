@@ -12,7 +12,9 @@ use std::ffi::CString;
 
 use container_init::Malformed;
 use container_init::paths::{CTL_SOCKET, EXITS, LOG_DIR, RUN_DIR};
-use container_init::plan::{self, Looks, MAX_PLAN, Plan, Process, ProcessKind, Processes, Strings};
+use container_init::plan::{
+    self, Looks, MAX_PLAN, Plan, Process, ProcessKind, Processes, Rewrites, Strings,
+};
 
 use crate::app::{Agent, App, Essential, Look, Probe as AppProbe, Readiness, User, VitalProbe};
 use crate::instance::{ContainerId, ImageConfig};
@@ -130,6 +132,10 @@ pub fn compile(
         drafts.push(container.agent(agent)?);
     }
     drafts.push(container.app()?);
+    let count = drafts.len();
+    for (index, draft) in drafts.iter_mut().enumerate() {
+        draft.after = plan::after_previous(index, count);
+    }
     let looks = container.looks()?;
     let (ready, alive) = (borrowed(&looks.readiness), borrowed(&looks.liveness));
     let started = borrowed(&looks.startup);
@@ -148,6 +154,8 @@ pub fn compile(
             run_dir: RUN_DIR,
             exits: EXITS,
             stop_grace_ms: millis(app.termination_grace),
+            signals: Rewrites::none(),
+            exit_codes: Rewrites::none(),
             processes: Processes::new(&processes),
             looks: Looks {
                 readiness: Strings::new(&ready),
@@ -349,6 +357,7 @@ impl<'a> Container<'a> {
             rlimits: self.app.ulimits.iter().map(draft::rlimit).collect(),
             probe: Probe::None,
             essential: plan::Essential::Yes,
+            after: 0,
             stop_signal: SIGTERM,
             output: c_string(
                 name,

@@ -18,6 +18,32 @@ pub struct Pointers<'a> {
 }
 
 impl<'a> Pointers<'a> {
+    /// A list as the kernel made it on the initial stack.
+    ///
+    /// # Safety
+    /// Every pointer but the last is a string that lives for `'a`; the last is null.
+    pub unsafe fn from_kernel(list: &'a [*const c_char]) -> Self {
+        Self {
+            list,
+            strings: PhantomData,
+        }
+    }
+
+    /// The strings in order.
+    pub fn iter(&self) -> impl Iterator<Item = &'a CStr> + use<'a> {
+        let strings = self.list.iter().take_while(|pointer| !pointer.is_null());
+        // SAFETY: what made the list vouched for strings that live for `'a`.
+        strings.map(|pointer| unsafe { CStr::from_ptr(*pointer) })
+    }
+
+    /// Without the first `count`.
+    pub fn skip(self, count: usize) -> Self {
+        let last = self.list.len().saturating_sub(1);
+        Self {
+            list: self.list.get(count.min(last)..).unwrap_or_default(),
+            ..self
+        }
+    }
     /// Puts the strings into `room`, which needs one place more than there are; `None` when it is
     /// too small.
     pub fn collect(
@@ -65,6 +91,12 @@ pub fn getpid() -> u32 {
     unsafe { syscall(number::GETPID, [0; 6]) as u32 }
 }
 
+/// Pid of our parent in our namespace; 0 for one outside of it.
+pub fn getppid() -> u32 {
+    // SAFETY: no pointer is passed.
+    unsafe { syscall(number::GETPPID, [0; 6]) as u32 }
+}
+
 /// Makes us the parent of orphans below us (`PR_SET_CHILD_SUBREAPER`).
 pub fn adopt_orphans() -> Result<()> {
     // SAFETY: no pointer is passed.
@@ -103,6 +135,19 @@ pub fn set_limit(limit: Rlimit) -> Result<()> {
         )
     })
     .map(drop)
+}
+
+/// setpriority(2) of ourselves.
+pub fn set_nice(nice: i8) -> Result<()> {
+    let nice = isize::from(nice).cast_unsigned();
+    // SAFETY: no pointer is passed. PRIO_PROCESS, ourselves.
+    checked(unsafe { syscall(number::SETPRIORITY, [0, 0, nice, 0, 0, 0]) }).map(drop)
+}
+
+/// The signal that we get when our parent ends (`PR_SET_PDEATHSIG`).
+pub fn set_parent_death_signal(signal: u8) -> Result<()> {
+    // SAFETY: no pointer is passed.
+    checked(unsafe { syscall(number::PRCTL, [1, usize::from(signal), 0, 0, 0, 0]) }).map(drop)
 }
 
 /// What [`wait_any`] found.

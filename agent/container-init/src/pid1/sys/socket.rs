@@ -168,7 +168,7 @@ pub fn notify_socket(path: &CStr) -> Result<Fd> {
             ],
         )
     })?;
-    unlink(path);
+    unlink(path).ok();
     let before = umask(0o111);
     let bound = with_address(number::BIND, &fd, address.get(..length).unwrap_or_default());
     umask(before);
