@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use container_init::protocol::{
-    EnvList, EventKind, MAX_FRAME, Report, Request, Start, first_frame,
+    EnvList, EventKind, MAX_FRAME, Report, Request, Restart, Start, first_frame,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -115,22 +115,34 @@ impl Gate {
 
     /// Lets the app go.
     pub fn let_go(&mut self, generation: u64) -> Result<()> {
-        self.ask(Request::Start(Start {
-            generation,
-            task_id: "",
-            traceparent: "",
-            env: EnvList::new(&[]),
-        }))
+        self.ask(Request::Start(start(generation)))
     }
 
     /// Lets the app go, and waits until it was executed.
     pub fn start(&mut self, generation: u64) -> Result<()> {
         self.let_go(generation)?;
+        self.started(generation)
+    }
+
+    /// Has the app ended and started again in place, and waits until it was executed.
+    pub fn restart(&mut self, generation: u64) -> Result<()> {
+        self.ask(Request::Restart(Restart {
+            process: "app",
+            budget_ms: PATIENCE.as_millis() as u32,
+            start: start(generation),
+        }))?;
+        self.started(generation)
+    }
+
+    fn started(&mut self, wanted: u64) -> Result<()> {
         self.wait_for("the app's start", |report| {
             let Report::Event(event) = report else {
                 return None;
             };
-            matches!(event.kind, EventKind::AppStarted { .. }).then_some(())
+            match event.kind {
+                EventKind::AppStarted { generation, .. } => (generation == wanted).then_some(()),
+                _ => None,
+            }
         })
     }
 
@@ -143,5 +155,14 @@ impl Gate {
         self.stream
             .write_all(&frame[..length])
             .context("write to the gate")
+    }
+}
+
+fn start(generation: u64) -> Start<'static> {
+    Start {
+        generation,
+        task_id: "",
+        traceparent: "",
+        env: EnvList::new(&[]),
     }
 }

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow};
 use container_init::plan::{
-    Essential, Groups, Looks, MAX_PLAN, Output, Plan, Process, ProcessKind, Processes, Readiness,
-    Restart, Rlimits, Strings,
+    Essential, Looks, MAX_PLAN, Plan, Process, ProcessKind, Processes, Restart, RestartPolicy,
+    Rewrites, Strings, after_previous,
 };
 
 use crate::cli;
@@ -67,32 +67,23 @@ impl Planned {
         let processes: Vec<Process<'_>> = names
             .iter()
             .zip(&argvs)
-            .map(|(name, argv)| Process {
-                name,
-                kind: match name.as_str() {
-                    "app" => ProcessKind::App,
-                    _ => ProcessKind::Agent,
-                },
-                argv: Strings::new(argv),
-                env: Strings::new(&[c"PATH=/usr/bin:/bin"]),
-                cwd: c"/",
-                uid: 0,
-                gid: 0,
-                groups: Groups::new(&[]),
-                capabilities: u64::MAX,
-                rlimits: Rlimits::new(&[]),
-                readiness: Readiness::None,
-                essential: match name.as_str() {
-                    "app" => Essential::Yes,
-                    _ => Essential::No,
-                },
-                restart: Restart {
-                    backoff_min_ms: self.backoff_ms,
-                    backoff_max_ms: self.backoff_ms,
-                },
-                stop_signal: 15,
-                stdout: Output::Inherit,
-                stderr: Output::Inherit,
+            .enumerate()
+            .map(|(index, (name, argv))| {
+                let app = index + 1 == names.len();
+                let process = Process::plain(name, kind(app), Strings::new(argv));
+                Process {
+                    env: Strings::new(&[c"PATH=/usr/bin:/bin"]),
+                    capabilities: u64::MAX,
+                    after: after_previous(index, names.len()),
+                    ..match app {
+                        true => process,
+                        false => Process {
+                            essential: Essential::No,
+                            restart: self.restart(),
+                            ..process
+                        },
+                    }
+                }
             })
             .collect();
         let plan = Plan {
@@ -102,6 +93,8 @@ impl Planned {
             run_dir: &run_dir,
             exits: &exits,
             stop_grace_ms: 10_000,
+            signals: Rewrites::none(),
+            exit_codes: Rewrites::none(),
             processes: Processes::new(&processes),
             looks: Looks::default(),
         };
@@ -111,6 +104,23 @@ impl Planned {
             .map_err(|_| anyhow!("the plan is too large"))?;
         file.truncate(length);
         Ok(file)
+    }
+
+    fn restart(&self) -> Restart {
+        Restart {
+            policy: RestartPolicy::Always,
+            max: u32::MAX,
+            backoff_min_ms: self.backoff_ms,
+            backoff_max_ms: self.backoff_ms,
+            reset_after_ms: u32::MAX,
+        }
+    }
+}
+
+fn kind(app: bool) -> ProcessKind {
+    match app {
+        true => ProcessKind::App,
+        false => ProcessKind::Agent,
     }
 }
 

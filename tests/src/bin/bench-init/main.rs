@@ -7,6 +7,7 @@ mod agents;
 mod crowd;
 mod idle;
 mod memory;
+mod restart;
 mod signals;
 mod size;
 mod start;
@@ -30,7 +31,7 @@ const AGENTS: usize = 6;
 type Part = fn(&Inits) -> Result<Vec<Row>>;
 
 /// What is measured, by the word that asks for it alone: `bench-init crowd stop`.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("start", start::rows),
     ("size", size::rows),
     ("memory", memory::rows),
@@ -39,6 +40,7 @@ const PARTS: [(&str, Part); 8] = [
     ("crowd", crowd::rows),
     ("stop", stop::rows),
     ("agents", agents::rows),
+    ("restart", restart::rows),
 ];
 
 fn main() -> ExitCode {
@@ -156,7 +158,7 @@ fn sleeper() -> Vec<OsString> {
 /// A container-init with [`AGENTS`] agents and `app`, which runs.
 struct WithAgents {
     running: Running,
-    _gate: Gate,
+    gate: Gate,
     _directory: tempfile::TempDir,
 }
 
@@ -170,7 +172,7 @@ impl WithAgents {
         gate.start(1)?;
         Ok(Self {
             running,
-            _gate: gate,
+            gate,
             _directory: directory,
         })
     }
