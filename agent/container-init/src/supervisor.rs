@@ -192,6 +192,16 @@ impl<'p> Supervisor<'p> {
         found.map_or("", |slot| slot.spec.name)
     }
 
+    /// Whether the end of this child matters here: it is of the plan, a probe, a look or what
+    /// cleans. Nothing follows from the end of anybody else, and orphans come by the thousand.
+    pub fn knows(&self, pid: u32) -> bool {
+        let is_its = |slot: &Slot<'p>| {
+            let cleaner = slot.again.map_or(0, |again| again.cleaner());
+            [slot.pid, slot.probe_pid(), cleaner].contains(&pid)
+        };
+        self.slots.iter().flatten().any(is_its) || self.looks.knows(pid)
+    }
+
     /// Pids of the in-container agents that run.
     pub fn agent_pids(&self) -> impl Iterator<Item = u32> + '_ {
         let agents = self.slots.iter().take(self.app).flatten();

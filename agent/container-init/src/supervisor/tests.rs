@@ -219,6 +219,9 @@ impl<'p> World<'p> {
     fn end(&mut self, process: usize, status: ExitStatus) {
         let pid = self.pid(process);
         assert_ne!(pid, 0, "process {process} runs");
+        // What cleans is forgotten by a stop.
+        let told = self.supervisor.knows(pid) || process == CLEANER;
+        assert!(told, "its end would not be told");
         self.alive.remove(&pid);
         self.feed(Input::Reaped {
             pid,
@@ -1089,6 +1092,26 @@ fn a_look_that_is_asked_again_gives_way() {
     world.end(LOOK + LIVENESS as usize, ExitStatus::Signal(SIGKILL));
     world.end(LOOK + LIVENESS as usize, ExitStatus::Code(0));
     assert_eq!(world.looked, [(2, LookOutcome::Ended(ExitStatus::Code(0)))]);
+}
+
+#[test]
+fn an_orphan_is_nobody_and_its_end_changes_nothing() {
+    let plan = [agent("proxy", Readiness::None), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.look(1, LIVENESS, 60_000);
+    let orphan = world.next_pid + 1;
+    assert!(!world.supervisor.knows(orphan));
+    let due = world.supervisor.due();
+    let status = ExitStatus::Code(7);
+    let input = Input::Reaped {
+        pid: orphan,
+        status,
+        oom: true,
+    };
+    let actions = world.supervisor.step(input, world.now);
+    assert_eq!(actions.iter().next(), None);
+    assert_eq!(world.supervisor.due(), due);
 }
 
 #[test]
