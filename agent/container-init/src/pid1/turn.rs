@@ -663,7 +663,9 @@ impl Pid1<'_> {
                 Number::new(pid.cast_signed()).as_bytes(),
             ]);
         }
-        self.feed(Input::Reaped { pid, status, oom });
+        if self.supervisor.knows(pid) {
+            self.feed(Input::Reaped { pid, status, oom });
+        }
     }
 
     /// Sends a signal. A process that is gone, or that we may not signal, is no reason to end.
