@@ -220,6 +220,33 @@ fn looks_are_asked_for_anew_by_another_agent() {
 }
 
 #[test]
+fn to_an_agent_that_does_not_know_its_hello_it_speaks_the_version_before() {
+    let (mut container, listener) = Container::run(&[app().script(FOREVER)]);
+    let hello = |version: u16| format!("Hello(Hello {{ version: {version},");
+    // An agent of version 1 hangs up on a hello that it does not know.
+    let mut agent = Agent::accept(&listener);
+    assert!(agent.said().unwrap().starts_with(&hello(2)));
+    drop(agent);
+    let mut agent = Agent::accept(&listener);
+    assert!(agent.said().unwrap().starts_with(&hello(1)));
+    agent.wait_for("Armed");
+    agent.start(8);
+    agent.wait_for("AppReady");
+    drop(agent);
+    // It was understood: the same again.
+    let mut agent = Agent::accept(&listener);
+    assert!(agent.said().unwrap().starts_with(&hello(1)));
+    agent.wait_for("AppReady");
+    drop(agent);
+    // Nothing was said to it this time: it may be a newer one now.
+    let mut agent = Agent::accept(&listener);
+    assert!(agent.said().unwrap().starts_with(&hello(2)));
+    agent.ask(Request::Stop { budget_ms: 1000 });
+    agent.wait_for("Stopped");
+    assert_eq!(container.exit_code(), 143);
+}
+
+#[test]
 fn a_repeated_start_has_no_second_effect_and_an_older_one_is_refused() {
     let (container, _listener, mut agent) =
         armed(&[app().script("echo started; exec busybox sleep 1000")]);
@@ -935,8 +962,8 @@ fn an_idle_container_never_wakes_up() {
 
 /// The process that waits to become the app, outside: the child that has not executed.
 fn waiting(agent: &Agent) -> i32 {
-    let init = agent.pid.as_raw_pid();
-    let read = |pid: i32, file: &str| {
+    let init = outer(agent);
+    let read = |pid: u32, file: &str| {
         std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default()
     };
     let mut found = None;
@@ -946,7 +973,7 @@ fn waiting(agent: &Agent) -> i32 {
             .find(|child| read(*child, "comm") == read(init, "comm"));
         found.is_some_and(|pid| read(pid, "syscall").starts_with("0 "))
     });
-    found.unwrap()
+    found.unwrap().cast_signed()
 }
 
 fn signal(pid: i32, signal: Signal) {
