@@ -169,6 +169,8 @@ impl<'p> Supervisor<'p> {
             *room = slot.status();
         }
         let app = self.slots.get(self.app).and_then(Option::as_ref);
+        // What is ended to be started again is not the app of this generation any more.
+        let app = app.filter(|app| app.again.is_none());
         Status {
             generation: self.generation,
             started: self.started,
@@ -298,13 +300,14 @@ impl<'p> Supervisor<'p> {
         let spec = slot.spec;
         let to_restart = slot.again.is_some() && !stopping;
         let again = slot.end(status, stopping, now, out, index);
-        out.push(Action::Report(match spec.kind {
-            ProcessKind::App if to_restart => EventKind::Replaced {
+        out.push(Action::Report(match to_restart {
+            true => EventKind::Replaced {
+                name: spec.name,
                 pid,
                 status,
                 generation,
             },
-            _ => EventKind::Exited {
+            false => EventKind::Exited {
                 name: spec.name,
                 pid,
                 status,

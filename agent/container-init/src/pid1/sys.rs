@@ -13,7 +13,7 @@ mod socket;
 mod terminal;
 
 pub use credentials::{
-    clear_ambient, drop_from_bounding_set, limit_capabilities, set_gid, set_groups, set_uid,
+    act_as, clear_ambient, drop_from_bounding_set, limit_capabilities, set_gid, set_groups, set_uid,
 };
 pub use ipc::{Ipc, remove_ipc};
 pub use process::{
@@ -53,6 +53,7 @@ impl Errno {
     pub const ENAMETOOLONG: Self = Self(36);
     pub const ENOTEMPTY: Self = Self(39);
     pub const ELOOP: Self = Self(40);
+    pub const EIDRM: Self = Self(43);
     pub const EINPROGRESS: Self = Self(115);
 }
 

@@ -893,6 +893,13 @@ fn an_app_is_restarted_in_place_when_nothing_of_it_is_left() {
     world.feed(restart("app", 9));
     assert_eq!(world.answers, 2, "the repetition changes nothing");
     assert_eq!(world.signals, [(Target::Process(first), STOP_SIGNAL)]);
+    let mut room = Default::default();
+    let status = world.supervisor.status(&mut room);
+    assert_eq!(
+        (status.generation, status.app_pid, status.app_ready),
+        (9, 0, false),
+        "none runs for it yet"
+    );
     world.end(1, ExitStatus::Signal(STOP_SIGNAL));
     for _ in 0..3 {
         assert_eq!(world.cleans, []);
@@ -906,6 +913,7 @@ fn an_app_is_restarted_in_place_when_nothing_of_it_is_left() {
         world.reports[3..],
         [
             EventKind::Replaced {
+                name: "app",
                 pid: first,
                 status: ExitStatus::Signal(STOP_SIGNAL),
                 generation
@@ -934,6 +942,18 @@ fn an_agent_is_restarted_without_a_pause_and_the_app_does_not_notice() {
     assert_ne!(world.pid(0), agent);
     assert_ne!(world.pid(0), 0);
     assert_eq!(world.pid(1), app);
+    let replaced = EventKind::Replaced {
+        name: "a",
+        pid: agent,
+        status: ExitStatus::Code(0),
+        generation: 8,
+    };
+    let ready = EventKind::AgentReady { name: "a" };
+    assert!(
+        world.reports.ends_with(&[replaced, ready]),
+        "{:?}",
+        world.reports
+    );
     assert_eq!(world.exit, None);
 }
 
