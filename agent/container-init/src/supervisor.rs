@@ -21,7 +21,7 @@ mod process;
 mod restart;
 mod stop;
 
-pub use actions::{Action, Actions, Input, Target};
+pub use actions::{Action, Actions, Input, Room, Target, room};
 use looks::Looks;
 use process::{Life, Slot};
 use stop::Stop;
@@ -67,6 +67,8 @@ pub struct Supervisor<'p> {
 
 impl<'p> Supervisor<'p> {
     /// Nothing runs yet; [`Input::Begin`] starts the first process.
+    // What it is made of is not to be on the stack of the loop a second time.
+    #[inline(never)]
     pub fn new(plan: Plan<'p>) -> Self {
         let mut slots = [None; MAX_PROCESSES];
         let mut count = 0;
@@ -87,9 +89,14 @@ impl<'p> Supervisor<'p> {
         }
     }
 
-    /// Takes one input and returns what to do, in order.
-    pub fn step<'r>(&mut self, input: Input<'r>, now: Millis) -> Actions<'p, 'r> {
-        let mut out = Actions::default();
+    /// Takes one input and returns what to do, in order; `room` is where that is put.
+    pub fn step<'r>(
+        &mut self,
+        input: Input<'r>,
+        now: Millis,
+        room: &'r mut Room<'p, 'r>,
+    ) -> Actions<'p, 'r> {
+        let mut out = Actions::new(room);
         match input {
             Input::Begin | Input::Tick => {}
             Input::Spawned { process, pid } => self.spawned(process, pid, now, &mut out),
