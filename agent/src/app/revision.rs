@@ -11,8 +11,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Access, Agent, AgentRestart, App, CapabilitySet, Conduct, Dns, DnsOption, DnsPolicy, EnvFile,
-    Essential, HostAlias, HostPathKind, HostPortWish, Look, NetworkMode, Probe, Protocol,
+    Access, Agent, AgentRestart, App, CapabilitySet, Clean, Conduct, Dns, DnsOption, DnsPolicy,
+    EnvFile, Essential, HostAlias, HostPathKind, HostPortWish, Look, NetworkMode, Probe, Protocol,
     Readiness, RegisteredAddress, RestartPolicy, Rewrite, Scheme, Seccomp, SecretFile, Security,
     SignalDelivery, Ulimit, User, VitalProbe, Volume, VolumeMount,
 };
@@ -145,6 +145,7 @@ impl Writer {
             mounts,
             secret_files,
             restart: _,
+            clean,
             warm: _,
             registration,
             network,
@@ -216,6 +217,9 @@ impl Writer {
             self.text("secret", name);
             self.text("source", source);
             self.number("mode", (*mode).into());
+        }
+        if let Clean::Paths(paths) = clean {
+            self.list("clean", paths);
         }
         if registration.enabled {
             self.text("service", &registration.service);

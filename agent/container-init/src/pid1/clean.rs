@@ -9,8 +9,9 @@ use container_init::plan::{Ports, Process, Strings};
 use container_init::procfs;
 use core::ffi::CStr;
 
+use super::lines;
 use super::say::{Number, say};
-use super::sys::{self, Entries, Errno, Fd, Forked, Ipc, Open, Remove};
+use super::sys::{self, Entries, Errno, Fd, Forked, Ipc, Remove};
 
 /// Stands for System V IPC objects among the paths.
 const IPC: &CStr = c"/proc/sysvipc";
@@ -114,15 +115,16 @@ fn remove(directory: &Fd, name: &CStr, depth: usize) -> sys::Result<Gone> {
 }
 
 fn ipc() -> sys::Result<()> {
-    for (list, kind) in [
-        (c"/proc/sysvipc/shm", Ipc::Memory),
-        (c"/proc/sysvipc/sem", Ipc::Semaphores),
-        (c"/proc/sysvipc/msg", Ipc::Queue),
+    // The columns of the owner are those of ipc/{shm,sem,msg}.c.
+    for (list, kind, owner) in [
+        (c"/proc/sysvipc/shm", Ipc::Memory, 7),
+        (c"/proc/sysvipc/sem", Ipc::Semaphores, 4),
+        (c"/proc/sysvipc/msg", Ipc::Queue, 7),
     ] {
         let mut result = Ok(());
-        let read = lines(list, |line| {
-            if let Some(id) = procfs::ipc_id(line) {
-                result = result.and(sys::remove_ipc(kind, id));
+        let read = lines::each(list, |line| {
+            if let Some((id, owner)) = procfs::ipc_object(line, owner) {
+                result = result.and(remove_ipc(kind, id, owner));
             }
         });
         match read {
@@ -131,6 +133,24 @@ fn ipc() -> sys::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Only its owner, or who has CAP_SYS_ADMIN, may remove it.
+fn remove_ipc(kind: Ipc, id: u32, owner: u32) -> sys::Result<()> {
+    let removed = match sys::remove_ipc(kind, id) {
+        Err(Errno::EPERM) => {
+            sys::act_as(owner)?;
+            let removed = sys::remove_ipc(kind, id);
+            sys::act_as(0)?;
+            removed
+        }
+        removed => removed,
+    };
+    match removed {
+        // It went with its last user.
+        Err(Errno::EINVAL | Errno::EIDRM) => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Waits until nobody listens on them. What waits too long is ended from outside.
@@ -148,35 +168,11 @@ fn listens(ports: Ports<'_>) -> bool {
     let mut found = false;
     for list in [c"/proc/net/tcp", c"/proc/net/tcp6"] {
         // Without the list there is nothing to see; a start on a taken port tells by itself.
-        lines(list, |line| {
+        lines::each(list, |line| {
             let port = procfs::listening_port(line);
             found |= port.is_some_and(|port| ports.iter().any(|ours| ours == port));
         })
         .ok();
     }
     found
-}
-
-/// Hands every line of a file to `each`. Lines of /proc are short: a longer one is cut.
-fn lines(path: &CStr, mut each: impl FnMut(&[u8])) -> sys::Result<()> {
-    let file = sys::open(path, Open::Read)?;
-    let mut room = [0u8; 4096];
-    let mut length = 0;
-    loop {
-        let more = sys::read(&file, room.get_mut(length..).unwrap_or_default())?;
-        length += more;
-        let text = room.get(..length).unwrap_or_default();
-        let end = match text.iter().rposition(|byte| *byte == b'\n') {
-            Some(at) => at + 1,
-            None if more == 0 || length == room.len() => length,
-            None => continue,
-        };
-        let whole = text.get(..end).unwrap_or_default();
-        whole.split(|byte| *byte == b'\n').for_each(&mut each);
-        if more == 0 {
-            return Ok(());
-        }
-        room.copy_within(end..length, 0);
-        length -= end;
-    }
 }

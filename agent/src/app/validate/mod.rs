@@ -10,6 +10,7 @@ mod names;
 mod ports;
 mod probe;
 mod process;
+mod reuse;
 mod security;
 mod volumes;
 
@@ -128,6 +129,7 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         findings,
     )
     .unwrap_or_default();
+    let clean = reuse::clean(spec.reuse.unwrap_or_default(), findings);
     let warm = warm(spec.warm.unwrap_or_default(), findings);
     let registration = registration(
         spec.registration.unwrap_or_default(),
@@ -184,6 +186,7 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         mounts,
         secret_files,
         restart,
+        clean,
         warm,
         registration,
         network,

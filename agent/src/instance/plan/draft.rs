@@ -37,6 +37,8 @@ pub(super) struct Draft {
     pub(super) stop_grace_ms: u32,
     pub(super) delivery: Delivery,
     pub(super) output: CString,
+    pub(super) clean: Vec<CString>,
+    pub(super) ports: Vec<u16>,
 }
 
 /// Readiness with its strings owned.
@@ -60,6 +62,7 @@ pub(super) struct View<'a> {
     argv: Vec<&'a CStr>,
     env: Vec<&'a CStr>,
     probe: Vec<&'a CStr>,
+    clean: Vec<&'a CStr>,
 }
 
 impl<'a> View<'a> {
@@ -71,6 +74,7 @@ impl<'a> View<'a> {
                 Probe::Exec { argv, .. } => borrowed(argv),
                 _ => Vec::new(),
             },
+            clean: borrowed(&draft.clean),
         }
     }
 }
@@ -103,8 +107,8 @@ impl Draft {
             stdout: Output::File(&self.output),
             stderr: Output::File(&self.output),
             log: None,
-            clean: Strings::none(),
-            ports: Ports::none(),
+            clean: Strings::new(&view.clean),
+            ports: Ports::new(&self.ports),
         }
     }
 
