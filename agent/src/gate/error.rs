@@ -100,6 +100,22 @@ pub enum GateError {
         /// The container.
         container: ContainerId,
     },
+    /// Init was made by an older nodeagent.
+    #[error(
+        "the init of container {container} cannot tell its processes: it was made by an older nodeagent; a roll makes it anew"
+    )]
+    ProcessesUnknown {
+        /// The container.
+        container: ContainerId,
+    },
+    /// Init answers none of many questions.
+    #[error("the init of container {container} has left {waiting} questions unanswered")]
+    Unanswered {
+        /// The container.
+        container: ContainerId,
+        /// How many.
+        waiting: usize,
+    },
     /// Init refused the newest command.
     #[error("the init of container {container} refused {}: {}", command(*request), sentence(*code))]
     Refused {

@@ -17,6 +17,7 @@ mod listener;
 mod look;
 mod pace;
 mod peer;
+mod processes;
 mod session;
 mod status;
 mod untrusted;
@@ -35,11 +36,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::instance::ContainerId;
 use entry::Entry;
 
-pub use container_init::protocol::{LookKind, Refusal, RequestKind};
+pub use container_init::protocol::{LookKind, ProcessState, Refusal, RequestKind};
 pub use directory::{Activation, Directories, DirectoryError, InstanceDirectories};
 pub use error::GateError;
 pub use exits::{ExitsError, RecordedExit, recorded_exits};
 pub use look::Seen;
+pub use processes::Supervised;
 pub use status::{Exit, ExitStatus, Memory, Notice, NoticeKind, Refused, Status};
 pub use untrusted::{UntrustedError, open_untrusted};
 

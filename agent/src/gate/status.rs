@@ -34,10 +34,13 @@ pub struct Status {
     pub app_pid: Option<u32>,
     /// How the app ended; `None` while it runs again.
     pub app_exit: Option<Exit>,
-    /// In-container agents that ended before the app did, in that order, each with its last end.
+    /// In-container agents that ended before the app did and do not run again, in that order, each
+    /// with its last end.
     pub agents_ended: Vec<Exit>,
     /// A stop is under way.
     pub stopping: bool,
+    /// [`NoticeKind::Stopping`] was told.
+    pub told_stopping: bool,
     /// Nothing of the plan runs any more; init has ended or is about to.
     pub stopped: bool,
     /// The answer to the newest command, when it was a refusal; cleared by the next command.
@@ -110,8 +113,10 @@ pub enum NoticeKind {
         /// Generation of the start or adopt.
         generation: u64,
     },
-    /// A process of the plan ended.
+    /// A process of the plan ended; an in-container agent may come again.
     Exited(Exit),
+    /// Init stops everything: it was asked to, the app ended, or an essential agent did for good.
+    Stopping,
     /// Killed, and still there when init stopped waiting: it is stuck in the kernel.
     LeftBehind {
         /// Name from the plan; empty for another process of the container.
@@ -136,7 +141,11 @@ impl Status {
                 None
             }
             Report::Status(status) => {
-                let news = (!self.connected).then_some(NoticeKind::Connected);
+                let mut news = (!self.connected).then_some(NoticeKind::Connected);
+                if self.connected && status.stopping && !self.told_stopping {
+                    self.told_stopping = true;
+                    news = Some(NoticeKind::Stopping);
+                }
                 self.connected = true;
                 self.generation = status.generation;
                 self.started = status.started;
@@ -152,6 +161,11 @@ impl Status {
                     .iter()
                     .filter(|agent| agent.state == AgentState::Ready);
                 self.agents_ready = ready.map(|agent| agent.name.to_owned()).collect();
+                let ended = |name: &str| {
+                    let mut agents = status.agents.iter();
+                    agents.all(|agent| agent.name != name || agent.state == AgentState::Ended)
+                };
+                self.agents_ended.retain(|exit| ended(&exit.name));
                 let running = status.agents.iter().filter(|agent| agent.pid != 0);
                 self.agent_pids = running.map(|a| (a.name.to_owned(), a.pid)).collect();
                 self.reports += 1;
@@ -176,6 +190,7 @@ impl Status {
                 if !self.agents_ready.iter().any(|known| known == name) {
                     self.agents_ready.push(name.to_owned());
                 }
+                self.agents_ended.retain(|exit| exit.name != name);
                 None
             }
             EventKind::Armed => {
@@ -394,6 +409,44 @@ mod tests {
         );
         event(&mut status, exited("logs", 8, 2));
         assert_eq!(status.agents_ended.len(), 1, "it was stopped with the app");
+    }
+
+    #[test]
+    fn an_agent_that_comes_again_has_not_ended_and_a_stop_is_told_once() {
+        let mut status = Status::default();
+        let said = |stopping: bool, cache: AgentState, proxy: AgentState| {
+            let agents = [("cache", cache), ("proxy", proxy)];
+            let agents = agents.map(|(name, state)| AgentStatus {
+                name,
+                state,
+                pid: 7,
+            });
+            (stopping, agents)
+        };
+        let tell = |status: &mut Status, (stopping, agents): (bool, [AgentStatus<'_>; 2])| {
+            status.apply(&Report::Status(protocol::Status {
+                generation: 1,
+                started: false,
+                app_ready: false,
+                armed: true,
+                stopping,
+                app_pid: 0,
+                agents: Agents::new(&agents),
+            }))
+        };
+        let ready = said(false, AgentState::Ready, AgentState::Ready);
+        assert_eq!(tell(&mut status, ready), Some(NoticeKind::Connected));
+        event(&mut status, exited("cache", 7, 1));
+        assert_eq!(status.agents_ended.len(), 1);
+        let again = said(false, AgentState::BackingOff, AgentState::Ready);
+        assert_eq!(tell(&mut status, again), None);
+        assert_eq!(status.agents_ended, []);
+        event(&mut status, exited("cache", 8, 1));
+        event(&mut status, exited("proxy", 9, 1));
+        let over = said(true, AgentState::Ended, AgentState::Ended);
+        assert_eq!(tell(&mut status, over), Some(NoticeKind::Stopping));
+        assert_eq!(tell(&mut status, over), None);
+        assert_eq!(status.agents_ended[0].name, "cache");
     }
 
     #[test]

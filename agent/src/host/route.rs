@@ -70,19 +70,13 @@ async fn take_notice(
             deliver(pools, &notice.container, exited(&exit));
         }
         NoticeKind::Exited(exit) => {
-            let (agent, failure) = (exit.name.clone(), exited(&exit));
-            let container = notice.container;
-            send(
-                pools,
-                &container,
-                Event::AgentExited {
-                    ordinal: container.instance.ordinal,
-                    create_generation: container.create_generation,
-                    agent,
-                    failure,
-                },
-            );
-            last.insert(container, exit);
+            last.insert(notice.container, exit);
+        }
+        // The app's own end says more, and comes by itself.
+        NoticeKind::Stopping => {
+            if let Some(exit) = last.get(&notice.container) {
+                deliver(pools, &notice.container, exited(exit));
+            }
         }
         NoticeKind::Stopped => {
             let said = match last.remove(&notice.container) {
