@@ -303,8 +303,13 @@ fn an_agent_with_limits_of_its_own_runs_out_of_memory_alone() -> Result<()> {
     let task = host.cli().activate("web", 1, "in")?;
     log_with(&host, "greedy", "began")?;
     let limit = |process: &str| -> Result<String> {
-        let file = format!("/sys/fs/cgroup/memory/p-{process}/memory.limit_in_bytes");
-        let file = inside(&host, &file)?;
+        // cgroup version 2, and 1.
+        let (two, one) = ("memory.max", "memory.limit_in_bytes");
+        let file = inside(&host, &format!("/sys/fs/cgroup/p-{process}/{two}"))?;
+        let file = match file.exists() {
+            true => file,
+            false => inside(&host, &format!("/sys/fs/cgroup/memory/p-{process}/{one}"))?,
+        };
         fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
     };
     assert_eq!(limit("greedy")?, format!("{}\n", 16 << 20));
