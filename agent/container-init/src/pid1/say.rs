@@ -2,7 +2,8 @@
 
 use super::sys;
 
-/// Writes `container-init: `, the parts and a newline, in one go as far as it fits.
+/// Writes `container-init: `, the parts and a newline, in one go as far as it fits. Not at all when
+/// that would have to wait: nobody who does not read holds us up.
 pub fn say(parts: &[&[u8]]) {
     let mut line = [0u8; 512];
     let mut length = 0;
@@ -19,7 +20,7 @@ pub fn say(parts: &[&[u8]]) {
         *room = b'\n';
     }
     // Nobody may be there to read it.
-    sys::write_raw(2, line.get(..=length).unwrap_or_default()).ok();
+    sys::offer(2, line.get(..=length).unwrap_or_default()).ok();
 }
 
 /// A number as decimal digits.

@@ -16,6 +16,7 @@ use super::cgroup::OomKills;
 use super::clean;
 use super::crowd::{self, Scope, Whose};
 use super::link::{Link, Outbound};
+use super::log::{Logs, Pipes};
 use super::notify::{Newline, Notify, Said, newline};
 use super::prepared::{self, Prepared};
 use super::ring::Ring;
@@ -65,6 +66,7 @@ pub struct Task {
     pub inherited: Inherited,
     /// The app, where it is a command of the command line.
     pub command: Option<Command>,
+    pub logs: Logs,
 }
 
 /// How a process of the plan can tell that it is ready, and how we look.
@@ -110,6 +112,7 @@ impl Ears {
         process: &Process<'static>,
         start: Option<Start<'a>>,
         newline: Option<&'a (Fd, u32)>,
+        log: Option<&'a Pipes>,
         inherited: Inherited,
     ) -> Order<'a> {
         Order {
@@ -117,6 +120,7 @@ impl Ears {
             start,
             notify: self.notify.as_ref().map(Notify::path),
             newline: newline.map(|(writing, fd)| (writing, *fd)),
+            log,
             purpose: Purpose::Run,
             inherited,
         }
@@ -133,6 +137,7 @@ struct Pid1<'b> {
     scope: Scope,
     inherited: Inherited,
     command: Option<Command>,
+    logs: Logs,
     supervisor: Supervisor<'static>,
     outbox: Outbox<'static>,
     link: Link,
@@ -159,6 +164,7 @@ pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
         scope: task.scope,
         inherited: task.inherited,
         command: task.command,
+        logs: task.logs,
         supervisor: Supervisor::new(plan),
         outbox: Outbox::new(),
         link: Link::new(plan.ctl_socket, &mut buffers.outbound),
@@ -312,6 +318,7 @@ impl Pid1<'_> {
             Action::Refuse { request, code } => self.refuse(Some(request), code),
             Action::Exit { code } => {
                 self.link.flush(sys::now());
+                self.logs.drain();
                 sys::exit(code)
             }
         }
@@ -328,7 +335,8 @@ impl Pid1<'_> {
             return;
         };
         let newline = ears.prepare(&process, self.plan.run_dir);
-        let order = ears.order(&process, None, newline.as_ref(), self.inherited);
+        let log = self.logs.pipes(index);
+        let order = ears.order(&process, None, newline.as_ref(), log, self.inherited);
         match Prepared::make(&process, order, self.spawn, self.frame) {
             Ok(prepared) => self.prepared = Some(prepared),
             Err(errno) => say(&[
@@ -355,7 +363,8 @@ impl Pid1<'_> {
             return Some(spawned(index, command.spawn(process.name, self.alone)));
         }
         let newline = ears.prepare(&process, self.plan.run_dir);
-        let order = ears.order(&process, start, newline.as_ref(), self.inherited);
+        let log = self.logs.pipes(index);
+        let order = ears.order(&process, start, newline.as_ref(), log, self.inherited);
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
     }
 
@@ -373,7 +382,8 @@ impl Pid1<'_> {
         let Ok(Request::Start(start)) = Request::decode(frame.body) else {
             return None;
         };
-        let order = ears.order(&process, Some(start), newline.as_ref(), self.inherited);
+        let log = self.logs.pipes(index);
+        let order = ears.order(&process, Some(start), newline.as_ref(), log, self.inherited);
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
     }
 
@@ -424,6 +434,7 @@ impl Pid1<'_> {
                     start: None,
                     notify: None,
                     newline: None,
+                    log: None,
                     purpose: Purpose::Probe,
                     inherited: self.inherited,
                 };
@@ -446,6 +457,7 @@ impl Pid1<'_> {
             start: None,
             notify: None,
             newline: None,
+            log: None,
             purpose: Purpose::Look,
             inherited: self.inherited,
         };
@@ -652,10 +664,14 @@ impl Pid1<'_> {
 
     fn reaped(&mut self, pid: u32, status: ExitStatus) {
         self.prepared.take_if(|prepared| prepared.pid() == pid);
+        let name = self.supervisor.name_of(pid);
+        let of_plan = |process: Process<'_>| process.name == name;
+        if let Some(process) = self.plan.processes.iter().position(of_plan) {
+            self.logs.ended(process);
+        }
         let oom = status == ExitStatus::Signal(SIGKILL) && self.oom_kills.rose();
         if oom {
             let memory = self.oom_kills.memory();
-            let name = self.supervisor.name_of(pid);
             self.report(EventKind::OutOfMemory { name, pid, memory });
             say(&[
                 name.as_bytes(),

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use container_init::plan::{
-    Delivery, Essential, Groups, Limits, Looks, MAX_PLAN, Output, Plan, Ports, Process,
+    Delivery, Essential, Groups, Limits, Log, Looks, MAX_PLAN, Output, Plan, Ports, Process,
     ProcessKind, Processes, Readiness, Restart, RestartPolicy, Rewrite, Rewrites, Rlimit, Rlimits,
     Strings, after_previous,
 };
@@ -78,6 +78,7 @@ pub struct Spec {
     pub essential: Essential,
     pub restart: Restart,
     pub stdout: Option<PathBuf>,
+    pub log: Option<LogSpec>,
     pub nice: Option<i8>,
     pub oom_score_adj: Option<i16>,
     pub limits: Option<Limits>,
@@ -88,6 +89,16 @@ pub struct Spec {
     pub delivery: Delivery,
     pub clean: Vec<CString>,
     pub ports: Vec<u16>,
+}
+
+/// Both streams of a process go to a log.
+#[derive(Clone, Copy)]
+pub struct LogSpec {
+    /// From the container's directory.
+    pub path: &'static str,
+    pub max_bytes: u64,
+    pub max_files: u8,
+    pub pass_through: bool,
 }
 
 /// Stands for a copy of this test program, at a place that every user can reach.
@@ -116,6 +127,7 @@ impl Spec {
                 ..Restart::NEVER
             },
             stdout: None,
+            log: None,
             nice: None,
             oom_score_adj: None,
             limits: None,
@@ -193,6 +205,10 @@ pub struct Settings {
     pub looks: Looks<'static>,
     pub signals: &'static [Rewrite],
     pub exit_codes: &'static [Rewrite],
+    /// Shell commands before init, in its mount namespace and the container's directory.
+    pub before: &'static str,
+    /// Whether the container's own output is read.
+    pub is_read: bool,
 }
 
 impl Default for Settings {
@@ -202,6 +218,8 @@ impl Default for Settings {
             looks: Looks::default(),
             signals: &[],
             exit_codes: &[],
+            before: "",
+            is_read: true,
         }
     }
 }
@@ -231,18 +249,30 @@ impl Container {
         }
         let specs = &specs[..];
         std::fs::write(&plan, encode(directory.path(), specs, settings)).unwrap();
-        Self::run_with_plan(directory, &plan)
+        Self::run_as(directory, &plan, settings)
     }
 
     pub fn run_with_plan(directory: tempfile::TempDir, plan: &Path) -> Self {
+        Self::run_as(directory, plan, Settings::default())
+    }
+
+    fn run_as(directory: tempfile::TempDir, plan: &Path, settings: Settings) -> Self {
         // The users of the tests' processes reach the notify sockets.
         std::fs::set_permissions(
             directory.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
         )
         .unwrap();
-        let mut unshare = Command::new("unshare")
-            .args(["--pid", "--fork", "--kill-child", "--"])
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child"]);
+        if settings.before.is_empty() {
+            command.arg("--");
+        } else {
+            let script = format!("{} && exec \"$@\"", settings.before);
+            command.args(["--mount", "--", "/bin/sh", "-c", &script, "sh"]);
+            command.current_dir(directory.path());
+        }
+        let mut unshare = command
             .args([
                 "setpriv",
                 "--no-new-privs",
@@ -259,10 +289,11 @@ impl Container {
             .spawn()
             .unwrap();
         let (sender, lines) = channel();
-        let streams: [Box<dyn Read + Send>; 2] = [
-            Box::new(unshare.stdout.take().unwrap()),
-            Box::new(unshare.stderr.take().unwrap()),
-        ];
+        let mut streams: Vec<Box<dyn Read + Send>> = vec![];
+        if settings.is_read {
+            streams.push(Box::new(unshare.stdout.take().unwrap()));
+            streams.push(Box::new(unshare.stderr.take().unwrap()));
+        }
         for stream in streams {
             let sender = sender.clone();
             thread::spawn(move || {
@@ -307,6 +338,14 @@ impl Container {
         assert_eq!(
             self.lines.recv_timeout(window),
             Err(RecvTimeoutError::Timeout)
+        );
+    }
+
+    /// Nothing more is written: the container has ended.
+    pub fn assert_nothing_more(&self) {
+        assert_eq!(
+            self.lines.recv_timeout(PATIENCE),
+            Err(RecvTimeoutError::Disconnected)
         );
     }
 
@@ -358,6 +397,10 @@ fn encode(directory: &Path, specs: &[Spec], settings: Settings) -> Vec<u8> {
         .iter()
         .map(|spec| spec.stdout.clone().map(c))
         .collect();
+    let captured: Vec<Option<CString>> = specs
+        .iter()
+        .map(|spec| spec.log.map(|log| c(directory.join(log.path))))
+        .collect();
     let mut processes = Vec::new();
     for (index, spec) in specs.iter().enumerate() {
         processes.push(Process {
@@ -382,9 +425,21 @@ fn encode(directory: &Path, specs: &[Spec], settings: Settings) -> Vec<u8> {
             stop_signal: 15,
             stop_grace_ms: spec.stop_grace_ms,
             delivery: spec.delivery,
-            stdout: logs[index].as_deref().map_or(Output::Inherit, Output::File),
-            stderr: Output::Inherit,
-            log: None,
+            stdout: match (&logs[index], spec.log) {
+                (Some(path), _) => Output::File(path),
+                (None, Some(_)) => Output::Log,
+                (None, None) => Output::Inherit,
+            },
+            stderr: match spec.log {
+                Some(_) => Output::Log,
+                None => Output::Inherit,
+            },
+            log: spec.log.map(|log| Log {
+                path: captured[index].as_deref().unwrap(),
+                max_bytes: log.max_bytes,
+                max_files: log.max_files,
+                pass_through: log.pass_through,
+            }),
             clean: Strings::new(&cleans[index]),
             ports: Ports::new(&spec.ports),
         });
