@@ -29,13 +29,14 @@ help:
 	@echo 'make test-containerd-2  every scenario on containerd 2.2'
 	@echo 'make test-vm          those in a virtual machine: cgroup 2, crun, reboots, power cuts'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
-	@echo 'make bench [NAME]     measure: activation, agent, discovery; all without a name'
+	@echo 'make soak             a minute of 10 000 forks a second below container-init'
+	@echo 'make bench [NAME]     measure: activation, agent, discovery, init; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
 	@echo 'make build            everything, for development'
 	@echo 'make package-files    what a package brings beside the programs, in target/package'
 	@echo 'make clean            remove what was built'
 
-.PHONY: build container-init release
+.PHONY: build container-init release harness
 build: container-init
 	@$(CARGO_BUILD)
 
@@ -43,9 +44,11 @@ container-init:
 	@$(CARGO_BUILD) $(INIT_BUILD)
 
 # What is shown and measured is the release build; who shows and measures need not be one.
-release: container-init
+release: harness
 	@echo 'building the release (some minutes the first time)'
 	@$(CARGO_BUILD) --release --package nodeagent
+
+harness: container-init
 	@$(CARGO_BUILD) --package nodeagent-tests --bins
 
 # What a package brings: packaging/ as it is, and beside it what the program says about itself.
@@ -111,6 +114,13 @@ test-systemd:
 	@tests/peers/systemd-root >/dev/null
 	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test systemd -- --ignored
 
+# In `test` for seconds; a minute of it wants a machine that does nothing else.
+.PHONY: soak
+soak:
+	@tests/peers/install test
+	@$(MAKE) --no-print-directory build
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test init_soak -- --ignored --nocapture
+
 # cgroup 2, crun, systemd, reboots and power cuts: in a virtual machine, emulated, so not in `test`.
 .PHONY: test-vm
 test-vm:
@@ -133,14 +143,14 @@ check:
 	fi
 
 # `make bench`, `make bench activation`, `make bench activation agent`.
-BENCHMARKS := activation agent discovery
+BENCHMARKS := activation agent discovery init
 NAME ?= $(filter $(BENCHMARKS),$(MAKECMDGOALS))
 
 .PHONY: bench bench-check $(BENCHMARKS)
 bench:
 	@tests/peers/install bench
 	@$(if $(filter discovery,$(or $(NAME),$(BENCHMARKS))),tests/peers/build etcd-3.6.6 >/dev/null)
-	@$(MAKE) --no-print-directory release
+	@$(MAKE) --no-print-directory $(if $(filter-out init,$(or $(NAME),$(BENCHMARKS))),release,harness)
 	@for name in $(or $(NAME),$(BENCHMARKS)); do $(RELEASE) target/debug/bench-$$name || exit 1; done
 
 # A name beside `bench` is a word to it, not a goal of its own.

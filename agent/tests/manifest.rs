@@ -271,6 +271,7 @@ fn the_revision_changes_with_every_field_that_makes_an_instance() {
         ("port: http\n    weight", "port: 9090\n    weight"),
         ("weight: 50", "weight: 51"),
         ("set: a", "set: b"),
+        ("network: host", "reuse: {clean: [/tmp]}\n  network: host"),
         ("network: host", "network: routed"),
         (
             "terminationGracePeriodSeconds: 20",

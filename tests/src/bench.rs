@@ -34,6 +34,11 @@ impl Samples {
         self.0.get(rank - 1).copied().unwrap_or(0.0)
     }
 
+    /// The same measurements without a part that is known: what is left may be below 0.
+    pub fn less(&self, known: f64) -> Self {
+        self.0.iter().map(|value| value - known).collect()
+    }
+
     /// The median.
     pub fn p50(&self) -> f64 {
         self.percentile(50)

@@ -28,6 +28,7 @@ pub mod ground;
 pub mod host;
 pub mod http;
 pub mod image;
+pub mod init;
 pub mod leaks;
 pub mod manager;
 pub mod manifest;

@@ -46,12 +46,14 @@ pub fn listening_port(line: &[u8]) -> Option<u16> {
     u16::from_str_radix(digits, 16).ok()
 }
 
-/// The id in a line of a file in `/proc/sysvipc`; `None` for the head line.
-pub fn ipc_id(line: &[u8]) -> Option<u32> {
+/// The id, and the owner's uid from the column `owner`, in a line of a file in `/proc/sysvipc`;
+/// `None` for the head line.
+pub fn ipc_object(line: &[u8], owner: usize) -> Option<(u32, u32)> {
     let mut words = line
         .split(|byte| *byte == b' ')
         .filter(|word| !word.is_empty());
-    decimal::parse(words.nth(1)?)
+    let id = decimal::parse(words.nth(1)?)?;
+    Some((id, decimal::parse(words.nth(owner.checked_sub(2)?)?)?))
 }
 
 #[cfg(test)]
@@ -86,8 +88,11 @@ mod tests {
 
     #[test]
     fn the_head_of_a_list_of_ipc_objects_has_no_id() {
-        assert_eq!(ipc_id(b"       key      shmid perms"), None);
-        assert_eq!(ipc_id(b"         0      32769  1600"), Some(32769));
+        let head = b"       key      semid perms      nsems   uid   gid  cuid  cgid";
+        assert_eq!(ipc_object(head, 4), None);
+        let line = b"         0      32769   600          1  1000  1001  1000  1001";
+        assert_eq!(ipc_object(line, 4), Some((32769, 1000)));
+        assert_eq!(ipc_object(line, 40), None);
     }
 
     proptest! {
@@ -95,7 +100,7 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             Stat::parse(&bytes);
             listening_port(&bytes);
-            ipc_id(&bytes);
+            ipc_object(&bytes, 7);
         }
     }
 }

@@ -21,7 +21,7 @@ mod process;
 mod restart;
 mod stop;
 
-pub use actions::{Action, Actions, Input, Target};
+pub use actions::{Action, Actions, Input, Room, Target, room};
 use looks::Looks;
 use process::{Life, Slot};
 use stop::Stop;
@@ -67,6 +67,8 @@ pub struct Supervisor<'p> {
 
 impl<'p> Supervisor<'p> {
     /// Nothing runs yet; [`Input::Begin`] starts the first process.
+    // What it is made of is not to be on the stack of the loop a second time.
+    #[inline(never)]
     pub fn new(plan: Plan<'p>) -> Self {
         let mut slots = [None; MAX_PROCESSES];
         let mut count = 0;
@@ -87,9 +89,14 @@ impl<'p> Supervisor<'p> {
         }
     }
 
-    /// Takes one input and returns what to do, in order.
-    pub fn step<'r>(&mut self, input: Input<'r>, now: Millis) -> Actions<'p, 'r> {
-        let mut out = Actions::default();
+    /// Takes one input and returns what to do, in order; `room` is where that is put.
+    pub fn step<'r>(
+        &mut self,
+        input: Input<'r>,
+        now: Millis,
+        room: &'r mut Room<'p, 'r>,
+    ) -> Actions<'p, 'r> {
+        let mut out = Actions::new(room);
         match input {
             Input::Begin | Input::Tick => {}
             Input::Spawned { process, pid } => self.spawned(process, pid, now, &mut out),
@@ -162,6 +169,8 @@ impl<'p> Supervisor<'p> {
             *room = slot.status();
         }
         let app = self.slots.get(self.app).and_then(Option::as_ref);
+        // What is ended to be started again is not the app of this generation any more.
+        let app = app.filter(|app| app.again.is_none());
         Status {
             generation: self.generation,
             started: self.started,
@@ -190,6 +199,16 @@ impl<'p> Supervisor<'p> {
         let mut slots = self.slots.iter().flatten();
         let found = slots.find(|slot| pid != 0 && slot.pid == pid);
         found.map_or("", |slot| slot.spec.name)
+    }
+
+    /// Whether the end of this child matters here: it is of the plan, a probe, a look or what
+    /// cleans. Nothing follows from the end of anybody else, and orphans come by the thousand.
+    pub fn knows(&self, pid: u32) -> bool {
+        let is_its = |slot: &Slot<'p>| {
+            let cleaner = slot.again.map_or(0, |again| again.cleaner());
+            [slot.pid, slot.probe_pid(), cleaner].contains(&pid)
+        };
+        self.slots.iter().flatten().any(is_its) || self.looks.knows(pid)
     }
 
     /// Pids of the in-container agents that run.
@@ -281,13 +300,14 @@ impl<'p> Supervisor<'p> {
         let spec = slot.spec;
         let to_restart = slot.again.is_some() && !stopping;
         let again = slot.end(status, stopping, now, out, index);
-        out.push(Action::Report(match spec.kind {
-            ProcessKind::App if to_restart => EventKind::Replaced {
+        out.push(Action::Report(match to_restart {
+            true => EventKind::Replaced {
+                name: spec.name,
                 pid,
                 status,
                 generation,
             },
-            _ => EventKind::Exited {
+            false => EventKind::Exited {
                 name: spec.name,
                 pid,
                 status,

@@ -62,6 +62,7 @@ pub(super) struct Spec {
     pub(super) volume_mounts: Option<Vec<VolumeMount>>,
     pub(super) secret_files: Option<Vec<SecretFile>>,
     pub(super) restart_policy: Option<String>,
+    pub(super) reuse: Option<Reuse>,
     pub(super) warm: Option<Warm>,
     pub(super) registration: Option<Registration>,
     pub(super) network: Option<Network>,
@@ -265,6 +266,12 @@ pub(super) struct SecretFile {
     pub(super) name: Option<String>,
     pub(super) source: Option<String>,
     pub(super) mode: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Reuse {
+    pub(super) clean: Option<Vec<String>>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

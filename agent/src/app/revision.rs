@@ -11,7 +11,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Access, App, CapabilitySet, Dns, DnsOption, DnsPolicy, EnvFile, Essential, HostAlias,
+    Access, App, CapabilitySet, Clean, Dns, DnsOption, DnsPolicy, EnvFile, Essential, HostAlias,
     HostPathKind, HostPortWish, Look, NetworkMode, Probe, Protocol, Readiness, RegisteredAddress,
     RestartPolicy, Scheme, Seccomp, SecretFile, Security, Ulimit, User, VitalProbe, Volume,
     VolumeMount,
@@ -142,6 +142,7 @@ impl Writer {
             mounts,
             secret_files,
             restart: _,
+            clean,
             warm: _,
             registration,
             network,
@@ -224,6 +225,9 @@ impl Writer {
             self.text("secret", name);
             self.text("source", source);
             self.number("mode", (*mode).into());
+        }
+        if let Clean::Paths(paths) = clean {
+            self.list("clean", paths);
         }
         if registration.enabled {
             self.text("service", &registration.service);

@@ -60,6 +60,8 @@ pub struct App {
     pub secret_files: Vec<SecretFile>,
     /// Whether another instance takes the place of one that ended.
     pub restart: RestartPolicy,
+    /// What is removed before the app is started again in its container.
+    pub clean: Clean,
     /// How many instances wait at each warmth.
     pub warm: Warm,
     /// How the instance is made known.
@@ -82,6 +84,23 @@ impl App {
                 Some(HostPortWish::Fixed(number)) => Some((index, port, number)),
                 _ => None,
             })
+    }
+
+    /// The paths that are cleaned before it is started again in its container.
+    pub fn cleaned(&self) -> Vec<&str> {
+        let read_only_root = self.security.read_only_root;
+        let own = |path: &&str| {
+            let volume = self.mounts.iter().any(|mount| lies_in(&mount.path, path));
+            let unwritable = read_only_root && *path == "/tmp";
+            !volume && !unwritable
+        };
+        match &self.clean {
+            Clean::Default => ["/tmp", "/dev/shm", SYSV_IPC]
+                .into_iter()
+                .filter(own)
+                .collect(),
+            Clean::Paths(paths) => paths.iter().map(String::as_str).collect(),
+        }
     }
 
     /// The readiness probe that goes on in service; `None` when readiness is not probed.
@@ -125,6 +144,13 @@ impl App {
     }
 }
 
+/// Whether the path `inner` is `outer` or lies below it.
+pub(super) fn lies_in(outer: &str, inner: &str) -> bool {
+    inner
+        .strip_prefix(outer)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Whether another instance takes the place of one whose app ended, or was ended because its
 /// probes failed. Where none does, the target falls by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -151,6 +177,20 @@ impl RestartPolicy {
         }
     }
 }
+
+/// What is removed before an app is started again in its container: directories are emptied, files
+/// removed, and [`SYSV_IPC`] stands for the System V IPC objects of the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Clean {
+    /// `/tmp`, `/dev/shm` and [`SYSV_IPC`], but nothing at or below a volume, and no `/tmp` of a
+    /// root file system that nobody can write.
+    Default,
+    /// These absolute paths, in this order; none when empty.
+    Paths(Vec<String>),
+}
+
+/// Stands for the System V IPC objects of a container among the paths that are cleaned.
+pub const SYSV_IPC: &str = "/proc/sysvipc";
 
 /// Numeric or named user, resolved against the image's `/etc/passwd` when named.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,8 @@
 //! [`Status::apply`] is pure: a report in, the news for the pool out. The status holds the last
 //! known truth also while init is not connected; a status report of init replaces all of it.
 
+use std::collections::BTreeMap;
+
 use container_init::protocol::{AgentState, EventKind, Refusal, Report, RequestKind};
 
 use crate::instance::ContainerId;
@@ -15,6 +17,10 @@ pub use container_init::protocol::{ExitStatus, Memory};
 pub struct Status {
     /// Init is connected, and everything below is what it said since.
     pub connected: bool,
+    /// Version of the protocol that init speaks; 0 before its first hello.
+    pub version: u16,
+    /// Counts the statuses that init sent: a greater one is an answer to whoever asked meanwhile.
+    pub reports: u64,
     /// Generation that init works for: of the create, or of the last start or adopt.
     pub generation: u64,
     /// The app was started at any time in this container.
@@ -38,6 +44,9 @@ pub struct Status {
     pub refused: Option<Refused>,
     /// In-container agents that are ready, in the order in which they became so.
     pub agents_ready: Vec<String>,
+    /// Pids of in-container agents inside the container, as far as init said them: never of one that
+    /// has ended.
+    pub agent_pids: BTreeMap<String, u32>,
     /// The newest kill for memory: the victim's pid, and what its cgroup counted.
     pub out_of_memory: Option<(u32, Memory)>,
 }
@@ -121,6 +130,7 @@ impl Status {
     pub(super) fn apply(&mut self, report: &Report<'_>) -> Option<NoticeKind> {
         match report {
             Report::Hello(hello) => {
+                self.version = hello.version;
                 self.generation = hello.generation;
                 self.started = hello.started;
                 None
@@ -142,6 +152,9 @@ impl Status {
                     .iter()
                     .filter(|agent| agent.state == AgentState::Ready);
                 self.agents_ready = ready.map(|agent| agent.name.to_owned()).collect();
+                let running = status.agents.iter().filter(|agent| agent.pid != 0);
+                self.agent_pids = running.map(|a| (a.name.to_owned(), a.pid)).collect();
+                self.reports += 1;
                 news
             }
             Report::Refused { request, code } => {
@@ -209,12 +222,20 @@ impl Status {
                 self.app_pid = None;
                 self.ready = false;
                 self.agents_ready.clear();
+                self.agent_pids.clear();
                 Some(NoticeKind::Stopped)
             }
-            EventKind::Replaced { generation, .. } => {
+            EventKind::Replaced {
+                name, generation, ..
+            } if name == APP_PROCESS => {
                 self.generation = self.generation.max(generation);
                 self.app_pid = None;
                 self.ready = false;
+                None
+            }
+            EventKind::Replaced { name, .. } => {
+                self.agents_ready.retain(|known| known != name);
+                self.agent_pids.remove(name);
                 None
             }
             EventKind::OutOfMemory { pid, memory, .. } => {
@@ -231,6 +252,7 @@ impl Status {
     fn ended(&mut self, exit: &Exit) {
         if !exit.is_app() {
             self.agents_ready.retain(|name| *name != exit.name);
+            self.agent_pids.remove(&exit.name);
             // What ends after the app was stopped with it.
             if self.app_exit.is_none() {
                 self.agents_ended
@@ -312,6 +334,9 @@ mod tests {
             ready: true,
             app_pid: Some(12),
             agents_ready: vec!["proxy".into()],
+            agent_pids: BTreeMap::from([("proxy".into(), 7)]),
+            version: 1,
+            reports: 2,
             ..Status::default()
         };
         assert_eq!(status, expected);
@@ -369,5 +394,38 @@ mod tests {
         );
         event(&mut status, exited("logs", 8, 2));
         assert_eq!(status.agents_ended.len(), 1, "it was stopped with the app");
+    }
+
+    #[test]
+    fn who_is_replaced_has_not_ended() {
+        let mut status = Status::default();
+        let agents = [AgentStatus {
+            name: "proxy",
+            state: AgentState::Ready,
+            pid: 7,
+        }];
+        status.apply(&Report::Status(protocol::Status {
+            generation: 4,
+            started: true,
+            app_ready: true,
+            armed: true,
+            stopping: false,
+            app_pid: 12,
+            agents: Agents::new(&agents),
+        }));
+        let replaced = |name, pid| EventKind::Replaced {
+            name,
+            pid,
+            status: ExitStatus::Signal(15),
+            generation: 4,
+        };
+        assert_eq!(event(&mut status, replaced("proxy", 7)), None);
+        assert!(status.agents_ready.is_empty() && status.agent_pids.is_empty());
+        assert!(status.ready, "the app does not notice");
+        event(&mut status, EventKind::AgentReady { name: "proxy" });
+        assert_eq!(status.agents_ready, ["proxy"]);
+        assert_eq!(event(&mut status, replaced("app", 12)), None);
+        assert_eq!((status.ready, status.app_pid), (false, None));
+        assert!(status.agents_ended.is_empty() && status.app_exit.is_none());
     }
 }

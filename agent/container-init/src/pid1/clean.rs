@@ -114,15 +114,16 @@ fn remove(directory: &Fd, name: &CStr, depth: usize) -> sys::Result<Gone> {
 }
 
 fn ipc() -> sys::Result<()> {
-    for (list, kind) in [
-        (c"/proc/sysvipc/shm", Ipc::Memory),
-        (c"/proc/sysvipc/sem", Ipc::Semaphores),
-        (c"/proc/sysvipc/msg", Ipc::Queue),
+    // The columns of the owner are those of ipc/{shm,sem,msg}.c.
+    for (list, kind, owner) in [
+        (c"/proc/sysvipc/shm", Ipc::Memory, 7),
+        (c"/proc/sysvipc/sem", Ipc::Semaphores, 4),
+        (c"/proc/sysvipc/msg", Ipc::Queue, 7),
     ] {
         let mut result = Ok(());
         let read = lines(list, |line| {
-            if let Some(id) = procfs::ipc_id(line) {
-                result = result.and(sys::remove_ipc(kind, id));
+            if let Some((id, owner)) = procfs::ipc_object(line, owner) {
+                result = result.and(remove_ipc(kind, id, owner));
             }
         });
         match read {
@@ -131,6 +132,24 @@ fn ipc() -> sys::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Only its owner, or who has CAP_SYS_ADMIN, may remove it.
+fn remove_ipc(kind: Ipc, id: u32, owner: u32) -> sys::Result<()> {
+    let removed = match sys::remove_ipc(kind, id) {
+        Err(Errno::EPERM) => {
+            sys::act_as(owner)?;
+            let removed = sys::remove_ipc(kind, id);
+            sys::act_as(0)?;
+            removed
+        }
+        removed => removed,
+    };
+    match removed {
+        // It went with its last user.
+        Err(Errno::EINVAL | Errno::EIDRM) => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Waits until nobody listens on them. What waits too long is ended from outside.

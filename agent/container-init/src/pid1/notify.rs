@@ -49,6 +49,8 @@ impl Notify {
     }
 
     /// Takes one datagram; `None` when there is none.
+    // Its room is not to be on the stack of the loop, for ever.
+    #[inline(never)]
     pub fn receive(&self) -> Option<Said> {
         let mut text = [0; 4096];
         let (length, sender) = sys::receive_from(&self.socket, &mut text).ok()?;

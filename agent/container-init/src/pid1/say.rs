@@ -19,7 +19,7 @@ pub fn say(parts: &[&[u8]]) {
     if let Some(room) = line.get_mut(length) {
         *room = b'\n';
     }
-    // Nobody may be there to read it.
+    // Nobody may be there to read it, or somebody who does not.
     sys::offer(2, line.get(..=length).unwrap_or_default()).ok();
 }
 

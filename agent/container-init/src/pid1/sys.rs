@@ -15,7 +15,7 @@ mod terminal;
 mod thread;
 
 pub use credentials::{
-    clear_ambient, drop_from_bounding_set, limit_capabilities, set_gid, set_groups, set_uid,
+    act_as, clear_ambient, drop_from_bounding_set, limit_capabilities, set_gid, set_groups, set_uid,
 };
 pub use ipc::{Ipc, remove_ipc};
 pub use log::{
@@ -63,6 +63,7 @@ impl Errno {
     pub const ENOSYS: Self = Self(38);
     pub const ENOTEMPTY: Self = Self(39);
     pub const ELOOP: Self = Self(40);
+    pub const EIDRM: Self = Self(43);
     pub const EOPNOTSUPP: Self = Self(95);
     pub const EINPROGRESS: Self = Self(115);
 }
@@ -549,6 +550,17 @@ impl Poll {
     pub fn happened(&self) -> bool {
         self.revents != 0
     }
+}
+
+/// Whether a write to this descriptor would not wait, a broken one included.
+fn has_room(fd: i32) -> bool {
+    let mut poll = [Poll {
+        fd,
+        events: Poll::OUT,
+        revents: 0,
+    }];
+    wait(&mut poll, Some(0));
+    poll.iter().any(Poll::happened)
 }
 
 /// Waits until one of `polls` happens or `timeout_ms` passed; `None` waits for ever.

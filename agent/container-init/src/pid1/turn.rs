@@ -9,7 +9,7 @@ use container_init::protocol::{
     AgentStatus, EventKind, ExitStatus, Hello, LookKind, MAX_FRAME, Processes, Refusal, Report,
     Request, RequestKind, Start, first_frame,
 };
-use container_init::supervisor::{Action, Input, Supervisor, Target};
+use container_init::supervisor::{self, Action, Input, Supervisor, Target};
 
 use super::alone::{self, Command};
 use super::cgroup::OomKills;
@@ -138,8 +138,8 @@ struct Pid1<'b> {
     inherited: Inherited,
     command: Option<Command>,
     logs: Logs,
-    supervisor: Supervisor<'static>,
-    outbox: Outbox<'static>,
+    supervisor: &'b mut Supervisor<'static>,
+    outbox: &'b mut Outbox<'static>,
     link: Link,
     ring: Ring,
     oom_kills: OomKills,
@@ -159,14 +159,17 @@ struct Pid1<'b> {
 /// Runs the container. Ends the program when the supervisor says so.
 pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
     let plan = task.plan;
+    // Their places, so that neither is on the stack a second time on its way into one.
+    let mut supervisor = Supervisor::new(plan);
+    let mut outbox = Outbox::new();
     let mut pid1 = Pid1 {
         plan,
         scope: task.scope,
         inherited: task.inherited,
         command: task.command,
         logs: task.logs,
-        supervisor: Supervisor::new(plan),
-        outbox: Outbox::new(),
+        supervisor: &mut supervisor,
+        outbox: &mut outbox,
         link: Link::new(plan.ctl_socket, &mut buffers.outbound),
         ring: Ring::open(plan.exits),
         oom_kills: OomKills::open(),
@@ -196,6 +199,7 @@ pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
             pid1.greet(now);
         }
         pid1.link.flush(now);
+        pid1.ring.sync();
         pid1.sleep(&signals);
         pid1.listen();
         pid1.signals(&signals, infos);
@@ -253,7 +257,9 @@ impl Pid1<'_> {
         waiting[0] = Some(input);
         while let Some(input) = waiting.get(first).copied().flatten() {
             first += 1;
-            for action in self.supervisor.step(input, sys::now()).iter() {
+            let mut room = supervisor::room();
+            let actions = self.supervisor.step(input, sys::now(), &mut room);
+            for action in actions.iter() {
                 let Some(next) = self.perform(action) else {
                     continue;
                 };
@@ -318,6 +324,7 @@ impl Pid1<'_> {
             Action::Refuse { request, code } => self.refuse(Some(request), code),
             Action::Exit { code } => {
                 self.link.flush(sys::now());
+                self.ring.sync();
                 self.logs.drain();
                 sys::exit(code)
             }
@@ -679,7 +686,9 @@ impl Pid1<'_> {
                 Number::new(pid.cast_signed()).as_bytes(),
             ]);
         }
-        self.feed(Input::Reaped { pid, status, oom });
+        if self.supervisor.knows(pid) {
+            self.feed(Input::Reaped { pid, status, oom });
+        }
     }
 
     /// Sends a signal. A process that is gone, or that we may not signal, is no reason to end.

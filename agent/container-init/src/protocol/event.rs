@@ -48,8 +48,11 @@ pub enum EventKind<'a> {
     },
     /// Nothing of the plan runs any more; init ends now.
     Stopped,
-    /// The app ended because it was asked to be restarted in place; its next start follows.
+    /// A process ended because it was asked to be restarted in place; it is executed again, for an
+    /// app with a start of its own and for an agent with its readiness.
     Replaced {
+        /// Name from the plan.
+        name: &'a str,
         /// Pid inside the container.
         pid: u32,
         /// How it ended.
@@ -182,11 +185,13 @@ impl<'a> EventKind<'a> {
             }
             Self::Stopped => w.u8(6),
             Self::Replaced {
+                name,
                 pid,
                 status,
                 generation,
             } => {
                 w.u8(7);
+                w.text(name);
                 w.u32(*pid);
                 status.encode(w);
                 w.u64(*generation);
@@ -227,6 +232,7 @@ impl<'a> EventKind<'a> {
             },
             6 => Self::Stopped,
             7 => Self::Replaced {
+                name: r.text("name")?,
                 pid: r.u32("pid")?,
                 status: ExitStatus::decode(r)?,
                 generation: r.u64("generation")?,

@@ -371,7 +371,7 @@ mod tests {
                 EventKind::Exited { name, pid, status: ExitStatus::Code(value), oom: a, generation },
                 EventKind::Exited { name, pid, status: ExitStatus::Signal(value), oom: b, generation },
                 EventKind::Stopped,
-                EventKind::Replaced { pid, status: ExitStatus::Signal(value), generation },
+                EventKind::Replaced { name, pid, status: ExitStatus::Signal(value), generation },
                 EventKind::OutOfMemory { name, pid, memory: Memory { kills: seq, limit_bytes, peak_bytes: generation } },
                 EventKind::LeftBehind { name, pid },
             ] {

@@ -31,6 +31,15 @@ enum State {
     Ending { pid: u32, next: Option<Asked> },
 }
 
+impl State {
+    fn is_of(&self, ended: u32) -> bool {
+        match *self {
+            Self::Running { pid, .. } | Self::Ending { pid, .. } => pid == ended,
+            Self::Idle => false,
+        }
+    }
+}
+
 /// The looks under way.
 #[derive(Debug, Default)]
 pub(super) struct Looks([State; LookKind::ALL.len()]);
@@ -73,15 +82,16 @@ impl Looks {
     }
 
     /// A process ended that is none of the plan's: a look's, or nobody's.
-    pub(super) fn reaped(&mut self, ended: u32, status: ExitStatus, out: &mut Actions<'_, '_>) {
-        let is_it = |state: &State| match *state {
-            State::Running { pid, .. } | State::Ending { pid, .. } => pid == ended,
-            State::Idle => false,
-        };
+    pub(super) fn reaped(&mut self, pid: u32, status: ExitStatus, out: &mut Actions<'_, '_>) {
         let mut kinds = LookKind::ALL.into_iter().zip(self.0);
-        if let Some((kind, _)) = kinds.find(|(_, state)| is_it(state)) {
+        if let Some((kind, _)) = kinds.find(|(_, state)| state.is_of(pid)) {
             self.over(kind, LookOutcome::Ended(status), out);
         }
+    }
+
+    /// Whether this is the pid of a look.
+    pub(super) fn knows(&self, pid: u32) -> bool {
+        self.0.iter().any(|state| state.is_of(pid))
     }
 
     /// Kills and answers what takes too long.

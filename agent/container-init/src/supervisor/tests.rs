@@ -149,7 +149,7 @@ impl<'p> World<'p> {
     fn feed(&mut self, input: Input<'_>) {
         assert_eq!(self.exit, None, "nothing happens after the exit");
         let mut follow_up = Vec::new();
-        for action in self.supervisor.step(input, self.now).iter() {
+        for action in self.supervisor.step(input, self.now, &mut room()).iter() {
             match action {
                 Action::Spawn { process, .. } | Action::SpawnAgain { process } => {
                     self.next_pid += 1;
@@ -219,6 +219,9 @@ impl<'p> World<'p> {
     fn end(&mut self, process: usize, status: ExitStatus) {
         let pid = self.pid(process);
         assert_ne!(pid, 0, "process {process} runs");
+        // What cleans is forgotten by a stop.
+        let told = self.supervisor.knows(pid) || process == CLEANER;
+        assert!(told, "its end would not be told");
         self.alive.remove(&pid);
         self.feed(Input::Reaped {
             pid,
@@ -423,7 +426,8 @@ fn a_command_that_cannot_be_executed_is_126_or_127() {
             traceparent: "",
             env: EnvList::new(&[]),
         };
-        supervisor.step(Input::Asked(Request::Start(start)), 1);
+        supervisor.step(Input::Asked(Request::Start(start)), 1, &mut room());
+        let mut room = room();
         let actions = supervisor.step(
             Input::NotSpawned {
                 process: 0,
@@ -431,6 +435,7 @@ fn a_command_that_cannot_be_executed_is_126_or_127() {
                 code,
             },
             1,
+            &mut room,
         );
         let report = Action::Report(exited("app", 30, ExitStatus::Code(code), 8));
         assert_eq!(actions.iter().next(), Some(report));
@@ -888,6 +893,13 @@ fn an_app_is_restarted_in_place_when_nothing_of_it_is_left() {
     world.feed(restart("app", 9));
     assert_eq!(world.answers, 2, "the repetition changes nothing");
     assert_eq!(world.signals, [(Target::Process(first), STOP_SIGNAL)]);
+    let mut room = Default::default();
+    let status = world.supervisor.status(&mut room);
+    assert_eq!(
+        (status.generation, status.app_pid, status.app_ready),
+        (9, 0, false),
+        "none runs for it yet"
+    );
     world.end(1, ExitStatus::Signal(STOP_SIGNAL));
     for _ in 0..3 {
         assert_eq!(world.cleans, []);
@@ -901,6 +913,7 @@ fn an_app_is_restarted_in_place_when_nothing_of_it_is_left() {
         world.reports[3..],
         [
             EventKind::Replaced {
+                name: "app",
                 pid: first,
                 status: ExitStatus::Signal(STOP_SIGNAL),
                 generation
@@ -929,6 +942,18 @@ fn an_agent_is_restarted_without_a_pause_and_the_app_does_not_notice() {
     assert_ne!(world.pid(0), agent);
     assert_ne!(world.pid(0), 0);
     assert_eq!(world.pid(1), app);
+    let replaced = EventKind::Replaced {
+        name: "a",
+        pid: agent,
+        status: ExitStatus::Code(0),
+        generation: 8,
+    };
+    let ready = EventKind::AgentReady { name: "a" };
+    assert!(
+        world.reports.ends_with(&[replaced, ready]),
+        "{:?}",
+        world.reports
+    );
     assert_eq!(world.exit, None);
 }
 
@@ -1092,6 +1117,27 @@ fn a_look_that_is_asked_again_gives_way() {
 }
 
 #[test]
+fn an_orphan_is_nobody_and_its_end_changes_nothing() {
+    let plan = [agent("proxy", Readiness::None), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.look(1, LIVENESS, 60_000);
+    let orphan = world.next_pid + 1;
+    assert!(!world.supervisor.knows(orphan));
+    let due = world.supervisor.due();
+    let status = ExitStatus::Code(7);
+    let input = Input::Reaped {
+        pid: orphan,
+        status,
+        oom: true,
+    };
+    let mut room = room();
+    let actions = world.supervisor.step(input, world.now, &mut room);
+    assert_eq!(actions.iter().next(), None);
+    assert_eq!(world.supervisor.due(), due);
+}
+
+#[test]
 fn looks_end_with_the_app_they_look_at() {
     let plan = [app(Readiness::None)];
     let mut world = World::begin(&plan);
@@ -1134,7 +1180,7 @@ fn a_look_at_what_does_not_run_or_by_no_command_is_refused() {
             timeout_ms: 9,
         }))
     };
-    for action in world.supervisor.step(look(3), 1000).iter() {
+    for action in world.supervisor.step(look(3), 1000, &mut room()).iter() {
         assert_eq!(action, Action::Look { kind: LIVENESS });
     }
     let errno = 2;

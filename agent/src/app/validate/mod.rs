@@ -8,6 +8,7 @@ mod names;
 mod ports;
 mod probe;
 mod process;
+mod reuse;
 mod security;
 mod volumes;
 
@@ -103,6 +104,7 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     let secret_files = volumes::secrets(spec.secret_files.unwrap_or_default(), findings);
     let resources = resources(spec.resources.unwrap_or_default(), findings);
     let restart = restart(spec.restart_policy.as_deref(), findings);
+    let clean = reuse::clean(spec.reuse.unwrap_or_default(), findings);
     let warm = warm(spec.warm.unwrap_or_default(), findings);
     let registration = registration(
         spec.registration.unwrap_or_default(),
@@ -156,6 +158,7 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         mounts,
         secret_files,
         restart,
+        clean,
         warm,
         registration,
         network,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::names;
 use crate::app::manifest::{self, Scalar};
 use crate::app::quantity::{SIZE_ALLOWED, size_bytes};
+use crate::app::types::lies_in;
 use crate::app::{Access, HostPathKind, SECRETS, SecretFile, Volume, VolumeMount};
 use crate::document::{Findings, shown};
 
@@ -189,7 +190,7 @@ fn mount_path(field: &str, given: Option<String>, findings: &mut Findings) -> St
     } else if OURS
         .iter()
         .chain([&SECRETS])
-        .any(|ours| covers(&path, ours) || covers(ours, &path))
+        .any(|ours| lies_in(&path, ours) || lies_in(ours, &path))
     {
         findings.wrong(
             field,
@@ -201,13 +202,6 @@ fn mount_path(field: &str, given: Option<String>, findings: &mut Findings) -> St
         );
     }
     path
-}
-
-/// Whether `inner` is `outer` or lies below it.
-fn covers(outer: &str, inner: &str) -> bool {
-    inner
-        .strip_prefix(outer)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Absolute, one slash between parts, no `.` and `..`, no control characters.

@@ -31,6 +31,8 @@ pub(super) struct Draft {
     pub(super) after: u16,
     pub(super) stop_signal: u8,
     pub(super) output: CString,
+    pub(super) clean: Vec<CString>,
+    pub(super) ports: Vec<u16>,
 }
 
 /// Readiness with its strings owned.
@@ -53,6 +55,7 @@ pub(super) struct View<'a> {
     argv: Vec<&'a CStr>,
     env: Vec<&'a CStr>,
     probe: Vec<&'a CStr>,
+    clean: Vec<&'a CStr>,
 }
 
 impl<'a> View<'a> {
@@ -64,6 +67,7 @@ impl<'a> View<'a> {
                 Probe::Exec { argv, .. } => borrowed(argv),
                 _ => Vec::new(),
             },
+            clean: borrowed(&draft.clean),
         }
     }
 }
@@ -105,8 +109,8 @@ impl Draft {
             stdout: Output::File(&self.output),
             stderr: Output::File(&self.output),
             log: None,
-            clean: Strings::none(),
-            ports: Ports::none(),
+            clean: Strings::new(&view.clean),
+            ports: Ports::new(&self.ports),
         }
     }
 

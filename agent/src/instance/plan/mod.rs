@@ -16,7 +16,10 @@ use container_init::plan::{
     self, Looks, MAX_PLAN, Plan, Process, ProcessKind, Processes, Rewrites, Strings,
 };
 
-use crate::app::{Agent, App, Essential, Look, Probe as AppProbe, Readiness, User, VitalProbe};
+use crate::app::{
+    Agent, App, Essential, Look, NetworkMode, Probe as AppProbe, Protocol, Readiness, User,
+    VitalProbe,
+};
 use crate::instance::{ContainerId, ImageConfig};
 use draft::{Draft, Probe, View, borrowed, c_string, c_strings, millis};
 
@@ -256,9 +259,12 @@ impl<'a> Container<'a> {
             })?,
         };
         let probe = probe(APP_PROCESS, &self.app.readiness, &self.own_env)?;
+        let clean: Vec<String> = self.app.cleaned().into_iter().map(str::to_owned).collect();
         Ok(Draft {
             stop_signal,
             kind: ProcessKind::App,
+            clean: c_strings(APP_PROCESS, "a path to clean", &clean)?,
+            ports: self.listened(),
             // A connection from outside says more than one on loopback: the agent probes the app.
             probe: match probe {
                 // Readiness is probed from outside then.
@@ -293,6 +299,19 @@ impl<'a> Container<'a> {
             },
             ..self.draft(APP_PROCESS, &argv, &self.env, self.ids.clone())?
         })
+    }
+
+    /// The TCP ports that nobody but the app listens on. In the host's network others may.
+    fn listened(&self) -> Vec<u16> {
+        let tcp = self
+            .app
+            .ports
+            .iter()
+            .filter(|p| p.protocol == Protocol::Tcp);
+        match self.app.network {
+            NetworkMode::Routed => tcp.map(|port| port.container_port).collect(),
+            NetworkMode::Host => Vec::new(),
+        }
     }
 
     /// What looks at the app when the agent asks.
@@ -364,6 +383,8 @@ impl<'a> Container<'a> {
                 "the log",
                 &format!("{}/{name}.log", LOG_DIR.to_string_lossy()),
             )?,
+            clean: Vec::new(),
+            ports: Vec::new(),
         })
     }
 }

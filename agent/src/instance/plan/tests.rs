@@ -55,6 +55,7 @@ fn app() -> App {
         mounts: vec![],
         secret_files: vec![],
         restart: crate::app::RestartPolicy::default(),
+        clean: crate::app::Clean::Default,
         warm: Warm::default(),
         registration: Registration {
             enabled: false,
@@ -443,4 +444,52 @@ fn commands_that_look_at_the_app_in_service_are_in_the_plan() {
     );
     app.readiness = Readiness::Probe(command(&["/ready", "$(MODE)"], 2));
     assert_eq!(said(&app), (false, looks), "the agent counts");
+}
+
+#[test]
+fn what_an_app_leaves_is_in_its_plan_and_no_volume_or_port_of_others() {
+    use crate::app::{Access, Clean, Port, Protocol, Volume, VolumeMount};
+    let port = |protocol, container_port| Port {
+        name: None,
+        container_port,
+        protocol,
+        host_port: None,
+        host_ip: None,
+    };
+    let said = |app: &App| {
+        of_app(app, &image(), |process| {
+            let ports: Vec<u16> = process.ports.iter().collect();
+            (strings(process.clean), ports)
+        })
+    };
+    let mut app = App {
+        ports: vec![port(Protocol::Tcp, 8080), port(Protocol::Udp, 53)],
+        agents: vec![proxy()],
+        ..app()
+    };
+    let all = texts(&["/tmp", "/dev/shm", "/proc/sysvipc"]);
+    assert_eq!(said(&app), (all, vec![8080]));
+    app.security.read_only_root = true;
+    let without_tmp = texts(&["/dev/shm", "/proc/sysvipc"]);
+    assert_eq!(said(&app).0, without_tmp, "nobody can write it");
+    app.security.read_only_root = false;
+    app.mounts.push(VolumeMount {
+        name: "scratch".into(),
+        volume: Volume::EmptyDir,
+        path: "/tmp".into(),
+        access: Access::ReadWrite,
+    });
+    assert_eq!(said(&app).0, without_tmp, "a volume is the user's");
+    app.clean = Clean::Paths(texts(&["/tmp"]));
+    assert_eq!(said(&app).0, texts(&["/tmp"]), "unless it is named");
+    app.network = NetworkMode::Host;
+    assert_eq!(said(&app).1, [0; 0], "others may listen there");
+    let file = compiled(&app, &image());
+    let plan = Plan::decode(&file).unwrap();
+    let agent = plan.processes.iter().next().unwrap();
+    assert_eq!(
+        strings(agent.clean),
+        [""; 0],
+        "it is beside an app that goes on"
+    );
 }

@@ -3,7 +3,7 @@
 
 use core::ffi::CStr;
 
-use super::{Errno, Fd, ForKernel as _, Poll, Result, checked, pipe, wait, write_raw};
+use super::{Errno, Fd, ForKernel as _, Result, checked, has_room, pipe, write_raw};
 use crate::pid1::arch::{number, syscall};
 
 const F_GETFL: usize = 3;
@@ -90,13 +90,7 @@ const AT_ONCE: usize = 4096;
 /// nothing.
 pub fn offer(stream: i32, bytes: &[u8]) -> Result<usize> {
     const RWF_NOWAIT: usize = 8;
-    let mut room = [Poll {
-        fd: stream,
-        events: Poll::OUT,
-        revents: 0,
-    }];
-    wait(&mut room, Some(0));
-    if !room.iter().any(Poll::happened) {
+    if !has_room(stream) {
         return Err(Errno::EAGAIN);
     }
     let bytes = bytes.get(..bytes.len().min(AT_ONCE)).unwrap_or_default();
