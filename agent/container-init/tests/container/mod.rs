@@ -341,6 +341,7 @@ impl Container {
     }
 
     /// Nothing more is written: the container has ended.
+    #[allow(dead_code, reason = "not every test program asks")]
     pub fn assert_nothing_more(&self) {
         assert_eq!(
             self.lines.recv_timeout(PATIENCE),
