@@ -62,6 +62,9 @@ pub fn first_frame(received: &[u8]) -> Result<Option<Frame<'_>>, Malformed> {
 }
 
 #[cfg(test)]
+mod version_1;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -21,7 +21,7 @@ mod process;
 mod restart;
 mod stop;
 
-pub use actions::{Action, Actions, Input, Target};
+pub use actions::{Action, Actions, Input, Room, Target, room};
 use looks::Looks;
 use process::{Life, Slot};
 use stop::Stop;
@@ -67,6 +67,8 @@ pub struct Supervisor<'p> {
 
 impl<'p> Supervisor<'p> {
     /// Nothing runs yet; [`Input::Begin`] starts the first process.
+    // What it is made of is not to be on the stack of the loop a second time.
+    #[inline(never)]
     pub fn new(plan: Plan<'p>) -> Self {
         let mut slots = [None; MAX_PROCESSES];
         let mut count = 0;
@@ -87,9 +89,14 @@ impl<'p> Supervisor<'p> {
         }
     }
 
-    /// Takes one input and returns what to do, in order.
-    pub fn step<'r>(&mut self, input: Input<'r>, now: Millis) -> Actions<'p, 'r> {
-        let mut out = Actions::default();
+    /// Takes one input and returns what to do, in order; `room` is where that is put.
+    pub fn step<'r>(
+        &mut self,
+        input: Input<'r>,
+        now: Millis,
+        room: &'r mut Room<'p, 'r>,
+    ) -> Actions<'p, 'r> {
+        let mut out = Actions::new(room);
         match input {
             Input::Begin | Input::Tick => {}
             Input::Spawned { process, pid } => self.spawned(process, pid, now, &mut out),
@@ -187,11 +194,10 @@ impl<'p> Supervisor<'p> {
         room.get(..=self.app).unwrap_or_default()
     }
 
-    /// Name of the process of the plan that runs as `pid`; empty for none.
-    pub fn name_of(&self, pid: u32) -> &'p str {
-        let mut slots = self.slots.iter().flatten();
-        let found = slots.find(|slot| pid != 0 && slot.pid == pid);
-        found.map_or("", |slot| slot.spec.name)
+    /// The process of the plan that runs as `pid`.
+    pub fn index_of(&self, pid: u32) -> Option<usize> {
+        let is_it = |slot: &Option<Slot<'p>>| slot.as_ref().is_some_and(|slot| slot.pid == pid);
+        self.slots.iter().position(is_it).filter(|_| pid != 0)
     }
 
     /// Whether the end of this child matters here: it is of the plan, a probe, a look or what

@@ -1,4 +1,5 @@
-//! The exit ring as a file: preallocated, one synchronous record for every end.
+//! The exit ring as a file: preallocated, one record for every end, which the disk has before PID 1
+//! waits for anything else.
 
 use core::ffi::CStr;
 
@@ -10,6 +11,8 @@ use super::sys::{self, Errno, Fd, Open};
 /// The open ring, or nothing when it could not be had: the events still tell.
 pub struct Ring {
     file: Option<(Fd, Cursor)>,
+    /// The disk has all that was written.
+    synced: bool,
 }
 
 impl Ring {
@@ -17,7 +20,7 @@ impl Ring {
     /// put something else in its place.
     pub fn open(path: &CStr) -> Self {
         if path.is_empty() {
-            return Self { file: None };
+            return Self::of(None);
         }
         let file = prepare(path).map_err(|errno| {
             say(&[
@@ -27,22 +30,38 @@ impl Ring {
                 Number::new(errno.0).as_bytes(),
             ]);
         });
-        Self { file: file.ok() }
+        Self::of(file.ok())
     }
 
-    /// Writes a record and waits until the disk has it.
+    fn of(file: Option<(Fd, Cursor)>) -> Self {
+        Self { file, synced: true }
+    }
+
+    /// Writes a record.
     pub fn record(&mut self, record: &ExitRecord) {
-        let Some((file, cursor)) = &mut self.file else {
-            return;
-        };
-        let written = sys::pwrite(file, &record.encode(), cursor.advance())
-            .and_then(|_| sys::fdatasync(file));
-        if let Err(errno) = written {
-            say(&[
-                b"exit ring: cannot write: errno ",
-                Number::new(errno.0).as_bytes(),
-            ]);
+        if let Some((file, cursor)) = &mut self.file {
+            self.synced = false;
+            told(sys::pwrite(file, &record.encode(), cursor.advance()).map(drop));
         }
+    }
+
+    /// Waits until the disk has every record. What an end leads to, above all the signal to the
+    /// next one in a stop, need not wait for that.
+    pub fn sync(&mut self) {
+        if let Some((file, _)) = &self.file
+            && !core::mem::replace(&mut self.synced, true)
+        {
+            told(sys::fdatasync(file));
+        }
+    }
+}
+
+fn told(written: sys::Result<()>) {
+    if let Err(errno) = written {
+        say(&[
+            b"exit ring: cannot write: errno ",
+            Number::new(errno.0).as_bytes(),
+        ]);
     }
 }
 

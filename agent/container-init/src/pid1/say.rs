@@ -18,21 +18,30 @@ pub fn say(parts: &[&[u8]]) {
     if let Some(room) = line.get_mut(length) {
         *room = b'\n';
     }
-    // Nobody may be there to read it.
+    // Nobody may be there to read it, or somebody who does not: a pipe that has room has it for a
+    // whole line (pipe(7), PIPE_BUF).
+    if !sys::has_room(2) {
+        return;
+    }
     sys::write_raw(2, line.get(..=length).unwrap_or_default()).ok();
 }
 
 /// A number as decimal digits.
 pub struct Number {
-    digits: [u8; 10],
+    digits: [u8; 20],
     begin: usize,
 }
 
 impl Number {
     /// The digits of a number that is not negative; 0 for one that is.
     pub fn new(value: i32) -> Self {
-        let mut rest = u32::try_from(value).unwrap_or(0);
-        let mut digits = [b'0'; 10];
+        Self::long(u64::try_from(value).unwrap_or(0))
+    }
+
+    /// The digits.
+    pub fn long(value: u64) -> Self {
+        let mut rest = value;
+        let mut digits = [b'0'; 20];
         let mut begin = digits.len();
         for (at, digit) in digits.iter_mut().enumerate().rev() {
             *digit = b'0' + (rest % 10) as u8;

@@ -220,23 +220,26 @@ pub enum Target {
 /// the phase.
 const ROOM: usize = MAX_PROCESSES * 6 + 16;
 
+/// Where the actions of one step are put.
+pub type Room<'p, 'r> = [Option<Action<'p, 'r>>; ROOM];
+
+/// Nothing in it; what was in it before a step does not count.
+pub const fn room<'p, 'r>() -> Room<'p, 'r> {
+    [None; ROOM]
+}
+
 /// Actions in order, without allocation.
 #[derive(Debug)]
 pub struct Actions<'p, 'r> {
-    items: [Option<Action<'p, 'r>>; ROOM],
+    items: &'r mut Room<'p, 'r>,
     length: usize,
 }
 
-impl Default for Actions<'_, '_> {
-    fn default() -> Self {
-        Self {
-            items: [None; ROOM],
-            length: 0,
-        }
-    }
-}
-
 impl<'p, 'r> Actions<'p, 'r> {
+    pub(super) fn new(items: &'r mut Room<'p, 'r>) -> Self {
+        Self { items, length: 0 }
+    }
+
     pub(super) fn push(&mut self, action: Action<'p, 'r>) {
         debug_assert!(
             self.length < ROOM,

@@ -149,7 +149,7 @@ impl<'p> World<'p> {
     fn feed(&mut self, input: Input<'_>) {
         assert_eq!(self.exit, None, "nothing happens after the exit");
         let mut follow_up = Vec::new();
-        for action in self.supervisor.step(input, self.now).iter() {
+        for action in self.supervisor.step(input, self.now, &mut room()).iter() {
             match action {
                 Action::Spawn { process, .. } | Action::SpawnAgain { process } => {
                     self.next_pid += 1;
@@ -426,7 +426,8 @@ fn a_command_that_cannot_be_executed_is_126_or_127() {
             traceparent: "",
             env: EnvList::new(&[]),
         };
-        supervisor.step(Input::Asked(Request::Start(start)), 1);
+        supervisor.step(Input::Asked(Request::Start(start)), 1, &mut room());
+        let mut room = room();
         let actions = supervisor.step(
             Input::NotSpawned {
                 process: 0,
@@ -434,6 +435,7 @@ fn a_command_that_cannot_be_executed_is_126_or_127() {
                 code,
             },
             1,
+            &mut room,
         );
         let report = Action::Report(exited("app", 30, ExitStatus::Code(code), 8));
         assert_eq!(actions.iter().next(), Some(report));
@@ -1129,7 +1131,8 @@ fn an_orphan_is_nobody_and_its_end_changes_nothing() {
         status,
         oom: true,
     };
-    let actions = world.supervisor.step(input, world.now);
+    let mut room = room();
+    let actions = world.supervisor.step(input, world.now, &mut room);
     assert_eq!(actions.iter().next(), None);
     assert_eq!(world.supervisor.due(), due);
 }
@@ -1177,7 +1180,7 @@ fn a_look_at_what_does_not_run_or_by_no_command_is_refused() {
             timeout_ms: 9,
         }))
     };
-    for action in world.supervisor.step(look(3), 1000).iter() {
+    for action in world.supervisor.step(look(3), 1000, &mut room()).iter() {
         assert_eq!(action, Action::Look { kind: LIVENESS });
     }
     let errno = 2;

@@ -187,12 +187,14 @@ pub struct Container {
 }
 
 /// What a plan says beside its processes.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Settings {
     pub stop_grace_ms: u32,
     pub looks: Looks<'static>,
     pub signals: &'static [Rewrite],
     pub exit_codes: &'static [Rewrite],
+    /// Words before the whole: a program that executes the rest.
+    pub wrapper: Vec<String>,
 }
 
 impl Default for Settings {
@@ -202,6 +204,7 @@ impl Default for Settings {
             looks: Looks::default(),
             signals: &[],
             exit_codes: &[],
+            wrapper: Vec::new(),
         }
     }
 }
@@ -230,18 +233,25 @@ impl Container {
             }
         }
         let specs = &specs[..];
-        std::fs::write(&plan, encode(directory.path(), specs, settings)).unwrap();
-        Self::run_with_plan(directory, &plan)
+        std::fs::write(&plan, encode(directory.path(), specs, &settings)).unwrap();
+        Self::run_wrapped(directory, &plan, &settings.wrapper)
     }
 
     pub fn run_with_plan(directory: tempfile::TempDir, plan: &Path) -> Self {
+        Self::run_wrapped(directory, plan, &[])
+    }
+
+    fn run_wrapped(directory: tempfile::TempDir, plan: &Path, wrapper: &[String]) -> Self {
         // The users of the tests' processes reach the notify sockets.
         std::fs::set_permissions(
             directory.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
         )
         .unwrap();
-        let mut unshare = Command::new("unshare")
+        let mut words = wrapper.iter().map(String::as_str).chain(["unshare"]);
+        let mut unshare = Command::new(words.next().unwrap());
+        let mut unshare = unshare
+            .args(words)
             .args(["--pid", "--fork", "--kill-child", "--"])
             .args([
                 "setpriv",
@@ -338,7 +348,7 @@ impl Drop for Container {
     }
 }
 
-fn encode(directory: &Path, specs: &[Spec], settings: Settings) -> Vec<u8> {
+fn encode(directory: &Path, specs: &[Spec], settings: &Settings) -> Vec<u8> {
     let c = |path: PathBuf| CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
     let (ctl, exits) = (c(directory.join("gate.sock")), c(directory.join("exits")));
     let run_dir = c(directory.to_path_buf());
@@ -496,6 +506,15 @@ impl Agent {
     pub fn kill(&self, signal: Signal) {
         rustix::process::kill_process(self.pid, signal).unwrap();
     }
+}
+
+/// The children of a process, as we see them; zombies too.
+pub fn children(parent: u32) -> Vec<u32> {
+    let list = format!("/proc/{parent}/task/{parent}/children");
+    let list = std::fs::read_to_string(list).unwrap_or_default();
+    list.split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
 }
 
 /// Waits until it is true.

@@ -1,0 +1,116 @@
+/* Makes surroundings for a program, then executes it.
+ *
+ *   surroundings deny ERRNO PROGRAM...           newer system calls answer ERRNO
+ *   surroundings deny-signalfd ERRNO PROGRAM...  signalfd4 answers ERRNO
+ *   surroundings close DIGITS PROGRAM...         closes these descriptors
+ *   surroundings descriptors PROGRAM...          leaves 3, 4 and 7 open, LISTEN_PID is its pid
+ *   surroundings terminal PROGRAM...             on a terminal that it leads; types, interrupts
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static int deny(const int *calls, int count, int answer) {
+	struct sock_filter filter[32];
+	int length = 0;
+	filter[length++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+	for (int at = 0; at < count; at++) {
+		filter[length++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, calls[at], 0, 1);
+		filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | answer);
+	}
+	filter[length++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog program = { .len = length, .filter = filter };
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
+}
+
+static void copy(int from) {
+	char text[4096];
+	ssize_t length = read(from, text, sizeof text);
+	if (length > 0)
+		write(1, text, length);
+}
+
+static int terminal(char **words) {
+	int master = posix_openpt(O_RDWR | O_NOCTTY);
+	if (master < 0 || grantpt(master) || unlockpt(master))
+		return 8;
+	pid_t pid = fork();
+	if (pid == 0) {
+		setsid();
+		int slave = open(ptsname(master), O_RDWR);
+		close(master);
+		dup2(slave, 0), dup2(slave, 1), dup2(slave, 2);
+		if (slave > 2)
+			close(slave);
+		execv(words[0], words);
+		_exit(9);
+	}
+	write(master, "typed\n", 6);
+	char seen[65536] = "";
+	size_t length = 0;
+	int interrupted = 0;
+	for (;;) {
+		ssize_t more = read(master, seen + length, sizeof seen - length - 1);
+		if (more <= 0)
+			break;
+		write(1, seen + length, more);
+		length += more;
+		seen[length] = 0;
+		if (!interrupted && strstr(seen, "ready")) {
+			interrupted = 1;
+			write(master, "\003", 1);
+		}
+	}
+	int status = 0;
+	waitpid(pid, &status, 0);
+	printf("exit %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
+	return 0;
+}
+
+int main(int count, char **words) {
+	if (count < 3)
+		return 7;
+	if (!strcmp(words[1], "deny")) {
+		int calls[] = { SYS_pidfd_open, SYS_pidfd_send_signal, SYS_close_range, SYS_openat2 };
+		if (deny(calls, 4, atoi(words[2])))
+			return 8;
+		words += 3;
+	} else if (!strcmp(words[1], "deny-signalfd")) {
+		int calls[] = { SYS_signalfd4 };
+		if (deny(calls, 1, atoi(words[2])))
+			return 8;
+		words += 3;
+	} else if (!strcmp(words[1], "close")) {
+		for (char *digit = words[2]; *digit; digit++)
+			close(*digit - '0');
+		words += 3;
+	} else if (!strcmp(words[1], "descriptors")) {
+		for (int wanted = 3; wanted < 1024; wanted++)
+			close(wanted);
+		int file = memfd_create("handed", 0);
+		dup2(file, 4), dup2(file, 7);
+		char pid[16];
+		snprintf(pid, sizeof pid, "%d", getpid());
+		setenv("LISTEN_PID", pid, 1);
+		setenv("LISTEN_FDS", "1", 1);
+		words += 2;
+	} else if (!strcmp(words[1], "terminal")) {
+		return terminal(words + 2);
+	} else {
+		return 7;
+	}
+	execv(words[0], words);
+	return 9;
+}
