@@ -194,11 +194,10 @@ impl<'p> Supervisor<'p> {
         room.get(..=self.app).unwrap_or_default()
     }
 
-    /// Name of the process of the plan that runs as `pid`; empty for none.
-    pub fn name_of(&self, pid: u32) -> &'p str {
-        let mut slots = self.slots.iter().flatten();
-        let found = slots.find(|slot| pid != 0 && slot.pid == pid);
-        found.map_or("", |slot| slot.spec.name)
+    /// The process of the plan that runs as `pid`.
+    pub fn index_of(&self, pid: u32) -> Option<usize> {
+        let is_it = |slot: &Option<Slot<'p>>| slot.as_ref().is_some_and(|slot| slot.pid == pid);
+        self.slots.iter().position(is_it).filter(|_| pid != 0)
     }
 
     /// Whether the end of this child matters here: it is of the plan, a probe, a look or what

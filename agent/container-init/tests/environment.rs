@@ -259,7 +259,7 @@ fn the_terminal_of_somebody_elses_session_is_shared() {
     let output = Command::new(surroundings())
         .args(["terminal", "/bin/busybox", "sh", "-c"])
         .arg(format!(
-            "{} -- /bin/busybox sh -c 'read word; echo word $word; echo ready; exit 4'; code=$?; busybox sleep 0.1; exit $code",
+            "{} -- /bin/busybox sh -c 'read word; echo word $word; exit 4'; code=$?; busybox sleep 0.1; exit $code",
             program().display()
         ))
         .output()

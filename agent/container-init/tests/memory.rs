@@ -9,6 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use container::{Agent, Container, Settings, Spec, until};
+use container_init::plan::Limits;
 use container_init::protocol::Request;
 
 /// A cgroup of one controller; gone with the test.
@@ -38,10 +39,24 @@ impl Cgroup {
         );
         ["sh", "-c", &script, "sh"].map(str::to_owned).to_vec()
     }
+
+    /// The names of the cgroups below.
+    fn below(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.0).unwrap().flatten();
+        let directories = entries.filter(|entry| entry.path().is_dir());
+        let names = directories.map(|entry| entry.file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        for name in self.below() {
+            let below = self.0.join(name);
+            until("an empty cgroup", || std::fs::remove_dir(&below).is_ok());
+        }
         until("an empty cgroup", || std::fs::remove_dir(&self.0).is_ok());
     }
 }
@@ -139,4 +154,116 @@ fn a_container_that_was_frozen_during_its_stop_ends_when_it_is_thawed() {
     cgroup.set("freezer.state", "THAWED");
     container.wait_for_line("bye");
     assert_eq!(container.exit_code(), 5);
+}
+
+/// A container whose cgroups are its own to divide.
+fn delegated(name: &str) -> (Vec<Cgroup>, Vec<String>) {
+    let controllers = ["memory", "cpu", "pids", "freezer"];
+    let cgroups: Vec<Cgroup> = controllers
+        .map(|controller| Cgroup::make(controller, name))
+        .into();
+    let wrapper = cgroups.iter().zip(controllers);
+    let wrapper = wrapper.flat_map(|(cgroup, controller)| cgroup.wrapper(controller));
+    let wrapper = wrapper.collect();
+    (cgroups, wrapper)
+}
+
+const NO_LIMITS: Limits = Limits {
+    memory_bytes: 0,
+    cpu_quota_us: 0,
+    pids: 0,
+};
+
+#[test]
+fn each_process_has_its_own_cgroup_with_its_own_limits_and_its_own_kill_for_memory() {
+    let (cgroups, wrapper) = delegated("own");
+    let greedy = Spec {
+        limits: Some(Limits {
+            memory_bytes: LIMIT,
+            cpu_quota_us: 50_000,
+            pids: 40,
+        }),
+        ..Spec::agent("greedy", &[]).optional().script(GROWS)
+    };
+    let app = Spec {
+        limits: Some(NO_LIMITS),
+        ..Spec::app(&[]).script("echo up; exec busybox sleep 1000")
+    };
+    let (container, _listener, mut agent) = run(&[greedy, app], wrapper);
+    agent.start(8);
+    container.wait_for_line("up");
+    let told = agent.wait_for("OutOfMemory");
+    assert!(told.contains("name: \"greedy\""), "{told}");
+    assert!(told.contains(&format!("limit_bytes: {LIMIT}")), "{told}");
+    for cgroup in &cgroups {
+        assert_eq!(cgroup.below(), ["p-app", "p-greedy"]);
+    }
+    let [memory, cpu, pids, _] = &cgroups[..] else {
+        panic!("four controllers");
+    };
+    assert_eq!(
+        memory.get("p-greedy/memory.limit_in_bytes"),
+        format!("{LIMIT}\n")
+    );
+    assert_eq!(cpu.get("p-greedy/cpu.cfs_quota_us"), "50000\n");
+    assert_eq!(cpu.get("p-app/cpu.cfs_quota_us"), "-1\n");
+    assert_eq!(pids.get("p-greedy/pids.max"), "40\n");
+    assert_eq!(pids.get("p-app/cgroup.procs").lines().count(), 1);
+    agent.ask(Request::Status);
+    let status = agent.wait_for("Status");
+    assert!(!status.contains("app_pid: 0,"), "the app lives: {status}");
+}
+
+#[test]
+fn a_kill_by_cgroup_reaches_who_left_session_and_group_and_is_frozen() {
+    let (cgroups, wrapper) = delegated("all");
+    // Deaf, in a session of its own, child of pid 1 by now.
+    let deaf = "(busybox setsid busybox sh -c \"trap '' TERM; echo deep; exec busybox sleep 1000\" &); trap '' TERM; while :; do busybox sleep 1; done";
+    let stubborn = Spec {
+        limits: Some(NO_LIMITS),
+        stop_grace_ms: 100,
+        ..Spec::agent("stubborn", &[]).script(deaf)
+    };
+    let app = Spec::app(&[]).script("exec busybox sleep 1000");
+    let (mut container, _listener, mut agent) = run(&[stubborn, app], wrapper);
+    container.wait_for_line("deep");
+    let [_, _, pids, freezer] = &cgroups[..] else {
+        panic!("four controllers");
+    };
+    freezer.set("p-stubborn/freezer.state", "FROZEN");
+    agent.ask(Request::Stop { budget_ms: 60_000 });
+    assert!(agent.wait_for("Exited").contains("name: \"stubborn\""));
+    agent.wait_for("Stopped");
+    assert_eq!(container.exit_code(), 0);
+    assert_eq!(pids.get("p-stubborn/cgroup.procs"), "");
+}
+
+#[test]
+fn a_process_with_limits_is_not_run_where_nobody_could_enforce_them() {
+    let limited = Spec {
+        limits: Some(Limits {
+            memory_bytes: LIMIT,
+            ..NO_LIMITS
+        }),
+        ..Spec::agent("limited", &[]).optional().script("echo ran")
+    };
+    let app = Spec::app(&[]).script("exec busybox sleep 1000");
+    // Nothing is delegated where nothing can be made: the root is read-only.
+    let script = "exec unshare --mount -- sh -c 'for d in /sys/fs/cgroup/*/; do mount -o remount,bind,ro $d 2>/dev/null || { mount --bind $d $d && mount -o remount,bind,ro $d; }; done; exec \"$@\"' sh \"$@\"";
+    let wrapper = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
+    let (container, _listener, mut agent) = run(&[limited, app], wrapper);
+    assert_eq!(
+        container.line(),
+        "container-init: limited: no cgroup of its own: errno 30"
+    );
+    assert_eq!(
+        container.line(),
+        "container-init: limited: cannot have a cgroup of its own: errno 30"
+    );
+    until("its pause before the next try", || {
+        agent.ask(Request::Status);
+        let status = agent.wait_for("Status");
+        assert!(status.contains("armed: true"), "it holds nobody: {status}");
+        status.contains("BackingOff")
+    });
 }

@@ -190,8 +190,9 @@ fn a_look_under_way_does_not_hold_up_a_stop() {
         liveness: Strings::new(&[c"busybox", c"sleep", c"1000"]),
         ..Looks::default()
     };
-    let script = "trap 'exit 6' TERM; busybox sleep 1000 & wait";
+    let script = "trap 'exit 6' TERM; echo set; while :; do busybox sleep 0.05; done";
     let (mut container, _listener, mut agent) = running_with(app().script(script), looks);
+    container.wait_for_line("set");
     look(&mut agent, 1, LookKind::Liveness, 600_000);
     until("the look runs", || children(outer(&agent)).len() == 2);
     let began = Instant::now();

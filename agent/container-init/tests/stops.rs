@@ -83,6 +83,8 @@ fn a_second_term_kills_what_is_deaf_to_the_first() {
         let mut running = Running::script(place, &[], script);
         running.wait_for_line("set");
         running.kill(15);
+        // Two that are pending at a time are one.
+        until("the first to be taken", || !running.has_pending());
         assert!(running.runs());
         running.kill(15);
         assert_eq!(running.exit_code(), 137, "{place:?}");

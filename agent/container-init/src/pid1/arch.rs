@@ -55,6 +55,7 @@ pub mod number {
     pub const CLOCK_GETTIME: usize = 228;
     pub const EXIT_GROUP: usize = 231;
     pub const OPENAT: usize = 257;
+    pub const MKDIRAT: usize = 258;
     pub const UNLINKAT: usize = 263;
     pub const PPOLL: usize = 271;
     pub const FALLOCATE: usize = 285;

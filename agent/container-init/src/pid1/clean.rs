@@ -9,8 +9,9 @@ use container_init::plan::{Ports, Process, Strings};
 use container_init::procfs;
 use core::ffi::CStr;
 
+use super::lines;
 use super::say::{Number, say};
-use super::sys::{self, Entries, Errno, Fd, Forked, Ipc, Open, Remove};
+use super::sys::{self, Entries, Errno, Fd, Forked, Ipc, Remove};
 
 /// Stands for System V IPC objects among the paths.
 const IPC: &CStr = c"/proc/sysvipc";
@@ -121,7 +122,7 @@ fn ipc() -> sys::Result<()> {
         (c"/proc/sysvipc/msg", Ipc::Queue, 7),
     ] {
         let mut result = Ok(());
-        let read = lines(list, |line| {
+        let read = lines::each(list, |line| {
             if let Some((id, owner)) = procfs::ipc_object(line, owner) {
                 result = result.and(remove_ipc(kind, id, owner));
             }
@@ -167,35 +168,11 @@ fn listens(ports: Ports<'_>) -> bool {
     let mut found = false;
     for list in [c"/proc/net/tcp", c"/proc/net/tcp6"] {
         // Without the list there is nothing to see; a start on a taken port tells by itself.
-        lines(list, |line| {
+        lines::each(list, |line| {
             let port = procfs::listening_port(line);
             found |= port.is_some_and(|port| ports.iter().any(|ours| ours == port));
         })
         .ok();
     }
     found
-}
-
-/// Hands every line of a file to `each`. Lines of /proc are short: a longer one is cut.
-fn lines(path: &CStr, mut each: impl FnMut(&[u8])) -> sys::Result<()> {
-    let file = sys::open(path, Open::Read)?;
-    let mut room = [0u8; 4096];
-    let mut length = 0;
-    loop {
-        let more = sys::read(&file, room.get_mut(length..).unwrap_or_default())?;
-        length += more;
-        let text = room.get(..length).unwrap_or_default();
-        let end = match text.iter().rposition(|byte| *byte == b'\n') {
-            Some(at) => at + 1,
-            None if more == 0 || length == room.len() => length,
-            None => continue,
-        };
-        let whole = text.get(..end).unwrap_or_default();
-        whole.split(|byte| *byte == b'\n').for_each(&mut each);
-        if more == 0 {
-            return Ok(());
-        }
-        room.copy_within(end..length, 0);
-        length -= end;
-    }
 }

@@ -9,6 +9,8 @@ use container_init::decimal;
 use container_init::plan::MAX_PROCESSES;
 use container_init::procfs::Stat;
 
+use super::path::Path;
+use super::say::Number;
 use super::sys::{self, Entries, Errno, Fd};
 
 const SIGKILL: u8 = 9;
@@ -110,17 +112,9 @@ fn descends(proc: &Fd, stat: Stat, is_it: impl Fn(u32) -> bool) -> bool {
 }
 
 fn stat(proc: &Fd, pid: u32) -> Option<Stat> {
-    let mut path = [0u8; 16];
-    let digits = super::say::Number::new(pid.cast_signed());
-    let mut length = 0;
-    for part in [digits.as_bytes(), b"/stat\0"] {
-        path.get_mut(length..)?
-            .get_mut(..part.len())?
-            .copy_from_slice(part);
-        length += part.len();
-    }
-    let path = core::ffi::CStr::from_bytes_until_nul(&path).ok()?;
-    let file = sys::open_at(proc, path).ok()?;
+    let digits = Number::new(pid.cast_signed());
+    let path = Path::<24>::of(&[digits.as_bytes(), b"/stat"])?;
+    let file = sys::open_at(proc, path.text()).ok()?;
     let mut line = [0; 512];
     let length = sys::read(&file, &mut line).ok()?;
     Stat::parse(line.get(..length)?)

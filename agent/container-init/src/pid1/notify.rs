@@ -4,6 +4,7 @@ use core::ffi::CStr;
 
 use container_init::plan::{MAX_NAME, Process};
 
+use super::path::Path;
 use super::sys::{self, Fd, Sender};
 
 /// sun_path of unix(7).
@@ -14,25 +15,18 @@ const _: () = assert!(PATH_SIZE > PREFIX.len() + MAX_NAME);
 /// The notify socket of one process.
 pub struct Notify {
     socket: Fd,
-    path: [u8; PATH_SIZE],
+    path: Path<PATH_SIZE>,
     uid: u32,
 }
 
 impl Notify {
     /// Makes `DIR/notify-NAME`.
     pub fn make(directory: &CStr, process: &Process<'_>) -> sys::Result<Self> {
-        let mut path = [0; PATH_SIZE];
-        let mut length = 0;
-        for part in [directory.to_bytes(), PREFIX, process.name.as_bytes(), b"\0"] {
-            let room = path
-                .get_mut(length..)
-                .and_then(|rest| rest.get_mut(..part.len()));
-            room.ok_or(sys::Errno::ENAMETOOLONG)?.copy_from_slice(part);
-            length += part.len();
-        }
-        let name = CStr::from_bytes_until_nul(&path).map_err(|_| sys::Errno::EINVAL)?;
+        let name = process.name.as_bytes();
+        let path = Path::of(&[directory.to_bytes(), PREFIX, name]);
+        let path = path.ok_or(sys::Errno::ENAMETOOLONG)?;
         Ok(Self {
-            socket: sys::notify_socket(name)?,
+            socket: sys::notify_socket(path.text())?,
             uid: process.uid,
             path,
         })
@@ -45,7 +39,7 @@ impl Notify {
 
     /// Value of `NOTIFY_SOCKET`.
     pub fn path(&self) -> &CStr {
-        CStr::from_bytes_until_nul(&self.path).unwrap_or_default()
+        self.path.text()
     }
 
     /// Takes one datagram; `None` when there is none.

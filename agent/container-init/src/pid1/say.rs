@@ -28,15 +28,20 @@ pub fn say(parts: &[&[u8]]) {
 
 /// A number as decimal digits.
 pub struct Number {
-    digits: [u8; 10],
+    digits: [u8; 20],
     begin: usize,
 }
 
 impl Number {
     /// The digits of a number that is not negative; 0 for one that is.
     pub fn new(value: i32) -> Self {
-        let mut rest = u32::try_from(value).unwrap_or(0);
-        let mut digits = [b'0'; 10];
+        Self::long(u64::try_from(value).unwrap_or(0))
+    }
+
+    /// The digits.
+    pub fn long(value: u64) -> Self {
+        let mut rest = value;
+        let mut digits = [b'0'; 20];
         let mut begin = digits.len();
         for (at, digit) in digits.iter_mut().enumerate().rev() {
             *digit = b'0' + (rest % 10) as u8;

@@ -6,6 +6,7 @@ use core::ffi::{CStr, c_char};
 use container_init::plan::{MAX_GROUPS, MAX_STRINGS, Output, Process, ProcessKind, Strings};
 use container_init::protocol::Start;
 
+use super::cgroup::Cgroups;
 use super::environment::{Environment, Room};
 use super::say::{Number, say};
 use super::sys::{self, Errno, Fd, Inherited, Open, Pointers, Vfork};
@@ -42,6 +43,8 @@ pub struct Order<'a> {
     pub newline: Option<(&'a Fd, u32)>,
     pub purpose: Purpose,
     pub inherited: Inherited,
+    /// Where the process has a cgroup of its own.
+    pub cgroups: Option<Cgroups>,
 }
 
 /// Whether the process itself is executed or a look at it.
@@ -141,6 +144,11 @@ pub fn become_process(
     order: &Order<'_>,
 ) -> Result<(), (&'static [u8], Errno)> {
     let step = |name: &'static [u8]| move |errno| (name, errno);
+    if let Some(cgroups) = order.cgroups {
+        cgroups
+            .enter(process.name)
+            .map_err(step(b"cannot enter its cgroup"))?;
+    }
     sys::setsid().map_err(step(b"cannot begin a session"))?;
     if let Some(score) = process.oom_score_adj {
         set_oom_score_adj(score).map_err(step(b"cannot set oom_score_adj"))?;

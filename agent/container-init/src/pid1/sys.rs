@@ -46,10 +46,12 @@ impl Errno {
     pub const EAGAIN: Self = Self(11);
     pub const EACCES: Self = Self(13);
     pub const EBUSY: Self = Self(16);
+    pub const EEXIST: Self = Self(17);
     pub const EXDEV: Self = Self(18);
     pub const ENOTDIR: Self = Self(20);
     pub const EISDIR: Self = Self(21);
     pub const EINVAL: Self = Self(22);
+    pub const EROFS: Self = Self(30);
     pub const ENAMETOOLONG: Self = Self(36);
     pub const ENOTEMPTY: Self = Self(39);
     pub const ELOOP: Self = Self(40);
@@ -192,6 +194,8 @@ const AT_FDCWD: usize = -100_isize as usize;
 pub enum Open {
     /// Read it.
     Read,
+    /// Write it.
+    Write,
     /// Read and write it; made when missing.
     ReadWrite,
     /// Append to it; made when missing.
@@ -207,6 +211,7 @@ pub fn open(path: &CStr, how: Open) -> Result<Fd> {
     const ALWAYS: usize = 0o2_000_000 | 0o400_000 | 0o4_000 | 0o400;
     let flags = match how {
         Open::Read => 0,
+        Open::Write => 0o1,
         Open::ReadWrite => 0o2 | 0o100,
         Open::Append => 0o1 | 0o100 | 0o2_000,
         Open::Device => 0o2,
@@ -243,6 +248,13 @@ fn open2(directory: usize, path: &CStr, resolve: u64) -> Result<Fd> {
     );
     // SAFETY: the path ends in NUL, struct open_how has 24 bytes.
     checked(unsafe { syscall(number::OPENAT2, [directory, path, how, 24, 0, 0]) }).map(Fd::new)
+}
+
+/// mkdir(2).
+pub fn make_directory(path: &CStr) -> Result<()> {
+    let path = path.as_ptr().addr_for_kernel();
+    // SAFETY: the path ends in NUL.
+    checked(unsafe { syscall(number::MKDIRAT, [AT_FDCWD, path, 0o755, 0, 0, 0]) }).map(drop)
 }
 
 /// Opens a file to read it, by its path from a directory.

@@ -6,16 +6,17 @@ use container_init::exits::{ExitRecord, ShortName};
 use container_init::link::Outbox;
 use container_init::plan::{List, MAX_PROCESSES, Plan, Process, ProcessKind, Readiness};
 use container_init::protocol::{
-    AgentStatus, EventKind, ExitStatus, Hello, LookKind, MAX_FRAME, Processes, Refusal, Report,
-    Request, RequestKind, Start, first_frame,
+    AgentStatus, EventKind, ExitStatus, Hello, LookKind, MAX_FRAME, Memory, Processes, Refusal,
+    Report, Request, RequestKind, Start, first_frame,
 };
 use container_init::supervisor::{self, Action, Input, Supervisor, Target};
 
 use super::alone::{self, Command};
-use super::cgroup::OomKills;
+use super::cgroup::Cgroups;
 use super::clean;
 use super::crowd::{self, Scope, Whose};
 use super::link::{Link, Outbound};
+use super::memory::OomKills;
 use super::notify::{Newline, Notify, Said, newline};
 use super::prepared::{self, Prepared};
 use super::ring::Ring;
@@ -67,6 +68,13 @@ pub struct Task {
     pub command: Option<Command>,
 }
 
+/// What every execution of a process is given.
+#[derive(Clone, Copy)]
+struct With {
+    inherited: Inherited,
+    cgroups: Option<Cgroups>,
+}
+
 /// How a process of the plan can tell that it is ready, and how we look.
 #[derive(Default)]
 struct Ears {
@@ -110,7 +118,7 @@ impl Ears {
         process: &Process<'static>,
         start: Option<Start<'a>>,
         newline: Option<&'a (Fd, u32)>,
-        inherited: Inherited,
+        with: With,
     ) -> Order<'a> {
         Order {
             argv: process.argv,
@@ -118,7 +126,8 @@ impl Ears {
             notify: self.notify.as_ref().map(Notify::path),
             newline: newline.map(|(writing, fd)| (writing, *fd)),
             purpose: Purpose::Run,
-            inherited,
+            inherited: with.inherited,
+            cgroups: with.cgroups,
         }
     }
 
@@ -137,7 +146,11 @@ struct Pid1<'b> {
     outbox: &'b mut Outbox<'static>,
     link: Link,
     ring: Ring,
+    cgroups: Cgroups,
+    /// The container's.
     oom_kills: OomKills,
+    /// Those of processes with a cgroup of their own.
+    own_oom_kills: [OomKills; MAX_PROCESSES],
     ears: [Ears; MAX_PROCESSES],
     /// What waits to become the app.
     prepared: Option<Prepared>,
@@ -166,7 +179,9 @@ pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
         outbox: &mut outbox,
         link: Link::new(plan.ctl_socket, &mut buffers.outbound),
         ring: Ring::open(plan.exits),
-        oom_kills: OomKills::open(),
+        cgroups: Cgroups::make(&plan),
+        oom_kills: OomKills::open(None),
+        own_oom_kills: Default::default(),
         ears: Default::default(),
         prepared: None,
         reaping: false,
@@ -181,6 +196,13 @@ pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
         bytes: &mut buffers.inbound,
         length: 0,
     };
+    for (index, process) in plan.processes.iter().enumerate() {
+        if pid1.cgroups.has(index)
+            && let Some(kills) = pid1.own_oom_kills.get_mut(index)
+        {
+            *kills = OomKills::open(Some(process.name));
+        }
+    }
     pid1.feed(Input::Begin);
     if pid1.command.is_some() {
         // What the command was to inherit it has.
@@ -329,13 +351,22 @@ impl Pid1<'_> {
         self.plan.processes.iter().nth(index)
     }
 
+    /// Without its cgroup a process has no limits: it is not executed then.
+    fn with(&self, index: usize) -> With {
+        With {
+            inherited: self.inherited,
+            cgroups: self.cgroups.has(index).then_some(self.cgroups),
+        }
+    }
+
     /// Without a prepared process the start makes one, so that a failure is no fault yet.
     fn prepare(&mut self, index: usize) {
+        let with = self.with(index);
         let (Some(process), Some(ears)) = (self.process(index), self.ears.get_mut(index)) else {
             return;
         };
         let newline = ears.prepare(&process, self.plan.run_dir);
-        let order = ears.order(&process, None, newline.as_ref(), self.inherited);
+        let order = ears.order(&process, None, newline.as_ref(), with);
         match Prepared::make(&process, order, self.spawn, self.frame) {
             Ok(prepared) => self.prepared = Some(prepared),
             Err(errno) => say(&[
@@ -348,6 +379,12 @@ impl Pid1<'_> {
 
     fn spawn(&mut self, index: usize, start: Option<Start<'_>>) -> Option<Input<'static>> {
         let process = self.process(index)?;
+        if !self.cgroups.suffice(index, &process) {
+            let step = b"cannot have a cgroup of its own";
+            let not = spawn::not_spawned(process.name, step, Errno::EROFS, 0);
+            return Some(spawned(index, Err(not)));
+        }
+        let with = self.with(index);
         let ears = self.ears.get_mut(index)?;
         if let (Some(start), Some(prepared)) = (start, self.prepared.take()) {
             ears.forget();
@@ -362,7 +399,7 @@ impl Pid1<'_> {
             return Some(spawned(index, command.spawn(process.name, self.alone)));
         }
         let newline = ears.prepare(&process, self.plan.run_dir);
-        let order = ears.order(&process, start, newline.as_ref(), self.inherited);
+        let order = ears.order(&process, start, newline.as_ref(), with);
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
     }
 
@@ -374,13 +411,14 @@ impl Pid1<'_> {
         // Copied, because what is executed may be prepared in the same room.
         let kept = self.kept.get(..self.kept_length)?;
         self.frame.get_mut(..kept.len())?.copy_from_slice(kept);
+        let with = self.with(index);
         let ears = self.ears.get_mut(index)?;
         let newline = ears.prepare(&process, self.plan.run_dir);
         let frame = first_frame(self.frame.get(..self.kept_length)?).ok()??;
         let Ok(Request::Start(start)) = Request::decode(frame.body) else {
             return None;
         };
-        let order = ears.order(&process, Some(start), newline.as_ref(), self.inherited);
+        let order = ears.order(&process, Some(start), newline.as_ref(), with);
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
     }
 
@@ -398,7 +436,7 @@ impl Pid1<'_> {
     }
 
     fn sweep(&self, process: usize, leader: u32) -> Input<'static> {
-        let swept = crowd::signal(self.whose(process, leader), self.scope, SIGKILL);
+        let swept = self.signal_all(process, leader, SIGKILL);
         // Where nobody can be told apart nothing is proven.
         let found = swept.unwrap_or(true);
         Input::Swept { process, found }
@@ -433,6 +471,7 @@ impl Pid1<'_> {
                     newline: None,
                     purpose: Purpose::Probe,
                     inherited: self.inherited,
+                    cgroups: self.with(index).cgroups,
                 };
                 Some(match spawn::spawn(&process, order, self.spawn) {
                     Ok(pid) => Input::Probing {
@@ -455,6 +494,9 @@ impl Pid1<'_> {
             newline: None,
             purpose: Purpose::Look,
             inherited: self.inherited,
+            cgroups: self
+                .with(self.plan.processes.iter().count().saturating_sub(1))
+                .cgroups,
         };
         Some(match spawn::spawn(&app, order, self.spawn) {
             Ok(pid) => Input::Looking { kind, pid },
@@ -504,7 +546,7 @@ impl Pid1<'_> {
         let mut room = Default::default();
         let now = sys::now();
         let list = List::new(self.supervisor.processes(now, &mut room));
-        let memory = self.oom_kills.memory();
+        let memory = self.oom_kills.memory(None);
         let processes = Processes { memory, list };
         self.link.write(&Report::Processes(processes), now);
     }
@@ -659,19 +701,46 @@ impl Pid1<'_> {
 
     fn reaped(&mut self, pid: u32, status: ExitStatus) {
         self.prepared.take_if(|prepared| prepared.pid() == pid);
-        let oom = status == ExitStatus::Signal(SIGKILL) && self.oom_kills.rose();
+        let index = self.supervisor.index_of(pid);
+        let process = index.and_then(|index| self.process(index));
+        let name = process.map_or("", |process| process.name);
+        let oom = status == ExitStatus::Signal(SIGKILL) && self.ran_out_of_memory(index);
         if oom {
-            let memory = self.oom_kills.memory();
-            let name = self.supervisor.name_of(pid);
+            let memory = self.memory_of(index);
             self.report(EventKind::OutOfMemory { name, pid, memory });
             say(&[
                 name.as_bytes(),
-                b": killed by the kernel: the container is out of memory, pid ",
+                b": killed by the kernel: out of memory, pid ",
                 Number::new(pid.cast_signed()).as_bytes(),
             ]);
         }
         if self.supervisor.knows(pid) {
             self.feed(Input::Reaped { pid, status, oom });
+        }
+    }
+
+    /// Whether its own counter or the container's rose. Version 2 counts in both, version 1 in that of
+    /// the victim only.
+    fn ran_out_of_memory(&mut self, index: Option<usize>) -> bool {
+        let own = index.and_then(|index| self.own_oom_kills.get_mut(index));
+        let own = own.is_some_and(OomKills::rose);
+        self.oom_kills.rose() || own
+    }
+
+    fn memory_of(&self, index: Option<usize>) -> Memory {
+        let own = index.filter(|index| self.cgroups.has(*index));
+        let counter = own.and_then(|index| self.own_oom_kills.get(index));
+        let name = own
+            .and_then(|index| self.process(index))
+            .map(|process| process.name);
+        counter.unwrap_or(&self.oom_kills).memory(name)
+    }
+
+    /// Sends a signal to all that belongs to a process; whether there was anybody.
+    fn signal_all(&self, index: usize, leader: u32, number: u8) -> sys::Result<bool> {
+        match self.process(index) {
+            Some(process) if self.cgroups.has(index) => self.cgroups.signal(process.name, number),
+            _ => crowd::signal(self.whose(index, leader), self.scope, number),
         }
     }
 
@@ -684,8 +753,7 @@ impl Pid1<'_> {
             (Target::Process(pid), None) => sys::kill(pid.cast_signed(), number),
             (Target::Group(pid), _) => sys::kill(-pid.cast_signed(), number),
             (Target::All { process, leader }, _) => {
-                let whose = self.whose(process, leader);
-                match crowd::signal(whose, self.scope, number) {
+                match self.signal_all(process, leader, number) {
                     Ok(_) => Ok(()),
                     // Without /proc its group is what we know.
                     Err(_) => sys::kill(-leader.cast_signed(), number),

@@ -126,6 +126,15 @@ impl Running {
         kill(self.pid.as_raw_nonzero().get().cast_unsigned(), signal);
     }
 
+    /// Whether a signal waits to be read by container-init.
+    pub fn has_pending(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let pending = status
+            .lines()
+            .find_map(|line| line.strip_prefix("ShdPnd:\t"));
+        pending.unwrap().bytes().any(|digit| digit != b'0')
+    }
+
     /// The only child of container-init, as we see it: the command.
     pub fn command(&self) -> u32 {
         let mut command = 0;
