@@ -17,6 +17,7 @@ mod logs;
 mod man;
 mod progress;
 mod report;
+mod restart;
 mod roll;
 mod run;
 mod scale;
@@ -129,6 +130,7 @@ enum Call {
     Deactivate(deactivate::Deactivate),
     Scale(scale::Scale),
     Roll(roll::Roll),
+    Restart(restart::Restart),
     Status(status::Status),
     Trace(trace::Trace),
     Tasks(tasks::Tasks),
@@ -206,6 +208,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Deactivate(verb) => verb.execute(options).await,
         Call::Scale(verb) => verb.execute(options).await,
         Call::Roll(verb) => verb.execute(options).await,
+        Call::Restart(verb) => verb.execute(options).await,
         Call::Status(verb) => verb.execute(options).await,
         Call::Trace(verb) => verb.execute(options).await,
         Call::Tasks(verb) => verb.execute(options).await,

@@ -17,6 +17,7 @@ mod listener;
 mod look;
 mod pace;
 mod peer;
+mod restart;
 mod session;
 mod status;
 mod untrusted;
@@ -40,6 +41,7 @@ pub use directory::{Activation, Directories, DirectoryError, InstanceDirectories
 pub use error::GateError;
 pub use exits::{ExitsError, RecordedExit, recorded_exits};
 pub use look::Seen;
+pub use restart::Restart;
 pub use status::{Exit, ExitStatus, Memory, Notice, NoticeKind, Refused, Status};
 pub use untrusted::{UntrustedError, open_untrusted};
 

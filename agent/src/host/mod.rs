@@ -27,6 +27,7 @@ mod predecessors;
 mod reboot;
 mod rebuild;
 mod registrations;
+mod restart;
 mod route;
 mod run;
 mod security;
