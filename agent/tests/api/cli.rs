@@ -320,7 +320,7 @@ async fn every_documented_exit_code_is_reached() {
         ("logs web-0", 0),
         ("logs web-9", 4),
         ("ps web-0", 0),
-        ("ps web-2", 3),
+        ("ps web-2", 1),
         ("ps web-9", 4),
         ("logs web-0 ../plan", 3),
         ("scale web --to 2 --expect-seq 1", 5),
