@@ -32,6 +32,7 @@ help:
 	@echo 'make soak             a minute of 10 000 forks a second below container-init'
 	@echo 'make bench [NAME]     measure: activation, agent, discovery, init; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
+	@echo 'make fuzz             fuzz what PID 1 reads (FUZZ_SECONDS=60 for each target)'
 	@echo 'make build            everything, for development'
 	@echo 'make package-files    what a package brings beside the programs, in target/package'
 	@echo 'make clean            remove what was built'
@@ -141,6 +142,21 @@ check:
 	else \
 		echo 'skipped: cargo deny is not installed (cargo install --locked cargo-deny, about 6 minutes)'; \
 	fi
+
+# Coverage-guided: any bytes as a plan, and on the connection. Needs a nightly compiler, which rustup
+# brings; `make test` has the same decoders under property tests.
+FUZZ := $(CURDIR)/target/fuzz
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz:
+	@rustup toolchain install nightly --profile minimal >/dev/null
+	@[ -x $(FUZZ)/bin/cargo-fuzz ] || $(CARGO) +nightly install cargo-fuzz --locked --root $(FUZZ)
+	@for target in plan protocol; do \
+		mkdir -p $(FUZZ)/corpus/$$target && cd agent/container-init/fuzz && \
+		PATH=$(FUZZ)/bin:$$PATH CARGO_TARGET_DIR=$(FUZZ) $(CARGO) +nightly fuzz run --fuzz-dir . \
+			$$target $(FUZZ)/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+			-artifact_prefix=$(FUZZ)/$$target- || exit 1; \
+	done
 
 # `make bench`, `make bench activation`, `make bench activation agent`.
 BENCHMARKS := activation agent discovery init

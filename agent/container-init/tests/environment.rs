@@ -9,7 +9,7 @@ mod command;
 mod container;
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -175,6 +175,10 @@ fn descriptors_that_were_handed_to_us_are_the_commands_and_not_ours() {
     let (meant, own) = listen.split_once(' ').unwrap();
     assert_eq!(meant, own, "LISTEN_PID is the command's");
     running.wait_for_line("set");
+    let directory = format!("/proc/{}/cwd", running.pid);
+    until("us to have left its directory", || {
+        std::fs::read_link(&directory).unwrap() == Path::new("/")
+    });
     let ours = std::fs::read_dir(format!("/proc/{}/fd", running.pid)).unwrap();
     for entry in ours.flatten() {
         let target = std::fs::read_link(entry.path()).unwrap();

@@ -86,6 +86,7 @@ fn the_help_of_every_verb_is_as_written() {
         "deactivate",
         "scale",
         "roll",
+        "restart",
         "status",
         "trace",
         "tasks",
@@ -187,6 +188,12 @@ async fn tables_and_documents_are_as_written() {
     shows(&served, "trace-json", "trace peak-8 -o json").await;
     shows(&served, "scale-down", "scale web --to 1 --task-id down-1").await;
     shows(&served, "roll", "roll web --step 25% --task-id roll-1").await;
+    shows(
+        &served,
+        "restart",
+        "restart web-0 --strategy reuse --task-id mend-1",
+    )
+    .await;
     shows(
         &served,
         "deactivate",

@@ -205,8 +205,9 @@ pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
     }
     pid1.feed(Input::Begin);
     if pid1.command.is_some() {
-        // What the command was to inherit it has.
+        // What the command was to inherit it has; we hold neither files nor a mount.
         pid1.close_inherited(&signals);
+        sys::chdir(c"/").ok();
     }
     loop {
         let now = sys::now();
