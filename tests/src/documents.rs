@@ -5,7 +5,7 @@
 
 use serde::Deserialize;
 
-/// What `activate`, `deactivate`, `scale` and `roll` print.
+/// What `activate`, `deactivate`, `scale`, `roll` and `restart` print.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
@@ -13,7 +13,7 @@ pub struct Task {
     pub task_id: String,
     /// The app.
     pub app: String,
-    /// `activate`, `deactivate`, `scale` or `roll`.
+    /// `activate`, `deactivate`, `scale`, `roll` or `restart`.
     pub verb: String,
     /// What was asked for.
     pub to: u32,

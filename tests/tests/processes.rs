@@ -130,7 +130,7 @@ fn the_tree_of_an_instance_has_what_runs_and_what_container_init_knows_of_it() -
         .any(|process| process.cpu_ms > 0 || process.command.contains("burn"));
     ensure!(burner, "nobody that works: {again:?}");
     let memory = again.memory.context("no memory is counted")?;
-    assert_eq!(memory.limit_bytes, Some(512 << 20));
+    assert_eq!(memory.limit_bytes, Some(64 << 20));
     ensure!(memory.current_bytes > 0 && memory.peak_bytes >= Some(memory.current_bytes / 2));
 
     let table = host.cli().run(&["ps", &name])?.ok()?;
@@ -139,7 +139,7 @@ fn the_tree_of_an_instance_has_what_runs_and_what_container_init_knows_of_it() -
         line("├─ cache") && line("├─ shipper") && line("└─ app") && line("   ├─ "),
         "{table}"
     );
-    ensure!(line("memory ") && line(" of 512.0 MiB"), "{table}");
+    ensure!(line("memory ") && line(" of 64.0 MiB"), "{table}");
     host.remove_app("web")
 }
 

@@ -166,21 +166,23 @@ impl Client {
         }
     }
 
-    /// Submits a task and waits for its end, at most `wait`; then its state is `running`.
+    /// Submits a task and waits for its end, at most `wait`; then its state is `running`. `name` is
+    /// the app's, or that of the instance that is restarted.
     /// `traceparent` (W3C) makes it part of the caller's trace.
     pub async fn submit(
         &self,
-        app: &str,
+        name: &str,
         verb: Verb,
         request: &TaskRequest,
         wait: Duration,
         traceparent: Option<&str>,
     ) -> Result<Task, ClientError> {
-        let path = format!(
-            "/v1/apps/{}/{verb}?wait={}",
-            segment(app),
-            wait.as_secs_f64()
-        );
+        let of = match verb {
+            Verb::Restart => "instances",
+            Verb::Activate | Verb::Deactivate | Verb::Scale | Verb::Roll => "apps",
+        };
+        let (name, seconds) = (segment(name), wait.as_secs_f64());
+        let path = format!("/v1/{of}/{name}/{verb}?wait={seconds}");
         // A request is numbers and strings: its JSON always exists.
         let body = serde_json::to_vec(request).unwrap_or_default();
         let mut builder = Request::post(path).header(CONTENT_TYPE, "application/json");

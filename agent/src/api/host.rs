@@ -99,15 +99,16 @@ pub struct ExecSession {
 /// behind this seam. Every answer is quick except [`Host::submit`]'s.
 pub trait Host: Send + Sync + 'static {
     /// Takes the request up and returns when the task ended, or when `wait` is over (then with
-    /// state `running`). `app` is a valid name, `request.task_id` is present and well-formed. The
+    /// state `running`). `name` is a valid name of an app, or, of a restart, any name of an
+    /// instance. `request.task_id` is present and well-formed. The
     /// server polls the future to its end even when the client goes away.
     ///
     /// Problems: `not_found`, `task_conflict`, `seq_mismatch`, `unknown_epoch`, `no_capacity`,
-    /// `unavailable`, `journal_full`, `internal`. A task that ends badly is not a problem but a
+    /// `not_restartable`, `unavailable`, `journal_full`, `internal`. A task that ends badly is not a problem but a
     /// [`Task`].
     fn submit(
         &self,
-        app: &str,
+        name: &str,
         verb: Verb,
         request: TaskRequest,
         received: Received,

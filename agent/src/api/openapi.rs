@@ -135,7 +135,11 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
         )]
     };
     match operation {
-        Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
+        Operation::Activate
+        | Operation::Deactivate
+        | Operation::Scale
+        | Operation::Roll
+        | Operation::Restart => {
             let task = answers.subschema_for::<Task>();
             vec![
                 (
@@ -195,7 +199,7 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
 
 fn body(operation: Operation, requests: &mut SchemaGenerator) -> Option<(&'static str, Schema)> {
     match operation {
-        Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
+        operation if operation.submits() => {
             Some(("application/json", requests.subschema_for::<TaskRequest>()))
         }
         Operation::Exec => Some(("application/json", requests.subschema_for::<ExecRequest>())),
@@ -261,7 +265,7 @@ fn parameters(route: &Route) -> Value {
                 parameters.push(named("query", name, false, text, schema));
             }
         }
-        Operation::Activate | Operation::Deactivate | Operation::Scale | Operation::Roll => {
+        operation if operation.submits() => {
             let seconds = json!({"type": "number", "minimum": 0, "maximum": 3600, "default": 90});
             parameters.push(named(
                 "query",

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! view     reads
-//! operate  and activates, deactivates, scales, rolls
+//! operate  and activates, deactivates, scales, rolls, restarts
 //! admin    and applies and deletes apps
 //! ```
 //! A role includes those before it. Root and the agent's own user are always `admin`; everybody
@@ -24,7 +24,7 @@ use crate::config;
 pub enum Role {
     /// Read.
     View,
-    /// Move targets: activate, deactivate, scale; roll.
+    /// Move targets: activate, deactivate, scale; roll, restart.
     Operate,
     /// Everything: apps too.
     Admin,

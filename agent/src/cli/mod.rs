@@ -18,6 +18,7 @@ mod man;
 mod processes;
 mod progress;
 mod report;
+mod restart;
 mod roll;
 mod run;
 mod scale;
@@ -130,6 +131,7 @@ enum Call {
     Deactivate(deactivate::Deactivate),
     Scale(scale::Scale),
     Roll(roll::Roll),
+    Restart(restart::Restart),
     Status(status::Status),
     Trace(trace::Trace),
     Tasks(tasks::Tasks),
@@ -208,6 +210,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Deactivate(verb) => verb.execute(options).await,
         Call::Scale(verb) => verb.execute(options).await,
         Call::Roll(verb) => verb.execute(options).await,
+        Call::Restart(verb) => verb.execute(options).await,
         Call::Status(verb) => verb.execute(options).await,
         Call::Trace(verb) => verb.execute(options).await,
         Call::Tasks(verb) => verb.execute(options).await,

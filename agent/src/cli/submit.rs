@@ -1,4 +1,4 @@
-//! What activate, deactivate, scale and roll have in common: one submission, waited for.
+//! What activate, deactivate, scale, roll and restart have in common: one submission, waited for.
 
 use std::time::Duration;
 
@@ -72,11 +72,11 @@ impl Submission {
 }
 
 impl TaskOptions {
-    /// Submits what is asked, under these options.
+    /// Submits what is asked of an app, or of an instance, under these options.
     pub(super) async fn execute(
         &self,
         options: &Options,
-        app: &str,
+        name: &str,
         verb: Verb,
         asked: TaskRequest,
     ) -> Report {
@@ -95,7 +95,11 @@ impl TaskOptions {
         };
         let client = options.client();
         let (wait, traceparent) = (self.timeout, self.traceparent.as_deref());
-        let call = client.submit(app, verb, &request, wait, traceparent);
+        let call = client.submit(name, verb, &request, wait, traceparent);
+        let app = match verb {
+            Verb::Restart => name.rsplit_once('-').map_or(name, |(app, _)| app),
+            Verb::Activate | Verb::Deactivate | Verb::Scale | Verb::Roll => name,
+        };
         match progress::shown_while(call, &client, app, request.to).await {
             Ok(task) => self.report(options, &task),
             Err(error) => lost(Report::failure(options.output, &error), &error, &task_id),

@@ -3,7 +3,7 @@
 use super::duration;
 use super::report::line;
 use super::table::{Align, Table, plain};
-use crate::api::v1::{Current, Task, TaskInstance, TaskState};
+use crate::api::v1::{Current, Task, TaskInstance, TaskState, TaskSummary, Verb};
 
 /// The task for people.
 pub(super) fn render(task: &Task) -> String {
@@ -13,11 +13,11 @@ pub(super) fn render(task: &Task) -> String {
         TaskState::Running => format!("running for {took}"),
         state => format!("{state} in {took}"),
     };
-    let (app, verb) = (&task.app, task.verb);
-    let what = what(task.to, task.step);
+    let (verb, name) = (task.verb, task.instance.as_ref().unwrap_or(&task.app));
+    let what = what(&task.into());
     line(
         &mut text,
-        format_args!("task {}: {verb} {app} {what}: {outcome}", task.task_id),
+        format_args!("task {}: {verb} {name} {what}: {outcome}", task.task_id),
     );
     if task.replayed {
         line(
@@ -48,11 +48,13 @@ pub(super) fn render(task: &Task) -> String {
     text
 }
 
-/// What was asked of an app, as on the command line.
-pub(super) fn what(to: u32, step: Option<u32>) -> String {
-    match step {
-        Some(step) => format!("--step {step}"),
-        None => format!("--to {to}"),
+/// What was asked of an app or an instance, as on the command line.
+pub(super) fn what(task: &TaskSummary) -> String {
+    match (task.verb, task.step, &task.process) {
+        (Verb::Restart, _, Some(process)) => format!("--process {process} --strategy reuse"),
+        (Verb::Restart, _, None) => "--strategy reuse".to_owned(),
+        (_, Some(step), _) => format!("--step {step}"),
+        (_, None, _) => format!("--to {}", task.to),
     }
 }
 

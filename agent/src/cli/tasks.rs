@@ -9,7 +9,7 @@ use super::table::{Align, Table};
 use super::task_view::{self, what};
 use super::{Options, Report};
 use crate::api::TaskFilter;
-use crate::api::v1::{TaskList, TaskState};
+use crate::api::v1::{TaskList, TaskState, TaskSummary};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,6 +93,15 @@ impl Show {
     }
 }
 
+/// The app stands in a column of its own.
+fn asked(task: &TaskSummary) -> String {
+    let verb = task.verb;
+    match &task.instance {
+        Some(instance) => format!("{verb} {instance} {}", what(task)),
+        None => format!("{verb} {}", what(task)),
+    }
+}
+
 fn render(list: &TaskList, filter: &TaskFilter) -> String {
     if list.tasks.is_empty() {
         let every = TaskFilter {
@@ -121,7 +130,7 @@ fn render(list: &TaskList, filter: &TaskFilter) -> String {
         table.row([
             task.task_id.clone(),
             task.app.clone(),
-            format!("{} {}", task.verb, what(task.to, task.step)),
+            asked(task),
             task.state.to_string(),
             task.target.to_string(),
             task.target_seq.to_string(),

@@ -122,7 +122,9 @@ impl Entry {
                 container: self.container.clone(),
             });
         };
-        let told = link.questions.begin(&self.container)?;
+        let told = link
+            .questions
+            .begin(&self.container, self.status.borrow().version)?;
         if let Err(unsent) = session.ask(request) {
             link.questions.withdraw();
             return Err(unsent.of(&self.container));
@@ -179,7 +181,6 @@ impl Entry {
             link.seen = event.seq;
         }
         match report {
-            Report::Hello(hello) => link.questions = Questions::of_version(hello.version),
             Report::Processes(said) => {
                 link.questions.answered(said);
                 return Taken::Yes;

@@ -116,6 +116,14 @@ pub enum GateError {
         /// How many.
         waiting: usize,
     },
+    /// Init was made by an older nodeagent.
+    #[error(
+        "the init of container {container} cannot start a process again in its container: it was made by an older nodeagent; nodeagent deactivate and activate make another container"
+    )]
+    RestartsUnknown {
+        /// The container.
+        container: ContainerId,
+    },
     /// Init refused the newest command.
     #[error("the init of container {container} refused {}: {}", command(*request), sentence(*code))]
     Refused {

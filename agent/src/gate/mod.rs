@@ -18,6 +18,7 @@ mod look;
 mod pace;
 mod peer;
 mod processes;
+mod restart;
 mod session;
 mod status;
 mod untrusted;
@@ -42,6 +43,7 @@ pub use error::GateError;
 pub use exits::{ExitsError, RecordedExit, recorded_exits};
 pub use look::Seen;
 pub use processes::Supervised;
+pub use restart::Restart;
 pub use status::{Exit, ExitStatus, Memory, Notice, NoticeKind, Refused, Status};
 pub use untrusted::{UntrustedError, open_untrusted};
 

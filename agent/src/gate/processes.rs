@@ -42,27 +42,18 @@ pub struct Supervised {
 /// The questions to one connection.
 #[derive(Default)]
 pub(super) struct Questions {
-    /// What the hello said.
-    version: u16,
     awaited: VecDeque<oneshot::Sender<Vec<Supervised>>>,
 }
 
 impl Questions {
-    /// Of a connection whose hello has this version.
-    pub(super) fn of_version(version: u16) -> Self {
-        Self {
-            version,
-            awaited: VecDeque::new(),
-        }
-    }
-
-    /// Where the answer to a question comes that is sent next.
+    /// Where the answer to a question comes that is sent next, to an init of this version.
     pub(super) fn begin(
         &mut self,
         container: &ContainerId,
+        version: u16,
     ) -> Result<oneshot::Receiver<Vec<Supervised>>, GateError> {
         let container = container.clone();
-        if self.version < SINCE_VERSION {
+        if version < SINCE_VERSION {
             return Err(GateError::ProcessesUnknown { container });
         }
         if self.awaited.len() >= MAX_QUESTIONS {
@@ -137,9 +128,9 @@ mod tests {
 
     #[test]
     fn answers_go_to_those_who_asked_in_their_order() {
-        let mut questions = Questions::of_version(2);
-        let mut first = questions.begin(&container()).unwrap();
-        let mut second = questions.begin(&container()).unwrap();
+        let mut questions = Questions::default();
+        let mut first = questions.begin(&container(), 2).unwrap();
+        let mut second = questions.begin(&container(), 2).unwrap();
         let app = ProcessStatus {
             name: "app",
             restarts: 3,
@@ -158,13 +149,13 @@ mod tests {
 
     #[test]
     fn an_older_init_is_not_asked_and_a_silent_one_not_for_ever() {
-        let error = Questions::of_version(1).begin(&container()).unwrap_err();
+        let error = Questions::default().begin(&container(), 1).unwrap_err();
         assert!(matches!(error, GateError::ProcessesUnknown { .. }));
-        let mut silent = Questions::of_version(2);
+        let mut silent = Questions::default();
         for _ in 0..MAX_QUESTIONS {
-            drop(silent.begin(&container()).unwrap());
+            drop(silent.begin(&container(), 2).unwrap());
         }
-        let error = silent.begin(&container()).unwrap_err();
+        let error = silent.begin(&container(), 2).unwrap_err();
         assert!(matches!(error, GateError::Unanswered { waiting: 64, .. }));
     }
 }

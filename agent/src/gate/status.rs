@@ -41,6 +41,10 @@ pub struct Status {
     pub stopping: bool,
     /// [`NoticeKind::Stopping`] was told.
     pub told_stopping: bool,
+    /// An in-container agent ended, and whether it comes again was not said yet.
+    pub unsettled: bool,
+    /// How the app ended meanwhile: perhaps because of that agent.
+    pub held_exit: Option<Exit>,
     /// Nothing of the plan runs any more; init has ended or is about to.
     pub stopped: bool,
     /// The answer to the newest command, when it was a refusal; cleared by the next command.
@@ -116,7 +120,8 @@ pub enum NoticeKind {
     /// A process of the plan ended; an in-container agent may come again.
     Exited(Exit),
     /// Init stops everything: it was asked to, the app ended, or an essential agent did for good.
-    Stopping,
+    /// With the app's end where that came between an agent's and this.
+    Stopping(Option<Exit>),
     /// Killed, and still there when init stopped waiting: it is stuck in the kernel.
     LeftBehind {
         /// Name from the plan; empty for another process of the container.
@@ -142,9 +147,12 @@ impl Status {
             }
             Report::Status(status) => {
                 let mut news = (!self.connected).then_some(NoticeKind::Connected);
-                if self.connected && status.stopping && !self.told_stopping {
+                self.unsettled = false;
+                let held = self.held_exit.take();
+                let first_told = self.connected && status.stopping && !self.told_stopping;
+                if held.is_some() || first_told {
                     self.told_stopping = true;
-                    news = Some(NoticeKind::Stopping);
+                    news = Some(NoticeKind::Stopping(held.clone()));
                 }
                 self.connected = true;
                 self.generation = status.generation;
@@ -153,6 +161,7 @@ impl Status {
                 self.ready = status.app_ready;
                 self.stopping = status.stopping;
                 self.app_pid = (status.app_pid != 0).then_some(status.app_pid);
+                self.app_exit = self.app_exit.take().or(held);
                 if self.app_pid.is_some() {
                     self.app_exit = None;
                 }
@@ -229,8 +238,7 @@ impl Status {
                     memory: memory.map(|(_, memory)| memory),
                     generation,
                 };
-                self.ended(&exit);
-                Some(NoticeKind::Exited(exit))
+                self.ended(exit)
             }
             EventKind::Stopped => {
                 self.stopped = true;
@@ -264,12 +272,14 @@ impl Status {
         }
     }
 
-    fn ended(&mut self, exit: &Exit) {
+    /// The news of an end; none yet of the app's where an agent's end may be the cause.
+    fn ended(&mut self, exit: Exit) -> Option<NoticeKind> {
         if !exit.is_app() {
+            self.unsettled = !self.stopping;
             self.agents_ready.retain(|name| *name != exit.name);
             self.agent_pids.remove(&exit.name);
             // What ends after the app was stopped with it.
-            if self.app_exit.is_none() {
+            if self.app_exit.is_none() && self.held_exit.is_none() {
                 self.agents_ended
                     .retain(|earlier| earlier.name != exit.name);
                 self.agents_ended.push(exit.clone());
@@ -277,8 +287,13 @@ impl Status {
         } else if self.app_pid.is_none_or(|pid| pid == exit.pid) {
             self.app_pid = None;
             self.ready = false;
+            if self.unsettled {
+                self.held_exit = Some(exit);
+                return None;
+            }
             self.app_exit = Some(exit.clone());
         }
+        Some(NoticeKind::Exited(exit))
     }
 }
 
@@ -398,6 +413,7 @@ mod tests {
         event(&mut status, exited("app", 9, 1));
         assert!(status.ready && status.app_exit.is_none() && status.agents_ready.is_empty());
         assert_eq!(status.agents_ended[0].name, "proxy");
+        status.unsettled = false;
         let news = event(&mut status, exited("app", 10, 2));
         assert_eq!(news, status.app_exit.clone().map(NoticeKind::Exited));
         assert_eq!((status.ready, status.app_pid), (false, None));
@@ -444,9 +460,40 @@ mod tests {
         event(&mut status, exited("cache", 8, 1));
         event(&mut status, exited("proxy", 9, 1));
         let over = said(true, AgentState::Ended, AgentState::Ended);
-        assert_eq!(tell(&mut status, over), Some(NoticeKind::Stopping));
+        assert_eq!(tell(&mut status, over), Some(NoticeKind::Stopping(None)));
         assert_eq!(tell(&mut status, over), None);
         assert_eq!(status.agents_ended[0].name, "cache");
+    }
+
+    #[test]
+    fn the_end_of_the_app_waits_for_what_the_end_of_an_agent_before_it_means() {
+        let ended = |status: &mut Status, stopping: bool| {
+            status.apply(&Report::Status(protocol::Status {
+                generation: 1,
+                started: true,
+                app_ready: false,
+                armed: true,
+                stopping,
+                app_pid: 0,
+                agents: Agents::new(&[]),
+            }))
+        };
+        let mut status = Status::default();
+        ended(&mut status, false);
+        event(&mut status, exited("proxy", 7, 1));
+        assert_eq!(event(&mut status, exited("app", 10, 1)), None);
+        event(&mut status, exited("cache", 8, 1));
+        assert_eq!(status.app_exit, None);
+        let news = ended(&mut status, true);
+        let app = status.app_exit.clone();
+        assert!(app.as_ref().is_some_and(Exit::is_app));
+        assert_eq!(news, Some(NoticeKind::Stopping(app)));
+        let names: Vec<&str> = status
+            .agents_ended
+            .iter()
+            .map(|e| e.name.as_str())
+            .collect();
+        assert_eq!(names, ["proxy"], "the other was stopped with the app");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::discovery::{Health, Reach};
 use crate::instance::{AppName, Failure, State};
 use crate::journal::{InstanceRow, PoolRow, Recovered, StoredTask, TaskQuery};
 use crate::network::HostPort;
-use crate::pool::{InstanceSnapshot, Refusal, Snapshot, read_clocks};
+use crate::pool::{InstanceSnapshot, NotRestarted, Refusal, Snapshot, read_clocks};
 use crate::task::{self, EndState, InstanceResult};
 
 use super::epoch::Epoch;
@@ -52,6 +52,15 @@ pub(super) fn task(stored: &StoredTask, snapshot: Option<&Snapshot>, replayed: R
         to: row.to,
         step: row.roll.as_ref().map(|roll| roll.step),
         revision: row.roll.as_ref().map(|roll| roll.revision.clone()),
+        instance: row
+            .restart
+            .as_ref()
+            .map(|restart| format!("{}-{}", row.app, restart.ordinal)),
+        process: row
+            .restart
+            .as_ref()
+            .and_then(|restart| restart.agent.as_ref())
+            .map(|agent| agent.name.clone()),
         state: outcome.map_or(TaskState::Running, |o| end_state(o.state)),
         target: row.target,
         target_seq: row.seq,
@@ -231,7 +240,8 @@ fn current(snapshot: &Snapshot) -> Current {
         active: count(snapshot, State::Active),
         starting: count(snapshot, State::Starting)
             + count(snapshot, State::Ready)
-            + count(snapshot, State::Unready),
+            + count(snapshot, State::Unready)
+            + count(snapshot, State::Restarting),
         armed: count(snapshot, State::Armed),
         draining: count(snapshot, State::Draining)
             + count(snapshot, State::Stopping)
@@ -400,6 +410,16 @@ pub(super) fn refused(refusal: &Refusal) -> Problem {
         )
         .with_current(serde_json::json!({"target": target, "serving": serving})),
         Refusal::Deleting => Problem::new(ProblemCode::AppInUse, "the app is being deleted"),
+        Refusal::Restart(why) => {
+            let code = match why {
+                NotRestarted::NoInstance { .. } | NotRestarted::NoProcess { .. } => ProblemCode::NotFound,
+                NotRestarted::NotInService { .. }
+                | NotRestarted::Stale { .. }
+                | NotRestarted::UnderWay { .. }
+                | NotRestarted::UsedUp { .. } => ProblemCode::NotRestartable,
+            };
+            Problem::new(code, format!("{why}; nothing was done"))
+        }
         Refusal::Journal(failure) => unwritten(failure),
     }
 }
@@ -426,6 +446,7 @@ fn verb(verb: task::Verb) -> Verb {
         task::Verb::Deactivate => Verb::Deactivate,
         task::Verb::Scale => Verb::Scale,
         task::Verb::Roll => Verb::Roll,
+        task::Verb::Restart => Verb::Restart,
     }
 }
 
@@ -470,6 +491,7 @@ fn instance_state(word: &str) -> InstanceState {
         "ready" => InstanceState::Ready,
         "active" => InstanceState::Active,
         "unready" => InstanceState::Unready,
+        "restarting" => InstanceState::Restarting,
         "draining" => InstanceState::Draining,
         "stopping" => InstanceState::Stopping,
         "stopped" => InstanceState::Stopped,

@@ -76,6 +76,9 @@ fn runs(phase: Phase) -> bool {
         | Phase::Active
         | Phase::Withdrawing
         | Phase::Unready
+        | Phase::Leaving
+        | Phase::Emptying
+        | Phase::Restarting
         | Phase::Deregistering
         | Phase::Draining => true,
         Phase::Networking

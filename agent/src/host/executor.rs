@@ -24,14 +24,14 @@ use crate::gate::{Adopt, Directories, Exit, Gate, GateError, LookKind, Memory, S
 use crate::instance::machine::{COMPLETED, NOT_ALIVE, NOT_READY, NOT_STARTED};
 use crate::instance::probe::{AttemptFailed, Inside, Place};
 use crate::instance::spec::HostFacts;
-use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, probe};
+use crate::instance::{ContainerId, EffectKind, Failure, Instance, InstanceName, Phase, probe};
 use crate::journal::{Journal, Write};
 use crate::network::{Network, SlotGrant};
 use crate::pool::{Effect, Effects};
 use crate::runtime::{Containerd, TaskStatus};
 
 /// How long container-init may take to say that it executed the app.
-const START_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const START_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an init that should be at the gate may take to dial (again).
 const DIAL_DEADLINE: Duration = Duration::from_secs(3);
 /// Beyond the grace of a stop: container-init's own work.
@@ -77,6 +77,14 @@ impl Effects for Executor {
             EffectKind::Ready => until_cancelled(cancel, self.ready(&id, instance)).await,
             EffectKind::Watch => until_cancelled(cancel, self.watch(&id, instance)).await,
             EffectKind::Recover => until_cancelled(cancel, self.recover(&id, instance)).await,
+            EffectKind::Restart => self.restart(&id, instance, cancel).await,
+            EffectKind::RestartAgent => match &effect.agent {
+                Some(agent) => {
+                    let restart = self.restart_agent(&id, instance, agent);
+                    until_cancelled(cancel, restart).await
+                }
+                None => Err(Failure::new("internal", "no in-container agent was named")),
+            },
             EffectKind::Register => self.register(&id, instance).await,
             EffectKind::Deregister => self.deregister(&name, instance).await,
             EffectKind::Drain => until_cancelled(cancel, self.drain()).await,
@@ -321,7 +329,11 @@ impl Executor {
     }
 
     async fn deregister(&self, name: &InstanceName, instance: &Instance) -> Result<(), Failure> {
-        let generation = instance.generation;
+        let generation = match instance.phase {
+            // It comes back with the generation that it has already: only earlier ones are gone for good.
+            Phase::Leaving => instance.generation.saturating_sub(1),
+            _ => instance.generation,
+        };
         Ok(self.discovery.deregister(name, generation).await?)
     }
 
@@ -427,7 +439,7 @@ pub(super) async fn blocking<T: Send + 'static>(
         .map_err(|e| failure("internal", &e))
 }
 
-async fn until_cancelled<T>(
+pub(super) async fn until_cancelled<T>(
     cancel: &CancellationToken,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
@@ -439,7 +451,7 @@ async fn until_cancelled<T>(
 }
 
 /// Task id and trace context for container-init; empty when no task asked.
-fn context(instance: &Instance) -> (String, String) {
+pub(super) fn context(instance: &Instance) -> (String, String) {
     let task = instance.task.as_ref();
     task.map(|task| (task.task_id.to_string(), task.traceparent.clone()))
         .unwrap_or_default()
@@ -467,7 +479,7 @@ async fn failing(probe: Option<&Probe>, place: Place<'_, Command<'_>>, seed: u64
 
 /// Fails when the container is over, or about to be: the first essential process that ended for good
 /// says why.
-fn alive(status: &Status, app: &App) -> Result<(), Failure> {
+pub(super) fn alive(status: &Status, app: &App) -> Result<(), Failure> {
     let over = status.stopped || status.stopping;
     let mut agents = status.agents_ended.iter().filter(|_| over);
     let first = agents.find(|exit| app.is_essential_agent(&exit.name));

@@ -28,6 +28,7 @@ mod processes;
 mod reboot;
 mod rebuild;
 mod registrations;
+mod restart;
 mod route;
 mod run;
 mod security;

@@ -190,13 +190,13 @@ pub(super) fn unreadable(error: &crate::journal::JournalError) -> Problem {
 impl<E: Effects> Host for Node<E> {
     async fn submit(
         &self,
-        app: &str,
+        name: &str,
         verb: Verb,
         request: TaskRequest,
         received: Received,
         wait: Duration,
     ) -> Result<Task, Problem> {
-        self.submit_task(app, verb, request, received, wait).await
+        self.submit_task(name, verb, request, received, wait).await
     }
 
     fn answered(&self, id: &str, after: Duration) {

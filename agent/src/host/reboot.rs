@@ -55,6 +55,7 @@ mod tests {
             from: None,
             task: None,
             host_ports: Vec::new(),
+            reuses: 0,
             address: None,
             registered: true,
             urgency: Urgency::Drain,

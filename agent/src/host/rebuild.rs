@@ -145,6 +145,7 @@ fn candidate(instance: &InstanceName, trace: &Trace<'_>, recovered: &Recovered) 
         released_ms: None,
         // The packet filter has them and goes on; who they belong to is lost with the journal.
         host_ports: Vec::new(),
+        reuses: 0,
     }
 }
 

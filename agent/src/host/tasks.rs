@@ -1,4 +1,4 @@
-//! A request for a new target or a roll: recognised, brought to its pool, awaited, answered.
+//! A request for a new target, a roll or a restart: recognised, brought to its pool, awaited, answered.
 
 use std::time::Duration;
 
@@ -10,22 +10,33 @@ use super::node::{Node, app_name, stopping, unreadable};
 use crate::api::Received;
 use crate::api::v1::{Problem, ProblemCode, RollStep, STEP_RULE, Task, TaskRequest, Verb};
 use crate::hex::hex;
+use crate::instance::InstanceName;
+use crate::instance::plan::APP_PROCESS;
 use crate::journal::{StoredTask, TaskRow};
 use crate::pool::{Effects, Message, read_clocks};
-use crate::task::{self, Joined, Progress, Request, TaskContext, TaskId};
+use crate::task::{
+    self, Joined, Progress, Request, RestartWish, RestartedAgent, TaskContext, TaskId,
+};
 
 impl<E: Effects> Node<E> {
     pub(super) async fn submit_task(
         &self,
-        app: &str,
+        name: &str,
         verb: Verb,
         request: TaskRequest,
         received: Received,
         wait: Duration,
     ) -> Result<Task, Problem> {
-        let app = app_name(app)?;
+        let (app, ordinal) = match verb {
+            Verb::Restart => {
+                let none = |_| Problem::not_found("instance", name);
+                let name: InstanceName = name.parse().map_err(none)?;
+                (name.app, name.ordinal)
+            }
+            Verb::Activate | Verb::Deactivate | Verb::Scale | Verb::Roll => (app_name(name)?, 0),
+        };
         let vouched = request.new_epoch == Some(true);
-        let request = accepted(app.as_str(), verb, &request, &received)?;
+        let request = accepted(name, ordinal, verb, &request, &received)?;
         let (id, asked) = (request.context.task_id.clone(), request.clone());
         let recorded = || self.journal.task(&id).map(|found| found.is_some());
         let joined = self
@@ -44,7 +55,15 @@ impl<E: Effects> Node<E> {
                 return Err(self.unknown_epoch(&id));
             }
             Some(Joined::New(progress)) => {
-                let sent = match self.entry(&app).await {
+                let mut request = request;
+                let looked = match self.entry(&app).await {
+                    Ok(entry) => {
+                        let looked = self.look_before_restart(&app, &mut request).await;
+                        looked.map(|()| entry)
+                    }
+                    Err(problem) => Err(problem),
+                };
+                let sent = match looked {
                     Ok(entry) => entry
                         .handle
                         .messages
@@ -66,7 +85,9 @@ impl<E: Effects> Node<E> {
         };
         match (progress, replayed) {
             // What the journal has is at hand: the answer needs no read.
-            (Progress::Ended(outcome), answers::Replayed::No) if asked.step.is_none() => {
+            (Progress::Ended(outcome), answers::Replayed::No)
+                if asked.step.is_none() && asked.restart.is_none() =>
+            {
                 let stored = StoredTask {
                     row: TaskRow::open(&app, &asked, outcome.target, outcome.target_seq, 0),
                     ended: Some((outcome.finished_ms, outcome)),
@@ -167,8 +188,10 @@ async fn settled(mut progress: watch::Receiver<Progress>) -> Result<Progress, Pr
     }
 }
 
+/// `name` is the app's, or the instance's that is restarted.
 fn accepted(
-    app: &str,
+    name: &str,
+    ordinal: u32,
     verb: Verb,
     request: &TaskRequest,
     received: &Received,
@@ -183,15 +206,20 @@ fn accepted(
     };
     let now = read_clocks();
     Ok(Request {
-        hash: hash(app, verb, request),
+        hash: hash(name, verb, request),
         verb: match verb {
             Verb::Activate => task::Verb::Activate,
             Verb::Deactivate => task::Verb::Deactivate,
             Verb::Scale => task::Verb::Scale,
             Verb::Roll => task::Verb::Roll,
+            Verb::Restart => task::Verb::Restart,
         },
         to: request.to.unwrap_or(0),
         step: (verb == Verb::Roll).then(|| step(request)).transpose()?,
+        restart: (verb == Verb::Restart).then(|| RestartWish {
+            ordinal,
+            agent: agent(request),
+        }),
         expect_seq: request.expect_seq,
         force: request.force.unwrap_or(false),
         deadline_seconds: request.deadline_seconds,
@@ -217,6 +245,18 @@ fn step(request: &TaskRequest) -> Result<task::RollStep, Problem> {
     counted.ok_or_else(|| Problem::new(ProblemCode::InvalidRequest, format!("step: {STEP_RULE}")))
 }
 
+/// The in-container agent that is restarted; the app may be named as well as left out.
+fn agent(request: &TaskRequest) -> Option<RestartedAgent> {
+    let name = request
+        .process
+        .as_ref()
+        .filter(|name| *name != APP_PROCESS)?;
+    Some(RestartedAgent {
+        name: name.clone(),
+        pid: None,
+    })
+}
+
 /// Everything that makes two requests the same.
 fn hash(app: &str, verb: Verb, request: &TaskRequest) -> String {
     let mut hasher = Sha256::new();
@@ -229,6 +269,10 @@ fn hash(app: &str, verb: Verb, request: &TaskRequest) -> String {
     );
     if let Some(step) = &request.step {
         text.push_str(&format!("\n{step}"));
+    }
+    if verb == Verb::Restart {
+        let agent = agent(request).map(|agent| agent.name);
+        text.push_str(&format!("\n{:?}\n{agent:?}", request.strategy));
     }
     hasher.update(text);
     hex(&hasher.finalize()[..16])

@@ -8,6 +8,7 @@
 //!                                                        └──────────┴─deactivate─┴───────────┤
 //!   reinstate: deregistering, draining ──► registering                                       ▼
 //!   active ─withdraw─► withdrawing ──► unready ─reinstate─► registering
+//!   registering, active, unready ─restart─► leaving ─► emptying ─► restarting ─► probing
 //! absent ◄─ releasing ◄─ removing ◄─ stopping ◄─ draining ◄───────────────────────── deregistering
 //!
 //! any of the upper rows ── fail, exited ──► failed ── discard ──► deregistering | stopping
@@ -64,6 +65,13 @@ pub enum Phase {
     Withdrawing,
     /// Out of discovery until it is ready again.
     Unready,
+    /// Being taken out of discovery for a restart in place; the app goes on.
+    Leaving,
+    /// Out of discovery for a restart in place; clients may still come until the propagation bound is
+    /// over.
+    Emptying,
+    /// The app is being ended and executed again in its container.
+    Restarting,
     /// Being taken out of discovery.
     Deregistering,
     /// Deregistered; clients may still come until the propagation bound is over.
@@ -83,7 +91,7 @@ pub enum Phase {
 
 impl Phase {
     /// All phases, in the order of an undisturbed life.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::Networking,
         Self::Creating,
         Self::Arming,
@@ -94,6 +102,9 @@ impl Phase {
         Self::Active,
         Self::Withdrawing,
         Self::Unready,
+        Self::Leaving,
+        Self::Emptying,
+        Self::Restarting,
         Self::Deregistering,
         Self::Draining,
         Self::Stopping,
@@ -116,6 +127,9 @@ impl Phase {
             Self::Active => "active",
             Self::Withdrawing => "withdrawing",
             Self::Unready => "unready",
+            Self::Leaving => "leaving",
+            Self::Emptying => "emptying",
+            Self::Restarting => "restarting",
             Self::Deregistering => "deregistering",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
@@ -137,6 +151,9 @@ impl Phase {
         Some(match self {
             Self::Withdrawing => EffectKind::Deregister,
             Self::Unready => EffectKind::Recover,
+            Self::Leaving => EffectKind::Deregister,
+            Self::Emptying => EffectKind::Drain,
+            Self::Restarting => EffectKind::Restart,
             Self::Networking => EffectKind::Network,
             Self::Creating => EffectKind::Create,
             Self::Arming => EffectKind::Arm,
@@ -169,6 +186,20 @@ impl Phase {
         matches!(self, Self::Networking | Self::Creating | Self::Arming)
     }
 
+    /// The app runs and clients may find it, or would if it were ready: it can be started again in
+    /// its container.
+    pub fn in_service(self) -> bool {
+        matches!(
+            self,
+            Self::Registering | Self::Active | Self::Withdrawing | Self::Unready
+        )
+    }
+
+    /// On its way out of service to be started again, which was not begun yet.
+    pub fn before_restart(self) -> bool {
+        matches!(self, Self::Leaving | Self::Emptying)
+    }
+
     /// The operator's word.
     pub fn state(self) -> State {
         match self {
@@ -178,6 +209,7 @@ impl Phase {
             Self::Registering => State::Ready,
             Self::Active => State::Active,
             Self::Withdrawing | Self::Unready => State::Unready,
+            Self::Leaving | Self::Emptying | Self::Restarting => State::Restarting,
             Self::Deregistering | Self::Draining => State::Draining,
             Self::Stopping => State::Stopping,
             Self::Removing | Self::Releasing | Self::Lost => State::Stopped,
@@ -205,6 +237,11 @@ pub enum EffectKind {
     Watch,
     /// It is ready again.
     Recover,
+    /// The app was ended with all that belonged to it, what it left was removed, and it was executed
+    /// again in its container.
+    Restart,
+    /// As `Restart` for an in-container agent, which is ready again; the app does not notice.
+    RestartAgent,
     /// Out of discovery.
     Deregister,
     /// The propagation bound has passed.
@@ -219,13 +256,15 @@ pub enum EffectKind {
 
 impl EffectKind {
     /// Every kind, in the order of a life.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Network,
         Self::Create,
         Self::Arm,
         Self::Start,
         Self::Ready,
         Self::Register,
+        Self::Restart,
+        Self::RestartAgent,
         Self::Deregister,
         Self::Drain,
         Self::Stop,
@@ -244,6 +283,8 @@ impl EffectKind {
             Self::Register => "register",
             Self::Watch => "watch",
             Self::Recover => "recover",
+            Self::Restart => "restart",
+            Self::RestartAgent => "restart-agent",
             Self::Deregister => "deregister",
             Self::Drain => "drain",
             Self::Stop => "stop",
@@ -268,6 +309,8 @@ pub enum State {
     Active,
     /// It stopped being ready: out of discovery until it is again.
     Unready,
+    /// Being started again in its container: leaving discovery, out of it, or not ready yet.
+    Restarting,
     /// Out of discovery, still serving.
     Draining,
     /// Being ended.
@@ -288,6 +331,7 @@ impl State {
             Self::Ready => "ready",
             Self::Active => "active",
             Self::Unready => "unready",
+            Self::Restarting => "restarting",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
@@ -410,6 +454,8 @@ pub struct Instance {
     pub urgency: Urgency,
     /// Why it failed, or why it is being removed.
     pub failure: Option<Failure>,
+    /// Times that its app was started again in this container.
+    pub reuses: u32,
     /// Attempts at the present effect, from 1.
     pub attempt: u32,
     /// Its liveness probe failed: it is on its way out and is not taken back.
@@ -456,7 +502,16 @@ pub enum Event {
     },
     /// It has stopped being ready.
     Withdraw,
-    /// It is wanted again before `stop` was sent, or is ready again.
+    /// Its app is started again in its container.
+    Restart {
+        /// The instance's new generation.
+        generation: u64,
+        /// Whether clients are waited for.
+        urgency: Urgency,
+        /// The task that asked.
+        task: TaskContext,
+    },
+    /// It is wanted again before `stop` was sent, is ready again, or is not restarted after all.
     Reinstate {
         /// The instance's new generation.
         generation: u64,
@@ -516,6 +571,7 @@ impl Event {
             Self::Unserve => "unserve",
             Self::Deactivate { .. } => "deactivate",
             Self::Withdraw => "withdraw",
+            Self::Restart { .. } => "restart",
             Self::Reinstate { .. } => "reinstate",
             Self::Discard => "discard",
             Self::Restore { .. } => "restore",
@@ -541,6 +597,7 @@ impl Instance {
             registered: false,
             urgency: Urgency::Drain,
             failure: None,
+            reuses: 0,
             attempt: 1,
             unhealthy: false,
             probe_grace: None,
@@ -641,7 +698,10 @@ impl Instance {
                 | Phase::Registering
                 | Phase::Active
                 | Phase::Withdrawing
-                | Phase::Unready => {
+                | Phase::Unready
+                | Phase::Leaving
+                | Phase::Emptying
+                | Phase::Restarting => {
                     self.serving = false;
                     self.task = task;
                     Ok(self.take_out(urgency))
@@ -660,8 +720,30 @@ impl Instance {
                 Phase::Active => Ok(self.enter(Phase::Unready)),
                 _ => Err(denied),
             },
+            Event::Restart {
+                generation,
+                urgency,
+                task,
+            } => {
+                if !self.phase.in_service() || self.unhealthy {
+                    return Err(denied);
+                }
+                self.generation = generation;
+                self.urgency = urgency;
+                self.task = Some(task);
+                self.failure = None;
+                self.reuses += 1;
+                Ok(self.enter(match self.registered {
+                    true => Phase::Leaving,
+                    false => Phase::Restarting,
+                }))
+            }
             Event::Reinstate { generation, task } => {
                 let back = match self.phase {
+                    phase if phase.before_restart() => {
+                        self.reuses = self.reuses.saturating_sub(1);
+                        true
+                    }
                     Phase::Deregistering | Phase::Draining => {
                         self.urgency == Urgency::Drain && !self.unhealthy
                     }
@@ -709,6 +791,13 @@ impl Instance {
                 self.failure = None;
                 Next::Rest
             }
+            Phase::Leaving if self.urgency == Urgency::Drain => self.enter(Phase::Emptying),
+            Phase::Leaving | Phase::Emptying => {
+                self.registered = false;
+                self.failure = None;
+                self.enter(Phase::Restarting)
+            }
+            Phase::Restarting => self.enter(Phase::Probing),
             Phase::Deregistering => {
                 self.registered = false;
                 self.failure.take_if(|failure| failure.code == "discovery");
@@ -733,6 +822,8 @@ impl Instance {
                 self.failure = Some(Failure::new(UNACKNOWLEDGED, detail));
                 Some(self.enter(Phase::Stopping))
             }
+            // As there, but it is registered anew.
+            Phase::Leaving if self.urgency != Urgency::Drain => Some(self.enter(Phase::Restarting)),
             Phase::Armed | Phase::Failed | Phase::Lost => None,
             Phase::Active | Phase::Unready => {
                 if failure.retry == Retry::Never {
@@ -745,11 +836,15 @@ impl Instance {
             // The app is well; discovery is not. It serves whoever knows it, and is not counted.
             phase
                 if matches!(phase, Phase::Registering | Phase::Withdrawing)
+                    || phase.before_restart()
                     || phase.going_down() =>
             {
                 self.again(failure)
             }
-            phase if phase.on_the_way_to_armed() && failure.retry == Retry::Later => {
+            phase
+                if (phase.on_the_way_to_armed() || phase == Phase::Restarting)
+                    && failure.retry == Retry::Later =>
+            {
                 self.again(failure)
             }
             _ => {
@@ -822,7 +917,7 @@ impl Instance {
         self.phase = phase;
         self.attempt = 1;
         match phase {
-            Phase::Active | Phase::Armed | Phase::Starting => self.failure = None,
+            Phase::Active | Phase::Armed | Phase::Starting | Phase::Probing => self.failure = None,
             Phase::Failed => self.serving = false,
             _ => {}
         }

@@ -46,6 +46,7 @@ fn instance(ordinal: u32) -> InstanceRow {
         urgency: Urgency::Drain,
         released_ms: None,
         host_ports: Vec::new(),
+        reuses: 0,
     }
 }
 

@@ -132,11 +132,11 @@ pub(super) fn instances(db: &Connection) -> rusqlite::Result<Vec<InstanceRow>> {
 
 const INSTANCE: &str =
     "SELECT app, ordinal, generation, create_generation, revision, phase, serving, warmth, task_id,
-   traceparent, address, registered, urgency, released_ms, rootfs_generation, host_ports FROM instances";
+   traceparent, address, registered, urgency, released_ms, rootfs_generation, host_ports, reuses FROM instances";
 
 const TASK: &str =
     "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
-   finished_ms, outcome, step, revision, coalesce(steady_ms, created_ms) FROM tasks";
+   finished_ms, outcome, step, revision, coalesce(steady_ms, created_ms), restart FROM tasks";
 
 pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<StoredTask>> {
     db.prepare_cached(&format!("{TASK} WHERE task_id = ?1"))?
@@ -211,6 +211,7 @@ fn instance(row: &Row<'_>) -> rusqlite::Result<InstanceRow> {
             Some(_) => json(row, 15)?,
             None => Vec::new(),
         },
+        reuses: row.get(16)?,
         registered: row.get(11)?,
         urgency: match urgency.as_str() {
             "now" => Urgency::Now,
@@ -241,6 +242,10 @@ fn task(row: &Row<'_>) -> rusqlite::Result<StoredTask> {
             roll: step
                 .zip(revision)
                 .map(|(step, revision)| Roll { step, revision }),
+            restart: match row.get::<_, Option<String>>(15)? {
+                Some(_) => Some(json(row, 15)?),
+                None => None,
+            },
             hash: row.get(4)?,
             target: row.get(6)?,
             seq: unsigned(row, 7)?,

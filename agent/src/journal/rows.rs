@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::loss::Loss;
 use crate::instance::{AppName, Instance, InstanceName, Phase, Revision, Urgency, Warmth};
 use crate::network::HostPort;
-use crate::task::{EndState, Outcome, Request, Roll, TaskContext, TaskId, Trail, Verb};
+use crate::task::{EndState, Outcome, Request, Restart, Roll, TaskContext, TaskId, Trail, Verb};
 
 /// One change of the journal. Several in one commit are one transaction.
 #[derive(Debug, Clone)]
@@ -97,6 +97,8 @@ pub struct InstanceRow {
     pub address: Option<Ipv4Addr>,
     /// Its ports of the host.
     pub host_ports: Vec<HostPort>,
+    /// Times that its app was started again in its container.
+    pub reuses: u32,
     /// A backend may know it.
     pub registered: bool,
     /// How it is being taken out.
@@ -120,6 +122,7 @@ impl InstanceRow {
             task: instance.task.clone(),
             address: instance.address,
             host_ports: instance.host_ports.clone(),
+            reuses: instance.reuses,
             registered: instance.registered,
             urgency: instance.urgency,
             released_ms: None,
@@ -136,10 +139,12 @@ pub struct TaskRow {
     pub app: AppName,
     /// What it does.
     pub verb: Verb,
-    /// N; of a roll the target that it found.
+    /// N; of a roll and of a restart the target that they found.
     pub to: u32,
     /// What a roll does.
     pub roll: Option<Roll>,
+    /// What a restart does.
+    pub restart: Option<Restart>,
     /// Hash of the request.
     pub hash: String,
     /// Target that it set.
@@ -162,10 +167,11 @@ impl TaskRow {
             app: app.clone(),
             verb: request.verb,
             to: match request.verb {
-                Verb::Roll => target,
+                Verb::Roll | Verb::Restart => target,
                 _ => request.to,
             },
             roll: None,
+            restart: None,
             hash: request.hash.clone(),
             target,
             seq,
@@ -178,9 +184,15 @@ impl TaskRow {
     /// What was asked, in the words of the command line.
     pub fn asked(&self) -> String {
         let (verb, app) = (self.verb.as_str(), &self.app);
-        match &self.roll {
-            Some(roll) => format!("{verb} {app} --step {}", roll.step),
-            None => format!("{verb} {app} --to {}", self.to),
+        match (&self.roll, &self.restart) {
+            (Some(roll), _) => format!("{verb} {app} --step {}", roll.step),
+            (None, Some(restart)) => {
+                let agent = restart.agent.as_ref();
+                let agent =
+                    agent.map_or(String::new(), |agent| format!(" --process {}", agent.name));
+                format!("{verb} {app}-{}{agent} --strategy reuse", restart.ordinal)
+            }
+            (None, None) => format!("{verb} {app} --to {}", self.to),
         }
     }
 }

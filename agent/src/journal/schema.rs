@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Version of the tables below; `PRAGMA user_version` of the file.
-pub(super) const VERSION: i64 = 5;
+pub(super) const VERSION: i64 = 6;
 
 pub(super) const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -51,8 +51,14 @@ const V4: &str = "ALTER TABLE tasks ADD COLUMN step INTEGER;";
 /// When a task was accepted by the clock that nobody sets.
 const V5: &str = "ALTER TABLE tasks ADD COLUMN steady_ms INTEGER;";
 
+/// Restarts in place: how often a container was reused, and what a task restarts, as JSON.
+const V6: &str = "
+ALTER TABLE instances ADD COLUMN reuses INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tasks ADD COLUMN restart TEXT;
+";
+
 /// What leads from each version to the next, the first from nothing.
-const STEPS: [&str; VERSION as usize] = [V1, V2, V3, V4, V5];
+const STEPS: [&str; VERSION as usize] = [V1, V2, V3, V4, V5, V6];
 
 /// What is wrong with a journal's version.
 #[derive(Debug)]

@@ -79,10 +79,12 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
             .execute(params![instance.app.as_str(), instance.ordinal, signed(*generation), signed(*released_ms)])?;
         }
         Write::TaskOpened(task) => {
+            let restart = task.restart.as_ref().map(serde_json::to_string);
+            let restart = restart.transpose()?;
             db.prepare_cached(
                 "INSERT INTO tasks (task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
-                   step, revision, steady_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                   step, revision, steady_ms, restart)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
             )?
             .execute(params![
                 task.context.task_id.as_str(),
@@ -98,6 +100,7 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
                 task.roll.as_ref().map(|roll| roll.step),
                 task.roll.as_ref().map(|roll| roll.revision.as_str()),
                 signed(task.steady_ms),
+                restart,
             ])?;
         }
         Write::TaskClosed {
@@ -156,8 +159,9 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
     };
     db.prepare_cached(
         "INSERT OR REPLACE INTO instances (app, ordinal, generation, create_generation, revision, phase, serving,
-           warmth, task_id, traceparent, address, registered, urgency, released_ms, rootfs_generation, host_ports)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+           warmth, task_id, traceparent, address, registered, urgency, released_ms, rootfs_generation, host_ports,
+           reuses)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
     )?
     .execute(params![
         row.instance.app.as_str(),
@@ -176,6 +180,7 @@ fn instance(db: &Connection, row: &InstanceRow) -> Result<()> {
         row.released_ms.map(signed),
         signed(row.rootfs_generation),
         host_ports,
+        row.reuses,
     ])?;
     Ok(())
 }

@@ -11,10 +11,11 @@ use crate::instance::machine::NOT_READY;
 use crate::instance::{EffectKind, Failure, Instance, Phase, Revision};
 use crate::journal::{InstanceRow, PoolRow, TaskRow};
 use crate::network::{Grant, Ledger};
-use crate::task::Roll;
+use crate::task::{Roll, TaskId};
 
 use super::clock::Now;
 use super::machine::{Action, Event, Limits, OpenTask, Pool, Slot};
+use super::restart::OpenRestart;
 
 /// What was observed of one instance's container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,8 +131,12 @@ impl Pool {
                 verb: row.verb,
                 to: row.to,
                 failed: failed.collect(),
-                picked: mine().map(|slot| slot.instance.ordinal).collect(),
+                picked: mine()
+                    .map(|slot| slot.instance.ordinal)
+                    .chain(row.restart.as_ref().map(|restart| restart.ordinal))
+                    .collect(),
                 roll: row.roll,
+                restart: row.restart.map(OpenRestart::new),
                 target: row.target,
                 seq: row.seq,
                 first_byte: now.at.checked_sub(elapsed).unwrap_or(now.at),
@@ -152,6 +157,10 @@ impl Pool {
             .collect();
         for (ordinal, kind) in effects {
             pool.perform(ordinal, kind, Duration::ZERO, &mut out);
+        }
+        let open: Vec<TaskId> = pool.tasks.keys().cloned().collect();
+        for task_id in open {
+            pool.restart_agent(&task_id, &mut out);
         }
         out.extend(pool.step(Event::Tick, now, ledger));
         (pool, out)
@@ -178,6 +187,7 @@ fn resume(
     instance.generation = row.generation;
     instance.rootfs_generation = row.rootfs_generation;
     instance.serving = row.serving;
+    instance.reuses = row.reuses;
     instance.from = row.from;
     instance.task = row.task.clone();
     instance.urgency = row.urgency;
@@ -221,6 +231,9 @@ fn was_let_go(phase: Phase) -> bool {
             | Phase::Active
             | Phase::Withdrawing
             | Phase::Unready
+            | Phase::Leaving
+            | Phase::Emptying
+            | Phase::Restarting
             | Phase::Deregistering
             | Phase::Draining
     )
@@ -237,6 +250,15 @@ fn place(row: &InstanceRow, observation: Observation, listed: Listed, first: Pha
         (Phase::Lost, _) => Resume::At(Phase::Lost),
         (Phase::Failed, _) => Resume::Failed("had failed before the agent came back"),
         (_, Observation::Connected { over: true, .. }) => Resume::Ended(OVER),
+        // The generation says whether container-init was asked already; asked again it does not do it
+        // again. Until then clients are taken away first.
+        (phase, Observation::Connected { generation, .. }) if phase.before_restart() => {
+            Resume::At(match generation >= row.generation {
+                true => Phase::Restarting,
+                false => Phase::Leaving,
+            })
+        }
+        (Phase::Restarting, Observation::Connected { .. }) => Resume::At(Phase::Restarting),
         (phase, Observation::Connected { started: true, .. }) => {
             if let_go || row.serving {
                 // Already active: to register again with the same generation changes nothing.
@@ -262,6 +284,8 @@ fn place(row: &InstanceRow, observation: Observation, listed: Listed, first: Pha
         // without a sign of life.
         (Phase::Active, _) => Resume::At(Phase::Active),
         (Phase::Withdrawing | Phase::Unready, _) => Resume::At(Phase::Withdrawing),
+        (phase, _) if phase.before_restart() => Resume::At(Phase::Leaving),
+        (Phase::Restarting, _) => Resume::At(Phase::Restarting),
         (Phase::Armed, Observation::Silent | Observation::Connected { .. }) => {
             Resume::Failed("did not come to the gate")
         }

@@ -87,6 +87,9 @@ impl Pool {
         if self.met(task) {
             return Some(EndState::Done);
         }
+        if let Some(restart) = &task.restart {
+            return self.restart_ends(task, restart, now);
+        }
         if let Some(roll) = &task.roll {
             return match self.overtaken(task, roll) {
                 Some(_) => Some(EndState::Superseded),
@@ -112,6 +115,8 @@ impl Pool {
     fn met(&self, task: &OpenTask) -> bool {
         let gone = || task.picked.iter().all(|ordinal| !self.leaving(*ordinal));
         match task.verb {
+            // By what becomes of its instance: `restart_ends`.
+            Verb::Restart => false,
             Verb::Roll => task
                 .roll
                 .as_ref()
@@ -132,7 +137,7 @@ impl Pool {
     fn progressing(&self, task: &OpenTask) -> bool {
         match task.verb {
             Verb::Deactivate => true,
-            Verb::Activate | Verb::Scale | Verb::Roll => self
+            Verb::Activate | Verb::Scale | Verb::Roll | Verb::Restart => self
                 .slots
                 .values()
                 .any(|slot| slot.instance.serving && slot.instance.phase != Phase::Active),
@@ -143,7 +148,7 @@ impl Pool {
         let phase = |ordinal: &u32| self.slots.get(ordinal).map(|slot| slot.instance.phase);
         match task.verb {
             Verb::Deactivate => task.picked.iter().any(|ordinal| phase(ordinal).is_none()),
-            Verb::Activate | Verb::Scale | Verb::Roll => task
+            Verb::Activate | Verb::Scale | Verb::Roll | Verb::Restart => task
                 .picked
                 .iter()
                 .any(|ordinal| phase(ordinal) == Some(Phase::Active)),
@@ -167,6 +172,9 @@ impl Pool {
             told.map(|&ordinal| self.result(task, ordinal)).collect();
         let detail = match (state, &task.roll) {
             (EndState::Done, _) => None,
+            (_, None) if let Some(restart) = &task.restart => {
+                Some(self.restart_shortfall(task, restart, state))
+            }
             (EndState::Superseded, Some(roll)) => self.overtaken(task, roll),
             (_, Some(roll)) => Some(self.roll_shortfall(task, roll)),
             (EndState::Superseded, None) => Some(format!(
@@ -232,11 +240,10 @@ impl Pool {
         let endpoint = instance.and_then(|i| i.endpoint(self.limits.host_address));
         let failed = task.failed.get(&ordinal);
         let active = instance.is_some_and(|i| i.phase == Phase::Active);
-        // Of those that a roll takes out it is of no interest how they once came.
+        // Of those that a roll takes out, or that were there, it is of no interest how they once came.
         let came = |i: &&Instance| {
-            task.roll
-                .as_ref()
-                .is_none_or(|roll| i.revision.id == roll.revision)
+            let roll = task.roll.as_ref();
+            task.restart.is_none() && roll.is_none_or(|roll| i.revision.id == roll.revision)
         };
         let error = instance
             .and_then(|i| i.failure.as_ref())

@@ -89,7 +89,8 @@ struct Driver<E> {
     pool: Pool,
     shared: Arc<Shared<E>>,
     messages: mpsc::UnboundedSender<Message>,
-    running: BTreeMap<u32, Running>,
+    /// By instance, and by in-container agent.
+    running: BTreeMap<(u32, Option<String>), Running>,
     trails: Trails,
     revisions: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
     deletions: VecDeque<oneshot::Sender<Result<(), Refusal>>>,
@@ -359,7 +360,8 @@ impl<E: Effects> Driver<E> {
             cancel: cancel.clone(),
             over: over.clone(),
         };
-        let previous = self.running.insert(ordinal, running);
+        let agent = effect.agent.as_ref().map(|agent| agent.name.clone());
+        let previous = self.running.insert((ordinal, agent), running);
         if let Some(previous) = &previous {
             previous.cancel.cancel();
         }

@@ -13,6 +13,7 @@ use crate::task::{Request, TaskContext, Verb};
 use super::clock::Now;
 use super::machine::{Action, Command, OpenTask, Pool, Refusal, Slot, count};
 use super::plan::refuse;
+use super::restart::OpenRestart;
 
 /// The longest that a roll takes when its caller sets no deadline.
 const LONGEST_ROLL: Duration = Duration::from_secs(86_400);
@@ -44,7 +45,14 @@ pub(super) enum Change {
     },
     /// Out of discovery until it is ready again.
     Withdraw { ordinal: u32 },
-    /// Back into service: wanted before it was stopped, or ready again.
+    /// Started again in its container.
+    Restart {
+        ordinal: u32,
+        generation: u64,
+        urgency: Urgency,
+        task: TaskContext,
+    },
+    /// Back into service: wanted before it was stopped, ready again, or not restarted after all.
     Reinstate {
         ordinal: u32,
         generation: u64,
@@ -64,6 +72,7 @@ impl Change {
             | Self::Unserve { ordinal }
             | Self::Withdraw { ordinal }
             | Self::TakeOut { ordinal, .. }
+            | Self::Restart { ordinal, .. }
             | Self::Reinstate { ordinal, .. }
             | Self::Discard { ordinal }
             | Self::Restore { ordinal, .. } => *ordinal,
@@ -106,6 +115,7 @@ impl Pool {
                 let row = TaskRow::open(&self.app, request, target, seq, deadline_ms);
                 writes.push(Write::TaskOpened(TaskRow {
                     roll: self.roll_of(request),
+                    restart: self.restart_of(request),
                     ..row
                 }));
                 writes.push(Write::Target {
@@ -183,6 +193,7 @@ impl Pool {
                 let round = self.limits.activation_deadline + leaves;
                 round.saturating_mul(rounds).min(LONGEST_ROLL)
             }
+            (None, Verb::Restart) => self.limits.activation_deadline + leaves,
         }
     }
 
@@ -220,6 +231,9 @@ impl Pool {
 
     fn open(&mut self, request: &Request, intent: &Intent, now: Now, out: &mut Vec<Action>) {
         let (roll, deadline) = (self.roll_of(request), self.deadline(request));
+        let restart = self.restart_of(request);
+        let agent = restart.as_ref().filter(|restart| restart.agent.is_some());
+        let agent = agent.map(|restart| restart.ordinal);
         self.set_target(intent.target, self.seq + 1);
         let picked = intent
             .changes
@@ -236,16 +250,17 @@ impl Pool {
             OpenTask {
                 context: request.context.clone(),
                 verb: request.verb,
-                to: match roll {
-                    Some(_) => intent.target,
-                    None => request.to,
+                to: match request.verb {
+                    Verb::Roll | Verb::Restart => intent.target,
+                    Verb::Activate | Verb::Deactivate | Verb::Scale => request.to,
                 },
                 roll,
+                restart: restart.map(OpenRestart::new),
                 target: intent.target,
                 seq: self.seq,
                 first_byte: request.first_byte,
                 deadline: now.at + deadline,
-                picked: picked.chain(leaving).collect(),
+                picked: picked.chain(leaving).chain(agent).collect(),
                 failed: Default::default(),
                 unplanned: None,
                 lessened: false,
@@ -254,6 +269,9 @@ impl Pool {
             },
         );
         out.push(Action::Opened(request.context.clone()));
+        if agent.is_some() {
+            self.restart_agent(&request.context.task_id, out);
+        }
     }
 
     fn set_target(&mut self, target: u32, seq: u64) {
@@ -287,6 +305,7 @@ impl Pool {
             ..
         }
         | Change::Activate { generation, .. }
+        | Change::Restart { generation, .. }
         | Change::Reinstate { generation, .. }
         | Change::Restore { generation, .. } = &change
         {
@@ -297,6 +316,7 @@ impl Pool {
             | Change::Activate { task, .. }
             | Change::Reinstate { task, .. }
             | Change::TakeOut { task, .. } => task.as_ref(),
+            Change::Restart { task, .. } => Some(task),
             Change::Unserve { .. }
             | Change::Withdraw { .. }
             | Change::Discard { .. }
@@ -330,14 +350,17 @@ impl Pool {
     }
 }
 
-/// What a roll chooses is told by each change's own task.
+/// What a roll or a restart chooses is told by each change's own task.
 fn concerns(change: &Change, verb: Verb) -> bool {
     match change {
-        _ if verb == Verb::Roll => false,
+        _ if matches!(verb, Verb::Roll | Verb::Restart) => false,
         Change::Create { serve, .. } => serve.is_some() && verb != Verb::Deactivate,
         Change::Activate { .. } | Change::Reinstate { .. } => verb != Verb::Deactivate,
         Change::Unserve { .. } | Change::TakeOut { .. } => verb != Verb::Activate,
-        Change::Withdraw { .. } | Change::Discard { .. } | Change::Restore { .. } => false,
+        Change::Withdraw { .. }
+        | Change::Restart { .. }
+        | Change::Discard { .. }
+        | Change::Restore { .. } => false,
     }
 }
 
@@ -356,6 +379,16 @@ fn edge(change: &Change) -> Option<life::Event> {
         Change::Unserve { .. } => life::Event::Unserve,
         Change::Withdraw { .. } => life::Event::Withdraw,
         Change::TakeOut { urgency, task, .. } => life::Event::Deactivate { urgency, task },
+        Change::Restart {
+            generation,
+            urgency,
+            task,
+            ..
+        } => life::Event::Restart {
+            generation,
+            urgency,
+            task,
+        },
         Change::Reinstate {
             generation, task, ..
         } => life::Event::Reinstate { generation, task },

@@ -22,11 +22,12 @@ use crate::instance::machine::{self as life, Next};
 use crate::instance::{AppName, EffectKind, Failure, Instance, Phase, Revision};
 use crate::journal::{InstanceRow, Write};
 use crate::network::Ledger;
-use crate::task::{Outcome, Request, Roll, TaskContext, TaskId, Verb};
+use crate::task::{Outcome, Request, RestartedAgent, Roll, TaskContext, TaskId, Verb};
 
 use super::clock::Now;
 use super::close;
 use super::intent::Intent;
+use super::restart::{NotRestarted, OpenRestart};
 
 /// What the host allows a pool.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +49,7 @@ pub struct Limits {
 /// What the outside asks of a pool; each is answered once.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// A new target, or a roll to the current revision.
+    /// A new target, a roll to the current revision, or a restart of one instance.
     Target(Request),
     /// A changed manifest or image.
     Revise(Arc<Revision>),
@@ -80,6 +81,8 @@ pub enum Refusal {
     },
     /// The app is being deleted.
     Deleting,
+    /// The instance is not restarted in place.
+    Restart(NotRestarted),
     /// The journal did not take the intent.
     Journal(Failure),
 }
@@ -126,6 +129,8 @@ pub struct Effect {
     pub instance: Instance,
     /// What to do.
     pub kind: EffectKind,
+    /// The in-container agent that it is done to, beside what is done to the instance.
+    pub agent: Option<RestartedAgent>,
     /// Pause before it (an effect that is tried again).
     pub after: Duration,
 }
@@ -142,7 +147,8 @@ pub enum Action {
         /// The tasks whose OUTCOME this commit is: the driver adds their trail to it.
         closes: Vec<TaskId>,
     },
-    /// Perform; an effect of the same instance that still runs is cancelled and awaited first.
+    /// Perform; an effect of the same instance (or of the same in-container agent of it) that still
+    /// runs is cancelled and awaited first.
     Perform(Effect),
     /// The task is accepted: its INTENT is durable.
     Opened(TaskContext),
@@ -164,10 +170,12 @@ pub enum Action {
 pub(super) struct OpenTask {
     pub context: TaskContext,
     pub verb: Verb,
-    /// N; of a roll the target that it found.
+    /// N; of a roll and of a restart the target that they found.
     pub to: u32,
     /// What a roll does.
     pub roll: Option<Roll>,
+    /// What a restart does, and how far it is.
+    pub restart: Option<OpenRestart>,
     pub target: u32,
     pub seq: u64,
     pub first_byte: Instant,
@@ -336,7 +344,7 @@ impl Pool {
     }
 
     /// The instance, if its container is still the one that is meant.
-    fn container(&self, ordinal: u32, create_generation: u64) -> Option<&Slot> {
+    pub(super) fn container(&self, ordinal: u32, create_generation: u64) -> Option<&Slot> {
         let slot = self.slots.get(&ordinal);
         slot.filter(|slot| slot.instance.create_generation == create_generation)
     }
@@ -424,6 +432,9 @@ impl Pool {
         ledger: &mut Ledger,
         out: &mut Vec<Action>,
     ) {
+        if self.agent_restarted(id, &result) {
+            return;
+        }
         let Some(slot) = self
             .slots
             .get_mut(&ordinal)
@@ -517,6 +528,7 @@ impl Pool {
                 id,
                 instance: slot.instance.clone(),
                 kind,
+                agent: None,
                 after,
             }));
         }

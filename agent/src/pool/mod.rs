@@ -1,7 +1,7 @@
 //! All instances of one app on this host, and the target for each warmth.
 //!
 //! [`machine`] is pure: `step(event, now) -> actions`. `plan` decides what the pool does next (`roll`, while
-//! it rolls to a new revision),
+//! it rolls to a new revision; `restart`, what it restarts in place),
 //! `intent` makes it durable and carries it out, `close` says when a task has ended. One driver task per pool owns the machine; it alone changes it.
 
 mod adopt;
@@ -14,6 +14,7 @@ pub mod machine;
 mod plan;
 mod publish;
 mod rest;
+mod restart;
 mod roll;
 #[cfg(test)]
 mod tests;
@@ -25,3 +26,4 @@ pub use driver::{Message, PoolHandle, Shared};
 pub use effects::Effects;
 pub use machine::{Action, Command, Effect, Event, HOST_PORT_TAKEN, Limits, Pool, Refusal};
 pub use publish::{InstanceSnapshot, Snapshot};
+pub use restart::{MOST_REUSES, NotRestarted};

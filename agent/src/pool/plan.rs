@@ -69,7 +69,10 @@ impl Pool {
                     seq: self.seq,
                     target: self.target,
                 }),
-                _ => None,
+                _ => request
+                    .restart
+                    .as_ref()
+                    .and_then(|wish| self.restart_refusal(wish)),
             },
             Command::Delete { force: false } if self.serving() > 0 || self.target > 0 => {
                 Some(Refusal::InUse {
@@ -91,6 +94,7 @@ impl Pool {
             unplanned: Vec::new(),
         };
         let ending = self.plan_ends(&mut intent);
+        self.plan_restart(&mut intent);
         let mut deleting = self.deleting;
         let mut task = None;
         let mut excess = if self.hurried {
@@ -158,9 +162,19 @@ impl Pool {
         intent
     }
 
-    /// What the probes of instances in service have found.
+    /// What the probes of instances in service have found, and restarts that are taken back.
     fn plan_probed(&self, intent: &mut Intent) {
         let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
+        let back = self
+            .deserted()
+            .filter(|(ordinal, _)| !planned.contains(ordinal));
+        intent
+            .changes
+            .extend(back.map(|(ordinal, slot)| Change::Reinstate {
+                ordinal,
+                generation: self.next_generation(ordinal),
+                task: slot.instance.task.clone(),
+            }));
         for (&ordinal, slot) in &self.slots {
             let resting = slot.effect.is_none() && !planned.contains(&ordinal);
             let Some(wish) = slot.instance.wish().filter(|_| resting) else {
@@ -216,8 +230,9 @@ impl Pool {
             .changes
             .extend(in_service.map(|(&ordinal, _)| restore(ordinal)));
         let in_service = |slot: &Slot| {
-            use Phase::{Active, Unready, Withdrawing};
-            matches!(slot.instance.phase, Active | Unready | Withdrawing)
+            use Phase::{Active, Restarting, Unready, Withdrawing};
+            let phase = slot.instance.phase;
+            phase.before_restart() || matches!(phase, Active | Restarting | Unready | Withdrawing)
         };
         let coming = |slot: &Slot| slot.instance.serving && !in_service(slot);
         if !self.slots.values().any(coming) && !deleting {
@@ -343,6 +358,7 @@ impl Pool {
             phase if phase.on_the_way_to_armed() || phase == Phase::Lost => 0,
             Phase::Starting | Phase::Probing => 1,
             Phase::Registering | Phase::Withdrawing | Phase::Unready => 2,
+            Phase::Leaving | Phase::Emptying | Phase::Restarting => 2,
             _ => 3,
         };
         let planned: BTreeSet<u32> = intent.changes.iter().map(Change::ordinal).collect();
@@ -455,9 +471,10 @@ impl Pool {
     }
 
     /// Refill yields: while a task waits for instances, the host's strength is theirs. A roll waits
-    /// for drains most of the time, and goes on from the gate.
+    /// for drains most of the time, and goes on from the gate; a restart needs no other instance.
     fn activation_under_way(&self, intent: &Intent) -> bool {
-        let waits = |task: &OpenTask| task.end.is_none() && task.roll.is_none();
+        let waits =
+            |task: &OpenTask| task.end.is_none() && task.roll.is_none() && task.restart.is_none();
         matches!(intent.command, Some(Command::Target(_))) || self.tasks.values().any(waits)
     }
 
@@ -465,7 +482,8 @@ impl Pool {
         let unmet = self
             .tasks
             .values()
-            .filter(|task| task.end.is_none() && self.active() < task.target);
+            .filter(|task| task.end.is_none() && task.restart.is_none())
+            .filter(|task| self.active() < task.target);
         unmet
             .min_by_key(|task| task.seq)
             .map(|task| task.context.clone())

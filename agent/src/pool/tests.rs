@@ -3,6 +3,7 @@
 mod clocks;
 mod probes;
 mod rest;
+mod restarts;
 mod rolls;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -132,8 +133,8 @@ impl World {
             match action {
                 Action::Commit { id, writes, .. } => self.commits.push((id, writes)),
                 Action::Perform(effect) => {
-                    self.effects
-                        .retain(|e| e.instance.ordinal != effect.instance.ordinal);
+                    let of = |e: &Effect| (e.instance.ordinal, e.agent.clone());
+                    self.effects.retain(|e| of(e) != of(&effect));
                     self.effects.push(effect);
                 }
                 Action::Answer(id, outcome) => {
@@ -297,6 +298,7 @@ impl World {
             hash: String::new(),
             verb,
             to,
+            restart: None,
             step,
             expect_seq: None,
             force: false,
@@ -817,6 +819,7 @@ fn rebooted(world: &mut World, serving: u32, warm: u32, target: u32) {
         from: None,
         task: None,
         host_ports: Vec::new(),
+        reuses: 0,
         address: Some([10, 0, 0, 10 + u8::try_from(ordinal).unwrap()].into()),
         registered: false,
         urgency: crate::instance::Urgency::Drain,

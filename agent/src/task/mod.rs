@@ -6,6 +6,7 @@ mod trail;
 
 pub use index::{Index, Joined, Progress};
 pub use request::{
-    EndState, InstanceResult, Outcome, Request, Roll, RollStep, TaskContext, TaskId, Verb,
+    EndState, InstanceResult, Outcome, Request, Restart, RestartWish, RestartedAgent, Roll,
+    RollStep, TaskContext, TaskId, Verb,
 };
 pub use trail::{Step, StepOutcome, Trail};

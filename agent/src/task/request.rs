@@ -66,9 +66,21 @@ pub enum Verb {
     /// The target stays; done when all in service are of the current revision and those that they
     /// replaced are gone.
     Roll,
+    /// The target stays; done when the app of one instance was started again in its container and is
+    /// in service, or one of its in-container agents was started again and is ready.
+    Restart,
 }
 
 impl Verb {
+    /// Every verb.
+    pub const ALL: [Self; 5] = [
+        Self::Activate,
+        Self::Deactivate,
+        Self::Scale,
+        Self::Roll,
+        Self::Restart,
+    ];
+
     /// The word in the CLI, the API and the journal.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -76,14 +88,13 @@ impl Verb {
             Self::Deactivate => "deactivate",
             Self::Scale => "scale",
             Self::Roll => "roll",
+            Self::Restart => "restart",
         }
     }
 
     /// The verb that [`as_str`](Self::as_str) names.
     pub fn from_name(word: &str) -> Option<Self> {
-        [Self::Activate, Self::Deactivate, Self::Scale, Self::Roll]
-            .into_iter()
-            .find(|v| v.as_str() == word)
+        Self::ALL.into_iter().find(|v| v.as_str() == word)
     }
 
     /// The pool's target after this verb.
@@ -92,17 +103,18 @@ impl Verb {
             Self::Activate => current.max(to),
             Self::Deactivate => current.min(to),
             Self::Scale => to,
-            Self::Roll => current,
+            Self::Roll | Self::Restart => current,
         }
     }
 
     /// Whether a later target makes it impossible for this task to be done; `to` of a roll is the
-    /// target that it found.
+    /// target that it found. A restart ends by what becomes of its instance.
     pub fn superseded_by(self, to: u32, later_target: u32) -> bool {
         match self {
             Self::Activate => later_target < to,
             Self::Deactivate => later_target > to,
             Self::Scale | Self::Roll => later_target != to,
+            Self::Restart => false,
         }
     }
 }
@@ -136,12 +148,45 @@ pub struct Roll {
     pub revision: String,
 }
 
-/// One accepted request: a new target, or a roll.
+/// What a restart is asked to start again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestartWish {
+    /// The instance.
+    pub ordinal: u32,
+    /// One of its in-container agents; the app when absent.
+    pub agent: Option<RestartedAgent>,
+}
+
+/// An in-container agent that is started again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestartedAgent {
+    /// Its name.
+    pub name: String,
+    /// The pid inside the container that it had when it was asked for: another one shows that it was
+    /// started again. `None` when it did not run.
+    pub pid: Option<u32>,
+}
+
+/// A restart, as its intent has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// The instance.
+    pub ordinal: u32,
+    /// Of the container that it happens in.
+    pub create_generation: u64,
+    /// Restarts of the app in this container, this one included.
+    pub reuses: u32,
+    /// One of its in-container agents; the app when absent.
+    pub agent: Option<RestartedAgent>,
+}
+
+/// One accepted request: a new target, a roll, or a restart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// Task id and trace context.
     pub context: TaskContext,
-    /// Hash over everything that makes two requests the same: app, verb, to, step, force, expectSeq.
+    /// Hash over everything that makes two requests the same: app, verb, to, step, instance,
+    /// process, force, expectSeq.
     pub hash: String,
     /// What it does.
     pub verb: Verb,
@@ -149,6 +194,8 @@ pub struct Request {
     pub to: u32,
     /// Of a roll.
     pub step: Option<RollStep>,
+    /// Of a restart.
+    pub restart: Option<RestartWish>,
     /// Refused unless the pool's sequence number is this.
     pub expect_seq: Option<u64>,
     /// Stop without drain.

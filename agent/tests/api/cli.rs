@@ -86,6 +86,7 @@ fn the_help_of_every_verb_is_as_written() {
         "deactivate",
         "scale",
         "roll",
+        "restart",
         "status",
         "trace",
         "tasks",
@@ -187,6 +188,12 @@ async fn tables_and_documents_are_as_written() {
     shows(&served, "trace-json", "trace peak-8 -o json").await;
     shows(&served, "scale-down", "scale web --to 1 --task-id down-1").await;
     shows(&served, "roll", "roll web --step 25% --task-id roll-1").await;
+    shows(
+        &served,
+        "restart",
+        "restart web-0 --strategy reuse --task-id mend-1",
+    )
+    .await;
     shows(
         &served,
         "deactivate",
@@ -320,7 +327,7 @@ async fn every_documented_exit_code_is_reached() {
         ("logs web-0", 0),
         ("logs web-9", 4),
         ("ps web-0", 0),
-        ("ps web-2", 3),
+        ("ps web-2", 1),
         ("ps web-9", 4),
         ("logs web-0 ../plan", 3),
         ("scale web --to 2 --expect-seq 1", 5),

@@ -147,6 +147,13 @@ async fn real_answers_keep_to_the_description() {
             r#"{"step":"25%"}"#,
             200,
         ),
+        (
+            "POST",
+            "/v1/instances/{name}/restart",
+            "/v1/instances/web-0/restart",
+            r#"{"strategy":"reuse","process":"log"}"#,
+            200,
+        ),
         ("GET", "/v1/tasks", "/v1/tasks", "", 200),
         ("GET", "/v1/tasks/{id}", "/v1/tasks/t-1", "", 200),
         (

@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submitted {
     pub app: String,
+    /// Of a restart.
+    pub instance: Option<String>,
     pub verb: Verb,
     pub request: TaskRequest,
     pub received: Received,
@@ -173,7 +175,7 @@ impl Twin {
             Verb::Activate => pool.target.max(to),
             Verb::Deactivate => pool.target.min(to),
             Verb::Scale => to,
-            Verb::Roll => pool.target,
+            Verb::Roll | Verb::Restart => pool.target,
         };
         if target != pool.target {
             pool.target_seq += 1;
@@ -249,11 +251,24 @@ fn task_of(submitted: &Submitted, pool: &Pool) -> Task {
         to: submitted.request.to.unwrap_or(pool.target),
         step: (submitted.verb == Verb::Roll).then_some(1),
         revision: (submitted.verb == Verb::Roll).then(|| pool.revision.clone()),
+        instance: submitted.instance.clone(),
+        process: submitted.request.process.clone(),
         state: TaskState::Done,
         target: pool.target,
         target_seq: pool.target_seq,
         replayed: false,
-        instances: changed.map(instance).collect(),
+        instances: match &submitted.instance {
+            Some(name) => vec![TaskInstance {
+                name: name.clone(),
+                state: InstanceState::Active,
+                from: StartedFrom::None,
+                generation: 5,
+                address: Some("10.88.0.2".to_owned()),
+                port: Some(8080),
+                error: None,
+            }],
+            None => changed.map(instance).collect(),
+        },
         active: pool.active,
         created_at: at(55),
         finished_at: Some(at(56)),
@@ -309,15 +324,20 @@ fn instances_of(pool: &Pool) -> Vec<Instance> {
 impl Host for Twin {
     async fn submit(
         &self,
-        app: &str,
+        name: &str,
         verb: Verb,
         request: TaskRequest,
         received: Received,
         wait: Duration,
     ) -> Result<Task, Problem> {
-        assert_ne!(app, "defect", "the twin panics for this app");
+        assert_ne!(name, "defect", "the twin panics for this app");
+        let (app, instance) = match verb {
+            Verb::Restart => (name.rsplit_once('-').unwrap().0, Some(name.to_owned())),
+            _ => (name, None),
+        };
         let submitted = Submitted {
             app: app.to_owned(),
+            instance,
             verb,
             request,
             received,

@@ -11,6 +11,7 @@ use container_init::protocol::{
     EnvList, EventKind, MAX_FRAME, Report, Request, Restart, Start, first_frame,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::socket_peercred;
 
 /// Longer than a container of this machine takes for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -45,6 +46,12 @@ impl Gate {
             stream,
             received: Vec::new(),
         })
+    }
+
+    /// Pid of the container-init, outside.
+    pub fn pid(&self) -> Result<u32> {
+        let peer = socket_peercred(&self.stream).context("ask who dialled")?;
+        Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
     }
 
     /// Reads reports until `look` finds what it wants; events are acknowledged.

@@ -64,15 +64,30 @@ pub struct Running {
 
 impl Running {
     /// Starts `command` as pid 1.
-    pub fn start(mut command: Command) -> Result<Self> {
+    pub fn start(command: Command) -> Result<Self> {
+        Self::start_at(command, Place::Pid1)
+    }
+
+    fn start_at(mut command: Command, place: Place) -> Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let Started { mut child, at } = start(&mut command, Place::Pid1)?;
+        let Started { mut child, at } = start(&mut command, place)?;
         Ok(Self {
             stdin: child.stdin.take(),
             stdout: child.stdout.take(),
             child,
             since: at,
         })
+    }
+
+    /// Starts `command` as pid 1 that sees its own namespace in /proc, as in a container, by
+    /// unshare(1): [`Running::pid`] and signals are unshare's, whose end ends the namespace.
+    pub fn start_with_proc(command: &Command) -> Result<Self> {
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        Self::start_at(unshare, Place::Subreaper)
     }
 
     /// Its pid, outside.

@@ -9,14 +9,16 @@ use serde_json::Value;
 
 use crate::api::task_id::{TASK_ID_RULE, is_task_id};
 use crate::api::v1::{
-    ExecRequest, Finding, Problem, ProblemCode, RollStep, STEP_RULE, TaskRequest, TerminalSize,
-    Verb,
+    ExecRequest, Finding, Problem, ProblemCode, RollStep, STEP_RULE, STRATEGY_RULE, TaskRequest,
+    TerminalSize, Verb,
 };
 use crate::instance::AppName;
 
-const FIELDS: [&str; 7] = [
+const FIELDS: [&str; 9] = [
     "to",
     "step",
+    "strategy",
+    "process",
     "taskId",
     "expectSeq",
     "deadlineSeconds",
@@ -26,10 +28,22 @@ const FIELDS: [&str; 7] = [
 
 /// The body of a submission.
 pub(super) fn task_request(verb: Verb, body: &[u8]) -> Result<TaskRequest, Problem> {
-    let fields = Fields::of(body, r#"{"to": 3}"#)?;
+    let example = match verb {
+        Verb::Restart => r#"{"strategy": "reuse"}"#,
+        _ => r#"{"to": 3}"#,
+    };
+    let fields = Fields::of(body, example)?;
     let mut request = TaskRequest::default();
     let mut findings = fields.each(|name, value| set(&mut request, verb, name, value));
-    if !fields.has("to") && verb != Verb::Roll {
+    if !fields.has("strategy") && verb == Verb::Restart {
+        let rule = format!("required: {STRATEGY_RULE}");
+        findings.push(Finding::missing("strategy", rule));
+    }
+    if request.force == Some(true) && request.process.is_some() {
+        let rule = "only with the app: an in-container agent is restarted without a drain";
+        findings.push(Finding::new("force", "true", rule));
+    }
+    if !fields.has("to") && !matches!(verb, Verb::Roll | Verb::Restart) {
         findings.push(Finding::missing("to", format!("required: {TO_RULE}")));
     }
     match findings.is_empty() {
@@ -90,6 +104,12 @@ fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Resu
         ("to", _) if verb == Verb::Roll => {
             return Err("not with roll: it keeps the target".to_owned());
         }
+        ("to", _) if verb == Verb::Restart => {
+            return Err("not with restart: it keeps the target".to_owned());
+        }
+        ("strategy" | "process", _) if verb != Verb::Restart => {
+            return Err("only with restart".to_owned());
+        }
         ("to", _) => {
             let to = value.as_u64().and_then(|to| u32::try_from(to).ok());
             let to = to.filter(|to| *to <= TaskRequest::MAX_TO);
@@ -99,7 +119,7 @@ fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Resu
             return Err("only with roll: the other verbs act on all at once".to_owned());
         }
         (
-            "step" | "taskId" | "expectSeq" | "deadlineSeconds" | "force" | "newEpoch",
+            "step" | "process" | "taskId" | "expectSeq" | "deadlineSeconds" | "force" | "newEpoch",
             Value::Null,
         ) => {}
         ("taskId", _) => {
@@ -108,6 +128,15 @@ fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Resu
                 .filter(|id| is_task_id(id))
                 .ok_or(TASK_ID_RULE)?;
             request.task_id = Some(id.to_owned());
+        }
+        ("strategy", _) => {
+            let strategy = serde_json::from_value(value.clone()).ok();
+            request.strategy = Some(strategy.ok_or(STRATEGY_RULE)?);
+        }
+        ("process", _) => {
+            let process = value.as_str().filter(|name| !name.is_empty());
+            let rule = "the name of an in-container agent, or \"app\"";
+            request.process = Some(process.ok_or(rule)?.to_owned());
         }
         ("expectSeq", _) => {
             let seq = value
@@ -264,6 +293,7 @@ impl<'de> Deserialize<'de> for Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::v1::Strategy;
 
     fn findings(verb: Verb, body: &str) -> Vec<(String, Option<String>, String)> {
         let problem = task_request(verb, body.as_bytes()).unwrap_err();
@@ -281,6 +311,8 @@ mod tests {
             TaskRequest {
                 to: Some(3),
                 step: None,
+                strategy: None,
+                process: None,
                 task_id: Some("peak-7".into()),
                 expect_seq: Some(8),
                 deadline_seconds: Some(1.5),
@@ -340,6 +372,31 @@ mod tests {
         assert!(found[1].2.starts_with("only with deactivate and scale"));
         let found = findings(Verb::Scale, r#"{"to":3,"step":2}"#);
         assert!(found[0].2.starts_with("only with roll"), "{}", found[0].2);
+    }
+
+    #[test]
+    fn a_restart_has_a_strategy_and_perhaps_a_process() {
+        let body = br#"{"strategy":"reuse","process":"log","taskId":"m-1"}"#;
+        assert_eq!(
+            task_request(Verb::Restart, body).unwrap(),
+            TaskRequest {
+                strategy: Some(Strategy::Reuse),
+                process: Some("log".into()),
+                task_id: Some("m-1".into()),
+                ..TaskRequest::default()
+            }
+        );
+        let found = findings(Verb::Restart, "{}");
+        assert_eq!(found[0].2, format!("required: {STRATEGY_RULE}"));
+        let body = r#"{"strategy":"rebuild","to":1,"step":1,"process":""}"#;
+        let found = findings(Verb::Restart, body);
+        let named: Vec<&str> = found.iter().map(|f| f.0.as_str()).collect();
+        assert_eq!(named, ["strategy", "to", "step", "process"]);
+        assert_eq!(found[0].2, STRATEGY_RULE);
+        let body = r#"{"strategy":"reuse","process":"log","force":true}"#;
+        assert_eq!(findings(Verb::Restart, body)[0].0, "force");
+        let found = findings(Verb::Scale, r#"{"to":1,"strategy":"reuse"}"#);
+        assert_eq!(found[0].2, "only with restart");
     }
 
     #[test]

@@ -102,6 +102,7 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::Deactivate => on(method, deactivate::<H>),
         Operation::Scale => on(method, scale::<H>),
         Operation::Roll => on(method, roll::<H>),
+        Operation::Restart => on(method, restart::<H>),
         Operation::ListTasks => on(method, tasks::<H>),
         Operation::ShowTask => on(method, task::<H>),
         Operation::ShowTrail => on(method, trail::<H>),
@@ -167,14 +168,30 @@ async fn roll<H: Host>(
         .unwrap_or_else(Problem::into_response)
 }
 
+async fn restart<H: Host>(
+    api: Shared<H>,
+    exchange: Extension<Arc<Exchange>>,
+    instance: Segment,
+    request: Request,
+) -> Response {
+    submit(api, exchange, instance, Verb::Restart, request)
+        .await
+        .unwrap_or_else(Problem::into_response)
+}
+
 async fn submit<H: Host>(
     State(api): Shared<H>,
     Extension(exchange): Extension<Arc<Exchange>>,
-    Segment(app): Segment,
+    Segment(name): Segment,
     verb: Verb,
     http: Request,
 ) -> Result<Response, Problem> {
-    let app = request::app_name(&app)?;
+    let name = match verb {
+        Verb::Restart => name,
+        Verb::Activate | Verb::Deactivate | Verb::Scale | Verb::Roll => {
+            request::app_name(&name)?.to_string()
+        }
+    };
     let wait = query::wait(http.uri())?;
     let received = Received {
         first_byte: exchange.first_byte(),
@@ -190,7 +207,7 @@ async fn submit<H: Host>(
     let task_id = wanted.task_id.get_or_insert_with(generate_task_id).clone();
     let first_byte = received.first_byte;
 
-    let task = detached(&api, app.as_str(), verb, wanted, received, wait, &task_id).await?;
+    let task = detached(&api, &name, verb, wanted, received, wait, &task_id).await?;
     let host = Arc::clone(&api.host);
     exchange.when_answered(move |at| host.answered(&task_id, at.duration_since(first_byte)));
     let status = match task.state {
@@ -204,7 +221,7 @@ async fn submit<H: Host>(
 /// begun must not stop half-way with it.
 async fn detached<H: Host>(
     api: &Api<H>,
-    app: &str,
+    name: &str,
     verb: Verb,
     wanted: TaskRequest,
     received: Received,
@@ -218,9 +235,9 @@ async fn detached<H: Host>(
         );
         return Err(Problem::new(ProblemCode::Unavailable, detail));
     };
-    let (host, app) = (Arc::clone(&api.host), app.to_owned());
+    let (host, name) = (Arc::clone(&api.host), name.to_owned());
     let submission = tokio::spawn(async move {
-        let task = host.submit(&app, verb, wanted, received, wait).await;
+        let task = host.submit(&name, verb, wanted, received, wait).await;
         drop(permit);
         task
     });

@@ -49,6 +49,8 @@ pub enum Operation {
     Scale,
     /// Submit a roll.
     Roll,
+    /// Submit a restart.
+    Restart,
     /// List tasks.
     ListTasks,
     /// One task.
@@ -85,6 +87,16 @@ pub enum Operation {
     ShowHealth,
     /// Whether the host was observed.
     ShowReadiness,
+}
+
+impl Operation {
+    /// A task is submitted, and may be waited for.
+    pub fn submits(self) -> bool {
+        matches!(
+            self,
+            Self::Activate | Self::Deactivate | Self::Scale | Self::Roll | Self::Restart
+        )
+    }
 }
 
 /// One route.
@@ -150,6 +162,13 @@ pub const ROUTES: &[Route] = &{
             "/v1/apps/{app}/roll",
             Some(Operate),
             "Replace instances in service by ones of the current revision, `step` at a time",
+        ),
+        route(
+            Restart,
+            Post,
+            "/v1/instances/{name}/restart",
+            Some(Operate),
+            "Start the app of an instance, or one of its in-container agents, again in its container",
         ),
         route(
             ListTasks,

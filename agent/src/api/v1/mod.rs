@@ -32,8 +32,8 @@ pub use status::{
     LeaseStatus, Pool, Reachability, Status,
 };
 pub use task::{
-    Current, InstanceError, RollStep, STEP_RULE, StartedFrom, Task, TaskInstance, TaskList,
-    TaskRequest, TaskState, TaskSummary, Verb,
+    Current, InstanceError, RollStep, STEP_RULE, STRATEGY_RULE, StartedFrom, Strategy, Task,
+    TaskInstance, TaskList, TaskRequest, TaskState, TaskSummary, Verb,
 };
 pub use time::{InvalidTimestamp, Timestamp, millis};
 pub use trail::{Step, StepOutcome, Trail};

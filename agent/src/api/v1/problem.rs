@@ -130,6 +130,8 @@ pub enum ProblemCode {
     UnknownEpoch,
     /// The app still has a target or instances.
     AppInUse,
+    /// The instance cannot be started again in its container as it is.
+    NotRestartable,
     /// The body is over the limit.
     TooLarge,
     /// The host has no capacity or no addresses left for the plan.
@@ -157,7 +159,7 @@ pub struct ProblemRow {
 
 impl ProblemCode {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::InvalidRequest,
         Self::InvalidManifest,
         Self::Forbidden,
@@ -169,6 +171,7 @@ impl ProblemCode {
         Self::Superseded,
         Self::UnknownEpoch,
         Self::AppInUse,
+        Self::NotRestartable,
         Self::TooLarge,
         Self::NoCapacity,
         Self::Unavailable,
@@ -215,6 +218,12 @@ impl ProblemCode {
                 "the journal that knew this task id was lost",
             ),
             Self::AppInUse => row("app_in_use", 409, 5, "the app is in use"),
+            Self::NotRestartable => row(
+                "not_restartable",
+                409,
+                5,
+                "the instance cannot be restarted as it is",
+            ),
             Self::TooLarge => row("too_large", 413, 3, "the request is too large"),
             Self::NoCapacity => row("no_capacity", 503, 3, "the host has no room for this"),
             Self::Unavailable => row(

@@ -226,6 +226,8 @@ pub enum InstanceState {
     Held,
     /// It stopped being ready: deregistered until it is again.
     Unready,
+    /// Its app is started again in its container: leaving discovery, out of it, or not executed yet.
+    Restarting,
     /// Deregistered, still serving what clients send.
     Draining,
     /// Told to stop.
@@ -254,6 +256,7 @@ impl InstanceState {
             Self::Active => "active",
             Self::Held => "held",
             Self::Unready => "unready",
+            Self::Restarting => "restarting",
             Self::Draining => "draining",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",

@@ -19,6 +19,9 @@ pub enum Verb {
     Scale,
     /// Replaces instances in service by ones of the current revision; the target stays.
     Roll,
+    /// Starts the app of an instance, or one of its in-container agents, again in its container; the
+    /// target stays.
+    Restart,
 }
 
 impl Verb {
@@ -29,6 +32,7 @@ impl Verb {
             Self::Deactivate => "deactivate",
             Self::Scale => "scale",
             Self::Roll => "roll",
+            Self::Restart => "restart",
         }
     }
 }
@@ -81,17 +85,35 @@ impl fmt::Display for RollStep {
     }
 }
 
-/// Body of `POST /v1/apps/{app}/{activate|deactivate|scale|roll}`. Unknown fields are refused.
+/// How an instance is restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Strategy {
+    /// In its container: address, rootfs and volumes stay, and so do its in-container agents.
+    Reuse,
+}
+
+/// What a [`Strategy`] may be.
+pub const STRATEGY_RULE: &str = "\"reuse\", in the same container; another container is made by deactivate and activate, or by roll";
+
+/// Body of `POST /v1/apps/{app}/{activate|deactivate|scale|roll}` and of
+/// `POST /v1/instances/{name}/restart`. Unknown fields are refused.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TaskRequest {
     /// How many active instances are asked for: 0..=[`TaskRequest::MAX_TO`]. Required, but of a
-    /// roll, which has none.
+    /// roll and of a restart, which have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u32>,
     /// Roll only: how many instances are replaced at a time. 1 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<RollStep>,
+    /// Restart only, required there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<Strategy>,
+    /// Restart only: the in-container agent that is restarted. The app when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
     /// Caller's name of the task: 1..=128 of `[A-Za-z0-9._:-]`. Made up by the server when
     /// absent; [`crate::api::Host::submit`] always sees it present.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,7 +125,7 @@ pub struct TaskRequest {
     /// default for the verb when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<f64>,
-    /// Deactivate and scale only: do not wait for an acknowledged deregistration nor for the
+    /// Deactivate, scale and the restart of an app only: do not wait for an acknowledged deregistration nor for the
     /// drain. Requests in flight may fail.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,
@@ -187,7 +209,7 @@ pub struct Task {
     pub app: String,
     /// What was asked.
     pub verb: Verb,
-    /// The number that was asked for; of a roll the target that it found.
+    /// The number that was asked for; of a roll and of a restart the target that they found.
     pub to: u32,
     /// Of a roll: how many instances it replaces at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -195,6 +217,12 @@ pub struct Task {
     /// Of a roll: the revision that it leads to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// Of a restart: the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Of a restart: the in-container agent; absent when it is the app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
     /// Where it stands.
     pub state: TaskState,
     /// The pool's target as this task's intent left it.
@@ -324,6 +352,12 @@ pub struct TaskSummary {
     /// As in [`Task::step`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<u32>,
+    /// As in [`Task::instance`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// As in [`Task::process`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
     /// As in [`Task::state`].
     pub state: TaskState,
     /// As in [`Task::target`].
@@ -352,6 +386,8 @@ impl From<&Task> for TaskSummary {
             verb: task.verb,
             to: task.to,
             step: task.step,
+            instance: task.instance.clone(),
+            process: task.process.clone(),
             state: task.state,
             target: task.target,
             target_seq: task.target_seq,

@@ -39,6 +39,7 @@ fn what_is_left_of_a_deadline_is_the_same_whatever_the_wall_clock_says() {
                 app: world.pool.app.clone(),
                 verb: Verb::Activate,
                 to: 1,
+                restart: None,
                 roll: None,
                 hash: String::new(),
                 target: 1,

@@ -355,6 +355,7 @@ fn a_roll_that_was_killed_goes_on_where_it_was() {
                 step: 1,
                 revision: "r2".into(),
             }),
+            restart: None,
             hash: String::new(),
             target: 2,
             seq: task.seq,

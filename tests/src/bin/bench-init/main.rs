@@ -15,7 +15,7 @@ mod stop;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -164,9 +164,16 @@ struct WithAgents {
 
 impl WithAgents {
     fn start(app: Vec<OsString>) -> Result<Self> {
+        Self::start_by(app, Running::start)
+    }
+
+    fn start_by(
+        app: Vec<OsString>,
+        start: impl FnOnce(Command) -> Result<Running>,
+    ) -> Result<Self> {
         let (directory, planned) = with_agents(app)?;
         let listener = Gate::listen(&Planned::socket(directory.path()))?;
-        let running = Running::start(planned.command(directory.path())?)?;
+        let running = start(planned.command(directory.path())?)?;
         let mut gate = Gate::accept(&listener)?;
         gate.armed()?;
         gate.start(1)?;

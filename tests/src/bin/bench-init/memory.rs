@@ -8,64 +8,62 @@ use nodeagent_tests::init::proc::{Private, children, private};
 use nodeagent_tests::init::{Init, Place, Running};
 use nodeagent_tests::wait::{Look, until};
 
-use super::{Inits, PATIENCE, WithAgents, compared, executed, in_turn, sleeper};
+use super::{AGENTS, Inits, PATIENCE, WithAgents, compared, executed, in_turn, sleeper};
 
 const ROUNDS: usize = 20;
+const ALONE: &str = "nobody else executes the same file, so that all of it that is mapped counts";
 
 pub fn rows(inits: &Inits) -> Result<Vec<Row>> {
-    let mut found = Vec::new();
-    let who = inits.all();
-    let all = in_turn::<3>(ROUNDS, |which| {
-        let private = with_one(who[which])?;
-        found.push((which, private.dirty));
-        Ok(private.all())
-    })?;
-    let dirty = [0, 1, 2].map(|wanted| {
-        let of = found.iter().filter(|(which, _)| *which == wanted);
-        of.map(|(_, dirty)| *dirty).collect::<Samples>()
-    });
-    let state = "one process, asleep; no other process executes the same file";
-    let mut rows = compared(
-        "private memory, one process",
-        &format!("clean and dirty; {state}"),
-        "KiB",
-        &all,
-        &[Target::RatioAtLeast(1.0)],
-    );
-    rows.extend(compared(
-        "private dirty memory, one process",
-        state,
-        "KiB",
-        &dirty,
-        &[Target::RatioAtLeast(1.0)],
-    ));
-    let six: Vec<Private> = (0..ROUNDS).map(|_| with_six()).collect::<Result<_>>()?;
-    let clean = six.iter().map(|private| private.clean);
-    rows.push(
-        Row::new(
-            "private memory, six agents",
-            &format!(
-                "clean (p50 {}) and dirty; six agents and the app under a plan, connected, asleep",
-                clean.collect::<Samples>().p50()
-            ),
-            "KiB",
-            &six.iter().map(|private| private.all()).collect(),
-        )
-        .wanted(&[Target::MaxAtMost(100.0)]),
-    );
+    let mut rows = one_process(inits, "private memory, one process, alone", ALONE)?;
+    rows.push(six_agents("private memory, six agents, alone", ALONE)?);
+    // What is clean is the page cache's: a second container pays for none of it.
+    let mut neighbours = Vec::new();
+    for init in inits.all() {
+        neighbours.push(with_one(init)?);
+    }
+    let state = "beside one more of the same, as on a host of containers";
+    rows.extend(one_process(inits, "private memory, one process", state)?);
+    let six = six_agents("private memory, six agents", state)?;
+    rows.push(six.wanted(&[Target::MaxAtMost(100.0)]));
     Ok(rows)
 }
 
-fn with_one(init: &Init) -> Result<Private> {
-    let running = Running::start(init.command(Place::Pid1, &sleeper()))?;
-    asleep(running.pid(), 1)?;
-    private(running.pid())
+fn one_process(inits: &Inits, case: &str, state: &str) -> Result<Vec<Row>> {
+    let who = inits.all();
+    let mut dirty = [const { Vec::new() }; 3];
+    let all = in_turn::<3>(ROUNDS, |which| {
+        let private = private(with_one(who[which])?.pid())?;
+        dirty[which].push(private.dirty);
+        Ok(private.all())
+    })?;
+    let [ours, tini, dumb_init] = dirty.map(|dirty| dirty.into_iter().collect::<Samples>().p50());
+    let state = format!(
+        "above a process that sleeps; {state}; of it dirty {ours}, tini {tini}, dumb-init {dumb_init}"
+    );
+    let targets = [Target::RatioAtLeast(1.0)];
+    Ok(compared(case, &state, "KiB", &all, &targets))
 }
 
-fn with_six() -> Result<Private> {
-    let container = WithAgents::start(sleeper())?;
-    asleep(container.running.pid(), super::AGENTS + 1)?;
-    private(container.running.pid())
+fn six_agents(case: &str, state: &str) -> Result<Row> {
+    let mut found: Vec<Private> = Vec::new();
+    for _ in 0..ROUNDS {
+        let container = WithAgents::start(sleeper())?;
+        asleep(container.running.pid(), AGENTS + 1)?;
+        found.push(private(container.running.pid())?);
+    }
+    let dirty: Samples = found.iter().map(|private| private.dirty).collect();
+    let state = format!(
+        "six agents and the app under a plan, connected, asleep; {state}; of it dirty {}",
+        dirty.p50()
+    );
+    let all = found.into_iter().map(Private::all).collect();
+    Ok(Row::new(case, &state, "KiB", &all))
+}
+
+fn with_one(init: &Init) -> Result<Running> {
+    let running = Running::start(init.command(Place::Pid1, &sleeper()))?;
+    asleep(running.pid(), 1)?;
+    Ok(running)
 }
 
 /// Waits until so many children execute the sleeper.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use nodeagent_tests::bench::{Row, Samples, Target};
-use nodeagent_tests::init::now_ns;
+use nodeagent_tests::init::{Running, now_ns};
 
 use super::memory::asleep;
 use super::{AGENTS, Inits, WithAgents, milliseconds, sleeper};
@@ -10,8 +10,10 @@ use super::{AGENTS, Inits, WithAgents, milliseconds, sleeper};
 const ROUNDS: u64 = 200;
 
 pub fn rows(_: &Inits) -> Result<Vec<Row>> {
-    let mut container = WithAgents::start(sleeper())?;
-    asleep(container.running.pid(), AGENTS + 1)?;
+    // What is left of the app is looked for in /proc, which is the container's own.
+    let own_proc = |command| Running::start_with_proc(&command);
+    let mut container = WithAgents::start_by(sleeper(), own_proc)?;
+    asleep(container.gate.pid()?, AGENTS + 1)?;
     let mut took = Vec::new();
     for generation in 2..2 + ROUNDS {
         let asked = now_ns();

@@ -13,12 +13,12 @@ fn prctl(option: usize, a: usize, b: usize) -> Result<usize> {
 pub fn drop_from_bounding_set(kept: u64) -> Result<()> {
     const PR_CAPBSET_READ: usize = 23;
     const PR_CAPBSET_DROP: usize = 24;
-    for capability in 0..64 {
+    for capability in (0..64).filter(|capability| kept >> capability & 1 == 0) {
         match prctl(PR_CAPBSET_READ, capability, 0) {
             // Beyond the last one that this kernel knows.
             Err(Errno::EINVAL) => return Ok(()),
             Err(errno) => return Err(errno),
-            Ok(1) if kept >> capability & 1 == 0 => {
+            Ok(1) => {
                 prctl(PR_CAPBSET_DROP, capability, 0)?;
             }
             Ok(_) => {}
