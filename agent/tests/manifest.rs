@@ -338,7 +338,7 @@ fn the_revision_changes_with_what_is_said_of_agents_and_signals_and_stays_with_t
 fn an_agents_limits_lie_within_those_of_its_instance() {
     let with = |limits: &str| {
         let agents = format!(
-            "resources: {{limits: {{memory: 64Mi, pids: 100}}}}\n  agents: [{{name: a, command: [/a], resources: {{limits: {{{limits}}}}}}}]\n  image:"
+            "resources: {{limits: {{memory: 64Mi, pids: 100}}}}, agents: [{{name: a, command: [/a], resources: {{limits: {{{limits}}}}}}}], image:"
         );
         parse(&MINIMAL.replace("image:", &agents))
     };

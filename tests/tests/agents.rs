@@ -190,8 +190,9 @@ fn agents_start_when_those_they_depend_on_are_ready_and_run_as_the_manifest_says
     let agents = json!([
         {
             "name": "shipper",
-            "command": shell(&format!("echo shipper {SAYS} >>/tmp/said; exec sleep 1000")),
+            "command": shell(&format!("echo shipper {SAYS} >>/tmp/said; echo >&3; exec sleep 1000")),
             "dependsOn": ["cache"],
+            "readiness": { "notificationFd": 3, "timeoutSeconds": 10 },
             "nice": 3,
             "oomScoreAdj": 700,
         },
