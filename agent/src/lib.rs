@@ -20,6 +20,7 @@ pub mod logs;
 pub mod metrics;
 pub mod network;
 pub mod pool;
+pub mod processes;
 pub mod runtime;
 mod sys;
 pub mod task;

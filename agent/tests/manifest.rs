@@ -286,6 +286,53 @@ fn the_revision_changes_with_every_field_that_makes_an_instance() {
 }
 
 #[test]
+fn the_revision_changes_with_what_is_said_of_agents_and_signals_and_stays_with_their_defaults() {
+    let manifest = |agent: &str, spec: &str| {
+        let agents = format!(
+            "agents: [{{name: a, command: [a]}}, {{name: b, command: [b]{agent}}}], {spec} image:"
+        );
+        revision(
+            &parse(&MINIMAL.replace("image:", &agents)).unwrap(),
+            "sha256:0",
+        )
+    };
+    let before = manifest("", "");
+    for agent in [
+        ", dependsOn: [a]",
+        ", restartPolicy: Never",
+        ", signalDelivery: Process",
+    ] {
+        assert_eq!(manifest(agent, ""), before, "{agent}");
+    }
+    for agent in [
+        ", dependsOn: []",
+        ", restartPolicy: Always",
+        ", restartPolicy: Always, maxRestarts: 2",
+        ", exitCode: 3",
+        ", workingDir: /srv",
+        ", ulimits: {nofile: {soft: 5}}",
+        ", nice: 5",
+        ", oomScoreAdj: 5",
+        ", stopSignal: INT",
+        ", signalDelivery: Group",
+        ", terminationGracePeriodSeconds: 5",
+        ", readiness: {notificationFd: 3}",
+    ] {
+        assert_ne!(manifest(agent, ""), before, "{agent}");
+    }
+    for spec in [
+        "nice: 5,",
+        "oomScoreAdj: 5,",
+        "stopSignal: 2,",
+        "signalDelivery: All,",
+        "signals: [{from: HUP, to: TERM}],",
+        "exitCodes: [{from: 143, to: 0}],",
+    ] {
+        assert_ne!(manifest("", spec), before, "{spec}");
+    }
+}
+
+#[test]
 fn the_revision_stays_with_spelling_and_pool_targets() {
     let text = full();
     let (before, hash) = {

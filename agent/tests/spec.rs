@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use nodeagent::app::{App, parse};
+use nodeagent::app::{App, CapabilitySet, parse};
 use nodeagent::instance::spec::{
     CgroupVersion, HostFacts, RaisesLimits, SpecError, SpecInput, SwapAccounting, build,
 };
@@ -407,6 +407,7 @@ fn a_mixed_up_input_is_refused_and_says_what() {
             nofile_hard: 512,
             inherited: [512; 16],
             raises: RaisesLimits::No,
+            gives: CapabilitySet::NONE,
         },
     };
     let spec = build(&good).unwrap();

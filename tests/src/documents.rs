@@ -202,6 +202,74 @@ pub struct Instance {
     pub error: Option<InstanceError>,
 }
 
+/// What `processes` prints.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessList {
+    /// State of the instance.
+    pub state: String,
+    /// Whether nobody in it runs.
+    pub frozen: bool,
+    /// Its cgroup.
+    pub memory: Option<InstanceMemory>,
+    /// Of the manifest.
+    pub supervised: Vec<SupervisedProcess>,
+    /// All that run.
+    pub processes: Vec<Process>,
+}
+
+/// Memory of an instance.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceMemory {
+    /// In use.
+    pub current_bytes: u64,
+    /// The most there was.
+    pub peak_bytes: Option<u64>,
+    /// Of the manifest.
+    pub limit_bytes: Option<u64>,
+}
+
+/// A process of the manifest.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SupervisedProcess {
+    /// `app` or an agent's.
+    pub name: String,
+    /// What it does.
+    pub state: String,
+    /// Inside.
+    pub pid: Option<u32>,
+    /// How often it came again.
+    pub restarts: u32,
+    /// `{"code": 5}` or `{"signal": 9}`.
+    pub last_exit: Option<serde_json::Value>,
+}
+
+/// A process that runs.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Process {
+    /// Inside.
+    pub pid: Option<u32>,
+    /// On the host.
+    pub host_pid: u32,
+    /// On the host.
+    pub parent_host_pid: Option<u32>,
+    /// In the manifest.
+    pub name: Option<String>,
+    /// Program and arguments.
+    pub command: String,
+    /// Threads.
+    pub threads: u32,
+    /// Processor time.
+    pub cpu_ms: u64,
+    /// Resident memory.
+    pub rss_bytes: u64,
+    /// The same with what is shared divided.
+    pub pss_bytes: Option<u64>,
+}
+
 /// A refusal or failure (RFC 9457).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -180,3 +180,112 @@ fn the_end_of_an_optional_agent_leaves_the_app_alone_and_it_comes_again() -> Res
     assert_eq!(pool.instances[0].generation, task.instances[0].generation);
     host.remove_app("web")
 }
+
+/// `nice`, `oom_score_adj`, directory and soft limit of open files of who says it.
+const SAYS: &str =
+    "$(cut -d' ' -f19 /proc/self/stat) $(cat /proc/self/oom_score_adj) $PWD $(ulimit -Sn)";
+
+#[test]
+fn agents_start_when_those_they_depend_on_are_ready_and_run_as_the_manifest_says() -> Result<()> {
+    let agents = json!([
+        {
+            "name": "shipper",
+            "command": shell(&format!("echo shipper {SAYS} >>/tmp/said; exec sleep 1000")),
+            "dependsOn": ["cache"],
+            "nice": 3,
+            "oomScoreAdj": 700,
+        },
+        {
+            "name": "cache",
+            // Readable only by the time it says that it is ready.
+            "command": shell(&format!("sleep 0.3; echo cache {SAYS} >>/tmp/said; echo >&3; exec sleep 1000")),
+            "dependsOn": [],
+            "readiness": { "notificationFd": 3, "timeoutSeconds": 10 },
+            "workingDir": "/bin",
+            "nice": -5,
+            "ulimits": { "nofile": { "soft": 100, "hard": 200 } },
+        },
+    ]);
+    let serve = format!(
+        "cat /tmp/said >/www/index.html; echo app {SAYS} >>/www/index.html; exec httpd -f -p 8080 -h /www"
+    );
+    let manifest = Manifest::script("web", &serve)
+        .ready_by_page(10)
+        .with("nice", json!(7))
+        .with("oomScoreAdj", json!(400))
+        .with("workingDir", json!("/etc"))
+        .with("ulimits", json!({ "nofile": { "soft": 50, "hard": 300 } }))
+        .with("agents", agents);
+
+    let host = TestHost::start_with(CONFIG)?;
+    host.push(&Image::web()?, "web:1")?;
+    let file = host.file("web.json", &manifest.text())?;
+    let refused = host
+        .cli()
+        .run(&["app", "apply", "-f", &file.to_string_lossy()])?;
+    let said = refused.stderr;
+    ensure!(
+        refused.code == 3
+            && said.contains("spec.agents[1].nice: -5 is not allowed; allowed: on this host 0 to 19; less where security.allowed_capabilities names SYS_NICE"),
+        "{said}"
+    );
+    drop(host);
+
+    let allowed = format!("{CONFIG}[security]\nallowed_capabilities = [\"SYS_NICE\"]\n");
+    let host = TestHost::start_with(&allowed)?;
+    host.push(&Image::web()?, "web:1")?;
+    host.apply(&manifest)?;
+    let task = host.cli().activate("web", 1, "in")?;
+    let page = host.fetch(&task.instances[0])?.text();
+    let own = fs::read_to_string("/proc/self/oom_score_adj")?;
+    let lines: Vec<&str> = page.lines().collect();
+    let [cache, shipper, app] = lines.as_slice() else {
+        anyhow::bail!("three processes were to say something: {page:?}, {own}")
+    };
+    ensure!(
+        cache.starts_with("cache -5 ") && cache.ends_with(" /bin 100"),
+        "{page}"
+    );
+    assert_eq!(*shipper, "shipper 3 700 /etc 50");
+    assert_eq!(*app, "app 7 400 /etc 50");
+    host.remove_app("web")
+}
+
+#[test]
+fn an_essential_agent_comes_again_as_often_as_it_may_and_then_its_instance_ends() -> Result<()> {
+    let script = "echo began; while [ ! -e /tmp/die ]; do sleep 0.05; done; rm /tmp/die; exit 5";
+    let agent = json!({
+        "name": "sidecar",
+        "command": shell(script),
+        "restartPolicy": "OnFailure",
+        "maxRestarts": 2,
+        "exitCode": 70,
+    });
+    let host = host_with(&Manifest::web("web").with("agents", json!([agent])))?;
+    let task = host.cli().activate("web", 1, "in")?;
+    let first = task.instances[0].clone();
+    for restarts in 1..=2 {
+        log_with(&host, "sidecar", &"began\n".repeat(restarts))?;
+        fs::write(inside(&host, "/tmp/die")?, "")?;
+    }
+    log_with(&host, "sidecar", &"began\n".repeat(3))?;
+    host.assert_serves(&first)?;
+    let pool = host.cli().pool("web")?;
+    assert_eq!(pool.instances[0].generation, first.generation);
+    assert_eq!(pool.instances[0].state, "active");
+
+    fs::write(inside(&host, "/tmp/die")?, "")?;
+    let replaced = |i: &Instance| {
+        i.state == "active" && (i.name != first.name || i.generation > first.generation)
+    };
+    host.wait_for_pool("web", "another in service", |pool| {
+        pool.instances.iter().any(replaced)
+    })?;
+    let log = host.agent.tail(200);
+    let said = |line: &str| line.contains("ended by itself") && line.contains("sidecar");
+    ensure!(
+        log.lines().any(said),
+        "no sentence about the sidecar:\n{log}"
+    );
+    host.remove_app("web")
+}

@@ -497,7 +497,9 @@ impl<'p> Supervisor<'p> {
             let has = match slot.life {
                 Life::Waiting | Life::Spawning => false,
                 // An optional agent that failed once holds nobody.
-                Life::Starting => slot.failed_before && slot.spec.essential == Essential::No,
+                Life::Starting | Life::BackingOff { .. } => {
+                    slot.failed_before && slot.spec.essential == Essential::No
+                }
                 _ => true,
             };
             all &= has;

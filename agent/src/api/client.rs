@@ -31,8 +31,8 @@ pub use log::LogStream;
 pub use tls::{Credentials, Remote};
 
 use super::v1::{
-    AppDocument, AppList, ApplyResult, JournalDocument, Problem, Status, Task, TaskList,
-    TaskRequest, Trail, Verb,
+    AppDocument, AppList, ApplyResult, JournalDocument, Problem, ProcessList, Status, Task,
+    TaskList, TaskRequest, Trail, Verb,
 };
 use super::{Deletion, TaskFilter};
 
@@ -222,6 +222,12 @@ impl Client {
     /// `GET /v1/status`.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// `GET /v1/instances/{name}/processes`.
+    pub async fn processes(&self, instance: &str) -> Result<ProcessList, ClientError> {
+        let path = format!("/v1/instances/{}/processes", segment(instance));
+        self.get(&path).await
     }
 
     /// `GET /v1/journal`.

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use super::Feed;
 use super::exec::{ExecInput, ExecOutput};
 use super::v1::{
-    AppDocument, AppList, ApplyResult, ExecRequest, JournalDocument, Problem, Status, Task,
-    TaskList, TaskRequest, TaskState, Trail, Verb,
+    AppDocument, AppList, ApplyResult, ExecRequest, JournalDocument, Problem, ProcessList, Status,
+    Task, TaskList, TaskRequest, TaskState, Trail, Verb,
 };
 use crate::metrics::Page;
 
@@ -147,6 +147,13 @@ pub trait Host: Send + Sync + 'static {
         instance: &str,
         request: LogRequest,
     ) -> impl Future<Output = Result<Log, Problem>> + Send;
+
+    /// What runs in an instance. Problems: `not_found` (no such instance), `unavailable` (nothing
+    /// runs in it, or its container-init does not answer or is older than the question).
+    fn processes(
+        &self,
+        instance: &str,
+    ) -> impl Future<Output = Result<ProcessList, Problem>> + Send;
 
     /// Executes a command in an instance; the request is well-formed. `caller` is named in the log.
     /// Problems: `not_found` (no such instance), `invalid_request` (it cannot be executed),

@@ -13,8 +13,8 @@ use super::exec::PROTOCOL;
 use super::server::{Operation, ROUTES, Route};
 use super::v1::{
     AlarmChange, AppChange, AppDocument, AppList, ApplyResult, ExecRequest, InstanceChange,
-    JournalDocument, Problem, ProblemCode, Status, Task, TaskList, TaskRequest, TaskState,
-    TaskSummary, Trail,
+    JournalDocument, Problem, ProblemCode, ProcessList, Status, Task, TaskList, TaskRequest,
+    TaskState, TaskSummary, Trail,
 };
 
 /// The document.
@@ -155,6 +155,7 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
         Operation::ShowTask => document::<Task>(answers),
         Operation::ShowTrail => document::<Trail>(answers),
         Operation::ShowStatus => document::<Status>(answers),
+        Operation::ListProcesses => document::<ProcessList>(answers),
         Operation::ShowJournal | Operation::AcceptJournal => document::<JournalDocument>(answers),
         Operation::ListApps => document::<AppList>(answers),
         Operation::ShowApp => document::<AppDocument>(answers),

@@ -54,6 +54,12 @@ pub(super) struct Spec {
     pub(super) resources: Option<Resources>,
     pub(super) security_context: Option<SecurityContext>,
     pub(super) ulimits: Option<Ulimits>,
+    pub(super) nice: Option<i8>,
+    pub(super) oom_score_adj: Option<i16>,
+    pub(super) stop_signal: Option<Scalar>,
+    pub(super) signal_delivery: Option<String>,
+    pub(super) signals: Option<Vec<SignalRewrite>>,
+    pub(super) exit_codes: Option<Vec<ExitCodeRewrite>>,
     pub(super) startup: Option<VitalProbe>,
     pub(super) readiness: Option<Readiness>,
     pub(super) liveness: Option<VitalProbe>,
@@ -139,7 +145,7 @@ pub(super) struct Limits {
     pub(super) pids: Option<u64>,
 }
 
-/// Exactly one of the first five, and how to time it.
+/// Exactly one of the first six, and how to time it.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Readiness {
@@ -147,6 +153,7 @@ pub(super) struct Readiness {
     pub(super) tcp_socket: Option<TcpSocket>,
     pub(super) exec: Option<Exec>,
     pub(super) notify: Option<Empty>,
+    pub(super) notification_fd: Option<u32>,
     pub(super) none: Option<Empty>,
     pub(super) initial_delay_seconds: Option<u32>,
     pub(super) period_seconds: Option<u32>,
@@ -212,8 +219,33 @@ pub(super) struct Agent {
     pub(super) command: Option<Vec<String>>,
     pub(super) env: Option<Vec<NameValue>>,
     pub(super) user: Option<Scalar>,
+    pub(super) working_dir: Option<String>,
+    pub(super) ulimits: Option<Ulimits>,
+    pub(super) nice: Option<i8>,
+    pub(super) oom_score_adj: Option<i16>,
+    pub(super) stop_signal: Option<Scalar>,
+    pub(super) signal_delivery: Option<String>,
+    pub(super) termination_grace_period_seconds: Option<u32>,
+    pub(super) depends_on: Option<Vec<String>>,
     pub(super) readiness: Option<Readiness>,
     pub(super) essential: Option<bool>,
+    pub(super) restart_policy: Option<String>,
+    pub(super) max_restarts: Option<u32>,
+    pub(super) exit_code: Option<u8>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct SignalRewrite {
+    pub(super) from: Option<Scalar>,
+    pub(super) to: Option<Scalar>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct ExitCodeRewrite {
+    pub(super) from: Option<u8>,
+    pub(super) to: Option<u8>,
 }
 
 /// Exactly one of the last three.
@@ -422,7 +454,11 @@ mod tests {
                 return probe.to_owned();
             }
         }
-        for shared in ["spec.agents[].readiness", "spec.agents[].env"] {
+        for shared in [
+            "spec.agents[].readiness",
+            "spec.agents[].env",
+            "spec.agents[].ulimits",
+        ] {
             if field.starts_with(shared) {
                 return shared.to_owned();
             }

@@ -8,20 +8,24 @@
 //! app with the host's settings when it is applied.
 
 mod capabilities;
+mod conduct;
 mod env_file;
 mod manifest;
 mod name_service;
 mod quantity;
 mod revision;
 mod security;
+mod signal;
 mod types;
 mod validate;
 
 pub use capabilities::CapabilitySet;
+pub use conduct::{AgentRestart, Conduct, Rewrite, SignalDelivery};
 pub use env_file::{EnvFile, WrongLine, variables as env_variables};
 pub use name_service::{Dns, DnsOption, DnsPolicy, HostAlias};
 pub use revision::{Revision, manifest_hash, revision};
 pub use security::{SAFE_SYSCTLS, Seccomp, Security, Ulimit, check_against_image, is_namespaced};
+pub use signal::signal_number;
 pub use types::*;
 
 use std::fmt;

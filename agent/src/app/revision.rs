@@ -11,10 +11,10 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Access, App, CapabilitySet, Clean, Dns, DnsOption, DnsPolicy, EnvFile, Essential, HostAlias,
-    HostPathKind, HostPortWish, Look, NetworkMode, Probe, Protocol, Readiness, RegisteredAddress,
-    RestartPolicy, Scheme, Seccomp, SecretFile, Security, Ulimit, User, VitalProbe, Volume,
-    VolumeMount,
+    Access, Agent, AgentRestart, App, CapabilitySet, Clean, Conduct, Dns, DnsOption, DnsPolicy,
+    EnvFile, Essential, HostAlias, HostPathKind, HostPortWish, Look, NetworkMode, Probe, Protocol,
+    Readiness, RegisteredAddress, RestartPolicy, Rewrite, Scheme, Seccomp, SecretFile, Security,
+    SignalDelivery, Ulimit, User, VitalProbe, Volume, VolumeMount,
 };
 use crate::hex::hex;
 
@@ -135,6 +135,9 @@ impl Writer {
             resources,
             security,
             ulimits,
+            conduct,
+            signals,
+            exit_codes,
             startup,
             readiness,
             liveness,
@@ -192,31 +195,20 @@ impl Writer {
         self.number("memory", resources.memory_bytes);
         self.number("pids", resources.pids);
         self.security(security);
-        for Ulimit {
-            name, soft, hard, ..
-        } in ulimits
-        {
-            self.text("ulimit", name);
-            self.number("soft", *soft);
-            self.number("hard", *hard);
+        self.ulimits(ulimits);
+        self.conduct(conduct);
+        for (name, rewrites) in [("signal", signals), ("exit-code", exit_codes)] {
+            for Rewrite { from, to } in rewrites {
+                self.number(name, (*from).into());
+                self.number("to", (*to).into());
+            }
         }
         self.readiness(readiness);
         self.vital("startup", startup.as_ref());
         self.vital("liveness", liveness.as_ref());
         self.number("agents", agents.len() as u64);
-        for agent in agents {
-            self.text("agent", &agent.name);
-            self.list("command", &agent.command);
-            self.pairs("env", agent.env.iter().map(|(name, value)| (name, value)));
-            self.user(agent.user.as_ref());
-            self.readiness(&agent.readiness);
-            self.text(
-                "essential",
-                match agent.essential {
-                    Essential::Yes => "yes",
-                    Essential::No => "no",
-                },
-            );
+        for (index, agent) in agents.iter().enumerate() {
+            self.agent(index, agent);
         }
         for mount in mounts {
             self.mount(mount);
@@ -248,6 +240,90 @@ impl Writer {
             },
         );
         self.duration("grace", *termination_grace);
+    }
+
+    fn ulimits(&mut self, ulimits: &[Ulimit]) {
+        for Ulimit {
+            name, soft, hard, ..
+        } in ulimits
+        {
+            self.text("ulimit", name);
+            self.number("soft", *soft);
+            self.number("hard", *hard);
+        }
+    }
+
+    fn conduct(&mut self, conduct: &Conduct) {
+        let Conduct {
+            nice,
+            oom_score_adj,
+            stop_signal,
+            delivery,
+        } = conduct;
+        if let Some(nice) = nice {
+            self.text("nice", &nice.to_string());
+        }
+        if let Some(score) = oom_score_adj {
+            self.text("oom-score-adj", &score.to_string());
+        }
+        if let Some(signal) = stop_signal {
+            self.number("stop-signal", (*signal).into());
+        }
+        if *delivery != SignalDelivery::default() {
+            self.text("signal-delivery", delivery.as_str());
+        }
+    }
+
+    /// `index` is its place in the list, by which it waits for the one before it.
+    fn agent(&mut self, index: usize, agent: &Agent) {
+        let Agent {
+            name,
+            command,
+            env,
+            user,
+            working_dir,
+            ulimits,
+            conduct,
+            termination_grace,
+            after,
+            readiness,
+            essential,
+            restart: AgentRestart { policy, max },
+            exit_code,
+        } = agent;
+        self.text("agent", name);
+        self.list("command", command);
+        self.pairs("env", env.iter().map(|(name, value)| (name, value)));
+        self.user(user.as_ref());
+        self.readiness(readiness);
+        let (essential, usual) = match essential {
+            Essential::Yes => ("yes", RestartPolicy::Never),
+            Essential::No => ("no", RestartPolicy::Always),
+        };
+        self.text("essential", essential);
+        if let Some(dir) = working_dir {
+            self.text("working-dir", dir);
+        }
+        self.ulimits(ulimits);
+        self.conduct(conduct);
+        if let Some(grace) = termination_grace {
+            self.duration("grace", *grace);
+        }
+        if *after != index.checked_sub(1).into_iter().collect::<Vec<_>>() {
+            self.number("after", after.len() as u64);
+            for other in after {
+                self.number("", *other as u64);
+            }
+        }
+        if *policy != usual {
+            self.text("restart", policy.as_str());
+        }
+        if let Some(max) = max {
+            self.number("max-restarts", (*max).into());
+        }
+        if let Some(code) = exit_code {
+            self.number("exit-code", (*code).into());
+        }
     }
 
     fn mount(&mut self, mount: &VolumeMount) {
@@ -356,6 +432,11 @@ impl Writer {
             Readiness::None => self.text("readiness", "none"),
             Readiness::Notify { timeout } => {
                 self.text("readiness", "notify");
+                self.duration("timeout", *timeout);
+            }
+            Readiness::NotificationFd { fd, timeout } => {
+                self.text("readiness", "notification-fd");
+                self.number("fd", (*fd).into());
                 self.duration("timeout", *timeout);
             }
             Readiness::Probe(probe) => self.probe("readiness", probe),

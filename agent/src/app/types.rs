@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Dns, EnvFile, HostAlias, Security, Ulimit};
+use super::{AgentRestart, Conduct, Dns, EnvFile, HostAlias, Rewrite, Security, Ulimit};
 use crate::instance::AppName;
 
 /// An app that may be created: every field was validated, every default applied.
@@ -46,13 +46,19 @@ pub struct App {
     pub security: Security,
     /// Limits of each process, by number.
     pub ulimits: Vec<Ulimit>,
+    /// How the app's process runs and is asked to end.
+    pub conduct: Conduct,
+    /// Signals that reach container-init from outside, and what reaches the app instead.
+    pub signals: Vec<Rewrite>,
+    /// Exit codes of the container that become others.
+    pub exit_codes: Vec<Rewrite>,
     /// What holds the other probes until it has passed once.
     pub startup: Option<VitalProbe>,
     /// How we learn that the app is ready, and whether it still is.
     pub readiness: Readiness,
     /// What has to go on passing while the app is in service.
     pub liveness: Option<VitalProbe>,
-    /// In-container processes that run before the app, in order.
+    /// In-container processes that run before the app, as written; [`App::start_order`].
     pub agents: Vec<Agent>,
     /// Volumes where they are mounted, parents before what lies below them.
     pub mounts: Vec<VolumeMount>,
@@ -107,7 +113,7 @@ impl App {
     pub fn steady_readiness(&self) -> Option<&Probe> {
         match &self.readiness {
             Readiness::Probe(probe) => Some(probe),
-            Readiness::Notify { .. } | Readiness::None => None,
+            Readiness::Notify { .. } | Readiness::NotificationFd { .. } | Readiness::None => None,
         }
     }
 
@@ -116,7 +122,7 @@ impl App {
     /// startup probe's first.
     pub fn is_ready_by_init(&self) -> bool {
         match &self.readiness {
-            Readiness::Notify { .. } => true,
+            Readiness::Notify { .. } | Readiness::NotificationFd { .. } => true,
             Readiness::Probe(probe) => {
                 probe.look.is_command()
                     && probe.timing.success_threshold == 1
@@ -137,7 +143,7 @@ impl App {
         }
     }
 
-    /// Whether the end of the in-container agent of this name is the end of the instance.
+    /// Whether the end for good of the in-container agent of this name is the end of the instance.
     pub fn is_essential_agent(&self, name: &str) -> bool {
         let mut agents = self.agents.iter();
         agents.any(|agent| agent.name == name && agent.essential == Essential::Yes)
@@ -268,6 +274,13 @@ pub enum Readiness {
         /// How long it may take before the start counts as failed.
         timeout: Duration,
     },
+    /// The process writes a newline to this descriptor (s6's `notification-fd`); no probe.
+    NotificationFd {
+        /// Number of the descriptor in the process, 3..=255.
+        fd: u32,
+        /// How long it may take before the start counts as failed.
+        timeout: Duration,
+    },
     /// A probe passes.
     Probe(Probe),
 }
@@ -365,7 +378,7 @@ impl Readiness {
     pub fn deadline(&self) -> Duration {
         match self {
             Self::None => Duration::from_secs(30),
-            Self::Notify { timeout } => *timeout,
+            Self::Notify { timeout } | Self::NotificationFd { timeout, .. } => *timeout,
             Self::Probe(probe) => probe.timing.deadline(),
         }
     }
@@ -382,18 +395,34 @@ pub struct Agent {
     pub env: Vec<(String, String)>,
     /// Who it runs as; the app's user when absent.
     pub user: Option<User>,
-    /// When the next process may start: none, notify, tcp (on loopback) or exec.
+    /// Absolute path; the app's when absent.
+    pub working_dir: Option<String>,
+    /// Limits instead of the app's, by number.
+    pub ulimits: Vec<Ulimit>,
+    /// How it runs and is asked to end.
+    pub conduct: Conduct,
+    /// Its own time between the stop signal and KILL, inside the instance's; all of that when
+    /// absent.
+    pub termination_grace: Option<Duration>,
+    /// Indices of the agents that have to be ready before it starts.
+    pub after: Vec<usize>,
+    /// When those that wait for it may start: none, notify, a newline, tcp (on loopback) or exec.
     pub readiness: Readiness,
-    /// Whether its end ends the instance.
+    /// Whether its end for good ends the instance.
     pub essential: Essential,
+    /// Whether it is started again.
+    pub restart: AgentRestart,
+    /// Exit code of the container when the end of this agent ends it; its own when absent.
+    pub exit_code: Option<u8>,
 }
 
-/// Whether the end of an in-container agent ends the instance.
+/// Whether the end of an in-container agent ends the instance: an end after which it is not started
+/// again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Essential {
-    /// Its end is the instance's end.
+    /// It is the instance's end.
     Yes,
-    /// It is started again with back-off; the app is not disturbed.
+    /// The app is not disturbed.
     No,
 }
 

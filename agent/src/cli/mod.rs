@@ -15,6 +15,7 @@ mod exec;
 mod journal;
 mod logs;
 mod man;
+mod processes;
 mod progress;
 mod report;
 mod restart;
@@ -136,6 +137,7 @@ enum Call {
     Tasks(tasks::Tasks),
     Logs(logs::Logs),
     Exec(exec::Exec),
+    Processes(processes::Processes),
     App(app::App),
     Journal(journal::Journal),
 }
@@ -214,6 +216,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Tasks(verb) => verb.execute(options).await,
         Call::Logs(verb) => verb.execute(options).await,
         Call::Exec(verb) => verb.execute(options).await,
+        Call::Processes(verb) => verb.execute(options).await,
         Call::App(verb) => verb.execute(options).await,
         Call::Journal(verb) => verb.execute(options).await,
     }

@@ -54,6 +54,21 @@ impl<'de> Deserializer<'de> for Names<'_> {
         visitor.visit_bool(true)
     }
 
+    fn deserialize_i8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.leaf();
+        visitor.visit_i8(1)
+    }
+
+    fn deserialize_i16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.leaf();
+        visitor.visit_i16(1)
+    }
+
+    fn deserialize_u8<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.leaf();
+        visitor.visit_u8(1)
+    }
+
     fn deserialize_u16<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         self.leaf();
         visitor.visit_u16(1)
@@ -118,7 +133,7 @@ impl<'de> Deserializer<'de> for Names<'_> {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i64 u8 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+        i32 i64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
         newtype_struct tuple tuple_struct identifier ignored_any
     }
 }

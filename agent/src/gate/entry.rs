@@ -8,12 +8,13 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use container_init::protocol::{LookKind, LookOutcome, Report};
+use container_init::protocol::{LookKind, LookOutcome, Report, Request};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::GateError;
 use super::look::{LOOK_FRAME, Looks};
 use super::peer::{Peer, TurnedAway};
+use super::processes::{Questions, Supervised};
 use super::session::Session;
 use super::status::{Notice, NoticeKind, Status};
 use crate::instance::ContainerId;
@@ -33,6 +34,7 @@ struct Link {
     /// Number of the newest event that was taken in.
     seen: u64,
     looks: Looks,
+    questions: Questions,
     forgotten: bool,
 }
 
@@ -108,6 +110,28 @@ impl Entry {
         Ok(outcome)
     }
 
+    /// Asks for the processes; the answer comes through the channel, which closes with the
+    /// connection.
+    pub(super) fn ask_processes(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<oneshot::Receiver<Vec<Supervised>>, GateError> {
+        let mut link = self.link();
+        let Some(session) = link.session.clone() else {
+            return Err(GateError::NotConnected {
+                container: self.container.clone(),
+            });
+        };
+        let told = link
+            .questions
+            .begin(&self.container, self.status.borrow().version)?;
+        if let Err(unsent) = session.ask(request) {
+            link.questions.withdraw();
+            return Err(unsent.of(&self.container));
+        }
+        Ok(told)
+    }
+
     /// Makes `session` the one of this container.
     pub(super) fn attach(&self, peer: Peer, session: Arc<Session>) -> Result<(), TurnedAway> {
         let mut link = self.link();
@@ -123,6 +147,7 @@ impl Entry {
         }
         link.init = Some(peer);
         link.looks = Looks::default();
+        link.questions = Questions::default();
         if let Some(older) = link.session.replace(session) {
             older.close();
             self.status
@@ -156,6 +181,10 @@ impl Entry {
             link.seen = event.seq;
         }
         match report {
+            Report::Processes(said) => {
+                link.questions.answered(said);
+                return Taken::Yes;
+            }
             Report::Looked(looked) => {
                 link.looks.answered(looked);
                 return Taken::Yes;
@@ -168,6 +197,13 @@ impl Entry {
         let mut news = None;
         self.status
             .send_modify(|status| news = status.apply(report));
+        if let Some(NoticeKind::Exited(exit)) = &news
+            && !exit.is_app()
+        {
+            // Whether that was the end for good: init stops everything then. A connection that does
+            // not take the question brings no answer either.
+            session.say(&Request::Status).ok();
+        }
         if news.is_none_or(|kind| self.notify(kind, notices)) {
             Taken::Yes
         } else {
@@ -183,6 +219,7 @@ impl Entry {
         }
         link.session = None;
         link.looks = Looks::default();
+        link.questions = Questions::default();
         let was_connected = self
             .status
             .send_if_modified(|status| std::mem::take(&mut status.connected));
@@ -217,6 +254,7 @@ impl Entry {
         let mut link = self.link();
         link.forgotten = true;
         link.looks = Looks::default();
+        link.questions = Questions::default();
         if let Some(session) = link.session.take() {
             session.close();
         }

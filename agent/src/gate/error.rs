@@ -102,6 +102,22 @@ pub enum GateError {
     },
     /// Init was made by an older nodeagent.
     #[error(
+        "the init of container {container} cannot tell its processes: it was made by an older nodeagent; a roll makes it anew"
+    )]
+    ProcessesUnknown {
+        /// The container.
+        container: ContainerId,
+    },
+    /// Init answers none of many questions.
+    #[error("the init of container {container} has left {waiting} questions unanswered")]
+    Unanswered {
+        /// The container.
+        container: ContainerId,
+        /// How many.
+        waiting: usize,
+    },
+    /// Init was made by an older nodeagent.
+    #[error(
         "the init of container {container} cannot start a process again in its container: it was made by an older nodeagent; nodeagent deactivate and activate make another container"
     )]
     RestartsUnknown {

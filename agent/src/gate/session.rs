@@ -224,13 +224,18 @@ impl Session {
         Ok(goes)
     }
 
-    /// Sends one of the gate's own small frames.
-    pub(super) fn say(&self, request: &Request<'_>) -> Result<(), Unsent> {
+    /// Sends one of the gate's own small frames, or says that there is no room for it.
+    pub(super) fn ask(&self, request: &Request<'_>) -> Result<(), Unsent> {
         let mut frame = [0; 32];
         let length = request
             .encode(&mut frame)
             .map_err(|e| Unsent::Write(io::Error::other(e)))?;
-        match self.send(frame.get(..length).unwrap_or_default()) {
+        self.send(frame.get(..length).unwrap_or_default())
+    }
+
+    /// Sends one of the gate's own small frames, that may be left out.
+    pub(super) fn say(&self, request: &Request<'_>) -> Result<(), Unsent> {
+        match self.ask(request) {
             // Acks are cumulative and events are sent again: one that is left out costs nothing.
             Err(Unsent::Congested(_)) => Ok(()),
             answer => answer,

@@ -34,10 +34,17 @@ pub struct Status {
     pub app_pid: Option<u32>,
     /// How the app ended; `None` while it runs again.
     pub app_exit: Option<Exit>,
-    /// In-container agents that ended before the app did, in that order, each with its last end.
+    /// In-container agents that ended before the app did and do not run again, in that order, each
+    /// with its last end.
     pub agents_ended: Vec<Exit>,
     /// A stop is under way.
     pub stopping: bool,
+    /// [`NoticeKind::Stopping`] was told.
+    pub told_stopping: bool,
+    /// An in-container agent ended, and whether it comes again was not said yet.
+    pub unsettled: bool,
+    /// How the app ended meanwhile: perhaps because of that agent.
+    pub held_exit: Option<Exit>,
     /// Nothing of the plan runs any more; init has ended or is about to.
     pub stopped: bool,
     /// The answer to the newest command, when it was a refusal; cleared by the next command.
@@ -110,8 +117,11 @@ pub enum NoticeKind {
         /// Generation of the start or adopt.
         generation: u64,
     },
-    /// A process of the plan ended.
+    /// A process of the plan ended; an in-container agent may come again.
     Exited(Exit),
+    /// Init stops everything: it was asked to, the app ended, or an essential agent did for good.
+    /// With the app's end where that came between an agent's and this.
+    Stopping(Option<Exit>),
     /// Killed, and still there when init stopped waiting: it is stuck in the kernel.
     LeftBehind {
         /// Name from the plan; empty for another process of the container.
@@ -136,7 +146,14 @@ impl Status {
                 None
             }
             Report::Status(status) => {
-                let news = (!self.connected).then_some(NoticeKind::Connected);
+                let mut news = (!self.connected).then_some(NoticeKind::Connected);
+                self.unsettled = false;
+                let held = self.held_exit.take();
+                let first_told = self.connected && status.stopping && !self.told_stopping;
+                if held.is_some() || first_told {
+                    self.told_stopping = true;
+                    news = Some(NoticeKind::Stopping(held.clone()));
+                }
                 self.connected = true;
                 self.generation = status.generation;
                 self.started = status.started;
@@ -144,6 +161,7 @@ impl Status {
                 self.ready = status.app_ready;
                 self.stopping = status.stopping;
                 self.app_pid = (status.app_pid != 0).then_some(status.app_pid);
+                self.app_exit = self.app_exit.take().or(held);
                 if self.app_pid.is_some() {
                     self.app_exit = None;
                 }
@@ -152,6 +170,11 @@ impl Status {
                     .iter()
                     .filter(|agent| agent.state == AgentState::Ready);
                 self.agents_ready = ready.map(|agent| agent.name.to_owned()).collect();
+                let ended = |name: &str| {
+                    let mut agents = status.agents.iter();
+                    agents.all(|agent| agent.name != name || agent.state == AgentState::Ended)
+                };
+                self.agents_ended.retain(|exit| ended(&exit.name));
                 let running = status.agents.iter().filter(|agent| agent.pid != 0);
                 self.agent_pids = running.map(|a| (a.name.to_owned(), a.pid)).collect();
                 self.reports += 1;
@@ -176,6 +199,7 @@ impl Status {
                 if !self.agents_ready.iter().any(|known| known == name) {
                     self.agents_ready.push(name.to_owned());
                 }
+                self.agents_ended.retain(|exit| exit.name != name);
                 None
             }
             EventKind::Armed => {
@@ -214,8 +238,7 @@ impl Status {
                     memory: memory.map(|(_, memory)| memory),
                     generation,
                 };
-                self.ended(&exit);
-                Some(NoticeKind::Exited(exit))
+                self.ended(exit)
             }
             EventKind::Stopped => {
                 self.stopped = true;
@@ -249,12 +272,14 @@ impl Status {
         }
     }
 
-    fn ended(&mut self, exit: &Exit) {
+    /// The news of an end; none yet of the app's where an agent's end may be the cause.
+    fn ended(&mut self, exit: Exit) -> Option<NoticeKind> {
         if !exit.is_app() {
+            self.unsettled = !self.stopping;
             self.agents_ready.retain(|name| *name != exit.name);
             self.agent_pids.remove(&exit.name);
             // What ends after the app was stopped with it.
-            if self.app_exit.is_none() {
+            if self.app_exit.is_none() && self.held_exit.is_none() {
                 self.agents_ended
                     .retain(|earlier| earlier.name != exit.name);
                 self.agents_ended.push(exit.clone());
@@ -262,8 +287,13 @@ impl Status {
         } else if self.app_pid.is_none_or(|pid| pid == exit.pid) {
             self.app_pid = None;
             self.ready = false;
+            if self.unsettled {
+                self.held_exit = Some(exit);
+                return None;
+            }
             self.app_exit = Some(exit.clone());
         }
+        Some(NoticeKind::Exited(exit))
     }
 }
 
@@ -383,6 +413,7 @@ mod tests {
         event(&mut status, exited("app", 9, 1));
         assert!(status.ready && status.app_exit.is_none() && status.agents_ready.is_empty());
         assert_eq!(status.agents_ended[0].name, "proxy");
+        status.unsettled = false;
         let news = event(&mut status, exited("app", 10, 2));
         assert_eq!(news, status.app_exit.clone().map(NoticeKind::Exited));
         assert_eq!((status.ready, status.app_pid), (false, None));
@@ -394,6 +425,75 @@ mod tests {
         );
         event(&mut status, exited("logs", 8, 2));
         assert_eq!(status.agents_ended.len(), 1, "it was stopped with the app");
+    }
+
+    #[test]
+    fn an_agent_that_comes_again_has_not_ended_and_a_stop_is_told_once() {
+        let mut status = Status::default();
+        let said = |stopping: bool, cache: AgentState, proxy: AgentState| {
+            let agents = [("cache", cache), ("proxy", proxy)];
+            let agents = agents.map(|(name, state)| AgentStatus {
+                name,
+                state,
+                pid: 7,
+            });
+            (stopping, agents)
+        };
+        let tell = |status: &mut Status, (stopping, agents): (bool, [AgentStatus<'_>; 2])| {
+            status.apply(&Report::Status(protocol::Status {
+                generation: 1,
+                started: false,
+                app_ready: false,
+                armed: true,
+                stopping,
+                app_pid: 0,
+                agents: Agents::new(&agents),
+            }))
+        };
+        let ready = said(false, AgentState::Ready, AgentState::Ready);
+        assert_eq!(tell(&mut status, ready), Some(NoticeKind::Connected));
+        event(&mut status, exited("cache", 7, 1));
+        assert_eq!(status.agents_ended.len(), 1);
+        let again = said(false, AgentState::BackingOff, AgentState::Ready);
+        assert_eq!(tell(&mut status, again), None);
+        assert_eq!(status.agents_ended, []);
+        event(&mut status, exited("cache", 8, 1));
+        event(&mut status, exited("proxy", 9, 1));
+        let over = said(true, AgentState::Ended, AgentState::Ended);
+        assert_eq!(tell(&mut status, over), Some(NoticeKind::Stopping(None)));
+        assert_eq!(tell(&mut status, over), None);
+        assert_eq!(status.agents_ended[0].name, "cache");
+    }
+
+    #[test]
+    fn the_end_of_the_app_waits_for_what_the_end_of_an_agent_before_it_means() {
+        let ended = |status: &mut Status, stopping: bool| {
+            status.apply(&Report::Status(protocol::Status {
+                generation: 1,
+                started: true,
+                app_ready: false,
+                armed: true,
+                stopping,
+                app_pid: 0,
+                agents: Agents::new(&[]),
+            }))
+        };
+        let mut status = Status::default();
+        ended(&mut status, false);
+        event(&mut status, exited("proxy", 7, 1));
+        assert_eq!(event(&mut status, exited("app", 10, 1)), None);
+        event(&mut status, exited("cache", 8, 1));
+        assert_eq!(status.app_exit, None);
+        let news = ended(&mut status, true);
+        let app = status.app_exit.clone();
+        assert!(app.as_ref().is_some_and(Exit::is_app));
+        assert_eq!(news, Some(NoticeKind::Stopping(app)));
+        let names: Vec<&str> = status
+            .agents_ended
+            .iter()
+            .map(|e| e.name.as_str())
+            .collect();
+        assert_eq!(names, ["proxy"], "the other was stopped with the app");
     }
 
     #[test]

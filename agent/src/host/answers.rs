@@ -478,6 +478,11 @@ fn end_state(state: EndState) -> TaskState {
     }
 }
 
+/// The state of an instance in this phase.
+pub(super) fn state(phase: crate::instance::Phase) -> InstanceState {
+    instance_state(phase.state().as_str())
+}
+
 fn instance_state(word: &str) -> InstanceState {
     match word {
         "arming" => InstanceState::Arming,

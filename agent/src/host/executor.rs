@@ -477,16 +477,15 @@ async fn failing(probe: Option<&Probe>, place: Place<'_, Command<'_>>, seed: u64
     }
 }
 
-/// Fails when the container is over, or about to be: the first essential process that ended says why.
+/// Fails when the container is over, or about to be: the first essential process that ended for good
+/// says why.
 pub(super) fn alive(status: &Status, app: &App) -> Result<(), Failure> {
-    let agents = status.agents_ended.iter();
-    let first = agents
-        .filter(|exit| app.is_essential_agent(&exit.name))
-        .chain(&status.app_exit)
-        .next();
-    match first {
+    let over = status.stopped || status.stopping;
+    let mut agents = status.agents_ended.iter().filter(|_| over);
+    let first = agents.find(|exit| app.is_essential_agent(&exit.name));
+    match first.or(status.app_exit.as_ref()) {
         Some(exit) => Err(exited(exit)),
-        None if status.stopped || status.stopping => Err(Failure::new(
+        None if over => Err(Failure::new(
             "exited",
             "an essential process of the container ended",
         )),

@@ -24,6 +24,7 @@ mod measure;
 mod node;
 mod place;
 mod predecessors;
+mod processes;
 mod reboot;
 mod rebuild;
 mod registrations;

@@ -13,7 +13,7 @@ use super::registrations::Listing;
 use super::strays;
 use crate::api::v1::{
     AppDocument, AppList, ApplyResult, ExecRequest, JournalDocument, Pool, Problem, ProblemCode,
-    Status, Task, TaskList, TaskRequest, TaskSummary, Trail, Verb,
+    ProcessList, Status, Task, TaskList, TaskRequest, TaskSummary, Trail, Verb,
 };
 use crate::api::{Deletion, ExecSession, Feed, Host, Log, LogRequest, Received, TaskFilter};
 use crate::app::HostTerms;
@@ -275,6 +275,10 @@ impl<E: Effects> Host for Node<E> {
 
     async fn log(&self, instance: &str, request: LogRequest) -> Result<Log, Problem> {
         self.read_log(instance, request).await
+    }
+
+    async fn processes(&self, instance: &str) -> Result<ProcessList, Problem> {
+        self.processes_of(instance).await
     }
 
     async fn exec(

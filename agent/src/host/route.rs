@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ended::recorded_end;
 use super::executor::exited;
-use super::node::Pools;
+use super::node::{Entry, Pools};
 use super::predecessors::Predecessors;
 use crate::gate::{Directories, Exit, Notice, NoticeKind};
 use crate::instance::{ContainerId, Failure};
@@ -70,19 +70,19 @@ async fn take_notice(
             deliver(pools, &notice.container, exited(&exit));
         }
         NoticeKind::Exited(exit) => {
-            let (agent, failure) = (exit.name.clone(), exited(&exit));
-            let container = notice.container;
-            send(
-                pools,
-                &container,
-                Event::AgentExited {
-                    ordinal: container.instance.ordinal,
-                    create_generation: container.create_generation,
-                    agent,
-                    failure,
-                },
-            );
-            last.insert(container, exit);
+            let entry = pools.get(&notice.container.instance.app);
+            let essential = |entry: Entry| entry.revision.app.is_essential_agent(&exit.name);
+            if entry.is_some_and(essential) {
+                last.insert(notice.container, exit);
+            }
+        }
+        // Where nobody essential ended before, it was asked to stop, or the app ended, which says
+        // so itself.
+        NoticeKind::Stopping(app) => {
+            let cause = last.get(&notice.container).or(app.as_ref());
+            if let Some(exit) = cause {
+                deliver(pools, &notice.container, exited(exit));
+            }
         }
         NoticeKind::Stopped => {
             let said = match last.remove(&notice.container) {

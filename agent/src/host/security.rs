@@ -1,5 +1,5 @@
 //! What an app asks for beyond what every container has, against what this host allows:
-//! capabilities, sysctls, limits, seccomp profiles. Looked at when an app is applied, and again
+//! capabilities, priorities, sysctls, limits, seccomp profiles. Looked at when an app is applied, and again
 //! whenever a container is made.
 
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::LinuxSeccomp;
 
 use super::trusted::{self, Place, Readers, TrustedError};
-use crate::app::{App, CapabilitySet, SAFE_SYSCTLS, Seccomp, Ulimit};
+use crate::app::{App, CapabilitySet, Conduct, SAFE_SYSCTLS, Seccomp, Ulimit};
 use crate::chain::chain;
 use crate::config::Settings;
 use crate::document::Finding;
@@ -38,7 +38,7 @@ pub(super) fn check(app: &App, settings: &Settings, facts: &HostFacts) -> Vec<Fi
     findings
 }
 
-/// Capabilities, sysctls and limits that this host does not allow.
+/// Capabilities, priorities, sysctls and limits that this host does not allow.
 fn beyond(app: &App, settings: &Settings, facts: &HostFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     let allowed = settings.security.allowed_capabilities;
@@ -71,11 +71,16 @@ fn beyond(app: &App, settings: &Settings, facts: &HostFacts) -> Vec<Finding> {
             ));
         }
     }
-    findings.extend(
-        app.ulimits
-            .iter()
-            .filter_map(|limit| beyond_host(limit, facts)),
-    );
+    let own = ("spec".to_owned(), &app.conduct, &app.ulimits);
+    let agents = app.agents.iter().enumerate().map(|(index, agent)| {
+        let field = format!("spec.agents[{index}]");
+        (field, &agent.conduct, &agent.ulimits)
+    });
+    for (field, conduct, ulimits) in std::iter::once(own).chain(agents) {
+        findings.extend(priority(&field, conduct, allowed, facts));
+        let beyond = |limit| beyond_host(&field, limit, facts);
+        findings.extend(ulimits.iter().filter_map(beyond));
+    }
     findings
 }
 
@@ -109,14 +114,47 @@ fn is_allowed(name: &str, allowed: &[String]) -> bool {
     SAFE_SYSCTLS.contains(&name) || allowed.iter().any(matches)
 }
 
-fn beyond_host(limit: &Ulimit, facts: &HostFacts) -> Option<Finding> {
+/// Priorities before those of the host's other processes, which the host has to allow, and the
+/// runtime to be able to give.
+fn priority(
+    field: &str,
+    conduct: &Conduct,
+    allowed: CapabilitySet,
+    facts: &HostFacts,
+) -> Vec<Finding> {
+    let (nice, score) = (conduct.nice.map(i16::from), conduct.oom_score_adj);
+    let mut findings = Vec::new();
+    for (name, given, highest, capability) in [
+        ("nice", nice, 19, "SYS_NICE"),
+        ("oomScoreAdj", score, 1000, "SYS_RESOURCE"),
+    ] {
+        let Some(given) = given.filter(|given| *given < 0) else {
+            continue;
+        };
+        let why = if !allowed.has(capability) {
+            format!("less where security.allowed_capabilities names {capability}")
+        } else if !facts.gives.has(capability) {
+            format!("less needs {capability}, which nothing on this host has")
+        } else {
+            continue;
+        };
+        findings.push(Finding::new(
+            format!("{field}.{name}"),
+            Some(given.to_string()),
+            format!("on this host 0 to {highest}; {why}"),
+        ));
+    }
+    findings
+}
+
+fn beyond_host(field: &str, limit: &Ulimit, facts: &HostFacts) -> Option<Finding> {
     let highest = facts.hard_limit(limit.resource);
     (limit.hard > highest).then(|| {
         let given = match limit.hard {
             u64::MAX => "-1".to_owned(),
             hard => hard.to_string(),
         };
-        let field = format!("spec.ulimits.{}.hard", limit.name);
+        let field = format!("{field}.ulimits.{}.hard", limit.name);
         let allowed = format!("at most {highest}, which is as high as containers get on this host");
         Finding::new(field, Some(given), allowed)
     })
@@ -160,5 +198,39 @@ mod tests {
         ] {
             assert_eq!(is_allowed(name, &allowed), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_priority_before_others_needs_the_host_and_the_runtime() {
+        let conduct = Conduct {
+            nice: Some(-1),
+            oom_score_adj: Some(-2),
+            ..Conduct::default()
+        };
+        let facts = HostFacts::detect();
+        let with = |gives: CapabilitySet, allowed: CapabilitySet| {
+            let facts = HostFacts { gives, ..facts };
+            let findings = priority("spec", &conduct, allowed, &facts);
+            findings.iter().map(Finding::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(with(CapabilitySet::ALL, CapabilitySet::ALL), [""; 0]);
+        assert_eq!(
+            with(CapabilitySet::NONE, CapabilitySet::ALL),
+            [
+                "spec.nice: -1 is not allowed; allowed: on this host 0 to 19; less needs SYS_NICE, which nothing on this host has",
+                "spec.oomScoreAdj: -2 is not allowed; allowed: on this host 0 to 1000; less needs SYS_RESOURCE, which nothing on this host has",
+            ]
+        );
+        let refused = with(CapabilitySet::ALL, CapabilitySet::NONE);
+        assert!(
+            refused[1].ends_with("less where security.allowed_capabilities names SYS_RESOURCE")
+        );
+        let lower = Conduct {
+            nice: Some(1),
+            oom_score_adj: Some(0),
+            ..conduct
+        };
+        let none = CapabilitySet::NONE;
+        assert_eq!(priority("spec", &lower, none, &facts), []);
     }
 }

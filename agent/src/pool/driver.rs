@@ -259,7 +259,7 @@ impl<E: Effects> Driver<E> {
             self.trails.effect_ended(*id, result.as_ref().err(), now.at);
         }
         let ended = match &event {
-            Event::Exited { ordinal, .. } | Event::AgentExited { ordinal, .. } => Some(*ordinal),
+            Event::Exited { ordinal, .. } => Some(*ordinal),
             _ => None,
         };
         let ended = ended.filter(|ordinal| self.pool.failed(*ordinal).is_none());

@@ -105,23 +105,12 @@ pub enum Event {
         /// How it ended.
         result: Result<(), Failure>,
     },
-    /// A container or its app ended.
+    /// A container or its app ended, or the container began to because an essential agent did.
     Exited {
         /// The instance.
         ordinal: u32,
         /// Of the container that ended; another one's end is ignored.
         create_generation: u64,
-        /// What is known of the end.
-        failure: Failure,
-    },
-    /// An in-container agent ended; an essential one takes its instance along.
-    AgentExited {
-        /// The instance.
-        ordinal: u32,
-        /// Of the container that it ran in; another one's is ignored.
-        create_generation: u64,
-        /// Name of the agent.
-        agent: String,
         /// What is known of the end.
         failure: Failure,
     },
@@ -342,17 +331,6 @@ impl Pool {
                 failure,
             } => {
                 if self.container(ordinal, create_generation).is_some() {
-                    self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
-                }
-            }
-            Event::AgentExited {
-                ordinal,
-                create_generation,
-                agent,
-                failure,
-            } => {
-                let slot = self.container(ordinal, create_generation);
-                if slot.is_some_and(|slot| slot.instance.revision.app.is_essential_agent(&agent)) {
                     self.advance(ordinal, life::Event::Exited(failure), now, ledger, &mut out);
                 }
             }

@@ -515,29 +515,6 @@ fn an_active_instance_that_dies_is_replaced_from_the_warm_ones() {
 }
 
 #[test]
-fn the_end_of_an_essential_agent_fails_its_instance_and_that_of_another_does_not() {
-    let mut world = World::new(0, 8);
-    world.ask("up", Verb::Activate, 1);
-    world.settle();
-    let create_generation = world.pool.slots[&0].instance.create_generation;
-    let ended = |agent: &str, create_generation: u64| Event::AgentExited {
-        ordinal: 0,
-        create_generation,
-        agent: agent.into(),
-        failure: Failure::new("exited", "code 1"),
-    };
-    world.event(ended("logs", create_generation));
-    world.event(ended("proxy", create_generation + 1));
-    assert_eq!(world.phases(), [Phase::Active]);
-    world.event(ended("proxy", create_generation));
-    assert_eq!(world.phases(), [Phase::Failed]);
-    assert_eq!(
-        world.pool.failed(0).map(|failure| failure.code),
-        Some("exited")
-    );
-}
-
-#[test]
 fn a_journal_that_refuses_leaves_the_pool_as_it_was() {
     let mut world = World::new(1, 8);
     world.settle();

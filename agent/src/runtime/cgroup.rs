@@ -64,7 +64,7 @@ impl Containerd {
         }
     }
 
-    fn path_of(&self, id: &ContainerId) -> String {
+    pub(super) fn path_of(&self, id: &ContainerId) -> String {
         format!("{}/{id}", self.runtime.cgroup_parent.trim_matches('/'))
     }
 }
@@ -95,7 +95,7 @@ pub(super) async fn sweep(path: &str, deadline: Duration) -> io::Result<Vec<Path
     Ok(remaining)
 }
 
-fn hierarchies() -> io::Result<Vec<PathBuf>> {
+pub(super) fn hierarchies() -> io::Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::from(MOUNT)];
     for entry in fs::read_dir(MOUNT)? {
         let path = entry?.path();
@@ -125,7 +125,7 @@ fn kill_all(cgroup: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn members(cgroup: &Path) -> io::Result<Vec<Pid>> {
+pub(super) fn members(cgroup: &Path) -> io::Result<Vec<Pid>> {
     match fs::read_to_string(cgroup.join("cgroup.procs")) {
         Ok(listed) => Ok(listed
             .lines()

@@ -24,6 +24,7 @@ mod shim;
 mod snapshot;
 mod task;
 mod unpack;
+mod usage;
 
 pub use container::Observed;
 pub use content::{ContainerdStore, ContentWriter};
@@ -37,6 +38,7 @@ pub use lease::{Collect, Lease};
 pub use passwd::{ResolvedUser, UserError, resolve_user};
 pub use snapshot::{Mount, RootfsMounts};
 pub use task::{ExitStatus, TaskState, TaskStatus};
+pub use usage::{MemoryUsage, Usage};
 
 use std::sync::Arc;
 

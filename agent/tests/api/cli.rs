@@ -93,6 +93,7 @@ fn the_help_of_every_verb_is_as_written() {
         "tasks show",
         "logs",
         "exec",
+        "processes",
         "journal",
         "journal show",
         "journal accept",
@@ -211,6 +212,10 @@ async fn tables_and_documents_are_as_written() {
     shows(&served, "tasks-show", "tasks show peak-7").await;
     shows(&served, "logs", "logs web-0 sidecar").await;
     shows(&served, "logs-refused", "logs web-0 .plan --tail 99999999").await;
+    shows(&served, "processes", "processes web-0").await;
+    shows(&served, "processes-json", "ps web-0 -o json").await;
+    shows(&served, "processes-frozen", "ps web-1 --wide").await;
+    shows(&served, "processes-older", "processes web-2").await;
     shows(&served, "app-list", "app list").await;
     shows(&served, "app-delete", "app delete web").await;
     shows(&served, "app-list-none", "app list").await;
@@ -321,6 +326,9 @@ async fn every_documented_exit_code_is_reached() {
         ("trace nope", 4),
         ("logs web-0", 0),
         ("logs web-9", 4),
+        ("ps web-0", 0),
+        ("ps web-2", 1),
+        ("ps web-9", 4),
         ("logs web-0 ../plan", 3),
         ("scale web --to 2 --expect-seq 1", 5),
         ("activate superseded --to 1", 5),

@@ -493,6 +493,40 @@ impl Host for Twin {
         })
     }
 
+    /// `web-0` has all there is, `web-1` is frozen, and the init of `web-2` is too old.
+    async fn processes(&self, instance: &str) -> Result<ProcessList, Problem> {
+        match instance {
+            "web-0" => Ok(process_list()),
+            "web-1" => {
+                let list = process_list();
+                let unnamed = |process: Process| Process {
+                    name: process.name.filter(|_| process.pid == Some(1)),
+                    pss_bytes: None,
+                    ..process
+                };
+                Ok(ProcessList {
+                    instance: instance.to_owned(),
+                    frozen: true,
+                    supervised: Vec::new(),
+                    processes: list.processes.into_iter().map(unnamed).collect(),
+                    memory: list.memory.map(|memory| InstanceMemory {
+                        peak_bytes: None,
+                        limit_bytes: None,
+                        oom_kills: 0,
+                        ..memory
+                    }),
+                    omitted: 3,
+                    ..list
+                })
+            }
+            "web-2" => {
+                let detail = "the init of container web-2.g1 cannot tell its processes: it was made by an older nodeagent; a roll makes it anew";
+                Err(Problem::new(ProblemCode::Unavailable, detail))
+            }
+            _ => Err(Problem::not_found("instance", instance)),
+        }
+    }
+
     /// `cat` says what it hears and the sizes of its terminal as complaints, and ends with its
     /// input; `exit N` ends with that code, `vanish` without one; anything else is not there.
     async fn exec(
@@ -728,5 +762,72 @@ fn etcd_backend() -> DiscoveryStatus {
             renewals: 7,
             lost: 1,
         }),
+    }
+}
+
+/// Two agents, one of which pauses, and an app with a child and a grandchild.
+fn process_list() -> ProcessList {
+    let process = |pid: u32, parent: u32, name: Option<&str>, command: &str| Process {
+        pid: Some(pid),
+        host_pid: 4000 + pid,
+        parent_host_pid: (parent != 0).then_some(4000 + parent),
+        name: name.map(str::to_owned),
+        program: command.split(' ').next().unwrap().to_owned(),
+        command: command.to_owned(),
+        state: ProcessState::Sleeping,
+        threads: 1,
+        cpu_ms: u64::from(pid) * 130,
+        cpu_percent: 0.4,
+        age_ms: 3_600_000,
+        rss_bytes: 3 << 20,
+        pss_bytes: Some(1_200_000),
+    };
+    let supervised = |name: &str, state, pid| SupervisedProcess {
+        name: name.to_owned(),
+        state,
+        pid,
+        restarts: 0,
+        since_ms: Some(3_600_000),
+        last_exit: None,
+    };
+    ProcessList {
+        instance: "web-0".to_owned(),
+        container: "web-0.g1".to_owned(),
+        state: InstanceState::Active,
+        frozen: false,
+        memory: Some(InstanceMemory {
+            current_bytes: 45 << 20,
+            peak_bytes: Some(80 << 20),
+            limit_bytes: Some(512 << 20),
+            oom_kills: 2,
+        }),
+        supervised: vec![
+            supervised("cache", SupervisedState::Ready, Some(7)),
+            SupervisedProcess {
+                restarts: 3,
+                last_exit: Some(ProcessExit::Signal(11)),
+                ..supervised("shipper", SupervisedState::BackingOff, None)
+            },
+            supervised("app", SupervisedState::Ready, Some(9)),
+        ],
+        processes: vec![
+            process(1, 0, Some("container-init"), "/.nodeagent/bin/init"),
+            process(7, 1, Some("cache"), "cache --size 64"),
+            process(
+                9,
+                1,
+                Some("app"),
+                "shop --listen 0.0.0.0:8080 --workers 4 --quiet",
+            ),
+            process(12, 9, None, "worker"),
+            process(13, 12, None, "sh -c \u{1b}[2J"),
+            process(20, 1, None, "orphan"),
+            Process {
+                pid: None,
+                state: ProcessState::Running,
+                ..process(30, 0, None, "runc init")
+            },
+        ],
+        omitted: 0,
     }
 }

@@ -476,6 +476,8 @@ async fn the_next_agent_takes_the_sockets_place_and_learns_the_state() {
     let status = host.wait("connected", |status| status.connected).await;
     let expected = Status {
         connected: true,
+        version: protocol::VERSION,
+        reports: 1,
         generation: 8,
         started: true,
         armed: true,

@@ -516,6 +516,27 @@ fn an_optional_agent_that_misses_its_gate_is_killed_and_started_again() {
 }
 
 #[test]
+fn an_essential_agent_that_is_started_again_holds_the_others_until_it_is_ready() {
+    let stubborn = Process {
+        restart: Restart {
+            policy: RestartPolicy::OnFailure,
+            ..optional("a", GATE).restart
+        },
+        ..agent("a", GATE)
+    };
+    let plan = [stubborn, agent("b", Readiness::None), app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.end(0, ExitStatus::Code(3));
+    assert_eq!(world.spawned, [0], "nobody comes while it pauses");
+    world.sleep();
+    assert_eq!(world.spawned, [0, 0]);
+    assert!(!world.reports.contains(&EventKind::Armed));
+    world.feed(Input::Ready { process: 0 });
+    assert_eq!(world.spawned, [0, 0, 1]);
+    assert!(world.reports.contains(&EventKind::Armed));
+}
+
+#[test]
 fn probes_slow_down_from_one_millisecond_to_the_period() {
     let probe = Readiness::TcpLoopback {
         port: 80,

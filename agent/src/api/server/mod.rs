@@ -85,6 +85,8 @@ pub struct Limits {
     pub streams: usize,
     /// Commands in instances at a time; more are refused as `unavailable`.
     pub commands: usize,
+    /// Instances whose processes are read at a time; more are refused as `unavailable`.
+    pub looks: usize,
     /// As [`Limits::write_stall`], for who reads a log or the output of a command: a pager takes
     /// nothing while a person reads.
     pub log_stall: Duration,
@@ -108,6 +110,7 @@ impl Default for Limits {
             submissions: 256,
             streams: 64,
             commands: 32,
+            looks: 8,
             log_stall: Duration::from_secs(3600),
             heartbeat: stream::HEARTBEAT,
             shutdown: Duration::from_secs(5),

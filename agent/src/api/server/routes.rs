@@ -33,6 +33,7 @@ struct Api<H> {
     streams: Arc<Semaphore>,
     logs: Arc<Semaphore>,
     commands: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
     requests: Arc<Requests>,
     stop: CancellationToken,
 }
@@ -66,6 +67,7 @@ pub(super) fn router<H: Host>(
         streams: Arc::new(Semaphore::new(limits.streams)),
         logs: Arc::new(Semaphore::new(limits.streams)),
         commands: Arc::new(Semaphore::new(limits.commands)),
+        looks: Arc::new(Semaphore::new(limits.looks)),
         requests: Arc::clone(&requests),
         stop,
     });
@@ -107,6 +109,7 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::ShowStatus => on(method, status::<H>),
         Operation::WatchEvents => on(method, events::<H>),
         Operation::ReadLog => on(method, log::<H>),
+        Operation::ListProcesses => on(method, processes::<H>),
         Operation::Exec => on(method, execute::<H>),
         Operation::ShowJournal => on(method, journal::<H>),
         Operation::AcceptJournal => on(method, accept_journal::<H>),
@@ -338,6 +341,25 @@ async fn log<H: Host>(
         Ok(stream::log(log, api.stop.clone(), permit))
     };
     answer.await.unwrap_or_else(Problem::into_response)
+}
+
+async fn processes<H: Host>(
+    State(api): Shared<H>,
+    Segment(instance): Segment,
+    uri: Uri,
+) -> Response {
+    let answer = async {
+        query::no_parameters(&uri)?;
+        let Ok(_permit) = api.looks.try_acquire() else {
+            let detail = format!(
+                "the processes of {} instances are being read, try again",
+                api.limits.looks
+            );
+            return Err(Problem::new(ProblemCode::Unavailable, detail));
+        };
+        api.host.processes(&instance).await
+    };
+    json_or_problem(answer.await)
 }
 
 async fn execute<H: Host>(

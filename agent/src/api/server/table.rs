@@ -63,6 +63,8 @@ pub enum Operation {
     WatchEvents,
     /// A process's log.
     ReadLog,
+    /// What runs in an instance.
+    ListProcesses,
     /// A command in an instance.
     Exec,
     /// The journal, and whether one was lost.
@@ -209,6 +211,13 @@ pub const ROUTES: &[Route] = &{
             "/v1/instances/{name}/logs",
             Some(View),
             "What a process in an instance has written",
+        ),
+        route(
+            ListProcesses,
+            Get,
+            "/v1/instances/{name}/processes",
+            Some(View),
+            "What runs in an instance, as a tree",
         ),
         route(
             Exec,

@@ -11,6 +11,7 @@ mod event;
 mod exec;
 mod journal;
 mod problem;
+mod process;
 mod status;
 mod task;
 mod time;
@@ -22,6 +23,10 @@ pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange};
 pub use exec::{ExecRequest, TerminalSize};
 pub use journal::{JournalDocument, JournalState};
 pub use problem::{Finding, Problem, ProblemCode, ProblemRow};
+pub use process::{
+    InstanceMemory, Process, ProcessExit, ProcessList, ProcessState, SupervisedProcess,
+    SupervisedState,
+};
 pub use status::{
     ContainerdStatus, DiscoveryState, DiscoveryStatus, HostStatus, Instance, InstanceState,
     LeaseStatus, Pool, Reachability, Status,

@@ -3,6 +3,8 @@
 //! One function for each part of the manifest; each returns something usable even when it noted a
 //! finding, so that the rest is looked at as well.
 
+mod agents;
+mod conduct;
 mod name_service;
 mod names;
 mod ports;
@@ -62,7 +64,7 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     let env_from = process::env_files(spec.env_from.unwrap_or_default(), findings);
     let env = process::environment("spec.env", spec.env, findings);
     let by_name = process::user("spec.user", spec.user, findings);
-    working_dir(spec.working_dir.as_deref(), findings);
+    working_dir("spec.workingDir", spec.working_dir.as_deref(), findings);
     let network = match spec.network {
         None | Some(manifest::Network::Routed) => NetworkMode::Routed,
         Some(manifest::Network::Host) => NetworkMode::Host,
@@ -76,7 +78,19 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         );
     }
     let user = by_name.or(by_number);
-    let ulimits = security::ulimits(spec.ulimits.unwrap_or_default(), findings);
+    let ulimits = security::ulimits("spec.ulimits", spec.ulimits.unwrap_or_default(), findings);
+    let conduct = conduct::conduct(
+        "spec",
+        conduct::Given {
+            nice: spec.nice,
+            oom_score_adj: spec.oom_score_adj,
+            stop_signal: spec.stop_signal,
+            delivery: spec.signal_delivery,
+        },
+        findings,
+    );
+    let signals = conduct::signals(spec.signals.unwrap_or_default(), findings);
+    let exit_codes = conduct::exit_codes(spec.exit_codes.unwrap_or_default(), findings);
     let hostname = name_service::hostname(spec.hostname, network, findings);
     let host_aliases = name_service::aliases(spec.host_aliases.unwrap_or_default(), findings);
     let dns = name_service::dns(
@@ -94,7 +108,13 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     );
     let startup = probe::startup(spec.startup, &readiness, &ports, findings);
     let liveness = probe::liveness(spec.liveness, &ports, findings);
-    let agents = process::agents(spec.agents.unwrap_or_default(), &ports, findings);
+    let grace = spec.termination_grace_period_seconds.unwrap_or(30);
+    let agents = agents::agents(
+        spec.agents.unwrap_or_default(),
+        &ports,
+        Duration::from_secs(grace.into()),
+        findings,
+    );
     security::non_root(&security, user.as_ref(), &agents, findings);
     let mounts = volumes::mounts(
         spec.volumes.unwrap_or_default(),
@@ -103,7 +123,12 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     );
     let secret_files = volumes::secrets(spec.secret_files.unwrap_or_default(), findings);
     let resources = resources(spec.resources.unwrap_or_default(), findings);
-    let restart = restart(spec.restart_policy.as_deref(), findings);
+    let restart = restart(
+        "spec.restartPolicy",
+        spec.restart_policy.as_deref(),
+        findings,
+    )
+    .unwrap_or_default();
     let clean = reuse::clean(spec.reuse.unwrap_or_default(), findings);
     let warm = warm(spec.warm.unwrap_or_default(), findings);
     let registration = registration(
@@ -151,6 +176,9 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         resources,
         security,
         ulimits,
+        conduct,
+        signals,
+        exit_codes,
         startup,
         readiness,
         liveness,
@@ -167,19 +195,14 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     })
 }
 
-fn restart(given: Option<&str>, findings: &mut Findings) -> RestartPolicy {
-    let Some(given) = given else {
-        return RestartPolicy::default();
-    };
+/// `None` when it is not given, or wrong.
+fn restart(field: &str, given: Option<&str>, findings: &mut Findings) -> Option<RestartPolicy> {
     let mut policies = RestartPolicy::ALL.into_iter();
-    match policies.find(|policy| policy.as_str() == given) {
-        Some(policy) => policy,
-        None => {
-            let allowed = "Always, OnFailure or Never";
-            findings.wrong("spec.restartPolicy", shown(given), allowed);
-            RestartPolicy::default()
-        }
+    let policy = policies.find(|policy| Some(policy.as_str()) == given);
+    if let (None, Some(given)) = (policy, given) {
+        findings.wrong(field, shown(given), "Always, OnFailure or Never");
     }
+    policy
 }
 
 fn constant(field: &str, value: Option<&str>, wanted: &str, findings: &mut Findings) {
@@ -233,15 +256,11 @@ fn image(image: Option<String>, findings: &mut Findings) -> String {
     image.unwrap_or_default()
 }
 
-fn working_dir(path: Option<&str>, findings: &mut Findings) {
+fn working_dir(field: &str, path: Option<&str>, findings: &mut Findings) {
     if let Some(path) = path
         && (!path.starts_with('/') || path.contains('\0') || path.len() > 4095)
     {
-        findings.wrong(
-            "spec.workingDir",
-            shown(path),
-            "an absolute path inside the container",
-        );
+        findings.wrong(field, shown(path), "an absolute path inside the container");
     }
 }
 

@@ -36,12 +36,13 @@ pub(super) fn readiness(
         ("tcpSocket", given.tcp_socket.is_some()),
         ("exec", given.exec.is_some()),
         ("notify", given.notify.is_some()),
+        ("notificationFd", given.notification_fd.is_some()),
         ("none", given.none.is_some()),
     ];
     if !exactly_one(field, &chosen, " (for example `none: {}`)", findings) {
         return Readiness::None;
     }
-    if given.notify.is_some() {
+    if given.notify.is_some() || given.notification_fd.is_some() {
         unused_timing(field, &given, Unused::AllButTimeout, findings);
         let timeout = seconds(
             field,
@@ -51,7 +52,10 @@ pub(super) fn readiness(
             1,
             findings,
         );
-        return Readiness::Notify { timeout };
+        return match given.notification_fd {
+            None => Readiness::Notify { timeout },
+            Some(fd) => notification_fd(field, fd, timeout, findings),
+        };
     }
     if given.none.is_some() {
         unused_timing(field, &given, Unused::All, findings);
@@ -72,6 +76,18 @@ pub(super) fn readiness(
     Readiness::Probe(Probe { look, timing })
 }
 
+/// Below are the standard streams; above, a descriptor that a process may not be able to have.
+fn notification_fd(field: &str, fd: u32, timeout: Duration, findings: &mut Findings) -> Readiness {
+    if !(3..=255).contains(&fd) {
+        findings.wrong(
+            &format!("{field}.notificationFd"),
+            fd.to_string(),
+            "3 to 255: the number of the descriptor that the process writes a newline to",
+        );
+    }
+    Readiness::NotificationFd { fd, timeout }
+}
+
 /// `startup`. container-init waits for one thing in a start: a command of startup, or the app's word.
 pub(super) fn startup(
     given: Option<manifest::VitalProbe>,
@@ -81,10 +97,15 @@ pub(super) fn startup(
 ) -> Option<VitalProbe> {
     let field = "spec.startup";
     let vital = vital(field, given, ports, findings)?;
-    if vital.probe.look.is_command() && matches!(readiness, Readiness::Notify { .. }) {
+    if vital.probe.look.is_command()
+        && matches!(
+            readiness,
+            Readiness::Notify { .. } | Readiness::NotificationFd { .. }
+        )
+    {
         findings.note(
             &format!("{field}.exec"),
-            "not beside readiness notify, which bounds the start by itself: give it the time that the start takes; allowed here: httpGet, tcpSocket, or no startup",
+            "not beside readiness notify or notificationFd, which bounds the start by itself: give it the time that the start takes; allowed here: httpGet, tcpSocket, or no startup",
         );
     }
     Some(vital)
@@ -179,7 +200,7 @@ fn not_for_agents(field: &str, given: &manifest::Readiness, findings: &mut Findi
     if given.http_get.is_some() {
         findings.note(
             &format!("{field}.httpGet"),
-            "not for agents: container-init waits for them from inside and speaks no HTTP; allowed: tcpSocket, exec, notify, none",
+            "not for agents: container-init waits for them from inside and speaks no HTTP; allowed: tcpSocket, exec, notify, notificationFd, none",
         );
     }
     if given

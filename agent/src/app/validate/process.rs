@@ -1,17 +1,13 @@
-//! Rules for the processes of a container: argv, environment, user, in-container agents.
-
-use std::collections::BTreeSet;
+//! Rules for what a process of a container is executed with: argv, environment, user.
 
 use super::names;
-use super::probe;
 use super::volumes::is_clean;
 use crate::app::manifest::{self, NameValue, Scalar};
-use crate::app::{Agent, EnvFile, Essential, Port, User};
+use crate::app::{EnvFile, User};
 use crate::document::{Findings, shown};
 
 /// The kernel refuses longer strings in execve(2) (`MAX_ARG_STRLEN`, 32 pages).
 const MAX_STRING: usize = 128 * 1024 - 1;
-const MAX_AGENTS: usize = 16;
 const MAX_ENV_FILES: usize = 16;
 
 /// argv strings: no NUL, not longer than the kernel takes.
@@ -115,59 +111,4 @@ pub(super) fn user(field: &str, given: Option<Scalar>, findings: &mut Findings) 
         user: user.to_owned(),
         group: group.map(str::to_owned),
     })
-}
-
-/// `spec.agents`, in the order in which they start.
-pub(super) fn agents(
-    list: Vec<manifest::Agent>,
-    ports: &[Port],
-    findings: &mut Findings,
-) -> Vec<Agent> {
-    if list.len() > MAX_AGENTS {
-        findings.wrong(
-            "spec.agents",
-            format!("a list of {}", list.len()),
-            format!("at most {MAX_AGENTS} agents"),
-        );
-    }
-    let mut seen = BTreeSet::new();
-    let mut agents = Vec::new();
-    for (index, agent) in list.into_iter().enumerate() {
-        let field = format!("spec.agents[{index}]");
-        let at = format!("{field}.name");
-        match &agent.name {
-            None => findings.note(&at, format!("required: {}", names::AGENT_NAME)),
-            Some(name) if !names::is_agent_name(name) => {
-                findings.wrong(&at, shown(name), names::AGENT_NAME);
-            }
-            Some(name) if !seen.insert(name.clone()) => {
-                findings.wrong(&at, shown(name), "a name that no other agent has");
-            }
-            Some(_) => {}
-        }
-        let at = format!("{field}.command");
-        let command = agent.command.unwrap_or_default();
-        if command.first().is_none_or(String::is_empty) {
-            findings.note(&at, "required: the program and its arguments, as a list");
-        }
-        arguments(&at, &command, findings);
-        agents.push(Agent {
-            name: agent.name.unwrap_or_default(),
-            env: environment(&format!("{field}.env"), agent.env, findings),
-            user: user(&format!("{field}.user"), agent.user, findings),
-            readiness: probe::readiness(
-                &format!("{field}.readiness"),
-                agent.readiness,
-                ports,
-                probe::Whose::Agent,
-                findings,
-            ),
-            essential: match agent.essential {
-                None | Some(true) => Essential::Yes,
-                Some(false) => Essential::No,
-            },
-            command,
-        });
-    }
-    agents
 }

@@ -226,7 +226,7 @@ fn sysctls(
 }
 
 /// `ulimits`, by number.
-pub(super) fn ulimits(given: Ulimits, findings: &mut Findings) -> Vec<Ulimit> {
+pub(super) fn ulimits(at: &str, given: Ulimits, findings: &mut Findings) -> Vec<Ulimit> {
     let named = [
         ("cpu", 0, given.cpu),
         ("fsize", 1, given.fsize),
@@ -247,7 +247,7 @@ pub(super) fn ulimits(given: Ulimits, findings: &mut Findings) -> Vec<Ulimit> {
     let mut limits = Vec::new();
     for (name, resource, given) in named {
         let Some(given) = given else { continue };
-        let field = format!("spec.ulimits.{name}");
+        let field = format!("{at}.{name}");
         let Some(Limit(soft)) = given.soft else {
             findings.note(
                 &format!("{field}.soft"),

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use container_init::plan::{
     self, Delivery, Essential, Groups, Output, Ports, Process, ProcessKind, Restart, RestartPolicy,
-    Rlimit, Rlimits, Strings,
+    Rewrite, Rlimit, Rlimits, Strings,
 };
 
 use super::{PlanError, ProcessIds};
-use crate::app::{ProbeTiming, Ulimit};
+use crate::app::{self, AgentRestart, ProbeTiming, SignalDelivery, Ulimit};
 
 /// First and longest pause before an agent is started again.
 const BACKOFF_MIN_MS: u32 = 100;
@@ -27,9 +27,15 @@ pub(super) struct Draft {
     pub(super) rlimits: Vec<Rlimit>,
     pub(super) probe: Probe,
     pub(super) essential: Essential,
+    pub(super) exit_code: Option<u8>,
+    pub(super) restart: Restart,
+    pub(super) nice: Option<i8>,
+    pub(super) oom_score_adj: Option<i16>,
     /// As [`Process::after`].
     pub(super) after: u16,
     pub(super) stop_signal: u8,
+    pub(super) stop_grace_ms: u32,
+    pub(super) delivery: Delivery,
     pub(super) output: CString,
     pub(super) clean: Vec<CString>,
     pub(super) ports: Vec<u16>,
@@ -39,6 +45,7 @@ pub(super) struct Draft {
 pub(super) enum Probe {
     None,
     Notify(Duration),
+    NewlineFd(u32, Duration),
     Tcp {
         port: u16,
         timing: ProbeTiming,
@@ -86,26 +93,17 @@ impl Draft {
             groups: Groups::new(&self.ids.groups),
             capabilities: self.capabilities,
             rlimits: Rlimits::new(&self.rlimits),
-            nice: None,
-            oom_score_adj: None,
+            nice: self.nice,
+            oom_score_adj: self.oom_score_adj,
             limits: None,
             after: self.after,
             readiness: self.readiness(view),
             essential: self.essential,
-            exit_code: None,
-            restart: Restart {
-                policy: match self.essential {
-                    Essential::Yes => RestartPolicy::Never,
-                    Essential::No => RestartPolicy::Always,
-                },
-                max: u32::MAX,
-                backoff_min_ms: BACKOFF_MIN_MS,
-                backoff_max_ms: BACKOFF_MAX_MS,
-                reset_after_ms: BACKOFF_MAX_MS,
-            },
+            exit_code: self.exit_code,
+            restart: self.restart,
             stop_signal: self.stop_signal,
-            stop_grace_ms: u32::MAX,
-            delivery: Delivery::Process,
+            stop_grace_ms: self.stop_grace_ms,
+            delivery: self.delivery,
             stdout: Output::File(&self.output),
             stderr: Output::File(&self.output),
             log: None,
@@ -119,6 +117,10 @@ impl Draft {
             Probe::None => plan::Readiness::None,
             Probe::External => plan::Readiness::External,
             Probe::Notify(timeout) => plan::Readiness::Notify {
+                timeout_ms: millis(*timeout),
+            },
+            Probe::NewlineFd(fd, timeout) => plan::Readiness::NewlineFd {
+                fd: *fd,
                 timeout_ms: millis(*timeout),
             },
             Probe::Tcp { port, timing } => plan::Readiness::TcpLoopback {
@@ -146,6 +148,39 @@ pub(super) fn rlimit(limit: &Ulimit) -> Rlimit {
         resource: limit.resource,
         soft: limit.soft,
         hard: limit.hard,
+    }
+}
+
+/// When container-init starts an agent again.
+pub(super) fn restart(restart: &AgentRestart) -> Restart {
+    let policy = match restart.policy {
+        app::RestartPolicy::Never => return Restart::NEVER,
+        app::RestartPolicy::Always => RestartPolicy::Always,
+        app::RestartPolicy::OnFailure => RestartPolicy::OnFailure,
+    };
+    Restart {
+        policy,
+        max: restart.max.unwrap_or(u32::MAX),
+        backoff_min_ms: BACKOFF_MIN_MS,
+        backoff_max_ms: BACKOFF_MAX_MS,
+        reset_after_ms: BACKOFF_MAX_MS,
+    }
+}
+
+/// Whom signals reach, in the plan's words.
+pub(super) fn delivery(delivery: SignalDelivery) -> Delivery {
+    match delivery {
+        SignalDelivery::Process => Delivery::Process,
+        SignalDelivery::Group => Delivery::Group,
+        SignalDelivery::All => Delivery::All,
+    }
+}
+
+/// A rewrite, in the plan's words.
+pub(super) fn rewrite(rewrite: &app::Rewrite) -> Rewrite {
+    Rewrite {
+        from: rewrite.from,
+        to: rewrite.to,
     }
 }
 

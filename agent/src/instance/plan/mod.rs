@@ -6,19 +6,19 @@
 
 mod command;
 mod draft;
-mod signal;
 
 use std::ffi::CString;
 
 use container_init::Malformed;
 use container_init::paths::{CTL_SOCKET, EXITS, LOG_DIR, RUN_DIR};
 use container_init::plan::{
-    self, Looks, MAX_PLAN, Plan, Process, ProcessKind, Processes, Rewrites, Strings,
+    self, Delivery, Looks, MAX_PLAN, Plan, Process, ProcessKind, Processes, Restart, Rewrites,
+    Strings,
 };
 
 use crate::app::{
     Agent, App, Essential, Look, NetworkMode, Probe as AppProbe, Protocol, Readiness, User,
-    VitalProbe,
+    VitalProbe, signal_number,
 };
 use crate::instance::{ContainerId, ImageConfig};
 use draft::{Draft, Probe, View, borrowed, c_string, c_strings, millis};
@@ -131,15 +131,18 @@ pub fn compile(
 ) -> Result<Vec<u8>, PlanError> {
     let container = Container::of(app, image, basics, resolve)?;
     let mut drafts = Vec::with_capacity(app.agents.len() + 1);
-    for agent in &app.agents {
-        drafts.push(container.agent(agent)?);
+    let order = app.start_order();
+    for agent in order.iter().filter_map(|index| app.agents.get(*index)) {
+        let after = agent.after.iter().filter_map(|other| place(&order, *other));
+        drafts.push(Draft {
+            after: after.fold(0, |mask, place| mask | 1 << place),
+            ..container.agent(agent)?
+        });
     }
     drafts.push(container.app()?);
-    let count = drafts.len();
-    for (index, draft) in drafts.iter_mut().enumerate() {
-        draft.after = plan::after_previous(index, count);
-    }
     let looks = container.looks()?;
+    let signals: Vec<_> = app.signals.iter().map(draft::rewrite).collect();
+    let exit_codes: Vec<_> = app.exit_codes.iter().map(draft::rewrite).collect();
     let (ready, alive) = (borrowed(&looks.readiness), borrowed(&looks.liveness));
     let started = borrowed(&looks.startup);
     let views: Vec<View<'_>> = drafts.iter().map(View::of).collect();
@@ -157,8 +160,8 @@ pub fn compile(
             run_dir: RUN_DIR,
             exits: EXITS,
             stop_grace_ms: millis(app.termination_grace),
-            signals: Rewrites::none(),
-            exit_codes: Rewrites::none(),
+            signals: Rewrites::new(&signals),
+            exit_codes: Rewrites::new(&exit_codes),
             processes: Processes::new(&processes),
             looks: Looks {
                 readiness: Strings::new(&ready),
@@ -168,6 +171,12 @@ pub fn compile(
         },
         id,
     )
+}
+
+/// Where an agent stands in the plan, which has less than 16 of them.
+fn place(order: &[usize], agent: usize) -> Option<u32> {
+    let place = order.iter().position(|index| *index == agent)?;
+    u32::try_from(place).ok().filter(|place| *place < 16)
 }
 
 /// The ids that the app runs with.
@@ -252,9 +261,10 @@ impl<'a> Container<'a> {
                 image: self.app.image.clone(),
             }
         })?;
-        let stop_signal = match self.image.stop_signal.as_deref() {
-            None => SIGTERM,
-            Some(value) => signal::number(value).ok_or_else(|| PlanError::StopSignal {
+        let stop_signal = match (self.app.conduct.stop_signal, &self.image.stop_signal) {
+            (Some(signal), _) => signal,
+            (None, None) => SIGTERM,
+            (None, Some(value)) => signal_number(value).ok_or_else(|| PlanError::StopSignal {
                 value: value.to_owned(),
             })?,
         };
@@ -297,6 +307,9 @@ impl<'a> Container<'a> {
                 }
                 Some(other) => other,
             },
+            nice: self.app.conduct.nice,
+            oom_score_adj: self.app.conduct.oom_score_adj,
+            delivery: draft::delivery(self.app.conduct.delivery),
             ..self.draft(APP_PROCESS, &argv, &self.env, self.ids.clone())?
         })
     }
@@ -349,11 +362,24 @@ impl<'a> Container<'a> {
                 Essential::Yes => plan::Essential::Yes,
                 Essential::No => plan::Essential::No,
             },
+            exit_code: agent.exit_code,
+            restart: draft::restart(&agent.restart),
+            cwd: c_string(
+                &agent.name,
+                "the working directory",
+                agent.working_dir.as_deref().unwrap_or(self.cwd),
+            )?,
+            rlimits: agent.limits(self.app).iter().map(draft::rlimit).collect(),
+            nice: agent.conduct.nice,
+            oom_score_adj: agent.conduct.oom_score_adj,
+            stop_signal: agent.conduct.stop_signal.unwrap_or(SIGTERM),
+            stop_grace_ms: agent.termination_grace.map_or(u32::MAX, millis),
+            delivery: draft::delivery(agent.conduct.delivery),
             ..self.draft(&agent.name, &argv, &env, ids)?
         })
     }
 
-    /// An essential agent that is ready once started and stops by TERM.
+    /// An essential agent that is ready once started, is never started again and stops by TERM.
     fn draft(
         &self,
         name: &str,
@@ -376,8 +402,14 @@ impl<'a> Container<'a> {
             rlimits: self.app.ulimits.iter().map(draft::rlimit).collect(),
             probe: Probe::None,
             essential: plan::Essential::Yes,
+            exit_code: None,
+            restart: Restart::NEVER,
+            nice: None,
+            oom_score_adj: None,
             after: 0,
             stop_signal: SIGTERM,
+            stop_grace_ms: u32::MAX,
+            delivery: Delivery::Process,
             output: c_string(
                 name,
                 "the log",
@@ -398,6 +430,7 @@ fn probe(
     Ok(Some(match readiness {
         Readiness::None => Probe::None,
         Readiness::Notify { timeout } => Probe::Notify(*timeout),
+        Readiness::NotificationFd { fd, timeout } => Probe::NewlineFd(*fd, *timeout),
         Readiness::Probe(probe) => match &probe.look {
             Look::Tcp { port, .. } => Probe::Tcp {
                 port: *port,

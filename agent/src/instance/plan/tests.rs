@@ -4,7 +4,10 @@ use std::time::Duration;
 use container_init::plan::{Output, Strings};
 
 use super::*;
-use crate::app::{Look, NetworkMode, ProbeTiming, Registration, Resources, Scheme, Warm};
+use crate::app::{
+    AgentRestart, Conduct, Look, NetworkMode, ProbeTiming, Registration, Resources, RestartPolicy,
+    Rewrite, Scheme, SignalDelivery, Ulimit, Warm,
+};
 
 fn texts(list: &[&str]) -> Vec<String> {
     list.iter().map(|text| (*text).to_owned()).collect()
@@ -48,13 +51,16 @@ fn app() -> App {
         },
         security: Default::default(),
         ulimits: vec![],
+        conduct: Default::default(),
+        signals: vec![],
+        exit_codes: vec![],
         startup: None,
         readiness: Readiness::None,
         liveness: None,
         agents: vec![],
         mounts: vec![],
         secret_files: vec![],
-        restart: crate::app::RestartPolicy::default(),
+        restart: RestartPolicy::default(),
         clean: crate::app::Clean::Default,
         warm: Warm::default(),
         registration: Registration {
@@ -88,8 +94,18 @@ fn proxy() -> Agent {
         command: texts(&["/proxy", "$(MODE)"]),
         env: pairs(&[("MODE", "fast"), ("LANG", "de")]),
         user: None,
+        working_dir: None,
+        ulimits: vec![],
+        conduct: Default::default(),
+        termination_grace: None,
+        after: vec![],
         readiness: Readiness::None,
         essential: Essential::No,
+        restart: AgentRestart {
+            policy: RestartPolicy::Always,
+            max: None,
+        },
+        exit_code: None,
     }
 }
 
@@ -365,6 +381,127 @@ fn the_stop_signal_is_the_images_or_term() {
             .unwrap_err()
             .to_string(),
         "the image's StopSignal \"SIGODD\" is no signal: a name like SIGTERM or a number 1 to 64 is allowed"
+    );
+}
+
+#[test]
+fn agents_stand_behind_those_that_they_wait_for() {
+    let named = |name: &str, after: &[usize]| Agent {
+        name: name.into(),
+        after: after.to_vec(),
+        ..proxy()
+    };
+    let app = App {
+        agents: vec![
+            named("shipper", &[1, 2]),
+            named("cache", &[2]),
+            named("config", &[]),
+            named("clock", &[]),
+        ],
+        ..app()
+    };
+    let file = compiled(&app, &image());
+    let plan = Plan::decode(&file).unwrap();
+    let order: Vec<(&str, u16)> = plan.processes.iter().map(|p| (p.name, p.after)).collect();
+    assert_eq!(
+        order,
+        [
+            ("config", 0),
+            ("cache", 0b1),
+            ("shipper", 0b11),
+            ("clock", 0),
+            (APP_PROCESS, 0),
+        ]
+    );
+}
+
+#[test]
+fn what_the_manifest_says_of_a_process_is_in_the_plan() {
+    let limit = |name, resource, hard| Ulimit {
+        name,
+        resource,
+        soft: 1,
+        hard,
+    };
+    let agent = Agent {
+        working_dir: Some("/cache".into()),
+        ulimits: vec![limit("nofile", 7, 20)],
+        conduct: Conduct {
+            nice: Some(-5),
+            oom_score_adj: Some(-300),
+            stop_signal: Some(3),
+            delivery: SignalDelivery::Group,
+        },
+        termination_grace: Some(Duration::from_secs(2)),
+        readiness: Readiness::NotificationFd {
+            fd: 4,
+            timeout: Duration::from_secs(9),
+        },
+        essential: Essential::Yes,
+        restart: AgentRestart {
+            policy: RestartPolicy::OnFailure,
+            max: Some(3),
+        },
+        exit_code: Some(70),
+        ..proxy()
+    };
+    let app = App {
+        ulimits: vec![limit("core", 4, 10), limit("nofile", 7, 10)],
+        conduct: Conduct {
+            nice: Some(5),
+            oom_score_adj: Some(500),
+            stop_signal: Some(12),
+            delivery: SignalDelivery::All,
+        },
+        signals: vec![Rewrite { from: 1, to: 0 }],
+        exit_codes: vec![Rewrite { from: 143, to: 0 }],
+        agents: vec![agent],
+        ..app()
+    };
+    let image = ImageConfig {
+        stop_signal: Some("SIGQUIT".into()),
+        ..image()
+    };
+    let file = compiled(&app, &image);
+    let plan = Plan::decode(&file).unwrap();
+    let pair = |rewrite: plan::Rewrite| (rewrite.from, rewrite.to);
+    assert_eq!(plan.signals.iter().map(pair).collect::<Vec<_>>(), [(1, 0)]);
+    assert_eq!(
+        plan.exit_codes.iter().map(pair).collect::<Vec<_>>(),
+        [(143, 0)]
+    );
+    let both: Vec<Process<'_>> = plan.processes.iter().collect();
+    let [cache, app] = both.as_slice() else {
+        panic!("{both:?}")
+    };
+    assert_eq!(cache.cwd.to_str(), Ok("/cache"));
+    let limits = |p: &Process<'_>| -> Vec<(u32, u64)> {
+        p.rlimits.iter().map(|l| (l.resource, l.hard)).collect()
+    };
+    assert_eq!(limits(cache), [(4, 10), (7, 20)]);
+    assert_eq!(limits(app), [(4, 10), (7, 10)]);
+    assert_eq!(
+        (cache.nice, cache.oom_score_adj, cache.stop_signal),
+        (Some(-5), Some(-300), 3)
+    );
+    assert_eq!(
+        (cache.stop_grace_ms, cache.delivery, cache.exit_code),
+        (2000, Delivery::Group, Some(70))
+    );
+    assert_eq!(
+        (cache.restart.policy, cache.restart.max),
+        (plan::RestartPolicy::OnFailure, 3)
+    );
+    assert_eq!(
+        cache.readiness,
+        plan::Readiness::NewlineFd {
+            fd: 4,
+            timeout_ms: 9000
+        }
+    );
+    assert_eq!(
+        (app.nice, app.oom_score_adj, app.stop_signal, app.delivery),
+        (Some(5), Some(500), 12, Delivery::All)
     );
 }
 

@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use crate::app::{Resources, Ulimit};
+use crate::app::{self, Resources, Ulimit};
 
 /// The kernel's default period of the CPU quota, in microseconds.
 const CPU_PERIOD: u64 = 100_000;
@@ -75,6 +75,9 @@ pub struct HostFacts {
     pub inherited: [u64; 16],
     /// Whether the runtime may raise hard limits (CAP_SYS_RESOURCE).
     pub raises: RaisesLimits,
+    /// What the host's first process may do at most, which stands for the runtime, whose unit does
+    /// not bind it as the agent's binds the agent: a container gets nothing else.
+    pub gives: app::CapabilitySet,
 }
 
 /// Whether hard limits can be raised.
@@ -95,6 +98,7 @@ impl HostFacts {
     pub fn detect() -> Self {
         let unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         let memsw = Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists();
+        let own = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
         Self {
             cgroup: if unified {
                 CgroupVersion::V2
@@ -108,14 +112,13 @@ impl HostFacts {
             },
             nofile_hard: getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX),
             inherited: RESOURCES.map(|one| getrlimit(one).maximum.unwrap_or(u64::MAX)),
-            raises: match capabilities(None) {
-                Ok(sets) if sets.effective.contains(CapabilitySet::SYS_RESOURCE) => {
-                    RaisesLimits::Yes {
-                        nofile: nr_open().unwrap_or(NOFILE_HARD),
-                    }
-                }
-                _ => RaisesLimits::No,
+            raises: match own.contains(CapabilitySet::SYS_RESOURCE) {
+                true => RaisesLimits::Yes {
+                    nofile: nr_open().unwrap_or(NOFILE_HARD),
+                },
+                false => RaisesLimits::No,
             },
+            gives: app::CapabilitySet::of_mask(bounding_set().unwrap_or(own.bits())),
         }
     }
 
@@ -131,17 +134,33 @@ impl HostFacts {
     }
 }
 
+/// The bounding set of PID 1 (proc_pid_status(5)).
+fn bounding_set() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/1/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))?;
+    u64::from_str_radix(line.trim(), 16).ok()
+}
+
 fn nr_open() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/sys/fs/nr_open").ok()?;
     text.trim().parse().ok()
 }
 
 /// The limits that are raised before container-init runs, which lowers them for each process:
-/// those of the manifest that do not bind container-init itself, and that of open files.
+/// those of the manifest that do not bind container-init itself, and that of open files. What only
+/// an agent asks for is not raised here, where the others would inherit it:
+/// [`app::App::to_set_conduct`].
 pub(super) fn process(
     limits: &[Ulimit],
+    of_agents: &[Ulimit],
     host: &HostFacts,
 ) -> Result<Vec<PosixRlimit>, OciSpecError> {
+    let highest = |limit: &Ulimit| {
+        let same = of_agents.iter().filter(|o| o.resource == limit.resource);
+        same.fold(limit.hard, |hard, other| hard.max(other.hard))
+    };
     let raised = |typ, soft: u64, hard: u64| {
         PosixRlimitBuilder::default()
             .typ(typ)
@@ -162,7 +181,7 @@ pub(super) fn process(
             } else {
                 0
             };
-            let hard = limit.hard.max(least);
+            let hard = highest(limit).max(least);
             all.push(raised(typ, hard, hard)?);
         }
     }
@@ -286,6 +305,7 @@ mod tests {
         nofile_hard: 4096,
         inherited: [4096; 16],
         raises: RaisesLimits::No,
+        gives: app::CapabilitySet::NONE,
     };
 
     fn limits(cpu_millis: Option<u64>) -> Resources {
@@ -340,7 +360,7 @@ mod tests {
             limit("core", 4, 0, 4096),
             limit("nofile", NOFILE, 16, 32),
         ];
-        let built = process(&asked, &HOST).unwrap();
+        let built = process(&asked, &[limit("core", 4, 0, 8192)], &HOST).unwrap();
         let built: Vec<_> = built
             .iter()
             .map(|limit| (limit.typ(), limit.soft(), limit.hard()))
@@ -348,7 +368,7 @@ mod tests {
         assert_eq!(
             built,
             [
-                (PosixRlimitType::RlimitCore, 4096, 4096),
+                (PosixRlimitType::RlimitCore, 8192, 8192),
                 (PosixRlimitType::RlimitNofile, 1024, 1024),
             ]
         );

@@ -1,7 +1,7 @@
 //! The OCI runtime spec of a container: what runc or crun is told.
 //!
-//! The process is always container-init as root with the app's capabilities and its own; what the
-//! app itself may do is in the plan, which container-init carries out. The spec holds the walls:
+//! The process is always container-init as root with the app's capabilities and its own, and those
+//! that it needs to set priorities and limits where the manifest has some; what the app itself may do is in the plan, which container-init carries out. The spec holds the walls:
 //! namespaces, masked paths, seccomp, cgroup limits, mounts. [`build`] is pure: what it needs to
 //! know about the host comes in [`HostFacts`]. Images, files and directories are not touched.
 
@@ -26,7 +26,7 @@ pub use exec::command;
 pub use limits::{CgroupVersion, HostFacts, RaisesLimits, SwapAccounting};
 
 use super::{ContainerId, ImageConfig, seccomp};
-use crate::app::{Access, App, CapabilitySet, NetworkMode, Seccomp};
+use crate::app::{Access, App, CapabilitySet, NetworkMode, Seccomp, Ulimit};
 
 /// `PATH` where the image says nothing.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -212,6 +212,10 @@ fn process(input: &SpecInput<'_>) -> Result<Process, SpecError> {
         .find(|(name, _)| name == "PATH")
         .map_or(DEFAULT_PATH, |(_, value)| value);
     let all = input.app.security.capabilities.with(CapabilitySet::INIT);
+    let to_set = input.app.to_set_conduct();
+    let all = all.with(to_set.without(to_set.without(input.host.gives)));
+    let agents = input.app.agents.iter().flat_map(|agent| &agent.ulimits);
+    let of_agents: Vec<Ulimit> = agents.copied().collect();
     let process = ProcessBuilder::default()
         .terminal(false)
         .user(UserBuilder::default().uid(0_u32).gid(0_u32).build()?)
@@ -223,7 +227,11 @@ fn process(input: &SpecInput<'_>) -> Result<Process, SpecError> {
         .cwd("/")
         .no_new_privileges(!input.app.security.privilege_escalation)
         .capabilities(capabilities(all, all)?)
-        .rlimits(limits::process(&input.app.ulimits, &input.host)?)
+        .rlimits(limits::process(
+            &input.app.ulimits,
+            &of_agents,
+            &input.host,
+        )?)
         .build()?;
     Ok(process)
 }

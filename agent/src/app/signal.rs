@@ -1,4 +1,4 @@
-//! Signals as images write them.
+//! Signals as images and manifests write them.
 
 /// Names by number, from 1, as on x86-64 and arm64 (signal(7)).
 const NAMES: [&str; 31] = [
@@ -11,7 +11,7 @@ const RTMIN: u8 = 34;
 const RTMAX: u8 = 64;
 
 /// The number of `SIGTERM`, `TERM`, `15` or `SIGRTMIN+3`, in any case.
-pub(super) fn number(text: &str) -> Option<u8> {
+pub fn signal_number(text: &str) -> Option<u8> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().ok().filter(|n| (1..=64).contains(n));
     }
@@ -54,7 +54,7 @@ mod tests {
             ("SIGRTMAX-2", 62),
             ("RTMIN", 34),
         ] {
-            assert_eq!(number(text), Some(expected), "{text}");
+            assert_eq!(signal_number(text), Some(expected), "{text}");
         }
         for bad in [
             "",
@@ -68,7 +68,7 @@ mod tests {
             "-9",
             "999",
         ] {
-            assert_eq!(number(bad), None, "{bad}");
+            assert_eq!(signal_number(bad), None, "{bad}");
         }
     }
 }
