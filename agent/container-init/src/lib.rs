@@ -12,6 +12,7 @@ pub mod command_line;
 pub mod decimal;
 pub mod exits;
 pub mod link;
+pub mod log;
 pub mod paths;
 pub mod plan;
 pub mod procfs;

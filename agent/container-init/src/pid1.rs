@@ -10,6 +10,7 @@ mod environment;
 mod help;
 mod lines;
 mod link;
+mod log;
 mod memory;
 mod notify;
 mod path;
@@ -29,6 +30,7 @@ use core::ffi::CStr;
 use alone::Command;
 use arena::{Arena, Slots};
 use crowd::Scope;
+use log::Logs;
 use say::{Number, say};
 use sys::{Errno, Inherited, Pointers};
 
@@ -51,8 +53,9 @@ fn run(
             sys::close_inherited();
             sys::occupy_standard_streams();
             let plan = read_plan(path, &mut arena.plan);
-            let command = None;
-            supervise(plan, inherited, command, &mut arena.turn)
+            let orders = &arena.log_orders;
+            let logs = Logs::begin(&plan, &mut slots.log, &mut arena.log, orders);
+            supervise(plan, inherited, None, logs, &mut arena.turn)
         }
         Ok(Mode::Alone(alone)) => {
             let options = slots.alone.insert(alone);
@@ -69,7 +72,8 @@ fn run(
             }
             let name = argv.iter().next().and_then(|name| name.to_str().ok());
             let plan = alone::plan(options, &mut slots.command, name.unwrap_or("command"));
-            supervise(plan, inherited, Some(command), &mut arena.turn)
+            let logs = Logs::none();
+            supervise(plan, inherited, Some(command), logs, &mut arena.turn)
         }
         Err(misuse) => help::say_misuse(misuse),
     }
@@ -79,6 +83,7 @@ fn supervise(
     plan: Plan<'static>,
     inherited: Inherited,
     command: Option<Command>,
+    logs: Logs,
     buffers: &'static mut turn::Buffers,
 ) -> ! {
     let scope = match sys::getpid() {
@@ -101,6 +106,7 @@ fn supervise(
                 scope,
                 inherited,
                 command,
+                logs,
             };
             turn::turn(task, signals, buffers)
         }

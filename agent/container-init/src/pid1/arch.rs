@@ -38,6 +38,7 @@ pub mod number {
     pub const FCNTL: usize = 72;
     pub const FDATASYNC: usize = 75;
     pub const CHDIR: usize = 80;
+    pub const FCHMOD: usize = 91;
     pub const UMASK: usize = 95;
     pub const SETPGID: usize = 109;
     pub const GETPPID: usize = 110;
@@ -57,12 +58,15 @@ pub mod number {
     pub const OPENAT: usize = 257;
     pub const MKDIRAT: usize = 258;
     pub const UNLINKAT: usize = 263;
+    pub const RENAMEAT: usize = 264;
     pub const PPOLL: usize = 271;
     pub const FALLOCATE: usize = 285;
     pub const SIGNALFD4: usize = 289;
+    pub const EVENTFD2: usize = 290;
     pub const DUP3: usize = 292;
     pub const PIPE2: usize = 293;
     pub const PRLIMIT64: usize = 302;
+    pub const PWRITEV2: usize = 328;
     pub const STATX: usize = 332;
     pub const PIDFD_SEND_SIGNAL: usize = 424;
     pub const PIDFD_OPEN: usize = 434;
@@ -109,6 +113,40 @@ pub unsafe extern "C" fn vfork(
         "mov r9, rdx",
         "mov rsi, rdi",
         "mov edi, 0x4111", // CLONE_VFORK | CLONE_VM | SIGCHLD
+        "xor edx, edx",
+        "xor r10d, r10d",
+        "mov eax, 56",
+        "syscall",
+        "test rax, rax",
+        "jz 2f",
+        "ret",
+        "2:",
+        "xor ebp, ebp",
+        "mov rdi, r9",
+        "call r8",
+        "ud2",
+    )
+}
+
+/// Runs `work(argument)` in a second thread of ours, with the same memory, descriptors and signal
+/// mask, and returns its tid at once.
+///
+/// # Safety
+/// `stack_top` must be the 16-byte aligned end of a stack that nobody else ever uses; `argument`
+/// must be what `work` wants for as long as the program lives, and `work` must never return.
+#[unsafe(naked)]
+pub unsafe extern "C" fn thread(
+    stack_top: *mut u8,
+    work: unsafe extern "C" fn(*mut c_void) -> !,
+    argument: *mut c_void,
+) -> isize {
+    naked_asm!(
+        // rdi stack, rsi work, rdx argument; clone(flags, stack, 0, 0, unused).
+        "mov r8, rsi",
+        "mov r9, rdx",
+        "mov rsi, rdi",
+        // CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
+        "mov edi, 0x50f00",
         "xor edx, edx",
         "xor r10d, r10d",
         "mov eax, 56",

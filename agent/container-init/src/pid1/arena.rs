@@ -7,6 +7,7 @@ use core::ffi::c_char;
 use container_init::command_line::Alone;
 use container_init::plan::{MAX_PLAN, Process};
 
+use super::log;
 use super::say::say;
 use super::sys;
 use super::turn::Buffers;
@@ -15,27 +16,33 @@ use super::turn::Buffers;
 pub struct Arena {
     pub plan: [u8; MAX_PLAN + 1],
     pub turn: Buffers,
+    pub log: log::Buffers,
+    pub log_orders: log::Orders,
 }
 
 /// What lives as long as the program and is small: not all zero, so that it is in the file.
 pub struct Slots {
     pub alone: Option<Alone>,
     pub command: Option<Process<'static>>,
+    pub log: Option<log::Writer>,
 }
 
 struct Once<T>(UnsafeCell<T>);
 
-// SAFETY: taken once, by the only thread, in `entry`.
+// SAFETY: taken once, in `entry`, before there is another thread.
 unsafe impl<T> Sync for Once<T> {}
 
 static ARENA: Once<Arena> = Once(UnsafeCell::new(Arena {
     plan: [0; MAX_PLAN + 1],
     turn: Buffers::new(),
+    log: log::Buffers::new(),
+    log_orders: log::Orders::new(),
 }));
 
 static SLOTS: Once<Slots> = Once(UnsafeCell::new(Slots {
     alone: None,
     command: None,
+    log: None,
 }));
 
 /// Called by `_start` with the kernel's initial stack: argc, then argv, then null.

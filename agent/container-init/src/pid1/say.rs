@@ -2,7 +2,8 @@
 
 use super::sys;
 
-/// Writes `container-init: `, the parts and a newline, in one go as far as it fits.
+/// Writes `container-init: `, the parts and a newline, in one go as far as it fits. Not at all when
+/// that would have to wait: nobody who does not read holds us up.
 pub fn say(parts: &[&[u8]]) {
     let mut line = [0u8; 512];
     let mut length = 0;
@@ -18,12 +19,8 @@ pub fn say(parts: &[&[u8]]) {
     if let Some(room) = line.get_mut(length) {
         *room = b'\n';
     }
-    // Nobody may be there to read it, or somebody who does not: a pipe that has room has it for a
-    // whole line (pipe(7), PIPE_BUF).
-    if !sys::has_room(2) {
-        return;
-    }
-    sys::write_raw(2, line.get(..=length).unwrap_or_default()).ok();
+    // Nobody may be there to read it, or somebody who does not.
+    sys::offer(2, line.get(..=length).unwrap_or_default()).ok();
 }
 
 /// A number as decimal digits.

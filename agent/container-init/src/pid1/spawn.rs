@@ -8,6 +8,7 @@ use container_init::protocol::Start;
 
 use super::cgroup::Cgroups;
 use super::environment::{Environment, Room};
+use super::log::Pipes;
 use super::say::{Number, say};
 use super::sys::{self, Errno, Fd, Inherited, Open, Pointers, Vfork};
 
@@ -41,6 +42,8 @@ pub struct Order<'a> {
     pub notify: Option<&'a CStr>,
     /// This descriptor of ours as that number of the process.
     pub newline: Option<(&'a Fd, u32)>,
+    /// Where its log is read from.
+    pub log: Option<&'a Pipes>,
     pub purpose: Purpose,
     pub inherited: Inherited,
     /// Where the process has a cgroup of its own.
@@ -156,7 +159,7 @@ pub fn become_process(
     if let Some(nice) = process.nice {
         sys::set_nice(nice).map_err(step(b"cannot set its nice value"))?;
     }
-    streams(process, order.purpose).map_err(step(b"cannot set up its streams"))?;
+    streams(process, order).map_err(step(b"cannot set up its streams"))?;
     if let Some((fd, number)) = order.newline {
         sys::place(fd, number).map_err(step(b"cannot hand over its notification descriptor"))?;
     }
@@ -200,7 +203,8 @@ fn set_oom_score_adj(score: i16) -> sys::Result<()> {
     sys::pwrite(&file, text.get(..length).unwrap_or_default(), 0).map(drop)
 }
 
-fn streams(process: &Process<'_>, purpose: Purpose) -> sys::Result<()> {
+fn streams(process: &Process<'_>, order: &Order<'_>) -> sys::Result<()> {
+    let purpose = order.purpose;
     let app = process.kind == ProcessKind::App && purpose == Purpose::Run;
     if !app {
         // Without a /dev/null it keeps ours: there is nothing better to give.
@@ -213,8 +217,19 @@ fn streams(process: &Process<'_>, purpose: Purpose) -> sys::Result<()> {
         }
     }
     if purpose == Purpose::Run {
-        log(process.stdout, 1)?;
-        log(process.stderr, 2)?;
+        let pipe = |of: fn(&Pipes) -> Option<&Fd>| order.log.and_then(of);
+        output(
+            process,
+            process.stdout,
+            pipe(|pipes| pipes.stdout.as_ref()),
+            1,
+        )?;
+        output(
+            process,
+            process.stderr,
+            pipe(|pipes| pipes.stderr.as_ref()),
+            2,
+        )?;
     }
     Ok(())
 }
@@ -284,12 +299,23 @@ pub fn execute(
     answer
 }
 
-/// A log lies where the container can write: what is not a plain file of ours is not written to.
-fn log(output: Output<'_>, number: u32) -> sys::Result<()> {
-    let Output::File(path) = output else {
-        return Ok(());
+fn output(
+    process: &Process<'_>,
+    output: Output<'_>,
+    pipe: Option<&Fd>,
+    number: u32,
+) -> sys::Result<()> {
+    let path = match (output, pipe) {
+        (Output::Inherit, _) => return Ok(()),
+        (Output::Log, Some(pipe)) => {
+            sys::wait_for_writers(pipe);
+            return sys::place(pipe, number);
+        }
+        (Output::Log, None) => process.log.map(|log| log.path),
+        (Output::File(path), _) => Some(path),
     };
-    let file = sys::open(path, Open::Append)?;
+    let file = sys::open(path.ok_or(Errno::EINVAL)?, Open::Append)?;
+    // It lies where the container can write: what is not a plain file of ours is not written to.
     if !sys::facts(&file)?.is_own_regular {
         return Err(Errno::EACCES);
     }

@@ -7,15 +7,21 @@
 
 mod credentials;
 mod ipc;
+mod log;
 mod process;
 mod signal;
 mod socket;
 mod terminal;
+mod thread;
 
 pub use credentials::{
     act_as, clear_ambient, drop_from_bounding_set, limit_capabilities, set_gid, set_groups, set_uid,
 };
 pub use ipc::{Ipc, remove_ipc};
+pub use log::{
+    event, offer, open_for_log, pipe_for_output, rename_at, ring, unread_bytes, wait_for_writers,
+    wall_clock,
+};
 pub use process::{
     Forked, Pointers, Reaped, Vfork, adopt_orphans, execve, exit, fork, getpid, getppid,
     hide_memory, set_limit, set_nice, set_parent_death_signal, setsid, vfork, wait_any,
@@ -29,6 +35,7 @@ pub use socket::{
     receive_from, send, unread,
 };
 pub use terminal::{Terminal, give_up_terminal, take_terminal, terminal};
+pub use thread::{Work, thread};
 
 use core::ffi::CStr;
 
@@ -51,11 +58,15 @@ impl Errno {
     pub const ENOTDIR: Self = Self(20);
     pub const EISDIR: Self = Self(21);
     pub const EINVAL: Self = Self(22);
+    pub const ESPIPE: Self = Self(29);
     pub const EROFS: Self = Self(30);
+    pub const EPIPE: Self = Self(32);
     pub const ENAMETOOLONG: Self = Self(36);
+    pub const ENOSYS: Self = Self(38);
     pub const ENOTEMPTY: Self = Self(39);
     pub const ELOOP: Self = Self(40);
     pub const EIDRM: Self = Self(43);
+    pub const EOPNOTSUPP: Self = Self(95);
     pub const EINPROGRESS: Self = Self(115);
 }
 
@@ -554,7 +565,7 @@ impl Poll {
 }
 
 /// Whether a write to this descriptor would not wait, a broken one included.
-pub fn has_room(fd: i32) -> bool {
+fn has_room(fd: i32) -> bool {
     let mut poll = [Poll {
         fd,
         events: Poll::OUT,

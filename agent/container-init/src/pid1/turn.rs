@@ -16,6 +16,7 @@ use super::cgroup::Cgroups;
 use super::clean;
 use super::crowd::{self, Scope, Whose};
 use super::link::{Link, Outbound};
+use super::log::Logs;
 use super::memory::OomKills;
 use super::notify::{Newline, Notify, Said, newline};
 use super::prepared::{self, Prepared};
@@ -66,6 +67,7 @@ pub struct Task {
     pub inherited: Inherited,
     /// The app, where it is a command of the command line.
     pub command: Option<Command>,
+    pub logs: Logs,
 }
 
 /// What every execution of a process is given.
@@ -125,6 +127,7 @@ impl Ears {
             start,
             notify: self.notify.as_ref().map(Notify::path),
             newline: newline.map(|(writing, fd)| (writing, *fd)),
+            log: None,
             purpose: Purpose::Run,
             inherited: with.inherited,
             cgroups: with.cgroups,
@@ -142,6 +145,7 @@ struct Pid1<'b> {
     scope: Scope,
     inherited: Inherited,
     command: Option<Command>,
+    logs: Logs,
     supervisor: &'b mut Supervisor<'static>,
     outbox: &'b mut Outbox<'static>,
     link: Link,
@@ -175,6 +179,7 @@ pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
         scope: task.scope,
         inherited: task.inherited,
         command: task.command,
+        logs: task.logs,
         supervisor: &mut supervisor,
         outbox: &mut outbox,
         link: Link::new(plan.ctl_socket, &mut buffers.outbound),
@@ -342,6 +347,7 @@ impl Pid1<'_> {
             Action::Exit { code } => {
                 self.link.flush(sys::now());
                 self.ring.sync();
+                self.logs.drain();
                 sys::exit(code)
             }
         }
@@ -367,7 +373,10 @@ impl Pid1<'_> {
             return;
         };
         let newline = ears.prepare(&process, self.plan.run_dir);
-        let order = ears.order(&process, None, newline.as_ref(), with);
+        let order = Order {
+            log: self.logs.pipes(index),
+            ..ears.order(&process, None, newline.as_ref(), with)
+        };
         match Prepared::make(&process, order, self.spawn, self.frame) {
             Ok(prepared) => self.prepared = Some(prepared),
             Err(errno) => say(&[
@@ -400,7 +409,10 @@ impl Pid1<'_> {
             return Some(spawned(index, command.spawn(process.name, self.alone)));
         }
         let newline = ears.prepare(&process, self.plan.run_dir);
-        let order = ears.order(&process, start, newline.as_ref(), with);
+        let order = Order {
+            log: self.logs.pipes(index),
+            ..ears.order(&process, start, newline.as_ref(), with)
+        };
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
     }
 
@@ -419,7 +431,10 @@ impl Pid1<'_> {
         let Ok(Request::Start(start)) = Request::decode(frame.body) else {
             return None;
         };
-        let order = ears.order(&process, Some(start), newline.as_ref(), with);
+        let order = Order {
+            log: self.logs.pipes(index),
+            ..ears.order(&process, Some(start), newline.as_ref(), with)
+        };
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
     }
 
@@ -470,6 +485,7 @@ impl Pid1<'_> {
                     start: None,
                     notify: None,
                     newline: None,
+                    log: None,
                     purpose: Purpose::Probe,
                     inherited: self.inherited,
                     cgroups: self.with(index).cgroups,
@@ -493,6 +509,7 @@ impl Pid1<'_> {
             start: None,
             notify: None,
             newline: None,
+            log: None,
             purpose: Purpose::Look,
             inherited: self.inherited,
             cgroups: self
@@ -705,6 +722,9 @@ impl Pid1<'_> {
         let index = self.supervisor.index_of(pid);
         let process = index.and_then(|index| self.process(index));
         let name = process.map_or("", |process| process.name);
+        if let Some(index) = index {
+            self.logs.ended(index);
+        }
         let oom = status == ExitStatus::Signal(SIGKILL) && self.ran_out_of_memory(index);
         if oom {
             let memory = self.memory_of(index);

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use container_init::plan::{
-    Delivery, Essential, Groups, Limits, Looks, MAX_PLAN, Output, Plan, Ports, Process,
+    Delivery, Essential, Groups, Limits, Log, Looks, MAX_PLAN, Output, Plan, Ports, Process,
     ProcessKind, Processes, Readiness, Restart, RestartPolicy, Rewrite, Rewrites, Rlimit, Rlimits,
     Strings, after_previous,
 };
@@ -78,6 +78,7 @@ pub struct Spec {
     pub essential: Essential,
     pub restart: Restart,
     pub stdout: Option<PathBuf>,
+    pub log: Option<LogSpec>,
     pub nice: Option<i8>,
     pub oom_score_adj: Option<i16>,
     pub limits: Option<Limits>,
@@ -88,6 +89,16 @@ pub struct Spec {
     pub delivery: Delivery,
     pub clean: Vec<CString>,
     pub ports: Vec<u16>,
+}
+
+/// Both streams of a process go to a log.
+#[derive(Clone, Copy)]
+pub struct LogSpec {
+    /// From the container's directory.
+    pub path: &'static str,
+    pub max_bytes: u64,
+    pub max_files: u8,
+    pub pass_through: bool,
 }
 
 /// Stands for a copy of this test program, at a place that every user can reach.
@@ -116,6 +127,7 @@ impl Spec {
                 ..Restart::NEVER
             },
             stdout: None,
+            log: None,
             nice: None,
             oom_score_adj: None,
             limits: None,
@@ -193,6 +205,8 @@ pub struct Settings {
     pub looks: Looks<'static>,
     pub signals: &'static [Rewrite],
     pub exit_codes: &'static [Rewrite],
+    /// Whether the container's own output is read.
+    pub is_read: bool,
     /// Words before the whole: a program that executes the rest.
     pub wrapper: Vec<String>,
 }
@@ -204,6 +218,7 @@ impl Default for Settings {
             looks: Looks::default(),
             signals: &[],
             exit_codes: &[],
+            is_read: true,
             wrapper: Vec::new(),
         }
     }
@@ -234,21 +249,25 @@ impl Container {
         }
         let specs = &specs[..];
         std::fs::write(&plan, encode(directory.path(), specs, &settings)).unwrap();
-        Self::run_wrapped(directory, &plan, &settings.wrapper)
+        Self::run_wrapped(directory, &plan, &settings)
     }
 
     pub fn run_with_plan(directory: tempfile::TempDir, plan: &Path) -> Self {
-        Self::run_wrapped(directory, plan, &[])
+        Self::run_wrapped(directory, plan, &Settings::default())
     }
 
-    fn run_wrapped(directory: tempfile::TempDir, plan: &Path, wrapper: &[String]) -> Self {
+    fn run_wrapped(directory: tempfile::TempDir, plan: &Path, settings: &Settings) -> Self {
         // The users of the tests' processes reach the notify sockets.
         std::fs::set_permissions(
             directory.path(),
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
         )
         .unwrap();
-        let mut words = wrapper.iter().map(String::as_str).chain(["unshare"]);
+        let mut words = settings
+            .wrapper
+            .iter()
+            .map(String::as_str)
+            .chain(["unshare"]);
         let mut unshare = Command::new(words.next().unwrap());
         let mut unshare = unshare
             .args(words)
@@ -269,10 +288,11 @@ impl Container {
             .spawn()
             .unwrap();
         let (sender, lines) = channel();
-        let streams: [Box<dyn Read + Send>; 2] = [
-            Box::new(unshare.stdout.take().unwrap()),
-            Box::new(unshare.stderr.take().unwrap()),
-        ];
+        let mut streams: Vec<Box<dyn Read + Send>> = vec![];
+        if settings.is_read {
+            streams.push(Box::new(unshare.stdout.take().unwrap()));
+            streams.push(Box::new(unshare.stderr.take().unwrap()));
+        }
         for stream in streams {
             let sender = sender.clone();
             thread::spawn(move || {
@@ -317,6 +337,15 @@ impl Container {
         assert_eq!(
             self.lines.recv_timeout(window),
             Err(RecvTimeoutError::Timeout)
+        );
+    }
+
+    /// Nothing more is written: the container has ended.
+    #[allow(dead_code, reason = "not every test program asks")]
+    pub fn assert_nothing_more(&self) {
+        assert_eq!(
+            self.lines.recv_timeout(PATIENCE),
+            Err(RecvTimeoutError::Disconnected)
         );
     }
 
@@ -368,6 +397,10 @@ fn encode(directory: &Path, specs: &[Spec], settings: &Settings) -> Vec<u8> {
         .iter()
         .map(|spec| spec.stdout.clone().map(c))
         .collect();
+    let captured: Vec<Option<CString>> = specs
+        .iter()
+        .map(|spec| spec.log.map(|log| c(directory.join(log.path))))
+        .collect();
     let mut processes = Vec::new();
     for (index, spec) in specs.iter().enumerate() {
         processes.push(Process {
@@ -392,9 +425,21 @@ fn encode(directory: &Path, specs: &[Spec], settings: &Settings) -> Vec<u8> {
             stop_signal: 15,
             stop_grace_ms: spec.stop_grace_ms,
             delivery: spec.delivery,
-            stdout: logs[index].as_deref().map_or(Output::Inherit, Output::File),
-            stderr: Output::Inherit,
-            log: None,
+            stdout: match (&logs[index], spec.log) {
+                (Some(path), _) => Output::File(path),
+                (None, Some(_)) => Output::Log,
+                (None, None) => Output::Inherit,
+            },
+            stderr: match spec.log {
+                Some(_) => Output::Log,
+                None => Output::Inherit,
+            },
+            log: spec.log.map(|log| Log {
+                path: captured[index].as_deref().unwrap(),
+                max_bytes: log.max_bytes,
+                max_files: log.max_files,
+                pass_through: log.pass_through,
+            }),
             clean: Strings::new(&cleans[index]),
             ports: Ports::new(&spec.ports),
         });

@@ -198,8 +198,8 @@ pub enum Forked {
 
 /// fork(2).
 pub fn fork() -> Result<Forked> {
-    // SAFETY: no pointer is passed. There is one thread, so that the copy is whole, and neither
-    // side sees what the other writes.
+    // SAFETY: no pointer is passed. Neither side sees what the other writes. The log writer's thread
+    // is not copied: only it uses its memory, and it holds nothing that the child could wait for.
     Ok(match checked(unsafe { syscall(number::FORK, [0; 6]) })? {
         0 => Forked::Child,
         pid => Forked::Parent(pid as u32),
@@ -232,8 +232,8 @@ pub fn vfork<C: Vfork>(child: &mut C) -> Result<u32> {
         exit(127)
     }
     let top = STACK.0.get().cast::<u8>().wrapping_add(STACK_SIZE);
-    // SAFETY: the stack is 16-byte aligned and free, because we are single-threaded and suspended
-    // while a child uses it; `run` never returns, and `child` outlives the suspension.
+    // SAFETY: the stack is 16-byte aligned and free, because only PID 1's own thread gets here, and
+    // is suspended while a child uses it; `run` never returns, and `child` outlives the suspension.
     let pid = checked(unsafe { arch::vfork(top, run::<C>, core::ptr::from_mut(child).cast()) })?;
     Ok(pid as u32)
 }
