@@ -152,8 +152,9 @@ fuzz:
 	@rustup toolchain install nightly --profile minimal >/dev/null
 	@[ -x $(FUZZ)/bin/cargo-fuzz ] || $(CARGO) +nightly install cargo-fuzz --locked --root $(FUZZ)
 	@for target in plan protocol; do \
-		mkdir -p $(FUZZ)/corpus/$$target && cd agent/container-init/fuzz && \
-		PATH=$(FUZZ)/bin:$$PATH CARGO_TARGET_DIR=$(FUZZ) $(CARGO) +nightly fuzz run --fuzz-dir . \
+		mkdir -p $(FUZZ)/corpus/$$target; \
+		PATH=$(FUZZ)/bin:$$PATH CARGO_TARGET_DIR=$(FUZZ) $(CARGO) +nightly fuzz run \
+			--fuzz-dir agent/container-init/fuzz \
 			$$target $(FUZZ)/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
 			-artifact_prefix=$(FUZZ)/$$target- || exit 1; \
 	done

@@ -10,6 +10,8 @@ fn main() {
             "-static",
             "-no-pie",
             "-Wl,--build-id=none",
+            // Nobody unwinds: a panic aborts.
+            "-Wl,--no-eh-frame-hdr",
             "-Wl,-z,noexecstack",
         ] {
             println!("cargo::rustc-link-arg-bins={argument}");

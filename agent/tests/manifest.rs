@@ -317,6 +317,8 @@ fn the_revision_changes_with_what_is_said_of_agents_and_signals_and_stays_with_t
         ", signalDelivery: Group",
         ", terminationGracePeriodSeconds: 5",
         ", readiness: {notificationFd: 3}",
+        ", resources: {limits: {memory: 16Mi}}",
+        ", resources: {}",
     ] {
         assert_ne!(manifest(agent, ""), before, "{agent}");
     }
@@ -329,6 +331,28 @@ fn the_revision_changes_with_what_is_said_of_agents_and_signals_and_stays_with_t
         "exitCodes: [{from: 143, to: 0}],",
     ] {
         assert_ne!(manifest("", spec), before, "{spec}");
+    }
+}
+
+#[test]
+fn an_agents_limits_lie_within_those_of_its_instance() {
+    let with = |limits: &str| {
+        let agents = format!(
+            "resources: {{limits: {{memory: 64Mi, pids: 100}}}}, agents: [{{name: a, command: [/a], resources: {{limits: {{{limits}}}}}}}], image:"
+        );
+        parse(&MINIMAL.replace("image:", &agents))
+    };
+    let app = with("cpu: 250m, memory: 64Mi, pids: 100").unwrap();
+    assert!(app.divides_cgroup());
+    for (limits, said) in [
+        ("memory: 65Mi", "spec.agents[0].resources.limits.memory"),
+        ("memory: 1Mi", "spec.agents[0].resources.limits.memory"),
+        ("cpu: much", "spec.agents[0].resources.limits.cpu"),
+        ("pids: 101", "1 to 100, which is spec.resources.limits.pids"),
+        ("pids: 0", "spec.agents[0].resources.limits.pids"),
+    ] {
+        let refused = with(limits).unwrap_err().to_string();
+        assert!(refused.contains(said), "{limits}: {refused}");
     }
 }
 

@@ -190,8 +190,9 @@ fn agents_start_when_those_they_depend_on_are_ready_and_run_as_the_manifest_says
     let agents = json!([
         {
             "name": "shipper",
-            "command": shell(&format!("echo shipper {SAYS} >>/tmp/said; exec sleep 1000")),
+            "command": shell(&format!("echo shipper {SAYS} >>/tmp/said; echo >&3; exec sleep 1000")),
             "dependsOn": ["cache"],
+            "readiness": { "notificationFd": 3, "timeoutSeconds": 10 },
             "nice": 3,
             "oomScoreAdj": 700,
         },
@@ -287,5 +288,37 @@ fn an_essential_agent_comes_again_as_often_as_it_may_and_then_its_instance_ends(
         log.lines().any(said),
         "no sentence about the sidecar:\n{log}"
     );
+    host.remove_app("web")
+}
+
+#[test]
+fn an_agent_with_limits_of_its_own_runs_out_of_memory_alone() -> Result<()> {
+    let grows = "while [ ! -e /tmp/grow ]; do sleep 0.05; done; rm /tmp/grow; exec tail /dev/zero";
+    let agent = json!({
+        "name": "greedy",
+        "command": shell(&format!("echo began; {grows}")),
+        "essential": false,
+        "resources": { "limits": { "memory": "16Mi", "cpu": "500m", "pids": 20 } },
+    });
+    let host = host_with(&Manifest::web("web").with("agents", json!([agent])))?;
+    let task = host.cli().activate("web", 1, "in")?;
+    log_with(&host, "greedy", "began")?;
+    let limit = |process: &str| -> Result<String> {
+        // cgroup version 2, and 1.
+        let (two, one) = ("memory.max", "memory.limit_in_bytes");
+        let file = inside(&host, &format!("/sys/fs/cgroup/p-{process}/{two}"))?;
+        let file = match file.exists() {
+            true => file,
+            false => inside(&host, &format!("/sys/fs/cgroup/memory/p-{process}/{one}"))?,
+        };
+        fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))
+    };
+    assert_eq!(limit("greedy")?, format!("{}\n", 16 << 20));
+    ensure!(limit("app")? != limit("greedy")?);
+    fs::write(inside(&host, "/tmp/grow")?, "")?;
+    log_with(&host, "greedy", "began\nbegan\n")?;
+    host.assert_serves(&task.instances[0])?;
+    let pool = host.cli().pool("web")?;
+    assert_eq!(pool.instances[0].generation, task.instances[0].generation);
     host.remove_app("web")
 }

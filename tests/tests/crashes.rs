@@ -328,6 +328,74 @@ fn a_roll_survives_a_kill_at_every_boundary() -> Result<()> {
 }
 
 #[test]
+fn a_restart_in_place_survives_a_kill_at_every_boundary() -> Result<()> {
+    let mut host = host(0)?;
+    let up = host.cli().activate("web", 1, "up")?;
+    let serving = host.assert_exactly("web", 1, 0)?.instances[0].create_generation;
+    // Each start of the app adds a line.
+    let starts = |host: &TestHost| -> Result<usize> {
+        let address = address_of(&up.instances[0])?;
+        let answer = nodeagent_tests::http::get(host.ground.netns(), address, "/starts")?;
+        Ok(answer.text().lines().count())
+    };
+    let restart = |host: &TestHost, n: usize| -> Result<nodeagent_tests::documents::Task> {
+        let id = format!("again-{n}");
+        let words = ["restart", "web-0", "--strategy", "reuse", "--task-id", &id];
+        host.cli().json(&words)?.document(0)
+    };
+    // One instance, in the container that it had, found by clients.
+    let serves = |host: &TestHost| -> Result<()> {
+        let pool = host.wait_for_pool("web", "one in service", |pool| pool.active == 1);
+        let found: Vec<_> = pool?
+            .instances
+            .iter()
+            .map(|i| i.create_generation)
+            .collect();
+        ensure!(found == [serving], "{found:?} instead of {serving:?}");
+        ensure!(host.discovered()?.len() == 1, "{:?}", host.discovered()?);
+        ensure!(host.containers()?.len() == 1, "{:?}", host.containers()?);
+        Ok(())
+    };
+    let before = std::cell::Cell::new(0);
+    let operation = Operation {
+        begins: Begins::WithRequest,
+        before: &|host| {
+            serves(host)?;
+            before.set(starts(host)?);
+            Ok(())
+        },
+        run: &|host, n| {
+            // The agent has just come: until it has looked, nothing is in service.
+            serves(host)?;
+            restart(host, n).map(drop)
+        },
+        after: &|host, n| {
+            serves(host)?;
+            let task = restart(host, n)?;
+            ensure!(
+                (task.state.as_str(), task.active) == ("done", 1),
+                "{task:?}"
+            );
+            ensure!(restart(host, n)?.replayed, "done twice");
+            let (before, now) = (before.get(), starts(host)?);
+            ensure!(now == before + 1, "started {} times", now - before);
+            serves(host)
+        },
+    };
+    let boundaries = at_every_boundary(&mut host, crash_agent(), &operation)?;
+    let passed = [
+        "commit",
+        "deregister",
+        "drain",
+        "restart",
+        "ready",
+        "register",
+    ];
+    assert_passed(&boundaries, &passed)?;
+    host.remove_app("web")
+}
+
+#[test]
 fn a_deletion_survives_a_kill_at_every_boundary() -> Result<()> {
     let mut host = host(WANTED)?;
     let operation = Operation {

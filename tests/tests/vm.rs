@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
@@ -171,7 +172,7 @@ fn assert_exactly(vm: &mut Vm, pool: &Pool, count: usize) -> Result<()> {
 #[ignore = "needs the virtual machine: make test-vm"]
 fn on_cgroup_2_the_main_job_is_done_with_runc_and_with_crun() -> Result<()> {
     let mut vm = Vm::boot(guest(), |payload| {
-        payload.scenarios(&["main_job", "app_faults"])
+        payload.scenarios(&["main_job", "app_faults", "agents"])
     })?;
     let kind = vm.run(&["stat", "-f", "-c", "%T", "/sys/fs/cgroup"])?;
     assert_eq!(kind.trim(), "cgroup2fs");
@@ -180,6 +181,7 @@ fn on_cgroup_2_the_main_job_is_done_with_runc_and_with_crun() -> Result<()> {
         for (scenarios, chosen) in [
             ("/opt/payload/main_job", ""),
             ("/opt/payload/app_faults", "memory"),
+            ("/opt/payload/agents", "limits_of_its_own"),
         ] {
             let said = vm.run(&[
                 "env",
@@ -195,6 +197,39 @@ fn on_cgroup_2_the_main_job_is_done_with_runc_and_with_crun() -> Result<()> {
             println!("{runtime} {scenarios}: {}", said.trim());
         }
     }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs the virtual machine: make test-vm"]
+fn a_hundred_thousand_orphans_at_once_are_reaped() -> Result<()> {
+    let source =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/container-init/tests/crowd.c");
+    let mut vm = Vm::boot(guest(), |payload| {
+        let crowd = std::env::temp_dir().join(format!("crowd-{}", std::process::id()));
+        let built = Command::new("cc")
+            .args(["-static", "-O1", "-o"])
+            .args([&crowd, &source])
+            .status()
+            .context("run cc")?;
+        ensure!(built.success(), "cc: {built}");
+        let added = payload.program(&crowd, "crowd");
+        std::fs::remove_file(&crowd).context("remove the program that was built")?;
+        added
+    })?;
+    // More tasks than a machine of this size is made for.
+    vm.sh("echo 200000 >/proc/sys/kernel/threads-max; echo 300000 >/proc/sys/kernel/pid_max")?;
+    let script = "/opt/payload/crowd 100000 || exit 8
+        made=$(cut -d' ' -f1 /proc/uptime)
+        while [ $(ls -d /proc/[0-9]* 2>/dev/null | wc -l) -gt 5 ]; do sleep 0.05; done
+        echo reaped between $made and $(cut -d' ' -f1 /proc/uptime)
+        exit 7";
+    let said = vm.sh(&format!(
+        "unshare --pid --fork --mount-proc /opt/payload/container-init -- sh -c '{}' && code=0 || code=$?; echo code $code",
+        script.replace('\'', "'\\''")
+    ))?;
+    println!("{said}");
+    ensure!(said.lines().any(|line| line == "code 7"), "{said}");
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use command::{PLACES, Place, Running, kill};
 use container::{Agent, Container, Spec, children, until};
-use container_init::protocol::Request;
+use container_init::protocol::{EnvList, Request, Restart, Start};
 
 const STOP: u32 = 19;
 const CONT: u32 = 18;
@@ -187,4 +187,41 @@ fn a_stop_during_the_pause_before_a_restart_starts_nothing() {
     rustix::process::kill_process(agent.pid, rustix::process::Signal::TERM).unwrap();
     agent.wait_for("Stopped");
     assert_eq!(container.exit_code(), 143);
+}
+
+#[test]
+fn a_restart_in_place_waits_until_nobody_listens_on_its_port() {
+    // The port is held by an in-container agent for a while, after the app is gone.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let app = Spec {
+        ports: vec![port],
+        ..Spec::app(&[]).script("echo began; exec busybox sleep 1000")
+    };
+    let (container, gate) = Container::run(&[app]);
+    let mut agent = Agent::accept(&gate);
+    agent.wait_for("Armed");
+    agent.start(8);
+    container.wait_for_line("began");
+    let restart = |process, generation| {
+        Request::Restart(Restart {
+            process,
+            budget_ms: 20_000,
+            start: Start {
+                generation,
+                task_id: "t",
+                traceparent: "",
+                env: EnvList::new(&[]),
+            },
+        })
+    };
+    agent.ask(restart("app", 9));
+    agent.wait_for("Replaced");
+    container.assert_silent(std::time::Duration::from_millis(300));
+    drop(listener);
+    container.wait_for_line("began");
+    assert!(agent.wait_for("AppStarted").contains("generation: 9"));
+    // A port that nobody holds is no reason to wait.
+    agent.ask(restart("app", 10));
+    container.wait_for_line("began");
 }

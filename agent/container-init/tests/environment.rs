@@ -106,6 +106,7 @@ fn a_filter_that_denies_what_is_new_changes_nothing() {
             command.args(["-t", "1", "--", "/bin/busybox", "sh", "-c", LEAVES]);
             let mut running = Running::spawn(Place::Subreaper, command);
             assert_eq!(running.exit_code(), 3, "{place:?}, errno {errno}");
+            assert_eq!(running.rest(), Vec::<String>::new(), "nobody is left");
         }
     }
 }

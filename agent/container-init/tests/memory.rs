@@ -82,8 +82,7 @@ fn run(specs: &[Spec], wrapper: Vec<String>) -> (Container, UnixListener, Agent)
 fn a_kill_for_memory_is_told_with_victim_and_counters_while_the_others_live() {
     let cgroup = Cgroup::make("memory", "oom");
     cgroup.set("memory.limit_in_bytes", &LIMIT.to_string());
-    let flushes =
-        "trap 'echo flushed; exit' TERM; echo up; while :; do busybox sleep 1000 & wait $!; done";
+    let flushes = "trap 'echo flushed; exit' TERM; echo up; while :; do busybox sleep 0.05; done";
     let specs = [
         Spec::agent("log", &[]).script(flushes),
         Spec::app(&[]).script(GROWS),
@@ -139,8 +138,7 @@ fn an_optional_agent_that_runs_out_of_memory_comes_back_and_the_app_lives() {
 #[test]
 fn a_container_that_was_frozen_during_its_stop_ends_when_it_is_thawed() {
     let cgroup = Cgroup::make("freezer", "stop");
-    let script =
-        "trap 'echo bye; exit 5' TERM; echo set; while :; do busybox sleep 1000 & wait $!; done";
+    let script = "trap 'echo bye; exit 5' TERM; echo set; while :; do busybox sleep 0.05; done";
     let (mut container, _listener, mut agent) =
         run(&[Spec::app(&[]).script(script)], cgroup.wrapper("freezer"));
     agent.start(8);

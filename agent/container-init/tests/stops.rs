@@ -30,7 +30,7 @@ fn app(script: &str) -> Spec {
 fn what_outlives_the_command_gets_its_term_and_its_time() {
     for place in PLACES {
         let script = "
-            busybox setsid busybox sh -c 'trap \"echo flushed; exit\" TERM; echo up; while :; do busybox sleep 1000 & wait $!; done' &
+            busybox setsid busybox sh -c 'trap \"echo flushed; exit\" TERM; echo up; while :; do busybox sleep 0.05; done' &
             busybox sleep 0.3; exit 3";
         let mut running = Running::script(place, &[], script);
         running.wait_for_line("up");
@@ -154,7 +154,7 @@ fn workload_crowd() {
     let error = std::os::unix::process::CommandExt::exec(Command::new("busybox").args([
         "sh",
         "-c",
-        "trap 'exit 7' TERM; while :; do busybox sleep 1000 & wait $!; done",
+        "trap 'exit 7' TERM; while :; do busybox sleep 0.05; done",
     ]));
     panic!("{error}");
 }
@@ -188,7 +188,8 @@ fn without_pids_left_it_still_reaps_reports_and_stops() {
 
 #[test]
 fn a_stop_costs_no_more_than_the_slowest_process() {
-    let slow = "trap 'busybox usleep 100000; exit 0' TERM; echo set; while :; do busybox sleep 1000 & wait $!; done";
+    let slow =
+        "trap 'busybox usleep 100000; exit 0' TERM; echo set; while :; do busybox sleep 0.05; done";
     let (mut container, _listener, mut agent) = armed(&[app(slow)]);
     agent.start(8);
     container.wait_for_line("set");

@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,10 +47,14 @@ static int terminal(char **words) {
 	int master = posix_openpt(O_RDWR | O_NOCTTY);
 	if (master < 0 || grantpt(master) || unlockpt(master))
 		return 8;
+	/* Open before anything is typed: what comes earlier is nobody's. */
+	int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
 	pid_t pid = fork();
 	if (pid == 0) {
 		setsid();
-		int slave = open(ptsname(master), O_RDWR);
+		ioctl(slave, TIOCSCTTY, 0);
+		/* Who runs us in the background ignores it, and a shell could not trap it then. */
+		signal(SIGINT, SIG_DFL);
 		close(master);
 		dup2(slave, 0), dup2(slave, 1), dup2(slave, 2);
 		if (slave > 2)
@@ -57,6 +62,7 @@ static int terminal(char **words) {
 		execv(words[0], words);
 		_exit(9);
 	}
+	close(slave);
 	write(master, "typed\n", 6);
 	char seen[65536] = "";
 	size_t length = 0;

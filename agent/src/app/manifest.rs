@@ -231,6 +231,7 @@ pub(super) struct Agent {
     pub(super) essential: Option<bool>,
     pub(super) restart_policy: Option<String>,
     pub(super) max_restarts: Option<u32>,
+    pub(super) resources: Option<Resources>,
     pub(super) exit_code: Option<u8>,
 }
 
@@ -458,6 +459,7 @@ mod tests {
             "spec.agents[].readiness",
             "spec.agents[].env",
             "spec.agents[].ulimits",
+            "spec.agents[].resources",
         ] {
             if field.starts_with(shared) {
                 return shared.to_owned();

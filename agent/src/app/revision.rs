@@ -290,6 +290,7 @@ impl Writer {
             essential,
             restart: AgentRestart { policy, max },
             exit_code,
+            resources,
         } = agent;
         self.text("agent", name);
         self.list("command", command);
@@ -323,6 +324,11 @@ impl Writer {
         }
         if let Some(code) = exit_code {
             self.number("exit-code", (*code).into());
+        }
+        if let Some(own) = resources {
+            self.number("resources", own.cpu_millis.unwrap_or(0));
+            self.number("", own.memory_bytes.unwrap_or(0));
+            self.number("", own.pids.unwrap_or(0));
         }
     }
 

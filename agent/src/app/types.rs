@@ -143,6 +143,11 @@ impl App {
         }
     }
 
+    /// Whether its processes have cgroups of their own inside the container's.
+    pub fn divides_cgroup(&self) -> bool {
+        self.agents.iter().any(|agent| agent.resources.is_some())
+    }
+
     /// Whether the end for good of the in-container agent of this name is the end of the instance.
     pub fn is_essential_agent(&self, name: &str) -> bool {
         let mut agents = self.agents.iter();
@@ -414,6 +419,19 @@ pub struct Agent {
     pub restart: AgentRestart,
     /// Exit code of the container when the end of this agent ends it; its own when absent.
     pub exit_code: Option<u8>,
+    /// Limits of its own, inside the instance's.
+    pub resources: Option<AgentResources>,
+}
+
+/// Limits of one in-container agent, by a cgroup of its own in the container's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct AgentResources {
+    /// CPU limit in thousandths of a core.
+    pub cpu_millis: Option<u64>,
+    /// Memory limit in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Tasks (processes and threads).
+    pub pids: Option<u64>,
 }
 
 /// Whether the end of an in-container agent ends the instance: an end after which it is not started

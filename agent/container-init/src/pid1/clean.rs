@@ -161,8 +161,11 @@ fn ports(ports: Ports<'_>) -> bool {
     true
 }
 
+/// A port that can be bound is free. For one that cannot, the list tells whether somebody listens or
+/// is only connected from it; to read it costs milliseconds, because the kernel walks the whole host's
+/// connections.
 fn listens(ports: Ports<'_>) -> bool {
-    if ports.iter().next().is_none() {
+    if ports.iter().all(|port| sys::try_port(port).is_ok()) {
         return false;
     }
     let mut found = false;

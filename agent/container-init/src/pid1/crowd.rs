@@ -11,7 +11,7 @@ use container_init::procfs::Stat;
 
 use super::path::Path;
 use super::say::Number;
-use super::sys::{self, Entries, Errno, Fd};
+use super::sys::{self, Entries, Errno, Fd, Open};
 
 const SIGKILL: u8 = 9;
 /// The longest line of descent that is followed.
@@ -48,7 +48,7 @@ pub fn signal(whose: Whose, scope: Scope, signal: u8) -> sys::Result<bool> {
             Err(errno) => Err(errno),
         };
     }
-    let proc = sys::open_directory(c"/proc")?;
+    let proc = sys::open(c"/proc", Open::Read)?;
     let us = sys::getpid();
     let mut found = false;
     let mut seen_us = false;

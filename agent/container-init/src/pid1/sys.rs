@@ -32,7 +32,7 @@ pub use signal::{
 };
 pub use socket::{
     Sender, connect_loopback, connect_unix, connection_error, notify_socket, pair, peer,
-    receive_from, send, unread,
+    receive_from, send, try_port, unread,
 };
 pub use terminal::{Terminal, give_up_terminal, take_terminal, terminal};
 pub use thread::{Work, thread};

@@ -42,16 +42,20 @@ impl Running {
 
     /// `container-init WORDS`.
     pub fn words(place: Place, words: &[&str]) -> Self {
-        let mut command = match place {
-            Place::Subreaper => Command::new(program()),
-            Place::Namespace => {
-                let mut command = Command::new("unshare");
-                command
-                    .args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"])
-                    .arg(program());
-                command
-            }
-        };
+        // Who runs the tests in the background ignores INT and QUIT, and so would all below.
+        let mut command = Command::new("env");
+        command.arg("--default-signal");
+        if place == Place::Namespace {
+            command.args([
+                "unshare",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--",
+            ]);
+        }
+        command.arg(program());
         command.args(words);
         Self::spawn(place, command)
     }

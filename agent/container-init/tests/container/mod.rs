@@ -263,14 +263,11 @@ impl Container {
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
         )
         .unwrap();
-        let mut words = settings
-            .wrapper
-            .iter()
-            .map(String::as_str)
-            .chain(["unshare"]);
-        let mut unshare = Command::new(words.next().unwrap());
-        let mut unshare = unshare
-            .args(words)
+        // Who runs the tests in the background ignores HUP, INT and QUIT, and so would all below.
+        let mut unshare = Command::new("env")
+            .arg("--default-signal")
+            .args(&settings.wrapper)
+            .arg("unshare")
             .args(["--pid", "--fork", "--kill-child", "--"])
             .args([
                 "setpriv",

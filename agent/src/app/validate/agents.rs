@@ -5,21 +5,57 @@ use std::time::Duration;
 
 use super::conduct::{Given, conduct};
 use super::process::{arguments, environment, user};
-use super::{names, probe, restart, security, working_dir};
+use super::{names, probe, quantities, restart, security, working_dir};
 use crate::app::conduct::start_order;
 use crate::app::manifest;
-use crate::app::{Agent, AgentRestart, Essential, Port, RestartPolicy};
+use crate::app::{Agent, AgentResources, AgentRestart, Essential, Port, Resources, RestartPolicy};
 use crate::document::{Findings, shown};
 
 /// A plan of container-init holds the app and as many.
 const MAX_AGENTS: usize = container_init::plan::MAX_PROCESSES - 1;
 const MAX_RESTARTS: u32 = 1_000_000;
 
-/// `spec.agents`, as written; `grace` is the app's.
+/// Limits of a cgroup of its own, none of them above those of the instance, `all`.
+fn own_resources(
+    field: &str,
+    resources: manifest::Resources,
+    all: &Resources,
+    findings: &mut Findings,
+) -> AgentResources {
+    let limits = resources.limits.unwrap_or_default();
+    let (cpu_millis, memory_bytes) = quantities(field, &limits, findings);
+    if let Some(pids) = limits.pids
+        && !(1..=all.pids).contains(&pids)
+    {
+        findings.wrong(
+            &format!("{field}.pids"),
+            pids.to_string(),
+            format!("1 to {}, which is spec.resources.limits.pids", all.pids),
+        );
+    }
+    if let Some(bytes) = memory_bytes.filter(|bytes| *bytes > all.memory_bytes) {
+        findings.wrong(
+            &format!("{field}.memory"),
+            format!("{bytes} bytes"),
+            format!(
+                "at most {} bytes, which is spec.resources.limits.memory",
+                all.memory_bytes
+            ),
+        );
+    }
+    AgentResources {
+        cpu_millis,
+        memory_bytes,
+        pids: limits.pids,
+    }
+}
+
+/// `spec.agents`, as written; `grace` and `all` are the app's.
 pub(super) fn agents(
     list: Vec<manifest::Agent>,
     ports: &[Port],
     grace: Duration,
+    all: &Resources,
     findings: &mut Findings,
 ) -> Vec<Agent> {
     if list.len() > MAX_AGENTS {
@@ -45,7 +81,7 @@ pub(super) fn agents(
             }
             Some(_) => {}
         }
-        agents.push(agent(&field, given, after, ports, grace, findings));
+        agents.push(agent(&field, given, after, ports, grace, all, findings));
     }
     agents
 }
@@ -56,6 +92,7 @@ fn agent(
     after: Vec<usize>,
     ports: &[Port],
     grace: Duration,
+    all: &Resources,
     findings: &mut Findings,
 ) -> Agent {
     let at = |name: &str| format!("{field}.{name}");
@@ -137,6 +174,9 @@ fn agent(
             max: given.max_restarts,
         },
         exit_code: given.exit_code,
+        resources: given
+            .resources
+            .map(|resources| own_resources(&at("resources.limits"), resources, all, findings)),
         command,
     }
 }

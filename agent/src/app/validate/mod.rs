@@ -31,6 +31,8 @@ const API_VERSION: &str = "nodeagent/v1";
 const KIND: &str = "App";
 const DEFAULT_MEMORY: u64 = 512 << 20;
 const DEFAULT_PIDS: u64 = 1024;
+/// PID_MAX_LIMIT of the kernel.
+const MAX_PIDS: u64 = 4_194_304;
 const MAX_SECONDS: u32 = 86_400;
 const MAX_ARMED: u32 = 1000;
 
@@ -109,10 +111,12 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
     let startup = probe::startup(spec.startup, &readiness, &ports, findings);
     let liveness = probe::liveness(spec.liveness, &ports, findings);
     let grace = spec.termination_grace_period_seconds.unwrap_or(30);
+    let resources = resources(spec.resources.unwrap_or_default(), findings);
     let agents = agents::agents(
         spec.agents.unwrap_or_default(),
         &ports,
         Duration::from_secs(grace.into()),
+        &resources,
         findings,
     );
     security::non_root(&security, user.as_ref(), &agents, findings);
@@ -122,7 +126,6 @@ pub(super) fn app(manifest: Manifest, findings: &mut Findings) -> Option<App> {
         findings,
     );
     let secret_files = volumes::secrets(spec.secret_files.unwrap_or_default(), findings);
-    let resources = resources(spec.resources.unwrap_or_default(), findings);
     let restart = restart(
         "spec.restartPolicy",
         spec.restart_policy.as_deref(),
@@ -266,34 +269,14 @@ fn working_dir(field: &str, path: Option<&str>, findings: &mut Findings) {
 
 fn resources(resources: manifest::Resources, findings: &mut Findings) -> Resources {
     let limits = resources.limits.unwrap_or_default();
-    let mut quantity =
-        |field: &str, given: Option<&Scalar>, parse: fn(&str) -> Option<u64>, allowed: &str| {
-            let given = given?.as_str();
-            let value = parse(given);
-            if value.is_none() {
-                findings.wrong(field, shown(given), allowed);
-            }
-            value
-        };
-    let cpu_millis = quantity(
-        "spec.resources.limits.cpu",
-        limits.cpu.as_ref(),
-        cpu_millis,
-        CPU_ALLOWED,
-    );
-    let memory = quantity(
-        "spec.resources.limits.memory",
-        limits.memory.as_ref(),
-        memory_bytes,
-        MEMORY_ALLOWED,
-    );
+    let (cpu_millis, memory) = quantities("spec.resources.limits", &limits, findings);
     let pids = limits.pids.unwrap_or(DEFAULT_PIDS);
     // The runtime's own threads count until it becomes container-init, hence the lower bound.
-    if !(16..=4_194_304).contains(&pids) {
+    if !(16..=MAX_PIDS).contains(&pids) {
         findings.wrong(
             "spec.resources.limits.pids",
             pids.to_string(),
-            "16 to 4194304 processes and threads",
+            format!("16 to {MAX_PIDS} processes and threads"),
         );
     }
     Resources {
@@ -301,6 +284,32 @@ fn resources(resources: manifest::Resources, findings: &mut Findings) -> Resourc
         memory_bytes: memory.unwrap_or(DEFAULT_MEMORY),
         pids,
     }
+}
+
+/// Limits of cpu (thousandths of a core) and memory (bytes), as far as they are given.
+fn quantities(
+    field: &str,
+    limits: &manifest::Limits,
+    findings: &mut Findings,
+) -> (Option<u64>, Option<u64>) {
+    let mut quantity =
+        |name: &str, given: Option<&Scalar>, parse: fn(&str) -> Option<u64>, allowed: &str| {
+            let given = given?.as_str();
+            let value = parse(given);
+            if value.is_none() {
+                findings.wrong(&format!("{field}.{name}"), shown(given), allowed);
+            }
+            value
+        };
+    (
+        quantity("cpu", limits.cpu.as_ref(), cpu_millis, CPU_ALLOWED),
+        quantity(
+            "memory",
+            limits.memory.as_ref(),
+            memory_bytes,
+            MEMORY_ALLOWED,
+        ),
+    )
 }
 
 fn warm(warm: manifest::Warm, findings: &mut Findings) -> Warm {

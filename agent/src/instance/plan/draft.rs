@@ -4,12 +4,12 @@ use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use container_init::plan::{
-    self, Delivery, Essential, Groups, Output, Ports, Process, ProcessKind, Restart, RestartPolicy,
-    Rewrite, Rlimit, Rlimits, Strings,
+    self, Delivery, Essential, Groups, Limits, Output, Ports, Process, ProcessKind, Restart,
+    RestartPolicy, Rewrite, Rlimit, Rlimits, Strings,
 };
 
 use super::{PlanError, ProcessIds};
-use crate::app::{self, AgentRestart, ProbeTiming, SignalDelivery, Ulimit};
+use crate::app::{self, AgentResources, AgentRestart, ProbeTiming, SignalDelivery, Ulimit};
 
 /// First and longest pause before an agent is started again.
 const BACKOFF_MIN_MS: u32 = 100;
@@ -33,6 +33,7 @@ pub(super) struct Draft {
     pub(super) oom_score_adj: Option<i16>,
     /// As [`Process::after`].
     pub(super) after: u16,
+    pub(super) limits: Option<Limits>,
     pub(super) stop_signal: u8,
     pub(super) stop_grace_ms: u32,
     pub(super) delivery: Delivery,
@@ -95,7 +96,7 @@ impl Draft {
             rlimits: Rlimits::new(&self.rlimits),
             nice: self.nice,
             oom_score_adj: self.oom_score_adj,
-            limits: None,
+            limits: self.limits,
             after: self.after,
             readiness: self.readiness(view),
             essential: self.essential,
@@ -139,6 +140,19 @@ impl Draft {
                 failure_threshold: timing.failure_threshold,
             },
         }
+    }
+}
+
+/// Limits of a cgroup of its own, where processes have one; 0 is no limit.
+pub(super) fn limits(own: Option<AgentResources>) -> Limits {
+    let own = own.unwrap_or_default();
+    let fits = |value: Option<u64>| u32::try_from(value.unwrap_or(0)).unwrap_or(u32::MAX);
+    // Of each period of 100 ms a thousandth of a core is 100 us.
+    let quota = own.cpu_millis.map(|millis| millis.saturating_mul(100));
+    Limits {
+        memory_bytes: own.memory_bytes.unwrap_or(0),
+        cpu_quota_us: fits(quota),
+        pids: fits(own.pids),
     }
 }
 

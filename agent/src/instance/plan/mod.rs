@@ -363,6 +363,10 @@ impl<'a> Container<'a> {
                 Essential::No => plan::Essential::No,
             },
             exit_code: agent.exit_code,
+            limits: self
+                .app
+                .divides_cgroup()
+                .then(|| draft::limits(agent.resources)),
             restart: draft::restart(&agent.restart),
             cwd: c_string(
                 &agent.name,
@@ -407,6 +411,7 @@ impl<'a> Container<'a> {
             nice: None,
             oom_score_adj: None,
             after: 0,
+            limits: self.app.divides_cgroup().then(|| draft::limits(None)),
             stop_signal: SIGTERM,
             stop_grace_ms: u32::MAX,
             delivery: Delivery::Process,

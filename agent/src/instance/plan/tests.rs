@@ -5,8 +5,8 @@ use container_init::plan::{Output, Strings};
 
 use super::*;
 use crate::app::{
-    AgentRestart, Conduct, Look, NetworkMode, ProbeTiming, Registration, Resources, RestartPolicy,
-    Rewrite, Scheme, SignalDelivery, Ulimit, Warm,
+    AgentResources, AgentRestart, Conduct, Look, NetworkMode, ProbeTiming, Registration, Resources,
+    RestartPolicy, Rewrite, Scheme, SignalDelivery, Ulimit, Warm,
 };
 
 fn texts(list: &[&str]) -> Vec<String> {
@@ -106,6 +106,7 @@ fn proxy() -> Agent {
             max: None,
         },
         exit_code: None,
+        resources: None,
     }
 }
 
@@ -413,6 +414,38 @@ fn agents_stand_behind_those_that_they_wait_for() {
             (APP_PROCESS, 0),
         ]
     );
+}
+
+#[test]
+fn with_limits_of_one_agent_every_process_has_a_cgroup_of_its_own() {
+    let limits = |resources| {
+        let agent = Agent {
+            resources,
+            ..proxy()
+        };
+        let app = App {
+            agents: vec![agent],
+            ..app()
+        };
+        let file = compiled(&app, &image());
+        let plan = Plan::decode(&file).unwrap();
+        let limits = plan.processes.iter().map(|process| process.limits);
+        limits.collect::<Vec<_>>()
+    };
+    assert_eq!(limits(None), [None, None]);
+    let own = AgentResources {
+        cpu_millis: Some(250),
+        memory_bytes: Some(64 << 20),
+        pids: None,
+    };
+    let of = |memory_bytes, cpu_quota_us| {
+        Some(plan::Limits {
+            memory_bytes,
+            cpu_quota_us,
+            pids: 0,
+        })
+    };
+    assert_eq!(limits(Some(own)), [of(64 << 20, 25_000), of(0, 0)]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub(super) const READ_ONLY: [&str; 5] = [
 ];
 
 /// File systems of the kernel: destination, type, source, options.
-const KERNEL: [(&str, &str, &str, &str); 7] = [
+const KERNEL: [(&str, &str, &str, &str); 6] = [
     ("/proc", "proc", "proc", "nosuid,noexec,nodev"),
     (
         "/dev",
@@ -58,13 +58,9 @@ const KERNEL: [(&str, &str, &str, &str); 7] = [
     ),
     ("/dev/mqueue", "mqueue", "mqueue", "nosuid,noexec,nodev"),
     ("/sys", "sysfs", "sysfs", "nosuid,noexec,nodev,ro"),
-    (
-        "/sys/fs/cgroup",
-        "cgroup",
-        "cgroup",
-        "nosuid,noexec,nodev,relatime,ro",
-    ),
 ];
+
+const CGROUP: &str = "nosuid,noexec,nodev,relatime";
 
 /// All mounts in the order in which they are made.
 pub(super) fn mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>, OciSpecError> {
@@ -74,6 +70,18 @@ pub(super) fn mounts(input: &SpecInput<'_>) -> Result<Vec<Mount>, OciSpecError> 
             mount(destination, typ, Path::new(source), options)
         })
         .collect::<Result<Vec<_>, _>>()?;
+    // container-init divides the container's cgroup where processes have limits of their own.
+    let access = match input.app.divides_cgroup() {
+        true => "rw",
+        false => "ro",
+    };
+    let options = format!("{CGROUP},{access}");
+    mounts.push(mount(
+        "/sys/fs/cgroup",
+        "cgroup",
+        Path::new("cgroup"),
+        &options,
+    )?);
     let bind = |destination: &CStr, source: &Path, options: &str| {
         mount(&text(destination), "bind", source, options)
     };

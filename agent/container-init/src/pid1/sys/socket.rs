@@ -131,6 +131,42 @@ fn blocking(fd: &Fd, blocking: Blocking) -> Result<()> {
     checked(unsafe { syscall(number::FCNTL, [fd.argument(), F_SETFL, flags, 0, 0, 0]) }).map(drop)
 }
 
+/// Whether this TCP port could be listened on, at every address: `EADDRINUSE` when somebody does,
+/// or is bound to it. Connections that are ending do not count (`SO_REUSEADDR`, socket(7)).
+pub fn try_port(port: u16) -> Result<()> {
+    const AF_INET6: u16 = 10;
+    const SO_REUSEADDR: usize = 2;
+    const EAFNOSUPPORT: Errno = Errno(97);
+    // An IPv6 socket stands for both families; not every host has them.
+    let (family, length, fd) = match socket(AF_INET6, STREAM) {
+        Err(EAFNOSUPPORT) => (AF_INET, 16, socket(AF_INET, STREAM)?),
+        fd => (AF_INET6, 28, fd?),
+    };
+    let on = [1i32];
+    // SAFETY: the kernel reads one int.
+    checked(unsafe {
+        syscall(
+            number::SETSOCKOPT,
+            [
+                fd.argument(),
+                SOL_SOCKET,
+                SO_REUSEADDR,
+                on.as_ptr().addr_for_kernel(),
+                4,
+                0,
+            ],
+        )
+    })?;
+    // struct sockaddr_in and sockaddr_in6 begin alike; the address is the wildcard.
+    let mut address = [0u8; 28];
+    let (own, rest) = address.split_at_mut(2);
+    own.copy_from_slice(&family.to_ne_bytes());
+    if let Some(room) = rest.first_chunk_mut() {
+        *room = port.to_be_bytes();
+    }
+    with_address(number::BIND, &fd, address.get(..length).unwrap_or_default())
+}
+
 /// A connection to 127.0.0.1, and whether it stands already.
 pub fn connect_loopback(port: u16) -> Result<(Fd, bool)> {
     let fd = socket(AF_INET, STREAM)?;
