@@ -2,6 +2,7 @@
 //! serving, what was begun is ended, and nothing is left.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -136,5 +137,66 @@ fn a_state_directory_without_inodes_fails_what_is_new_says_so_and_recovers() -> 
     host.wait_for_pool("web", "the target reached", |pool| pool.active == 2)?;
     assert_eq!(host.discovered()?.len(), 2);
     assert_eq!(host.containers()?.len(), 2);
+    host.remove_app("web")
+}
+
+/// A runtime that says when it makes a container, and waits as long as the file `hold` exists.
+fn held_runtime(host: &TestHost) -> Result<PathBuf> {
+    let real = std::env::var("NODEAGENT_TESTS_RUNTIME").unwrap_or_else(|_| "runc".to_owned());
+    let directory = host.ground.path("");
+    let at = directory.display();
+    let wait = format!("echo >>{at}/creates; while [ -e {at}/hold ]; do sleep 0.02; done");
+    let script =
+        format!("#!/bin/sh\ncase \" $* \" in *' create '*) {wait};; esac\nexec {real} \"$@\"\n");
+    let program = host.file("held-runtime", &script)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    Ok(program)
+}
+
+#[test]
+fn a_create_that_is_cut_off_inside_the_runtime_is_taken_back_and_made_anew() -> Result<()> {
+    let mut host = TestHost::without_agent("")?;
+    let runtime = held_runtime(&host)?;
+    let bound = "[discovery.file]\npropagation_bound = \"100ms\"\n";
+    let binary = format!("[runtime]\nbinary = {:?}\n", runtime.display());
+    host.start_beside(&format!("{bound}{binary}"))?;
+    host.apply(&slow(0))?;
+    let hold = host.file("hold", "")?;
+    let begun = ["activate", "web", "--to", "1", "--task-id", "first"];
+    let answer = host
+        .cli()
+        .json(&[&begun[..], &["--timeout", "100ms"]].concat())?;
+    ensure!(answer.code == 6, "{answer}");
+    let creates = host.ground.path("creates");
+    until("the runtime at work", Duration::from_secs(30), || {
+        Ok(match creates.exists() {
+            true => Look::Seen(()),
+            false => Look::NotYet("no create yet".to_owned()),
+        })
+    })?;
+    host.agent.kill()?;
+    host.agent.start(&host.ground)?;
+    // The next agent asks for the same container, which containerd has not let go of.
+    until("the agent to wait", Duration::from_secs(30), || {
+        let log = host.agent.tail(50);
+        Ok(
+            match log.contains("waiting for a create that was cut off") {
+                true => Look::Seen(()),
+                false => Look::NotYet(log),
+            },
+        )
+    })?;
+    fs::remove_file(hold)?;
+    let task = host.cli().activate("web", 1, "first")?;
+    ensure!(
+        (task.state.as_str(), task.active) == ("done", 1),
+        "{task:?}"
+    );
+    // One that had failed would have been replaced by another.
+    let pool = host.assert_exactly("web", 1, 0)?;
+    ensure!(pool.instances[0].name == "web-0", "{pool:?}");
+    let trail = host.cli().trace("first")?;
+    let failed: Vec<_> = trail.steps.iter().filter(|s| s.outcome != "ok").collect();
+    ensure!(failed.is_empty(), "{failed:?}");
     host.remove_app("web")
 }

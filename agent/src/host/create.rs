@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::executor::{Executor, LOOK_AGAIN, blocking, rootfs};
+use super::executor::{Executor, blocking, rootfs};
 use super::failure::failure;
 use super::{env_files, etc, security, volumes};
 use crate::app::{App, NetworkMode, User};
 use crate::instance::plan::{LogLimits, OfHost, PlanError, ProcessIds};
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
-use crate::runtime::{self, RuntimeError, TaskStatus, resolve_user};
+use crate::runtime::{self, RuntimeError, resolve_user};
 
-/// How long a create of a killed agent may still be under way in containerd.
-const CREATE_IN_FLIGHT: Duration = Duration::from_secs(5);
+/// How long containerd may be busy with a create of a killed agent: 1.6 and 2.2 give the clean-up
+/// behind a shim 5 seconds, and twice where the shim hangs.
+const CREATE_IN_FLIGHT: Duration = Duration::from_secs(15);
 
 /// What every process of an instance is told about it.
 fn of_instance(app: &App, id: &ContainerId) -> Vec<(String, String)> {
@@ -136,14 +137,7 @@ impl Executor {
         } else {
             created?;
         }
-        let pid = match self.runtime.create_task(id).await {
-            Ok(pid) => pid,
-            Err(error @ RuntimeError::Failed { .. }) => {
-                self.created_meanwhile(id, error).await?;
-                self.runtime.create_task(id).await?
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let pid = self.create_task(id).await?;
         self.predecessors.end(id, pid);
         Ok(blocking(move || volumes.settle(pid)).await??)
     }
@@ -175,20 +169,19 @@ impl Executor {
         Ok(())
     }
 
-    /// containerd goes on with a create whose caller was killed, and refuses ours meanwhile: the
-    /// task that appears is the one that was asked for.
-    async fn created_meanwhile(
-        &self,
-        id: &ContainerId,
-        error: RuntimeError,
-    ) -> Result<(), Failure> {
+    /// Makes the task. Where an agent was killed in the middle of the same, containerd refuses for
+    /// a while: it ends that create, or takes it back. What came of it is the task that was asked
+    /// for; where nothing did, it is made anew once nobody cleans up behind the first any more.
+    async fn create_task(&self, id: &ContainerId) -> Result<u32, Failure> {
         let deadline = Instant::now() + CREATE_IN_FLIGHT;
-        while Instant::now() < deadline {
-            match self.task_status(id).await? {
-                Some(TaskStatus::Created | TaskStatus::Running) => return Ok(()),
-                _ => tokio::time::sleep(LOOK_AGAIN).await,
+        loop {
+            match self.runtime.create_task(id).await {
+                Err(RuntimeError::Conflict { .. }) if Instant::now() < deadline => {
+                    tracing::info!(container_id = %id, "waiting for a create that was cut off");
+                    self.runtime.wait_for_former_create(id, deadline).await?;
+                }
+                made => return Ok(made?),
             }
         }
-        Err(error.into())
     }
 }

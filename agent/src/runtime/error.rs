@@ -156,6 +156,16 @@ impl Answer {
         }
     }
 
+    /// Whether a create was refused for what an earlier one of that id made: its task, or its
+    /// bundle, for which containerd has but the system's words.
+    pub(super) fn is_in_the_way(&self) -> bool {
+        match self {
+            Self::Exists => true,
+            Self::Other(status) => status.message().contains(": file exists"),
+            _ => false,
+        }
+    }
+
     pub(super) fn into_error(self, operation: &'static str, object: &str) -> RuntimeError {
         let object = object.to_owned();
         match self {

@@ -27,6 +27,15 @@ pub(super) struct ShimOf {
     pub container: String,
 }
 
+/// Which processes of a shim's program are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Count {
+    /// Those that serve a container, or did.
+    Shims,
+    /// These, and `delete`: a call that containerd waits for, not a shim that was left.
+    ShimsAndCalls,
+}
+
 /// Ends the shims of `of` that have nothing to do any more; their number. Call it only when
 /// containerd has no task of that container.
 pub(super) async fn end_orphans(of: ShimOf) -> io::Result<usize> {
@@ -52,6 +61,17 @@ pub(super) async fn end_orphans(of: ShimOf) -> io::Result<usize> {
     Ok(count)
 }
 
+/// Whether a shim of `of` lives, or a call of containerd that cleans up behind one.
+pub(super) async fn is_at_work(of: ShimOf) -> io::Result<bool> {
+    let look = move || {
+        let mut entries = fs::read_dir("/proc")?.flatten();
+        Ok(entries.any(|entry| is_shim_of(&entry.path(), &of, Count::ShimsAndCalls)))
+    };
+    tokio::task::spawn_blocking(look)
+        .await
+        .map_err(io::Error::other)?
+}
+
 fn send(process: &OwnedFd, signal: Signal) -> io::Result<()> {
     match pidfd_send_signal(process, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
@@ -72,7 +92,7 @@ fn orphans(of: &ShimOf) -> io::Result<Vec<(Pid, OwnedFd)>> {
         if let Ok(stat) = fs::read_to_string(entry.path().join("stat")) {
             parents.extend(parent(&stat));
         }
-        if is_shim_of(&entry.path(), of) {
+        if is_shim_of(&entry.path(), of, Count::Shims) {
             shims.push(pid);
         }
     }
@@ -81,23 +101,23 @@ fn orphans(of: &ShimOf) -> io::Result<Vec<(Pid, OwnedFd)>> {
         let handle = Pid::from_raw(pid)?;
         let held = pidfd_open(handle, PidfdFlags::empty()).ok()?;
         // Held, and found a shim once more: the number was not given to somebody else meanwhile.
-        is_shim_of(&proc.join(pid.to_string()), of).then_some((handle, held))
+        is_shim_of(&proc.join(pid.to_string()), of, Count::Shims).then_some((handle, held))
     });
     Ok(held.collect())
 }
 
 /// Whether `process` (a directory of `/proc`) is a shim that containerd started for `of`. Of the
 /// host's own pid namespace only: what runs in a container may call itself anything.
-fn is_shim_of(process: &Path, of: &ShimOf) -> bool {
+fn is_shim_of(process: &Path, of: &ShimOf, count: Count) -> bool {
     let Ok(arguments) = fs::read(process.join("cmdline")) else {
         return false;
     };
-    is_arguments_of(&arguments, of)
+    is_arguments_of(&arguments, of, count)
         && fs::read_to_string(process.join("status"))
             .is_ok_and(|status| levels_of_pid_namespace(&status) == Some(1))
 }
 
-fn is_arguments_of(arguments: &[u8], of: &ShimOf) -> bool {
+fn is_arguments_of(arguments: &[u8], of: &ShimOf, count: Count) -> bool {
     let mut words = arguments.split(|byte| *byte == 0);
     let program = words.next().unwrap_or_default();
     let program = program.rsplit(|byte| *byte == b'/').next();
@@ -107,8 +127,7 @@ fn is_arguments_of(arguments: &[u8], of: &ShimOf) -> bool {
         std::str::from_utf8(words.get(at + 1)?).ok()
     };
     program.is_some_and(|program| program.starts_with(b"containerd-shim"))
-        // `delete` is a call that containerd is waiting for, not a shim that was left.
-        && !words.contains(&&b"delete"[..])
+        && (count == Count::ShimsAndCalls || !words.contains(&&b"delete"[..]))
         && value_of("-namespace") == Some(&of.namespace)
         && value_of("-id") == Some(&of.container)
         && value_of("-address").is_some_and(|address| same_place(Path::new(address), &of.socket))
@@ -150,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_shim_is_known_by_program_namespace_container_and_socket() {
-        assert!(is_arguments_of(ARGUMENTS, &of()));
+        assert!(is_arguments_of(ARGUMENTS, &of(), Count::Shims));
         let others = [
             ShimOf {
                 socket: "/run/other.sock".into(),
@@ -166,11 +185,17 @@ mod tests {
             },
         ];
         for other in others {
-            assert!(!is_arguments_of(ARGUMENTS, &other), "{other:?}");
+            assert!(
+                !is_arguments_of(ARGUMENTS, &other, Count::ShimsAndCalls),
+                "{other:?}"
+            );
         }
         let grep = [b"grep\0", ARGUMENTS].concat();
-        assert!(!is_arguments_of(&grep, &of()));
-        assert!(!is_arguments_of(b"", &of()));
+        assert!(!is_arguments_of(&grep, &of(), Count::ShimsAndCalls));
+        assert!(!is_arguments_of(b"", &of(), Count::ShimsAndCalls));
+        let call = [ARGUMENTS, b"delete\0"].concat();
+        assert!(!is_arguments_of(&call, &of(), Count::Shims));
+        assert!(is_arguments_of(&call, &of(), Count::ShimsAndCalls));
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Containerd {
     /// Makes the task of a recorded container: shim, namespaces, cgroup, mounts; the process waits
     /// for the start. Its standard streams are /dev/null. Returns its pid; a task that exists
     /// already is success. A create that does not end in time is undone as far as possible, and
-    /// the error says whether something may remain.
+    /// the error says whether something may remain. [`RuntimeError::Conflict`]: an earlier create
+    /// of it is under way, or being taken back.
     pub async fn create_task(&self, id: &ContainerId) -> Result<u32, RuntimeError> {
         let operation = "create task";
         let name = id.to_string();
@@ -82,9 +83,13 @@ impl Containerd {
             .await
         {
             Ok(response) => Ok(response.into_inner().pid),
-            Err(Answer::Exists) => match self.task(&name).await? {
+            Err(said) if said.is_in_the_way() => match self.task(&name).await? {
                 Some(task) => Ok(task.pid),
-                None => Err(Answer::Exists.into_error(operation, &name)),
+                None => Err(RuntimeError::Conflict {
+                    operation,
+                    object: name,
+                    why: "an earlier create of it is not over".to_owned(),
+                }),
             },
             Err(Answer::Unavailable(source @ Unanswered::Overdue { .. })) => {
                 let undone = self.undo_create(id, &container).await;
@@ -97,6 +102,33 @@ impl Containerd {
             }
             Err(said) => Err(said.into_error(operation, &name)),
         }
+    }
+
+    /// Waits until a create whose caller died has made its task, or until nothing of it is left:
+    /// containerd cleans up behind its shim by path, and would take what was made anew meanwhile.
+    /// Returns also at the deadline.
+    pub async fn wait_for_former_create(
+        &self,
+        id: &ContainerId,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), RuntimeError> {
+        let name = id.to_string();
+        let mut looks_without_shim = 0;
+        while tokio::time::Instant::now() < deadline && looks_without_shim < 2 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            if self.task(&name).await?.is_some() {
+                return Ok(());
+            }
+            match shim::is_at_work(self.shim_of(&name)).await {
+                Ok(false) => looks_without_shim += 1,
+                Ok(true) => looks_without_shim = 0,
+                Err(error) => {
+                    tracing::warn!(%error, container_id = name, "cannot look for shims");
+                    looks_without_shim += 1;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Ends what a create may have left: task, shim, and processes that hang in the cgroup. Says
@@ -202,13 +234,16 @@ impl Containerd {
     }
 
     async fn end_forgotten_shim(&self, name: &str) {
-        let of = ShimOf {
+        if let Err(error) = shim::end_orphans(self.shim_of(name)).await {
+            tracing::warn!(%error, container_id = name, "a shim that containerd has forgotten may remain");
+        }
+    }
+
+    fn shim_of(&self, name: &str) -> ShimOf {
+        ShimOf {
             socket: self.connection.socket().to_owned(),
             namespace: self.connection.namespace().to_owned(),
             container: name.to_owned(),
-        };
-        if let Err(error) = shim::end_orphans(of).await {
-            tracing::warn!(%error, container_id = name, "a shim that containerd has forgotten may remain");
         }
     }
 
