@@ -5,6 +5,10 @@
 //! that the container can write: what it says is evidence, never authority, and the agent fences
 //! it by create generation, sequence number and pid.
 
+mod pending;
+
+pub use pending::Pending;
+
 use crate::protocol::ExitStatus;
 use crate::wire::{Malformed, Reader, Writer, crc32};
 

@@ -6,16 +6,15 @@ mod arena;
 mod cgroup;
 mod clean;
 mod crowd;
+mod disk;
 mod environment;
 mod help;
 mod lines;
 mod link;
-mod log;
 mod memory;
 mod notify;
 mod path;
 mod prepared;
-mod ring;
 mod say;
 mod spawn;
 mod sys;
@@ -30,7 +29,7 @@ use core::ffi::CStr;
 use alone::Command;
 use arena::{Arena, Slots};
 use crowd::Scope;
-use log::Logs;
+use disk::Disk;
 use say::{Number, say};
 use sys::{Errno, Inherited, Pointers};
 
@@ -53,9 +52,8 @@ fn run(
             sys::close_inherited();
             sys::occupy_standard_streams();
             let plan = read_plan(path, &mut arena.plan);
-            let orders = &arena.log_orders;
-            let logs = Logs::begin(&plan, &mut slots.log, &mut arena.log, orders);
-            supervise(plan, inherited, None, logs, &mut arena.turn)
+            let disk = Disk::begin(&plan, &mut slots.disk, &mut arena.log, &arena.disk);
+            supervise(plan, inherited, None, disk, &mut arena.turn)
         }
         Ok(Mode::Alone(alone)) => {
             let options = slots.alone.insert(alone);
@@ -72,8 +70,13 @@ fn run(
             }
             let name = argv.iter().next().and_then(|name| name.to_str().ok());
             let plan = alone::plan(options, &mut slots.command, name.unwrap_or("command"));
-            let logs = Logs::none();
-            supervise(plan, inherited, Some(command), logs, &mut arena.turn)
+            supervise(
+                plan,
+                inherited,
+                Some(command),
+                Disk::none(),
+                &mut arena.turn,
+            )
         }
         Err(misuse) => help::say_misuse(misuse),
     }
@@ -83,7 +86,7 @@ fn supervise(
     plan: Plan<'static>,
     inherited: Inherited,
     command: Option<Command>,
-    logs: Logs,
+    disk: Disk,
     buffers: &'static mut turn::Buffers,
 ) -> ! {
     let scope = match sys::getpid() {
@@ -106,7 +109,7 @@ fn supervise(
                 scope,
                 inherited,
                 command,
-                logs,
+                disk,
             };
             turn::turn(task, signals, buffers)
         }

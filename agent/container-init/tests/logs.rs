@@ -478,7 +478,8 @@ fn restarts_leak_no_descriptor() {
     for _ in 0..2000 {
         host.agent.wait_for("Exited");
     }
-    assert!(descriptors() <= before, "{before} became {}", descriptors());
+    // What a restart itself opens for an instant is no leak.
+    until("as many are open as before", || descriptors() <= before);
     until("all of them have written", || {
         host.text("a.log").lines().count() >= 2000
     });
@@ -543,10 +544,15 @@ fn nobody_wakes_up_while_nothing_is_written() {
 #[test]
 fn without_pipes_the_processes_write_themselves_and_that_is_said() {
     let settings = Settings {
-        wrapper: before("ulimit -n 11"),
+        wrapper: before("ulimit -n 16"),
         ..Settings::default()
     };
-    let mut host = armed(&[app("echo raw")], settings, |_| {});
+    let agent = |name| Spec {
+        log: log("agents.log"),
+        ..Spec::agent(name, &[]).script(FOREVER)
+    };
+    let specs = [agent("a"), agent("b"), app("echo raw")];
+    let mut host = armed(&specs, settings, |_| {});
     host.agent.start(8);
     assert_eq!(host.container.exit_code(), 0);
     let said = "container-init: logs cannot be written for the processes, which do it themselves: errno 24";
@@ -584,7 +590,7 @@ fn a_disk_that_hangs_holds_the_writer_and_not_pid_1() {
     let exited = host.agent.wait_for("Exited");
     assert!(exited.contains("Signal(15)"), "{exited}");
     host.container.wait_for_line(
-        "container-init: the logs do not get to their disk: their last lines are lost",
+        "container-init: the disk does not answer: the last exits and lines of logs may be lost",
     );
     drop(freezer);
     assert_eq!(host.container.exit_code(), 143);

@@ -64,12 +64,12 @@ fn the_gate_holds_the_app_until_start_and_start_gives_it_its_context() {
     );
     assert_eq!(
         agent.said().unwrap(),
-        "AppStarted { generation: 8, pid: 2 }"
+        "AppStarted { generation: 8, pid: 3 }"
     );
     assert_eq!(agent.said().unwrap(), "AppReady { generation: 8 }");
     assert_eq!(
         container.line(),
-        "2 peak-7 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 extra replaced"
+        "3 peak-7 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 extra replaced"
     );
 }
 
@@ -368,7 +368,7 @@ fn an_app_that_notifies_is_reported_ready_only_then() {
     agent.start(8);
     assert_eq!(
         agent.said().unwrap(),
-        "AppStarted { generation: 8, pid: 2 }"
+        "AppStarted { generation: 8, pid: 3 }"
     );
     assert_eq!(agent.said().unwrap(), "AppReady { generation: 8 }");
 }
@@ -586,7 +586,7 @@ fn an_essential_agent_takes_the_container_with_it_and_an_optional_one_comes_back
     assert!(
         agent
             .wait_for("Exited")
-            .contains("name: \"optional\", pid: 2, status: Code(9)")
+            .contains("name: \"optional\", pid: 3, status: Code(9)")
     );
     agent.wait_for("AgentReady { name: \"optional\" }");
     agent.start(8);
@@ -689,7 +689,7 @@ fn an_exit_while_the_agent_is_away_is_in_the_ring() {
     let record = records[0];
     assert_eq!(
         (record.name.as_str(), record.status, record.pid),
-        ("failing", ExitStatus::Code(9), 2)
+        ("failing", ExitStatus::Code(9), 3)
     );
     assert_eq!(
         (record.create_generation, record.generation, record.oom),
@@ -1023,8 +1023,8 @@ fn an_app_from_the_gate_is_like_one_that_was_never_prepared() {
         };
         let (prepared, made_at_the_start) = (run(false), run(true));
         let own = prepared.len() - 2;
-        assert_eq!(prepared[own], "2 of 1", "fd {fd}");
-        assert_eq!(made_at_the_start[own], "3 of 1", "fd {fd}");
+        assert_eq!(prepared[own], "3 of 1", "fd {fd}");
+        assert_eq!(made_at_the_start[own], "4 of 1", "fd {fd}");
         assert_eq!(prepared[..own], made_at_the_start[..own], "fd {fd}");
         assert!(prepared.contains(&"EXTRA=extra".to_owned()), "{prepared:?}");
     }
@@ -1056,7 +1056,7 @@ fn what_happens_to_the_waiting_process_is_nobodys_business() {
         agent.start(8);
         assert_eq!(
             agent.said().unwrap(),
-            "AppStarted { generation: 8, pid: 3 }"
+            "AppStarted { generation: 8, pid: 4 }"
         );
         assert_eq!(agent.said().unwrap(), "AppReady { generation: 8 }");
         assert_eq!(container.line(), "up");

@@ -7,7 +7,7 @@ use core::ffi::c_char;
 use container_init::command_line::Alone;
 use container_init::plan::{MAX_PLAN, Process};
 
-use super::log;
+use super::disk;
 use super::say::say;
 use super::sys;
 use super::turn::Buffers;
@@ -16,15 +16,15 @@ use super::turn::Buffers;
 pub struct Arena {
     pub plan: [u8; MAX_PLAN + 1],
     pub turn: Buffers,
-    pub log: log::Buffers,
-    pub log_orders: log::Orders,
+    pub log: disk::Buffers,
+    pub disk: disk::Shared,
 }
 
 /// What lives as long as the program and is small: not all zero, so that it is in the file.
 pub struct Slots {
     pub alone: Option<Alone>,
     pub command: Option<Process<'static>>,
-    pub log: Option<log::Writer>,
+    pub disk: disk::Slots,
 }
 
 struct Once<T>(UnsafeCell<T>);
@@ -35,14 +35,14 @@ unsafe impl<T> Sync for Once<T> {}
 static ARENA: Once<Arena> = Once(UnsafeCell::new(Arena {
     plan: [0; MAX_PLAN + 1],
     turn: Buffers::new(),
-    log: log::Buffers::new(),
-    log_orders: log::Orders::new(),
+    log: disk::Buffers::new(),
+    disk: disk::Shared::new(),
 }));
 
 static SLOTS: Once<Slots> = Once(UnsafeCell::new(Slots {
     alone: None,
     command: None,
-    log: None,
+    disk: disk::Slots::new(),
 }));
 
 /// Called by `_start` with the kernel's initial stack: argc, then argv, then null.

@@ -7,8 +7,8 @@ use container_init::plan::{MAX_GROUPS, MAX_STRINGS, Output, Process, ProcessKind
 use container_init::protocol::Start;
 
 use super::cgroup::Cgroups;
+use super::disk::Pipes;
 use super::environment::{Environment, Room};
-use super::log::Pipes;
 use super::say::{Number, say};
 use super::sys::{self, Errno, Fd, Inherited, Open, Pointers, Vfork};
 

@@ -520,11 +520,22 @@ pub fn now() -> u64 {
 
 /// struct pollfd.
 #[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Poll {
     fd: i32,
     events: i16,
     revents: i16,
+}
+
+impl Default for Poll {
+    /// Of nothing: ppoll(2) passes it over.
+    fn default() -> Self {
+        Self {
+            fd: -1,
+            events: 0,
+            revents: 0,
+        }
+    }
 }
 
 impl Poll {

@@ -15,12 +15,11 @@ use super::alone::{self, Command};
 use super::cgroup::Cgroups;
 use super::clean;
 use super::crowd::{self, Scope, Whose};
+use super::disk::Disk;
 use super::link::{Link, Outbound};
-use super::log::Logs;
 use super::memory::OomKills;
 use super::notify::{Newline, Notify, Said, newline};
 use super::prepared::{self, Prepared};
-use super::ring::Ring;
 use super::say::{Number, say};
 use super::spawn::{self, Order, Purpose};
 use super::sys::{self, Errno, Fd, Infos, Inherited, Poll, Reaped, Received};
@@ -67,7 +66,7 @@ pub struct Task {
     pub inherited: Inherited,
     /// The app, where it is a command of the command line.
     pub command: Option<Command>,
-    pub logs: Logs,
+    pub disk: Disk,
 }
 
 /// What every execution of a process is given.
@@ -145,11 +144,10 @@ struct Pid1<'b> {
     scope: Scope,
     inherited: Inherited,
     command: Option<Command>,
-    logs: Logs,
+    disk: Disk,
     supervisor: &'b mut Supervisor<'static>,
     outbox: &'b mut Outbox<'static>,
     link: Link,
-    ring: Ring,
     cgroups: Cgroups,
     /// The container's.
     oom_kills: OomKills,
@@ -179,11 +177,10 @@ pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
         scope: task.scope,
         inherited: task.inherited,
         command: task.command,
-        logs: task.logs,
+        disk: task.disk,
         supervisor: &mut supervisor,
         outbox: &mut outbox,
         link: Link::new(plan.ctl_socket, &mut buffers.outbound),
-        ring: Ring::open(plan.exits),
         cgroups: Cgroups::make(&plan),
         oom_kills: OomKills::open(None),
         own_oom_kills: Default::default(),
@@ -221,7 +218,6 @@ pub fn turn(task: Task, signals: Fd, buffers: &'static mut Buffers) -> ! {
             pid1.greet(now);
         }
         pid1.link.flush(now);
-        pid1.ring.sync();
         pid1.sleep(&signals);
         pid1.listen();
         pid1.signals(&signals, infos);
@@ -346,8 +342,7 @@ impl Pid1<'_> {
             Action::Refuse { request, code } => self.refuse(Some(request), code),
             Action::Exit { code } => {
                 self.link.flush(sys::now());
-                self.ring.sync();
-                self.logs.drain();
+                self.disk.drain();
                 sys::exit(code)
             }
         }
@@ -374,7 +369,7 @@ impl Pid1<'_> {
         };
         let newline = ears.prepare(&process, self.plan.run_dir);
         let order = Order {
-            log: self.logs.pipes(index),
+            log: self.disk.pipes(index),
             ..ears.order(&process, None, newline.as_ref(), with)
         };
         match Prepared::make(&process, order, self.spawn, self.frame) {
@@ -410,7 +405,7 @@ impl Pid1<'_> {
         }
         let newline = ears.prepare(&process, self.plan.run_dir);
         let order = Order {
-            log: self.logs.pipes(index),
+            log: self.disk.pipes(index),
             ..ears.order(&process, start, newline.as_ref(), with)
         };
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
@@ -432,7 +427,7 @@ impl Pid1<'_> {
             return None;
         };
         let order = Order {
-            log: self.logs.pipes(index),
+            log: self.disk.pipes(index),
             ..ears.order(&process, Some(start), newline.as_ref(), with)
         };
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
@@ -529,7 +524,7 @@ impl Pid1<'_> {
         let app = self.plan.processes.iter().last().map_or("", |app| app.name);
         let event = self.outbox.push(kind, app);
         let now = sys::now();
-        // First the agent, who waits; then the disk.
+        // First the agent, who waits.
         self.link.write_event(event, now);
         self.link.flush(now);
         if let EventKind::Exited {
@@ -542,7 +537,7 @@ impl Pid1<'_> {
         {
             let create_generation = self.plan.create_generation;
             let name = ShortName::cut(name);
-            self.ring.record(&ExitRecord {
+            self.disk.record(&ExitRecord {
                 seq: event.seq,
                 create_generation,
                 generation,
@@ -723,7 +718,7 @@ impl Pid1<'_> {
         let process = index.and_then(|index| self.process(index));
         let name = process.map_or("", |process| process.name);
         if let Some(index) = index {
-            self.logs.ended(index);
+            self.disk.ended(index);
         }
         let oom = status == ExitStatus::Signal(SIGKILL) && self.ran_out_of_memory(index);
         if oom {

@@ -198,7 +198,7 @@ pub enum Forked {
 
 /// fork(2).
 pub fn fork() -> Result<Forked> {
-    // SAFETY: no pointer is passed. Neither side sees what the other writes. The log writer's thread
+    // SAFETY: no pointer is passed. Neither side sees what the other writes. The writer's thread
     // is not copied: only it uses its memory, and it holds nothing that the child could wait for.
     Ok(match checked(unsafe { syscall(number::FORK, [0; 6]) })? {
         0 => Forked::Child,
