@@ -7,11 +7,13 @@
 //! can help. Deliberately not here: retries, single flight, pinning and records of images; they
 //! belong to whoever calls.
 
+pub mod archive;
 pub mod conformance;
 mod credentials;
 mod digest;
 mod error;
 mod fetch;
+pub mod layer;
 mod manifest;
 pub mod memory;
 mod pull;
