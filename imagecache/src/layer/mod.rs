@@ -321,9 +321,9 @@ impl Layer<'_, '_> {
         for (clean, times) in &self.directories {
             let set = || -> io::Result<()> {
                 match self.tree.find(clean)? {
-                    Some(spot) => times.set(&spot),
+                    Some(spot) if place::is_directory(&spot)? => times.set(&spot),
                     // A later entry took it away.
-                    None => Ok(()),
+                    _ => Ok(()),
                 }
             };
             set().map_err(|source| LayerError::Io {
