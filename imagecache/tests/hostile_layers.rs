@@ -447,3 +447,62 @@ fn directories_without_an_entry_are_told_and_open_to_all() {
     let mode = |name| fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode("a"), mode("a/b")), (0o644, 0o755));
 }
+
+/// What a tree looks like, without its times.
+fn listed(root: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let content = match meta.file_type() {
+                kind if kind.is_file() => fs::read_to_string(&path).unwrap(),
+                kind if kind.is_symlink() => fs::read_link(&path).unwrap().display().to_string(),
+                _ => String::new(),
+            };
+            let name = path.strip_prefix(root).unwrap().display();
+            found.push(format!(
+                "{name} {:o} {} {content}",
+                meta.mode(),
+                meta.rdev()
+            ));
+            if meta.is_dir() {
+                open.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 400, failure_persistence: None, ..Default::default() })]
+    #[test]
+    fn however_many_write_the_tree_is_the_same(
+        entries in proptest::collection::vec((0..6_u8, "[ab]{1,2}(/[ab]{1,2}){0,2}", "[ab.]{1,2}(/[ab.]{1,2}){0,2}"), 0..25),
+    ) {
+        let tar = || entries.iter().enumerate().fold(Tar::default(), |tar, (n, (kind, path, other))| match kind {
+            0 | 1 => tar.file(path, &n.to_string()),
+            2 => tar.directory(path),
+            3 => tar.symlink(path, other),
+            4 => tar.hard_link(path, other),
+            _ => {
+                let (above, name) = path.rsplit_once('/').unwrap_or((".", path));
+                tar.file(&format!("{above}/.wh.{name}"), "")
+            }
+        });
+        let (one, many) = (Place::new(), Place::new());
+        let applied = [(&one, 0), (&many, 4)].map(|(place, writers)| {
+            let root = File::open(place.path("")).unwrap();
+            let mut reader = Reader::new(Cursor::new(tar().end()), Bounds::default());
+            apply(&mut reader, root.as_fd(), Marks::Remove, &Limits::default(), writers)
+        });
+        let [one_said, many_said] = applied;
+        assert_eq!(one_said.is_ok(), many_said.is_ok(), "{one_said:?} {many_said:?}");
+        if one_said.is_ok() {
+            assert_eq!(listed(&one.path("")), listed(&many.path("")));
+            assert_eq!(one_said.unwrap(), many_said.unwrap());
+        }
+    }
+}
