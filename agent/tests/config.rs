@@ -312,6 +312,30 @@ fn etcd_is_shown_as_it_is_set_and_raises_the_quarantine() {
 }
 
 #[test]
+fn a_log_has_at_least_two_files_of_a_size_that_can_be_read() {
+    let findings = |text: &str| {
+        let files = Files::new(&[("etc/a.toml", &format!("{ID}[logs]\n{text}\n"))]);
+        files.findings(&["etc"])
+    };
+    for (text, wrong) in [
+        (
+            "max_files = 1",
+            "logs.max_files: 1 is not allowed; allowed: 2 to 100",
+        ),
+        (
+            "max_files = 101",
+            "logs.max_files: 101 is not allowed; allowed: 2 to 100",
+        ),
+        (
+            "max_size = \"63Ki\"",
+            "logs.max_size: \"63Ki\" is not allowed; allowed: 64Ki to 1Ti bytes, for example 10Mi or 10485760",
+        ),
+    ] {
+        assert_eq!(findings(text), [format!("etc/a.toml:5: {wrong}")]);
+    }
+}
+
+#[test]
 fn a_port_of_the_api_needs_its_files_and_names_say_of_what_kind_they_are() {
     let tls = "[api.tls]\nlisten = \"0.0.0.0\"\nkey = \"k.pem\"\nadmin = [\"cn:a\", \"boss\", \"dns:\"]\n";
     let files = Files::new(&[("a.toml", &format!("{ID}{tls}"))]);

@@ -16,6 +16,7 @@ pub mod bench;
 pub mod cli;
 pub mod containerd;
 pub mod crash;
+pub mod cri;
 pub mod ctr;
 pub mod documents;
 pub mod etcd;

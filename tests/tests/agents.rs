@@ -39,11 +39,8 @@ fn log_with(host: &TestHost, process: &str, text: &str) -> Result<String> {
         LOGS_SETTLE,
         || {
             let containers = host.containers()?;
-            let path = containers.first().map(|id| {
-                let file = format!("instances/{id}/log/{process}.log");
-                host.agent.state().join(file)
-            });
-            let log = match path.as_ref().map(fs::read_to_string) {
+            let log = containers.first().map(|id| host.log_text(id, process));
+            let log = match log {
                 Some(Ok(log)) => log,
                 other => return Ok(Look::NotYet(format!("{other:?}"))),
             };

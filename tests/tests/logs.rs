@@ -1,4 +1,5 @@
-//! What an app wrote, as `nodeagent logs` shows it: from the end, followed, and of large logs.
+//! What processes wrote, as `nodeagent logs` shows it: by stream and time, from the end, followed
+//! across rotation and beside an agent that is killed, and of large logs.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
@@ -7,7 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::wait::{Look, until};
-use nodeagent_tests::{Image, Manifest, TestHost, cli};
+use nodeagent_tests::{Image, Manifest, TestHost, cli, cri};
+
+/// Longest wait for what should come at once.
+const SOON: Duration = Duration::from_secs(20);
 
 /// `nodeagent logs ARGUMENTS` under way.
 fn begin(host: &TestHost, arguments: &[&str]) -> Result<std::process::Child> {
@@ -34,8 +38,13 @@ fn a_log_is_shown_followed_and_ends_with_its_instance() -> Result<()> {
     let task = host.cli().activate("web", 1, "in")?;
     let instance = task.instances[0].name.clone();
 
-    let whole = host.cli().run(&["logs", &instance])?.ok()?.stdout;
-    ensure!(whole.starts_with("one\ntwo\nthree\n"), "{whole}");
+    until("the first lines", SOON, || {
+        let whole = host.cli().run(&["logs", &instance])?.ok()?.stdout;
+        Ok(match whole.starts_with("one\ntwo\nthree\n") {
+            true => Look::Seen(()),
+            false => Look::NotYet(whole),
+        })
+    })?;
     let old = host
         .cli()
         .run(&["logs", &instance, "--since", "1h", "--tail", "1"])?;
@@ -55,16 +64,12 @@ fn a_log_is_shown_followed_and_ends_with_its_instance() -> Result<()> {
     }
     let rest = thread::spawn(move || lines.count());
     host.remove_app("web")?;
-    let status = until(
-        "the follower to end with the instance",
-        Duration::from_secs(20),
-        || {
-            Ok(match follower.try_wait()? {
-                Some(status) => Look::Seen(status),
-                None => Look::NotYet("it runs".to_owned()),
-            })
-        },
-    );
+    let status = until("the follower to end with the instance", SOON, || {
+        Ok(match follower.try_wait()? {
+            Some(status) => Look::Seen(status),
+            None => Look::NotYet("it runs".to_owned()),
+        })
+    });
     if status.is_err() {
         follower.kill()?;
         follower.wait()?;
@@ -77,9 +82,11 @@ fn a_log_is_shown_followed_and_ends_with_its_instance() -> Result<()> {
 
 #[test]
 fn a_large_log_is_read_by_a_slow_reader_without_growing_the_agent() -> Result<()> {
-    let host = TestHost::start()?;
+    // The log has 100 MB: each line comes with 40 bytes about it.
+    let config = "[discovery.file]\npropagation_bound = \"100ms\"\n[logs]\nmax_size = \"200Mi\"\n";
+    let host = TestHost::start_with(config)?;
     host.push(&Image::web()?, "web:1")?;
-    let script = "yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 60000000; \
+    let script = "yes 0123456789012345678901234567890123456789012345678901234567890 | head -c 59999942; \
                   mkdir -p /www; echo hello >/www/index.html; exec httpd -f -p 8080 -h /www";
     host.apply(&Manifest::script("web", script).armed(1).ready_by_page(30))?;
     host.wait_for_armed("web", 1)?;
@@ -104,6 +111,169 @@ fn a_large_log_is_read_by_a_slow_reader_without_growing_the_agent() -> Result<()
     );
     let rest = std::io::copy(&mut out, &mut std::io::sink())?;
     ensure!(reader.wait()?.success(), "the reader failed");
-    assert_eq!(rest + 65536, 60_000_000);
+    assert_eq!(rest + 65536, 59_999_942);
+    host.remove_app("web")
+}
+
+/// A host with one instance in service whose app is this script.
+fn host_with(config: &str, script: &str) -> Result<(TestHost, String)> {
+    let config = format!("[discovery.file]\npropagation_bound = \"100ms\"\n{config}");
+    let host = TestHost::start_with(&config)?;
+    host.push(&Image::web()?, "web:1")?;
+    let script = format!(
+        "mkdir -p /www; echo hello >/www/index.html; httpd -p 8080 -h /www; {script}; \
+         exec tail -f /dev/null"
+    );
+    host.apply(&Manifest::script("web", &script).armed(1).ready_by_page(30))?;
+    host.wait_for_armed("web", 1)?;
+    let task = host.cli().activate("web", 1, "in")?;
+    let name = task.instances[0].name.clone();
+    Ok((host, name))
+}
+
+fn logs(host: &TestHost, arguments: &[&str]) -> Result<String> {
+    let all = [&["logs"], arguments].concat();
+    Ok(host.cli().run(&all)?.ok()?.stdout)
+}
+
+/// Waits until the log has this line.
+fn wait_for_line(host: &TestHost, instance: &str, line: &str) -> Result<()> {
+    until(&format!("{line:?} in the log"), SOON, || {
+        let end = logs(host, &[instance, "--tail", "3"])?;
+        Ok(match end.lines().any(|told| told == line) {
+            true => Look::Seen(()),
+            false => Look::NotYet(end),
+        })
+    })
+}
+
+#[test]
+fn lines_are_chosen_by_stream_and_time_and_plain_text_is_shown_as_it_is() -> Result<()> {
+    let script = "echo one; echo two >&2; sleep 0.1; echo three; sleep 0.1; echo four >&2; \
+                  sleep 0.1; printf fi; sleep 0.1; echo ve; echo end";
+    let (host, web) = host_with("", script)?;
+    let web = web.as_str();
+    wait_for_line(&host, web, "end")?;
+    let of = |stream| logs(&host, &[web, "--stream", stream]);
+    assert_eq!(of("stdout")?, "one\nthree\nfive\nend\n");
+    assert_eq!(of("stderr")?, "two\nfour\n");
+    assert_eq!(
+        logs(&host, &[web, "--stream", "stdout", "--tail", "2"])?,
+        "five\nend\n"
+    );
+
+    let timed = logs(&host, &[web, "--timestamps"])?;
+    let lines: Vec<(&str, &str)> = timed.lines().filter_map(|l| l.split_once(' ')).collect();
+    let container = host.containers()?.remove(0);
+    let file = std::fs::read_to_string(host.log_files(&container, "app")?.remove(0))?;
+    let expected: Vec<(&str, &str)> = cri::records(&file)?
+        .iter()
+        .map(|record| (record.time, record.text))
+        .collect();
+    assert_eq!(lines, expected);
+    ensure!(lines.is_sorted(), "{lines:?}");
+    let (time, _) = lines
+        .iter()
+        .find(|(_, text)| *text == "four")
+        .context("no four")?;
+    assert_eq!(logs(&host, &[web, "--since", time])?, "four\nfive\nend\n");
+    assert_eq!(logs(&host, &[web, "--since", "1h"])?.lines().count(), 6);
+    assert_eq!(logs(&host, &[web, "--since", "0s"])?, "");
+    host.cli()
+        .run(&["logs", web, "--since", "yesterday"])
+        .map(|answer| assert_eq!(answer.code, 2, "{answer:?}"))?;
+
+    // As processes wrote under an older nodeagent, and as anybody in the container may write.
+    let directory = host.agent.state().join("instances").join(&container);
+    std::fs::write(directory.join("log/old.log"), "plain\ntext\n")?;
+    assert_eq!(logs(&host, &[web, "old"])?, "plain\ntext\n");
+    assert_eq!(logs(&host, &[web, "old", "--tail", "1"])?, "text\n");
+    assert_eq!(
+        logs(&host, &[web, "old", "--since", "1h"])?,
+        "plain\ntext\n"
+    );
+    assert_eq!(logs(&host, &[web, "old", "--stream", "stdout"])?, "");
+    host.remove_app("web")
+}
+
+/// Reads lines until `last`, each of which has to be the number after the one before.
+fn count(lines: impl BufRead, first: u64, last: u64) -> Result<()> {
+    let mut expected = first;
+    for line in lines.lines() {
+        let line = line?;
+        ensure!(
+            line == expected.to_string(),
+            "{line:?} in the place of {expected}"
+        );
+        if expected == last {
+            return Ok(());
+        }
+        expected += 1;
+    }
+    anyhow::bail!("the log ended before {expected}")
+}
+
+#[test]
+fn a_follower_loses_and_repeats_nothing_while_a_fast_writers_log_is_rotated() -> Result<()> {
+    const LAST: u64 = 400_000;
+    // Ten bursts of 2 MB, of which all files together hold five.
+    let script = "i=0; while [ $i -lt 10 ]; do seq $((i*40000+1)) $((i*40000+40000)); \
+                  i=$((i+1)); sleep 0.3; done";
+    let limits = "[logs]\nmax_size = \"1Mi\"\nmax_files = 10\n";
+    let (host, web) = host_with(limits, script)?;
+    let mut follower = begin(&host, &["-f", &web])?;
+    let out = BufReader::new(follower.stdout.take().context("no stdout")?);
+    let counted = count(out, 1, LAST);
+    follower.kill()?;
+    follower.wait()?;
+    counted?;
+
+    let container = host.containers()?.remove(0);
+    let files = host.log_files(&container, "app")?;
+    assert_eq!(files.len(), 10, "{files:?}");
+    for file in &files {
+        let length = file.metadata()?.len();
+        ensure!(length <= 1 << 20, "{} has {length} bytes", file.display());
+    }
+    let text = host.log_text(&container, "app")?;
+    let kept = text.lines().count() as u64;
+    ensure!(kept > 100_000 && kept < LAST, "{kept} lines are kept");
+    ensure!(
+        logs(&host, &[&web])? == text,
+        "the log is not what its files have"
+    );
+    // From the middle of a file that is none of the last.
+    let tail = logs(&host, &[&web, "--tail", "90001"])?;
+    count(tail.as_bytes(), LAST - 90_000, LAST)?;
+    host.remove_app("web")
+}
+
+#[test]
+fn processes_write_on_while_the_agent_is_dead_and_nothing_is_lost() -> Result<()> {
+    let script = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done";
+    let (mut host, web) = host_with("", script)?;
+    let mut follower = begin(&host, &["-f", &web])?;
+    let mut lines = BufReader::new(follower.stdout.take().context("no stdout")?);
+    count(&mut lines, 1, 50)?;
+    host.agent.kill()?;
+    let status = follower.wait()?;
+    ensure!(!status.success(), "a log that was broken off ended well");
+
+    let container = host.containers()?.remove(0);
+    let written = || -> Result<usize> { Ok(host.log_text(&container, "app")?.lines().count()) };
+    let before = written()?;
+    until("100 more lines without an agent", SOON, || {
+        let now = written()?;
+        Ok(match now >= before + 100 {
+            true => Look::Seen(()),
+            false => Look::NotYet(format!("{before} became {now}")),
+        })
+    })?;
+    let TestHost { agent, ground, .. } = &mut host;
+    agent.start(ground)?;
+    let text = logs(&host, &[&web])?;
+    let told = text.lines().count() as u64;
+    ensure!(told >= before as u64 + 100, "{told} lines after {before}");
+    count(text.as_bytes(), 1, told)?;
     host.remove_app("web")
 }

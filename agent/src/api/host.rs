@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use container_init::log::Stream;
 use tokio::sync::mpsc;
 
 use super::Feed;
@@ -14,6 +15,7 @@ use super::v1::{
     AppDocument, AppList, ApplyResult, ExecRequest, JournalDocument, Problem, ProcessList, Status,
     Task, TaskList, TaskRequest, TaskState, Trail, Verb,
 };
+use crate::logs::Since;
 use crate::metrics::Page;
 
 /// How a request came in.
@@ -72,8 +74,26 @@ pub struct LogRequest {
     pub follow: bool,
     /// Lines from the end; everything when absent.
     pub tail: Option<u64>,
-    /// Nothing when it was written to last longer ago than this.
-    pub since: Option<Duration>,
+    /// Only lines of this time and later.
+    pub since: Option<Since>,
+    /// Only one of its streams.
+    pub stream: Option<Stream>,
+    /// Whether lines begin with their times.
+    pub timestamps: bool,
+}
+
+impl LogRequest {
+    /// All that a process has written, as text.
+    pub fn of(process: impl Into<String>) -> Self {
+        Self {
+            process: process.into(),
+            follow: false,
+            tail: None,
+            since: None,
+            stream: None,
+            timestamps: false,
+        }
+    }
 }
 
 /// A log that is being read.

@@ -250,16 +250,23 @@ fn parameters(route: &Route) -> Value {
         Operation::ReadLog => {
             let process = json!({"type": "string", "default": "app"});
             let tail = json!({"type": "integer", "minimum": 0, "maximum": 10_000_000});
-            let since = json!({"type": "number", "minimum": 0});
+            let since = json!({"oneOf": [
+                {"type": "number", "minimum": 0},
+                {"type": "string", "format": "date-time"},
+            ]});
+            let stream = json!({"type": "string", "enum": ["stdout", "stderr"]});
+            let timestamps = json!({"type": "boolean", "default": false});
             let follow = json!({"type": "boolean", "default": false});
             for (name, text, schema) in [
                 ("process", "Name of the process.", process),
                 ("tail", "Lines from the end.", tail),
                 (
                     "since",
-                    "Nothing that was written to last longer ago, in seconds.",
+                    "Only lines of the last so many seconds, or of this time and later.",
                     since,
                 ),
+                ("stream", "Only what was written to this stream.", stream),
+                ("timestamps", "Each line begins with its time.", timestamps),
                 ("follow", "Go on with what is written later.", follow),
             ] {
                 parameters.push(named("query", name, false, text, schema));

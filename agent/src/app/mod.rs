@@ -12,7 +12,7 @@ mod conduct;
 mod env_file;
 mod manifest;
 mod name_service;
-mod quantity;
+pub(crate) mod quantity;
 mod revision;
 mod security;
 mod signal;

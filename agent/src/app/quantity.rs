@@ -14,7 +14,22 @@ pub(super) const SIZE_ALLOWED: &str = "4Ki to 1Pi bytes, for example 64Mi, 1Gi o
 
 /// Bytes of a file system; the lower bound is one page.
 pub(super) fn size_bytes(text: &str) -> Option<u64> {
-    scaled(text, 0).filter(|bytes| (4 << 10..=1 << 50).contains(bytes))
+    bytes(text).filter(|bytes| (4 << 10..=1 << 50).contains(bytes))
+}
+
+/// Any number of bytes.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    scaled(text, 0)
+}
+
+/// The shortest spelling with a binary unit that [`bytes`] reads back: `10Mi`.
+pub(crate) fn spell(bytes: u64) -> String {
+    let units = [(50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki")];
+    let whole = |(shift, _): &(u32, &str)| bytes != 0 && bytes.trailing_zeros() >= *shift;
+    match units.into_iter().find(whole) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
 }
 
 /// Thousandths of a core.
@@ -106,6 +121,24 @@ mod tests {
             ("128000000000m", 128_000_000),
         ] {
             assert_eq!(memory_bytes(text), Some(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_spelled_as_they_are_read() {
+        for (bytes_of, text) in [
+            (0, "0"),
+            (1023, "1023"),
+            (64 << 10, "64Ki"),
+            (10 << 20, "10Mi"),
+            (3 << 29, "1536Mi"),
+            (1 << 40, "1Ti"),
+            (u64::MAX, "18446744073709551615"),
+        ] {
+            assert_eq!(spell(bytes_of), text);
+        }
+        for bytes_of in [0, 1, 1023, 64 << 10, 10_000_000, 10 << 20, 1 << 40] {
+            assert_eq!(bytes(&spell(bytes_of)), Some(bytes_of));
         }
     }
 

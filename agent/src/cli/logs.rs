@@ -1,13 +1,14 @@
 //! `nodeagent logs`
 
 use std::io::{IsTerminal, Write};
-use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use container_init::log;
 
 use super::shown::Shown;
 use super::{Options, Report, duration};
 use crate::api::LogRequest;
+use crate::logs::Since;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,9 +16,13 @@ Examples:
   nodeagent logs web-0 --tail 100
   nodeagent logs -f web-0 sidecar
   nodeagent logs web-0 --since 10m | grep error
+  nodeagent logs web-0 --since 2026-11-22T13:30:00Z --timestamps
+  nodeagent logs web-0 --stream stderr --tail 20
 
-What a process wrote has no times of its own: --since leaves out a log that was written to last
-before that. The log goes with its instance. On a terminal control characters are shown, not obeyed.";
+Lines come from all files that rotation has left ([logs] in the configuration). A line has the
+time of its end. Text without times, which an older nodeagent kept, has no stream, and --since shows
+it whole or, when it was written to last before that, not at all. The log goes with its instance. On
+a terminal control characters are shown, not obeyed.";
 
 /// Show what a process in an instance has written
 #[derive(Debug, Args)]
@@ -34,9 +39,39 @@ pub(super) struct Logs {
     /// Only the last N lines
     #[arg(long, value_name = "N")]
     tail: Option<u64>,
-    /// Nothing that was written to last longer ago than this
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
-    since: Option<Duration>,
+    /// Only lines of so long ago (10m), or of this RFC 3339 time, and later
+    #[arg(long, value_name = "DURATION|TIME", value_parser = since)]
+    since: Option<Since>,
+    /// Only what was written to standard output, or standard error
+    #[arg(long, value_enum)]
+    stream: Option<Stream>,
+    /// Begin each line with its time
+    #[arg(long)]
+    timestamps: bool,
+}
+
+/// One of a process's two streams.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    fn of_log(self) -> log::Stream {
+        match self {
+            Self::Stdout => log::Stream::Stdout,
+            Self::Stderr => log::Stream::Stderr,
+        }
+    }
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    let ago = duration::parse(text).map(Since::Ago);
+    ago.or_else(|rule| {
+        let also = || format!("{rule}, or an RFC 3339 time like 2026-11-22T13:31:55Z");
+        Since::from_rfc3339(text).ok_or_else(also)
+    })
 }
 
 impl Logs {
@@ -46,6 +81,8 @@ impl Logs {
             follow: self.follow,
             tail: self.tail,
             since: self.since,
+            stream: self.stream.map(Stream::of_log),
+            timestamps: self.timestamps,
         };
         let mut log = match options.client().log(&self.instance, &request).await {
             Ok(log) => log,

@@ -34,6 +34,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
         network: network(merged.network.unwrap_or_default(), &discovery, &mut check),
         images: images(merged.images.unwrap_or_default(), &mut check),
         volumes: volumes(merged.volumes.unwrap_or_default(), &mut check),
+        logs: logs(merged.logs.unwrap_or_default(), &mut check),
         security: security(merged.security.unwrap_or_default(), &mut check),
         tasks: tasks(merged.tasks.unwrap_or_default(), &mut check),
         refill: Refill {
@@ -336,6 +337,22 @@ fn pools(texts: &[String], gateway: Ipv4Addr, check: &mut Check<'_>) -> Vec<Addr
 fn volumes(given: fragment::Volumes, check: &mut Check<'_>) -> Volumes {
     Volumes {
         allowed_host_paths: check.paths("volumes.allowed_host_paths", given.allowed_host_paths),
+    }
+}
+
+fn logs(given: fragment::Logs, check: &mut Check<'_>) -> Logs {
+    let most_files = u32::from(crate::logs::MOST_FILES);
+    // With one alone a reader could not tell what it missed from what is there.
+    let max_files = check.number("logs.max_files", given.max_files, 5, 2..=most_files);
+    Logs {
+        // Smaller ones would be moved faster than they are read.
+        max_size: check.size(
+            "logs.max_size",
+            given.max_size,
+            10 << 20,
+            64 << 10..=1 << 40,
+        ),
+        max_files: u8::try_from(max_files).unwrap_or(crate::logs::MOST_FILES),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::{Account, AddressRange, UseScope, duration};
-use crate::app::{CapabilitySet, is_namespaced};
+use crate::app::{CapabilitySet, is_namespaced, quantity};
 use crate::document::{Findings, shown};
 
 /// Longest path of a unix socket, without the NUL (unix(7): `sun_path` has 108 bytes).
@@ -153,6 +153,30 @@ impl Check<'_> {
             );
         }
         value
+    }
+
+    /// Bytes within `range`, spelled as in manifests.
+    pub(super) fn size(
+        &mut self,
+        field: &str,
+        given: Option<String>,
+        default: u64,
+        range: RangeInclusive<u64>,
+    ) -> u64 {
+        let Some(given) = given else {
+            return default;
+        };
+        let size = quantity::bytes(&given).filter(|size| range.contains(size));
+        size.unwrap_or_else(|| {
+            let allowed = format!(
+                "{} to {} bytes, for example {} or {default}",
+                quantity::spell(*range.start()),
+                quantity::spell(*range.end()),
+                quantity::spell(default)
+            );
+            self.0.wrong(field, shown(&given), allowed);
+            default
+        })
     }
 
     /// A range of ports, `FIRST-LAST`.

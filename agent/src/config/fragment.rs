@@ -20,6 +20,7 @@ pub(super) struct Fragment {
     pub(super) network: Option<Network>,
     pub(super) images: Option<Images>,
     pub(super) volumes: Option<Volumes>,
+    pub(super) logs: Option<Logs>,
     pub(super) security: Option<Security>,
     pub(super) discovery: Option<Discovery>,
     pub(super) tasks: Option<Tasks>,
@@ -119,6 +120,13 @@ pub(super) struct Images {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Volumes {
     pub(super) allowed_host_paths: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Logs {
+    pub(super) max_size: Option<String>,
+    pub(super) max_files: Option<u32>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -27,6 +27,8 @@ pub struct Settings {
     pub images: Images,
     /// `[volumes]`
     pub volumes: Volumes,
+    /// `[logs]`
+    pub logs: Logs,
     /// `[security]`
     pub security: Security,
     /// `[discovery]`
@@ -299,6 +301,15 @@ pub struct Images {
 pub struct Volumes {
     /// Directories below which `hostPath` volumes may lie; default none.
     pub allowed_host_paths: Vec<PathBuf>,
+}
+
+/// How much is kept of what processes in instances write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logs {
+    /// Bytes of a file after which the next begins, default 10 MiB.
+    pub max_size: u64,
+    /// Files of a process, the one that is written included, default 5.
+    pub max_files: u8,
 }
 
 /// What apps may ask for beyond what every container has.

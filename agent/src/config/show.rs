@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::duration::spell;
 use super::fragment::VERSION;
 use super::{Account, AddressRange, Discovery, Forwarding, Loaded, Requirement};
+use crate::app::quantity;
 
 /// Valid TOML of everything in effect; a comment names the file and line of each key, or `default`.
 /// Keys without a value are comments. Reading the text back gives the same settings.
@@ -90,6 +91,9 @@ pub fn show(loaded: &Loaded) -> String {
     page.optional_path("auth_file", s.images.auth_file.as_deref());
     page.table("volumes");
     page.paths("allowed_host_paths", &s.volumes.allowed_host_paths);
+    page.table("logs");
+    page.text("max_size", &quantity::spell(s.logs.max_size));
+    page.number("max_files", s.logs.max_files.into());
     page.table("security");
     let allowed: Vec<String> = s
         .security

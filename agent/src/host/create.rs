@@ -9,7 +9,7 @@ use super::executor::{Executor, blocking, rootfs};
 use super::failure::failure;
 use super::{env_files, etc, security, volumes};
 use crate::app::{App, NetworkMode, User};
-use crate::instance::plan::{PlanError, ProcessIds};
+use crate::instance::plan::{LogLimits, OfHost, PlanError, ProcessIds};
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
 use crate::runtime::{self, RuntimeError, resolve_user};
@@ -56,6 +56,11 @@ impl Executor {
         basics.extend(of_instance(&revision.app, id));
         let (files_of, settings) = (app.clone(), self.settings.clone());
         basics.extend(blocking(move || env_files::variables(&files_of, &settings)).await??);
+        let limits = &self.settings.logs;
+        let logs = LogLimits {
+            max_bytes: limits.max_size,
+            max_files: limits.max_files,
+        };
         let plan = blocking(move || {
             let resolve = |user: &User| {
                 resolve_user(&rootfs, &user.user, user.group.as_deref())
@@ -66,7 +71,11 @@ impl Executor {
                     })
                     .map_err(|error| crate::chain::chain(&error))
             };
-            let plan = plan::compile(&app, &config, &container, &basics, &resolve)?;
+            let host = OfHost {
+                basics: &basics,
+                logs,
+            };
+            let plan = plan::compile(&app, &config, &container, &host, &resolve)?;
             let ids = plan::app_ids(&app, &config, &resolve)?;
             Ok::<_, PlanError>((plan, ids))
         });

@@ -1,5 +1,7 @@
 //! The logs of instances, by name.
 
+use std::time::SystemTime;
+
 use super::node::Node;
 use crate::api::v1::{Problem, ProblemCode};
 use crate::api::{Log, LogRequest};
@@ -22,7 +24,9 @@ impl<E: Effects> Node<E> {
         let process = request.process.clone();
         let extent = Extent {
             tail: request.tail,
-            since: request.since,
+            since: request.since.map(|since| since.point(SystemTime::now())),
+            stream: request.stream,
+            timestamps: request.timestamps,
             follow: if request.follow {
                 Follow::Yes
             } else {
@@ -30,7 +34,7 @@ impl<E: Effects> Node<E> {
             },
         };
         let open = move || {
-            let opened = logs::read(&directory, &process, extent);
+            let opened = logs::read(&directory, &process, &extent);
             opened.map_err(|error| (error, logs::processes(&directory)))
         };
         let pieces = blocking(open)

@@ -1,12 +1,15 @@
 //! Reading a log: an answer that may have no end.
 
 use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
+use container_init::log::Stream;
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
 
 use super::{Client, ClientError, Connection, segment};
 use crate::api::LogRequest;
+use crate::logs::Since;
 
 /// A log, piece by piece.
 #[derive(Debug)]
@@ -30,7 +33,23 @@ impl Client {
             path.push_str(&format!("&tail={tail}"));
         }
         if let Some(since) = ask.since {
-            path.push_str(&format!("&since={}", since.as_secs_f64()));
+            let since = match since {
+                Since::Ago(ago) => ago.as_secs_f64().to_string(),
+                Since::At(at) => {
+                    DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Nanos, true)
+                }
+            };
+            path.push_str(&format!("&since={since}"));
+        }
+        if let Some(stream) = ask.stream {
+            let stream = match stream {
+                Stream::Stdout => "stdout",
+                Stream::Stderr => "stderr",
+            };
+            path.push_str(&format!("&stream={stream}"));
+        }
+        if ask.timestamps {
+            path.push_str("&timestamps=true");
         }
         let (response, connection) = self.open(Request::get(path)).await?;
         Ok(LogStream {

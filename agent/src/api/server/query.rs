@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use axum::extract::Query;
 use axum::http::Uri;
+use container_init::log::Stream;
 
 use super::request::{named, refusal, unknown};
 use crate::api::v1::{Finding, Problem, ProblemCode, TaskState};
 use crate::api::{Deletion, LogRequest, TaskFilter};
 use crate::instance::AppName;
+use crate::logs::{self, Since};
 
 /// How long a submission is waited for when the caller does not say. The CLI's default too.
 const DEFAULT_WAIT: Duration = Duration::from_secs(90);
@@ -97,14 +99,10 @@ pub(super) fn only_app(uri: &Uri) -> Result<Option<AppName>, Problem> {
     name.map(|name| named("?app", &name)).transpose()
 }
 
-/// `?process=NAME&tail=N&since=SECONDS&follow=true|false`: what is wanted of a log.
+/// `?process=NAME&tail=N&since=SECONDS|TIME&stream=stdout|stderr&timestamps=true|false&follow=true|false`:
+/// what is wanted of a log.
 pub(super) fn log(uri: &Uri) -> Result<LogRequest, Problem> {
-    let mut request = LogRequest {
-        process: "app".to_owned(),
-        follow: false,
-        tail: None,
-        since: None,
-    };
+    let mut request = LogRequest::of(logs::APP);
     each_once(uri, |name, value| set_of_log(&mut request, name, value))?;
     Ok(request)
 }
@@ -187,10 +185,24 @@ fn set_of_log(request: &mut LogRequest, name: &str, value: &str) -> Result<(), S
             let rule = || format!("a number of lines from 0 to {MOST_LINES}");
             request.tail = Some(tail.ok_or_else(rule)?);
         }
-        "since" => request.since = Some(seconds(value)?),
+        "since" => {
+            let ago = seconds(value).ok().map(Since::Ago);
+            let since = ago.or_else(|| Since::from_rfc3339(value));
+            let rule =
+                "a number of seconds, 0 or more, or an RFC 3339 time like 2026-11-22T13:31:55Z";
+            request.since = Some(since.ok_or(rule)?);
+        }
+        "stream" => {
+            request.stream = Some(match value {
+                "stdout" => Stream::Stdout,
+                "stderr" => Stream::Stderr,
+                _ => return Err("stdout or stderr".to_owned()),
+            });
+        }
+        "timestamps" => request.timestamps = value.parse().map_err(|_| "true or false")?,
         "follow" => request.follow = value.parse().map_err(|_| "true or false")?,
         _ => {
-            let known = ["process", "tail", "since", "follow"];
+            let known = ["process", "tail", "since", "stream", "timestamps", "follow"];
             return Err(unknown(name, "parameters", &known));
         }
     }
@@ -220,6 +232,8 @@ fn single(field: &str, values: Vec<String>) -> Result<Option<String>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     #[test]
@@ -248,23 +262,39 @@ mod tests {
     #[test]
     fn what_is_wanted_of_a_log_is_judged_parameter_by_parameter() {
         let of = |query: &str| log(&format!("/x{query}").parse().unwrap());
-        let whole = of("?process=side.car&tail=10&since=1.5&follow=true").unwrap();
+        let whole =
+            of("?process=side.car&tail=10&since=1.5&follow=true&stream=stderr&timestamps=true");
         assert_eq!(
-            whole,
+            whole.unwrap(),
             LogRequest {
                 process: "side.car".to_owned(),
                 follow: true,
                 tail: Some(10),
-                since: Some(Duration::from_millis(1500)),
+                since: Some(Since::Ago(Duration::from_millis(1500))),
+                stream: Some(Stream::Stderr),
+                timestamps: true,
             }
         );
-        assert_eq!(of("").unwrap().process, "app");
+        assert_eq!(of("").unwrap(), LogRequest::of("app"));
+        let time = UNIX_EPOCH + Duration::from_millis(1_767_225_600_500);
+        for text in [
+            "2026-01-01T00:00:00.5Z",
+            "2026-01-01T01:00:00.500%2B01:00",
+            "2025-12-31T23:00:00.5-01:00",
+        ] {
+            let request = of(&format!("?since={text}")).unwrap();
+            assert_eq!(request.since, Some(Since::At(time)), "{text}");
+        }
         for bad in [
             "?process=..%2Fplan",
             "?process=",
             "?tail=-1",
             "?tail=10000001",
             "?since=NaN",
+            "?since=2026-01-01",
+            "?since=2026-13-01T00:00:00Z",
+            "?stream=both",
+            "?timestamps=1",
             "?follow=yes",
             "?tail=1&tail=2",
             "?tial=1",

@@ -4,11 +4,11 @@ use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 use container_init::plan::{
-    self, Delivery, Essential, Groups, Limits, Output, Ports, Process, ProcessKind, Restart,
+    self, Delivery, Essential, Groups, Limits, Log, Output, Ports, Process, ProcessKind, Restart,
     RestartPolicy, Rewrite, Rlimit, Rlimits, Strings,
 };
 
-use super::{PlanError, ProcessIds};
+use super::{LogLimits, PlanError, ProcessIds};
 use crate::app::{self, AgentResources, AgentRestart, ProbeTiming, SignalDelivery, Ulimit};
 
 /// First and longest pause before an agent is started again.
@@ -37,7 +37,8 @@ pub(super) struct Draft {
     pub(super) stop_signal: u8,
     pub(super) stop_grace_ms: u32,
     pub(super) delivery: Delivery,
-    pub(super) output: CString,
+    pub(super) log: CString,
+    pub(super) log_limits: LogLimits,
     pub(super) clean: Vec<CString>,
     pub(super) ports: Vec<u16>,
 }
@@ -105,9 +106,15 @@ impl Draft {
             stop_signal: self.stop_signal,
             stop_grace_ms: self.stop_grace_ms,
             delivery: self.delivery,
-            stdout: Output::File(&self.output),
-            stderr: Output::File(&self.output),
-            log: None,
+            stdout: Output::Log,
+            stderr: Output::Log,
+            log: Some(Log {
+                path: &self.log,
+                max_bytes: self.log_limits.max_bytes,
+                max_files: self.log_limits.max_files,
+                // Of the container's own streams, to which it would go, containerd keeps nothing.
+                pass_through: false,
+            }),
             clean: Strings::new(&view.clean),
             ports: Ports::new(&self.ports),
         }

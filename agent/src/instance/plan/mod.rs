@@ -119,17 +119,35 @@ pub enum PlanError {
     },
 }
 
-/// The plan file of a container. `basics` is the environment between the image's and the
-/// manifest's: hostname and the like, and what files of the host say. A later entry wins; the
-/// manifest's `env`, `command` and `args` may refer to them.
+/// What the host adds to app and image.
+#[derive(Debug, Clone, Copy)]
+pub struct OfHost<'a> {
+    /// The environment between the image's and the manifest's: hostname and the like, and what files
+    /// of the host say. A later entry wins; the manifest's `env`, `command` and `args` may refer to
+    /// them.
+    pub basics: &'a [(String, String)],
+    /// Of the log of each process.
+    pub logs: LogLimits,
+}
+
+/// How much is kept of what a process writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogLimits {
+    /// Bytes of a file after which the next begins.
+    pub max_bytes: u64,
+    /// Files, the one that is written included; not 0.
+    pub max_files: u8,
+}
+
+/// The plan file of a container.
 pub fn compile(
     app: &App,
     image: &ImageConfig,
     id: &ContainerId,
-    basics: &[(String, String)],
+    host: &OfHost<'_>,
     resolve: ResolveUser<'_>,
 ) -> Result<Vec<u8>, PlanError> {
-    let container = Container::of(app, image, basics, resolve)?;
+    let container = Container::of(app, image, host, resolve)?;
     let mut drafts = Vec::with_capacity(app.agents.len() + 1);
     let order = app.start_order();
     for agent in order.iter().filter_map(|index| app.agents.get(*index)) {
@@ -225,6 +243,7 @@ struct Container<'a> {
     own_env: Vec<(String, String)>,
     cwd: &'a str,
     ids: ProcessIds,
+    logs: LogLimits,
     resolve: ResolveUser<'a>,
 }
 
@@ -232,12 +251,12 @@ impl<'a> Container<'a> {
     fn of(
         app: &'a App,
         image: &'a ImageConfig,
-        basics: &[(String, String)],
+        host: &OfHost<'_>,
         resolve: ResolveUser<'a>,
     ) -> Result<Self, PlanError> {
         let mut env = vec![("PATH".to_owned(), DEFAULT_PATH.to_owned())];
         overlay(&mut env, &image.env);
-        let own_env = command::expand_env(basics, &app.env);
+        let own_env = command::expand_env(host.basics, &app.env);
         overlay(&mut env, &own_env);
         Ok(Self {
             app,
@@ -250,6 +269,7 @@ impl<'a> Container<'a> {
                 .or(image.working_dir.as_deref())
                 .unwrap_or("/"),
             ids: app_ids(app, image, resolve)?,
+            logs: host.logs,
             resolve,
         })
     }
@@ -415,11 +435,12 @@ impl<'a> Container<'a> {
             stop_signal: SIGTERM,
             stop_grace_ms: u32::MAX,
             delivery: Delivery::Process,
-            output: c_string(
+            log: c_string(
                 name,
                 "the log",
                 &format!("{}/{name}.log", LOG_DIR.to_string_lossy()),
             )?,
+            log_limits: self.logs,
             clean: Vec::new(),
             ports: Vec::new(),
         })

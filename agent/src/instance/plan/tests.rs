@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use container_init::plan::{Output, Strings};
+use container_init::plan::{Log, Output, Strings};
 
 use super::*;
 use crate::app::{
@@ -118,8 +118,18 @@ fn nobody_asks(_: &User) -> Result<ProcessIds, String> {
     Err("not to be asked".into())
 }
 
+fn of_host(basics: &[(String, String)]) -> OfHost<'_> {
+    OfHost {
+        basics,
+        logs: LogLimits {
+            max_bytes: 1 << 20,
+            max_files: 3,
+        },
+    }
+}
+
 fn compiled(app: &App, image: &ImageConfig) -> Vec<u8> {
-    compile(app, image, &id(), &[], &nobody_asks).unwrap()
+    compile(app, image, &id(), &of_host(&[]), &nobody_asks).unwrap()
 }
 
 fn strings(list: Strings<'_>) -> Vec<String> {
@@ -157,7 +167,15 @@ fn the_plan_is_the_containers_and_holds_agents_before_the_app() {
     assert_eq!(strings(agent.argv), ["/proxy", "fast"]);
     assert_eq!(strings(agent.env), ["PATH=/bin", "LANG=de", "MODE=fast"]);
     assert_eq!(agent.essential, plan::Essential::No);
-    assert_eq!(agent.stdout, Output::File(c"/.nodeagent/log/proxy.log"));
+    assert_eq!((agent.stdout, agent.stderr), (Output::Log, Output::Log));
+    let log = Log {
+        path: c"/.nodeagent/log/proxy.log",
+        max_bytes: 1 << 20,
+        max_files: 3,
+        // The container's own streams lead to /dev/null.
+        pass_through: false,
+    };
+    assert_eq!(agent.log, Some(log));
     assert_eq!(agent.capabilities, 0xa80425fb, "Docker's default set");
 }
 
@@ -179,7 +197,7 @@ fn command_and_args_replace_entrypoint_and_cmd_as_in_kubernetes() {
     }
     let empty = ImageConfig::default();
     assert_eq!(
-        compile(&app(), &empty, &id(), &[], &nobody_asks)
+        compile(&app(), &empty, &id(), &of_host(&[]), &nobody_asks)
             .unwrap_err()
             .to_string(),
         "app web has no command, and its image 127.0.0.1:5000/web:1 has neither entrypoint nor cmd"
@@ -193,7 +211,7 @@ fn the_manifest_wins_over_the_basics_and_those_over_the_image() {
         ..app()
     };
     let basics = pairs(&[("LANG", "basics"), ("HOSTNAME", "web-0")]);
-    let file = compile(&app, &image(), &id(), &basics, &nobody_asks).unwrap();
+    let file = compile(&app, &image(), &id(), &of_host(&basics), &nobody_asks).unwrap();
     let plan = Plan::decode(&file).unwrap();
     let env = strings(plan.processes.iter().last().unwrap().env);
     assert_eq!(
@@ -243,7 +261,7 @@ fn users_are_resolved_unless_they_are_numbers_throughout() {
             user: user.map(str::to_owned),
             ..image()
         };
-        let file = compile(&app(), &image, &id(), &[], &resolve)?;
+        let file = compile(&app(), &image, &id(), &of_host(&[]), &resolve)?;
         let plan = Plan::decode(&file).unwrap();
         let process = plan.processes.iter().last().unwrap();
         Ok::<_, PlanError>((
@@ -358,7 +376,13 @@ fn who_probes_what() {
         }
     );
     assert_eq!(
-        compile(&with_agent(http), &image(), &id(), &[], &nobody_asks),
+        compile(
+            &with_agent(http),
+            &image(),
+            &id(),
+            &of_host(&[]),
+            &nobody_asks
+        ),
         Err(PlanError::AgentReadiness {
             agent: "proxy".into()
         })
@@ -378,7 +402,7 @@ fn the_stop_signal_is_the_images_or_term() {
         ..image()
     };
     assert_eq!(
-        compile(&app(), &odd, &id(), &[], &nobody_asks)
+        compile(&app(), &odd, &id(), &of_host(&[]), &nobody_asks)
             .unwrap_err()
             .to_string(),
         "the image's StopSignal \"SIGODD\" is no signal: a name like SIGTERM or a number 1 to 64 is allowed"
@@ -545,7 +569,7 @@ fn what_init_would_refuse_or_cut_off_is_refused_here() {
         ..app()
     };
     assert_eq!(
-        compile(&nul, &image(), &id(), &[], &nobody_asks)
+        compile(&nul, &image(), &id(), &of_host(&[]), &nobody_asks)
             .unwrap_err()
             .to_string(),
         "the environment of app has a NUL character: \"A=x\\0y\""
@@ -555,7 +579,7 @@ fn what_init_would_refuse_or_cut_off_is_refused_here() {
         ..app()
     };
     assert_eq!(
-        compile(&long, &image(), &id(), &[], &nobody_asks),
+        compile(&long, &image(), &id(), &of_host(&[]), &nobody_asks),
         Err(PlanError::TooLarge { container: id() })
     );
     let relative = App {
@@ -563,7 +587,7 @@ fn what_init_would_refuse_or_cut_off_is_refused_here() {
         ..app()
     };
     assert_eq!(
-        compile(&relative, &image(), &id(), &[], &nobody_asks),
+        compile(&relative, &image(), &id(), &of_host(&[]), &nobody_asks),
         Err(PlanError::Invalid {
             container: id(),
             source: Malformed::Invalid("working directory")
