@@ -66,6 +66,11 @@ impl Containerd {
         })
     }
 
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
     /// Writes the configuration without starting it.
     pub fn prepare(ground: &Ground) -> Result<Self> {
         let socket = socket(ground.directory());

@@ -22,6 +22,7 @@ const SCRIPT: &str = "{ cat /proc/self/status; echo init; cat /proc/1/status; ec
     echo ports=$(cat /proc/sys/net/ipv4/ip_unprivileged_port_start); \
     echo shm=$(cat /proc/sys/kernel/shm_rmid_forced); echo sem=$(cat /proc/sys/kernel/sem); \
     echo www=$(ls -lnd /www); echo disk=$(ls -lnd /disk); \
+    echo oom=$(cat /proc/1/oom_score_adj)/$(cat /proc/self/oom_score_adj); \
     echo root=$(touch /x && echo writable); echo dir=$(mkdir /tmp/d && echo made); \
     } >/www/index.html 2>/dev/null; exec httpd -f -p 8080 -h /www";
 
@@ -140,6 +141,21 @@ fn processes_have_what_the_manifest_says_and_nothing_else() -> Result<()> {
         ensure!(listed[0].contains("rws"), "{directory}: {listed:?}");
     }
     host.remove_app("web")
+}
+
+#[test]
+fn a_container_is_killed_for_memory_no_later_and_no_sooner_for_what_containerd_is_worth()
+-> Result<()> {
+    let host = host("")?;
+    let pid = host.containerd.pid().context("containerd runs")?;
+    // Its unit lowers it, which takes a capability that not every machine has.
+    fs::write(format!("/proc/{pid}/oom_score_adj"), "300")?;
+    host.apply(&app("web", json!({})))?;
+    assert_eq!(Told::by(&host, "web")?.get("oom")?, "0/0");
+    host.apply(&app("last", json!({})).with("oomScoreAdj", 700.into()))?;
+    assert_eq!(Told::by(&host, "last")?.get("oom")?, "0/700");
+    host.remove_app_only("web")?;
+    host.remove_app("last")
 }
 
 #[test]

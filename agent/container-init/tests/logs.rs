@@ -5,6 +5,7 @@
 
 #[allow(dead_code, reason = "tests/pid1.rs needs more of it")]
 mod container;
+mod freezer;
 
 use std::fs;
 use std::os::unix::net::UnixListener;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use container::{Agent, Container, LogSpec, Settings, Spec, until};
 use container_init::plan::Restart;
 use container_init::protocol::Request;
+use freezer::Freezer;
 use rustix::process::Signal;
 
 const FOREVER: &str = "exec busybox sleep 1000";
@@ -556,41 +558,6 @@ fn without_pipes_the_processes_write_themselves_and_that_is_said() {
     let said = "container-init: logs cannot be written for the processes, which do it themselves: errno 24";
     host.container.wait_for_line(said);
     assert_eq!(host.text("app.log"), "raw\n");
-}
-
-/// A freezer of cgroup v1 of our own: it takes single threads.
-struct Freezer(PathBuf);
-
-impl Freezer {
-    fn around(tid: &str) -> Self {
-        let path = PathBuf::from(format!(
-            "/sys/fs/cgroup/freezer/nodeagent-logs-{}",
-            std::process::id()
-        ));
-        fs::create_dir(&path).unwrap();
-        let freezer = Self(path);
-        fs::write(freezer.0.join("tasks"), tid).unwrap();
-        freezer.set("FROZEN");
-        freezer
-    }
-
-    fn set(&self, state: &str) {
-        let file = self.0.join("freezer.state");
-        fs::write(&file, state).unwrap();
-        until(state, || fs::read_to_string(&file).unwrap().trim() == state);
-    }
-}
-
-impl Drop for Freezer {
-    fn drop(&mut self) {
-        fs::write(self.0.join("freezer.state"), "THAWED").ok();
-        until("nobody is in the freezer", || {
-            fs::read_to_string(self.0.join("tasks"))
-                .unwrap_or_default()
-                .is_empty()
-        });
-        fs::remove_dir(&self.0).ok();
-    }
 }
 
 #[test]

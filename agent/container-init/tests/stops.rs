@@ -6,6 +6,7 @@
 mod command;
 #[allow(dead_code, reason = "shared with the tests of plans")]
 mod container;
+mod freezer;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use command::{PLACES, Place, Running};
 use container::{Agent, Container, PATIENCE, Spec, children, until};
 use container_init::plan::Rlimit;
 use container_init::protocol::Request;
+use freezer::Freezer;
+use rustix::process::Signal;
 
 fn armed(specs: &[Spec]) -> (Container, std::os::unix::net::UnixListener, Agent) {
     let (container, listener) = Container::run(specs);
@@ -120,6 +123,38 @@ fn a_stopped_process_is_continued_so_that_it_can_end() {
         running.wait_for_line("bye");
         assert_eq!(running.exit_code(), 6, "{place:?}");
     }
+}
+
+#[test]
+fn a_process_that_is_stuck_in_the_kernel_is_told_and_holds_nobody_up() {
+    let stuck = Spec::agent("stuck", &["busybox", "sleep", "1000"]).optional();
+    let (mut container, _listener, mut agent) = armed(&[stuck, app("exec busybox sleep 1000")]);
+    agent.start(8);
+    agent.wait_for("AppReady");
+    let init = agent.pid.as_raw_pid().cast_unsigned();
+    let of_agent = |pid: &u32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        words.starts_with(b"busybox\0sleep\0")
+    };
+    let pid = children(init).into_iter().find(of_agent).unwrap();
+    let freezer = Freezer::around(&pid.to_string());
+    agent.kill(Signal::TERM);
+    let exited = agent.wait_for("Exited");
+    assert!(exited.contains("Signal(15)"), "{exited}");
+    agent.kill(Signal::TERM);
+    let left = agent.wait_for("LeftBehind");
+    assert!(left.contains("stuck"), "{left}");
+    // Init has ended; the kernel keeps its namespace until everybody in it is gone.
+    until("init to end", || {
+        let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).unwrap();
+        stat.rsplit_once(") ")
+            .unwrap()
+            .1
+            .starts_with(['D', 'Z', 'S'])
+            && std::fs::read_link(format!("/proc/{init}/exe")).is_err()
+    });
+    drop(freezer);
+    assert_eq!(container.exit_code(), 143);
 }
 
 #[test]

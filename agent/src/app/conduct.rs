@@ -7,7 +7,7 @@ use super::{Agent, App, CapabilitySet, RestartPolicy, Ulimit};
 pub struct Conduct {
     /// `nice`, -20..=19; container-init's own when absent.
     pub nice: Option<i8>,
-    /// `oomScoreAdj`, -999..=1000; container-init's own when absent.
+    /// `oomScoreAdj`, -999..=1000; container-init's own, which is 0, when absent.
     pub oom_score_adj: Option<i16>,
     /// `stopSignal` by number; absent, TERM, and for the app the image's.
     pub stop_signal: Option<u8>,

@@ -32,6 +32,9 @@ use crate::app::{Access, App, CapabilitySet, NetworkMode, Seccomp, Ulimit};
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Longest hostname, `__NEW_UTS_LEN` of the kernel.
 const HOSTNAME_BYTES: usize = 64;
+/// Said, or the container has what its shim has: -998 below a containerd that systemd protects, and
+/// then the kernel ends the host's other processes before a container that takes all memory.
+const OOM_SCORE_ADJ: i32 = 0;
 
 /// What a spec is built from. All paths are absolute.
 #[derive(Debug, Clone)]
@@ -227,6 +230,7 @@ fn process(input: &SpecInput<'_>) -> Result<Process, SpecError> {
         .cwd("/")
         .no_new_privileges(!input.app.security.privilege_escalation)
         .capabilities(capabilities(all, all)?)
+        .oom_score_adj(OOM_SCORE_ADJ)
         .rlimits(limits::process(
             &input.app.ulimits,
             &of_agents,
