@@ -8,8 +8,9 @@ mod command;
 mod container;
 
 use std::process::Command;
+use std::sync::OnceLock;
 
-use command::{PLACES, Place, Running, kill};
+use command::{PLACES, Place, Running, compiled, kill};
 use container::{Agent, Container, Spec, children, until};
 use container_init::protocol::{EnvList, Request, Restart, Start};
 
@@ -133,6 +134,57 @@ fn a_zombie_of_a_living_parent_is_that_parents() {
     running.kill(28);
     until("the signal to be taken", || !running.has_pending());
     assert_eq!(state(zombie), 'Z');
+}
+
+/// tests/strangers.c, built once.
+fn strangers() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| compiled("strangers"))
+}
+
+#[test]
+fn an_orphan_that_somebody_traces_is_reaped_when_the_tracer_has_gone() {
+    for place in PLACES {
+        let script = format!("{} traced & echo tracer $!; wait; exec busybox sleep 1000", strangers());
+        let running = Running::script(place, &[], &script);
+        let init = running.pid.as_raw_nonzero().get().cast_unsigned();
+        assert!(running.line().starts_with("tracer"));
+        let _traced = running.line();
+        let mut orphan = 0;
+        until("the orphan to be a zombie of ours", || {
+            let mut zombies = children(init).into_iter().filter(|child| state(*child) == 'Z');
+            orphan = zombies.next().unwrap_or(0);
+            orphan != 0
+        });
+        // It is ours, but not ours to take yet.
+        running.kill(28);
+        until("the signal to be taken", || !running.has_pending());
+        assert_eq!(state(orphan), 'Z', "{place:?}");
+        let tracer = children(running.command())[0];
+        kill(tracer, 9);
+        until("it to be reaped", || children(init).len() == 1);
+    }
+}
+
+#[test]
+fn an_orphan_whose_end_is_signalled_to_nobody_is_reaped() {
+    for place in PLACES {
+        let script = format!("{} quiet; echo left; exec busybox sleep 1000", strangers());
+        let running = Running::script(place, &[], &script);
+        let init = running.pid.as_raw_nonzero().get().cast_unsigned();
+        running.wait_for_line("left");
+        until("only the command is left", || children(init).len() == 1);
+    }
+}
+
+#[test]
+fn who_forks_for_ever_ends_with_the_rest() {
+    for place in PLACES {
+        let script = format!("{} walk & busybox sleep 0.3; exit 3", strangers());
+        let mut running = Running::script(place, &["-t", "1"], &script);
+        assert_eq!(running.exit_code(), 3, "{place:?}");
+        assert_eq!(running.rest(), Vec::<String>::new(), "nobody is left");
+    }
 }
 
 #[test]
