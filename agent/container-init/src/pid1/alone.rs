@@ -2,6 +2,7 @@
 //! executed with, and nothing stands between them but the session and the signals.
 
 use core::ffi::{CStr, c_char};
+use core::mem::MaybeUninit;
 
 use container_init::command_line::Alone;
 use container_init::decimal;
@@ -41,10 +42,10 @@ pub struct Command {
 /// A plan of one process, the command, which nobody is asked for.
 pub fn plan(
     alone: &'static Alone,
-    room: &'static mut Option<Process<'static>>,
+    room: &'static mut MaybeUninit<Process<'static>>,
     name: &'static str,
 ) -> Plan<'static> {
-    let process = room.insert(Process {
+    let process = room.write(Process {
         delivery: match alone.group {
             true => Delivery::Group,
             false => Delivery::Process,

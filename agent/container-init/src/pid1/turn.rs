@@ -435,7 +435,7 @@ impl Pid1<'_> {
 
     /// Whom the signals of a process of the plan are for.
     fn whose(&self, index: usize, leader: u32) -> Whose {
-        let is_app = index + 1 == self.plan.processes.iter().count();
+        let is_app = index + 1 == self.plan.processes.len();
         if !is_app {
             return Whose::Session(leader);
         }
@@ -508,7 +508,7 @@ impl Pid1<'_> {
             purpose: Purpose::Look,
             inherited: self.inherited,
             cgroups: self
-                .with(self.plan.processes.iter().count().saturating_sub(1))
+                .with(self.plan.processes.len().saturating_sub(1))
                 .cgroups,
         };
         Some(match spawn::spawn(&app, order, self.spawn) {

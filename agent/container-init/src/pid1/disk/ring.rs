@@ -1,6 +1,7 @@
 //! The exit ring as a file: preallocated, one record for every end.
 
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 
 use container_init::exits::{Cursor, ExitRecord, FILE_SIZE, Pending};
 
@@ -24,7 +25,7 @@ impl Ring {
     /// put something else in its place. Without it the events still tell.
     pub fn open(
         path: &CStr,
-        room: &'static mut Option<RingFile>,
+        room: &'static mut MaybeUninit<RingFile>,
         pending: &'static Pending,
     ) -> Option<Self> {
         if path.is_empty() {
@@ -32,7 +33,7 @@ impl Ring {
         }
         match prepare(path) {
             Ok((file, cursor)) => Some(Self {
-                file: room.insert(RingFile { file, pending }),
+                file: room.write(RingFile { file, pending }),
                 cursor,
             }),
             Err(errno) => {
