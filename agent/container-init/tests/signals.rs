@@ -238,7 +238,9 @@ fn signals_for_a_command_that_has_ended_harm_nobody() {
         let mut running = Running::script(place, &["-t", "60"], script);
         let command = running.command();
         running.wait_for_line("left");
-        until("the command's end", || !Path::new(&format!("/proc/{command}")).exists());
+        until("the command's end", || {
+            !Path::new(&format!("/proc/{command}")).exists()
+        });
         for signal in [1, 10, 28, 34, 15] {
             running.kill(signal);
         }
