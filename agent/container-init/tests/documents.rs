@@ -40,7 +40,7 @@ fn every_row_of_the_feature_table_has_its_test() {
     let page = workspace("docs/operations/container-init.md");
     let (_, table) = page.split_once("## Beside the others").unwrap();
     let mut source = String::new();
-    for directory in ["tests", "src", "src/supervisor"] {
+    for directory in ["tests", "src", "src/supervisor", "../../tests/tests"] {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
         for entry in std::fs::read_dir(directory).unwrap().flatten() {
             if entry
