@@ -265,3 +265,47 @@ fn a_process_with_limits_is_not_run_where_nobody_could_enforce_them() {
         status.contains("BackingOff")
     });
 }
+
+#[test]
+fn without_room_for_another_process_it_says_so_and_goes_on_when_there_is() {
+    let cgroup = Cgroup::make("pids", "full");
+    let specs = [
+        Spec::agent("helper", &[])
+            .optional()
+            .script("echo up; exec busybox sleep 1000"),
+        Spec::app(&[]).script("exec busybox sleep 1000"),
+    ];
+    let (mut container, _listener, mut agent) = run(&specs, cgroup.wrapper("pids"));
+    agent.start(8);
+    agent.wait_for("AppReady");
+    container.wait_for_line("up");
+    cgroup.set("pids.max", "1");
+    let init = agent.pid.as_raw_nonzero().get().cast_unsigned();
+    let helper = container::children(init)[0].cast_signed();
+    let helper = rustix::process::Pid::from_raw(helper).unwrap();
+    rustix::process::kill_process(helper, rustix::process::Signal::KILL).unwrap();
+    container.wait_for_line("container-init: helper: cannot make a process: errno 11");
+    cgroup.set("pids.max", "max");
+    container.wait_for_line("up");
+    cgroup.set("pids.max", "1");
+    agent.ask(Request::Stop { budget_ms: 60_000 });
+    agent.wait_for("Stopped");
+    assert_eq!(container.exit_code(), 143);
+}
+
+#[test]
+fn a_child_of_the_app_that_ran_out_of_memory_is_counted_and_not_taken_for_the_app() {
+    let cgroup = Cgroup::make("memory", "grandchild");
+    cgroup.set("memory.limit_in_bytes", &LIMIT.to_string());
+    let script = "busybox tail /dev/zero; echo went on after $?; exec busybox sleep 1000";
+    let (container, _listener, mut agent) =
+        run(&[Spec::app(&[]).script(script)], cgroup.wrapper("memory"));
+    agent.start(8);
+    container.wait_for_line("went on after 137");
+    agent.ask(Request::Processes);
+    let told = agent.wait_for("Processes");
+    assert!(told.contains("kills: 1"), "{told}");
+    agent.ask(Request::Stop { budget_ms: 60_000 });
+    let ended = agent.wait_for("Exited");
+    assert!(ended.contains("oom: false"), "{ended}");
+}

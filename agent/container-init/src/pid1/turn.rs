@@ -342,6 +342,9 @@ impl Pid1<'_> {
             Action::AnswerProcesses => self.answer_processes(),
             Action::Refuse { request, code } => self.refuse(Some(request), code),
             Action::Exit { code } => {
+                if !matches!(sys::wait_any(), Reaped::Childless) {
+                    say(&[b"ends, although what was killed is not gone"]);
+                }
                 self.link.flush(sys::now());
                 self.disk.drain();
                 sys::exit(code)
@@ -532,6 +535,13 @@ impl Pid1<'_> {
         // First the agent, who waits.
         self.link.write_event(event, now);
         self.link.flush(now);
+        if let EventKind::LeftBehind { name, pid } = kind {
+            say(&[
+                name.as_bytes(),
+                b": killed and does not go, pid ",
+                Number::new(pid.cast_signed()).as_bytes(),
+            ]);
+        }
         if let EventKind::Exited {
             name,
             pid,
