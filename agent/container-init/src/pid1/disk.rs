@@ -13,7 +13,7 @@
 //! Owns the pipes: made once, before anything of the container runs, and kept for every incarnation
 //! of their process, so that neither a start nor a restart makes or leaks anything, and no process
 //! ever gets SIGPIPE. Where pipes or a thread cannot be had, the processes append to their logs
-//! themselves, PID 1 writes its ring without waiting for the disk, and that is said.
+//! themselves, PID 1 writes its ring itself, and that is said.
 
 mod capture;
 mod file;
@@ -124,7 +124,7 @@ impl Disk {
         if let Err(errno) = begun {
             if disk.ring.is_some() {
                 say(&[
-                    b"exit ring: its disk is not waited for: errno ",
+                    b"exit ring: written by PID 1 itself: errno ",
                     Number::new(errno.0).as_bytes(),
                 ]);
             }

@@ -61,28 +61,16 @@ impl Ring {
 }
 
 impl RingFile {
-    /// Writes what is pending; whether there was anything.
-    pub fn write(&self) -> bool {
-        let mut any = false;
+    /// Hands what is pending to the kernel, which keeps it over our end.
+    pub fn write(&self) {
         for (offset, record) in self.pending.take() {
-            told(sys::pwrite(&self.file, &record, offset).map(drop));
-            any = true;
+            if let Err(errno) = sys::pwrite(&self.file, &record, offset) {
+                say(&[
+                    b"exit ring: cannot write: errno ",
+                    Number::new(errno.0).as_bytes(),
+                ]);
+            }
         }
-        any
-    }
-
-    /// Waits until the disk has all that was written.
-    pub fn sync(&self) {
-        told(sys::fdatasync(&self.file));
-    }
-}
-
-fn told(written: sys::Result<()>) {
-    if let Err(errno) = written {
-        say(&[
-            b"exit ring: cannot write: errno ",
-            Number::new(errno.0).as_bytes(),
-        ]);
     }
 }
 
