@@ -417,7 +417,7 @@ fn what_the_runtime_left_open_is_nobodys_and_the_input_is_the_apps() {
 fn who_forks_for_ever_does_not_survive_a_restart_in_place() {
     // Beside an agent, so that it has to be found among others.
     let script = format!(
-        "echo began; test -n \"$WALKS\" && {} walk & exec busybox sleep 1000",
+        "echo began; if test -n \"$WALKS\"; then {} walk & fi; exec busybox sleep 1000",
         strangers()
     );
     let specs = [
