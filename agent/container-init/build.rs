@@ -13,10 +13,7 @@ fn main() {
             "-Wl,--build-id=none",
             "-Wl,--no-eh-frame-hdr",
             "-Wl,-z,noexecstack",
-            // Nothing is relocated at a fixed address.
             "-Wl,-z,norelro",
-            // Constants lie beside the code: a mapping less in every container.
-            "-Wl,--no-rosegment",
             concat!("-Wl,-T,", env!("CARGO_MANIFEST_DIR"), "/link.ld"),
         ] {
             println!("cargo::rustc-link-arg-bins={argument}");

@@ -267,6 +267,7 @@ impl Inbound {
     }
 }
 
+// What is apart from it (`inline(never)`) is on the stack while it runs, and not for ever.
 impl Pid1<'_> {
     /// The inputs that an action leads to follow it, until there are none.
     fn feed(&mut self, input: Input<'_>) {
@@ -365,6 +366,7 @@ impl Pid1<'_> {
     }
 
     /// Without a prepared process the start makes one, so that a failure is no fault yet.
+    #[inline(never)]
     fn prepare(&mut self, index: usize) {
         let with = self.with(index);
         let (Some(process), Some(ears)) = (self.process(index), self.ears.get_mut(index)) else {
@@ -414,6 +416,7 @@ impl Pid1<'_> {
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
     }
 
+    #[inline(never)]
     fn spawn_again(&mut self, index: usize) -> Option<Input<'static>> {
         let process = self.process(index)?;
         if process.kind == ProcessKind::Agent {
@@ -456,6 +459,7 @@ impl Pid1<'_> {
         Input::Swept { process, found }
     }
 
+    #[inline(never)]
     fn probe(&mut self, index: usize) -> Option<Input<'static>> {
         let process = self.process(index)?;
         let failed = Input::Probed {
@@ -500,6 +504,7 @@ impl Pid1<'_> {
         }
     }
 
+    #[inline(never)]
     fn look(&mut self, kind: LookKind) -> Option<Input<'static>> {
         let app = self.plan.processes.iter().last()?;
         let order = Order {
@@ -559,12 +564,14 @@ impl Pid1<'_> {
         }
     }
 
+    #[inline(never)]
     fn answer(&mut self) {
         let mut agents = [AgentStatus::default(); MAX_PROCESSES];
         let status = self.supervisor.status(&mut agents);
         self.link.write(&Report::Status(status), sys::now());
     }
 
+    #[inline(never)]
     fn answer_processes(&mut self) {
         let mut room = Default::default();
         let now = sys::now();
