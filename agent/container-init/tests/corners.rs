@@ -412,3 +412,54 @@ fn what_the_runtime_left_open_is_nobodys_and_the_input_is_the_apps() {
     assert_eq!(own(&container.line()), "app 0 1 2 3");
     assert_eq!(container.line(), "read typed");
 }
+
+#[test]
+fn who_forks_for_ever_does_not_survive_a_restart_in_place() {
+    // Beside an agent, so that it has to be found among others.
+    let script = format!(
+        "echo began; if test -n \"$WALKS\"; then {} walk & fi; exec busybox sleep 1000",
+        strangers()
+    );
+    let specs = [
+        Spec::agent("a", &[]).script("exec busybox sleep 1000"),
+        Spec::app(&[]).script(&script),
+    ];
+    let settings = Settings {
+        own_proc: true,
+        ..Settings::default()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(directory.path().join("gate.sock"));
+    let listener = listener.unwrap();
+    let container = Container::run_in(directory, &specs, settings);
+    let mut agent = Agent::accept(&listener);
+    agent.wait_for("Armed");
+    agent.start_with(8, &[("WALKS", "yes")]);
+    container.wait_for_line("began");
+    let init = outer(&agent);
+    until("it to walk", || children(init).len() > 2);
+    agent.ask(Request::Restart(Restart {
+        process: "app",
+        budget_ms: 20_000,
+        start: Start {
+            generation: 9,
+            task_id: "t",
+            traceparent: "",
+            env: EnvList::new(&[]),
+        },
+    }));
+    agent.wait_for("Replaced");
+    container.wait_for_line("began");
+    assert!(agent.wait_for("AppStarted").contains("generation: 9"));
+    agent.ask(Request::Status);
+    agent.wait_for("Status");
+    for _ in 0..200 {
+        let walks = |pid: u32| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| name == "strangers\n")
+        };
+        let all = children(init);
+        assert!(!all.into_iter().any(walks), "it walks on");
+        std::thread::yield_now();
+    }
+}

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+#[allow(dead_code, reason = "each test file uses its part")]
+mod command;
 #[allow(dead_code, reason = "shared with the tests of plans")]
 mod container;
 
@@ -10,7 +12,7 @@ use std::path::PathBuf;
 
 use container::{Agent, Container, Settings, Spec, until};
 use container_init::plan::Limits;
-use container_init::protocol::Request;
+use container_init::protocol::{EnvList, Request, Restart, Start};
 
 /// A cgroup of one controller; gone with the test.
 struct Cgroup(PathBuf);
@@ -234,6 +236,45 @@ fn a_kill_by_cgroup_reaches_who_left_session_and_group_and_is_frozen() {
     agent.wait_for("Stopped");
     assert_eq!(container.exit_code(), 0);
     assert_eq!(pids.get("p-stubborn/cgroup.procs"), "");
+}
+
+#[test]
+fn a_restart_by_cgroup_ends_who_forks_for_ever() {
+    let (cgroups, wrapper) = delegated("walk");
+    let walks = format!(
+        "echo began; if test -n \"$WALKS\"; then {} walk & fi; exec busybox sleep 1000",
+        command::compiled("strangers")
+    );
+    let app = Spec {
+        limits: Some(NO_LIMITS),
+        ..Spec::app(&[]).script(&walks)
+    };
+    let specs = [Spec::agent("a", &[]).script("exec busybox sleep 1000"), app];
+    let (container, _listener, mut agent) = run(&specs, wrapper);
+    agent.start_with(8, &[("WALKS", "yes")]);
+    container.wait_for_line("began");
+    let [_, _, pids, _] = &cgroups[..] else {
+        panic!("four controllers");
+    };
+    until("it to walk", || {
+        pids.get("p-app/cgroup.procs").lines().count() > 1
+    });
+    agent.ask(Request::Restart(Restart {
+        process: "app",
+        budget_ms: 20_000,
+        start: Start {
+            generation: 9,
+            task_id: "t",
+            traceparent: "",
+            env: EnvList::new(&[]),
+        },
+    }));
+    agent.wait_for("Replaced");
+    container.wait_for_line("began");
+    assert!(agent.wait_for("AppStarted").contains("generation: 9"));
+    until("the app is alone", || {
+        pids.get("p-app/pids.current") == "1\n"
+    });
 }
 
 #[test]
