@@ -22,6 +22,9 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Looks in a row that find a shim doing nothing, about a second, until nobody minds it: containerd
 /// leaves one alone for milliseconds between two steps.
 const FORGOTTEN_AFTER: u32 = 50;
+/// How often the processes of a container are ended below a shim that holds any, until those that
+/// are left are others'.
+const SWEEPS: u32 = 10;
 
 /// A task, as its shim sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -243,29 +246,27 @@ impl Containerd {
     }
 
     /// A shim may be in the middle of a create whose caller is gone: its end is waited for, and
-    /// what it made is ended.
+    /// what it made is ended. One that holds the processes of others serves a group.
     async fn end_forgotten_shim(&self, id: &ContainerId) {
         let end = Instant::now() + self.connection.plain().length;
-        let path = self.path_of(id);
-        loop {
-            let why: String = match shim::end_orphans(self.shim_of(&id.to_string())).await {
-                Ok(Left::Nobody) => return,
-                Ok(_) if Instant::now() >= end => "it has children".to_owned(),
-                Ok(Left::Working) => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                    continue;
-                }
-                Ok(Left::Holding) => match cgroup::sweep(&path, LOOK_AGAIN).await {
-                    Ok(_) => {
-                        tokio::time::sleep(LOOK_AGAIN).await;
-                        continue;
+        let mut sweeps = 0;
+        let ended = async {
+            while Instant::now() < end && sweeps < SWEEPS {
+                match shim::end_orphans(self.shim_of(&id.to_string())).await? {
+                    Left::Nobody => return Ok(()),
+                    Left::Working => {}
+                    Left::Holding => {
+                        cgroup::sweep(&self.path_of(id), LOOK_AGAIN).await?;
+                        sweeps += 1;
                     }
-                    Err(error) => error.to_string(),
-                },
-                Err(error) => error.to_string(),
-            };
-            tracing::warn!(why, container_id = %id, "a shim that containerd has forgotten may remain");
-            return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(std::io::Error::other("it has children"))
+        };
+        let ended: std::io::Result<()> = ended.await;
+        if let Err(error) = ended {
+            tracing::warn!(%error, container_id = %id, "a shim that containerd has forgotten may remain");
         }
     }
 
