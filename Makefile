@@ -29,7 +29,7 @@ help:
 	@echo 'make test-containerd-2  every scenario on containerd 2.2'
 	@echo 'make test-vm          those in a virtual machine: cgroup 2, crun, reboots, power cuts'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
-	@echo 'make soak             a minute of 10 000 forks a second below container-init'
+	@echo 'make soak             eleven minutes of 10 000 forks a second below container-init'
 	@echo 'make bench [NAME]     measure: activation, agent, discovery, init; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
 	@echo 'make fuzz             fuzz what PID 1 reads (FUZZ_SECONDS=60 for each target)'
@@ -115,12 +115,12 @@ test-systemd:
 	@tests/peers/systemd-root >/dev/null
 	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test systemd -- --ignored
 
-# In `test` for seconds; a minute of it wants a machine that does nothing else.
+# In `test` for seconds; a minute of it, and ten, want a machine that does nothing else.
 .PHONY: soak
 soak:
 	@tests/peers/install test
 	@$(MAKE) --no-print-directory build
-	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test init_soak -- --ignored --nocapture
+	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test init_soak -- --ignored --nocapture --test-threads 1
 
 # cgroup 2, crun, systemd, reboots and power cuts: in a virtual machine, emulated, so not in `test`.
 .PHONY: test-vm

@@ -3,6 +3,7 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=link.ld");
     if std::env::var_os("CARGO_FEATURE_PID1").is_some() {
         for argument in [
             "-nostartfiles",
@@ -10,9 +11,10 @@ fn main() {
             "-static",
             "-no-pie",
             "-Wl,--build-id=none",
-            // Nobody unwinds: a panic aborts.
             "-Wl,--no-eh-frame-hdr",
             "-Wl,-z,noexecstack",
+            "-Wl,-z,norelro",
+            concat!("-Wl,-T,", env!("CARGO_MANIFEST_DIR"), "/link.ld"),
         ] {
             println!("cargo::rustc-link-arg-bins={argument}");
         }

@@ -693,19 +693,32 @@ fn containerd_may_go_and_come_back() {
     });
 }
 
+/// Moves a process out of its container's cgroups, into their parent.
+fn move_up(parent: &str, name: &str, pid: u32) {
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap() {
+        let parent = hierarchy
+            .unwrap()
+            .path()
+            .join(parent.trim_start_matches('/'));
+        if parent.join(name).is_dir() {
+            std::fs::write(parent.join("cgroup.procs"), pid.to_string()).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_shim_that_containerd_has_forgotten_ends_with_its_container() {
     on_a_host(async |mut host| {
         let (containerd, image) = host_with_image(&mut host).await;
         let sleep = ["/bin/sleep", "1000"];
         let mut pids = Vec::new();
-        for name in ["web-0.g1", "web-1.g1"] {
+        for name in ["web-0.g1", "web-1.g1", "web-2.g1"] {
             pids.push(create(&host, &containerd, &image, name, &sleep).await);
             containerd.start_task(&id(name)).await.unwrap();
         }
         let socket = host.path("c.sock");
         let count = || shims(&socket).len();
-        assert_eq!(count(), 2);
+        assert_eq!(count(), 3);
         // As after a deletion whose caller died: no task, and nothing of it but the shim.
         host.stop_containerd();
         let kill = |pid: u32| {
@@ -713,7 +726,7 @@ fn a_shim_that_containerd_has_forgotten_ends_with_its_container() {
             kill_process(pid, Signal::KILL).unwrap();
         };
         kill(pids[0]);
-        for name in ["web-0.g1", "web-1.g1"] {
+        for name in ["web-0.g1", "web-1.g1", "web-2.g1"] {
             let bundle = format!(
                 "state/io.containerd.runtime.v2.task/{}/{name}",
                 host.namespace
@@ -729,16 +742,21 @@ fn a_shim_that_containerd_has_forgotten_ends_with_its_container() {
         })
         .await;
         assert_eq!(containerd.delete_task(&id("web-0.g1")).await.unwrap(), None);
-        assert_eq!(count(), 1, "the forgotten one is there");
-        // A shim with a process is somebody's: it may serve a group.
+        assert_eq!(count(), 2, "the forgotten one is there");
+        // Processes of its own cgroup go with it, and then nobody needs the shim.
+        assert_eq!(containerd.delete_task(&id("web-2.g1")).await.unwrap(), None);
+        assert_eq!(count(), 1, "the one with the container's process is there");
+        // A shim with a process of another cgroup is somebody's: it may serve a group.
+        move_up(&host.cgroup_parent, "web-1.g1", pids[1]);
         assert_eq!(containerd.delete_task(&id("web-1.g1")).await.unwrap(), None);
-        assert_eq!(count(), 1, "a shim with a process was ended");
+        assert_eq!(count(), 1, "a shim with another's process was ended");
         kill(pids[1]);
         until("the shim without a process to end", async || {
             containerd.delete_task(&id("web-1.g1")).await.unwrap();
             (count() == 0).then_some(())
         })
         .await;
+        remove(&containerd, "web-2.g1").await;
         remove(&containerd, "web-0.g1").await;
         remove(&containerd, "web-1.g1").await;
         host.assert_nothing_remains();

@@ -38,6 +38,15 @@ fn in_a_minute_of_10_000_forks_a_second_no_status_is_lost_no_signal_and_no_memor
     Ok(())
 }
 
+#[test]
+#[ignore = "ten minutes on a machine that does nothing else: make soak"]
+fn in_ten_million_exits_no_memory_grows() -> Result<()> {
+    let length = Duration::from_secs(600);
+    let ends = storm(length)? * length.as_secs_f64();
+    ensure!(ends >= 10e6, "only {ends:.0} exits");
+    Ok(())
+}
+
 /// Orphans a second.
 fn storm(length: Duration) -> Result<f64> {
     let directory = tempfile::tempdir()?;

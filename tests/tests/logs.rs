@@ -2,7 +2,7 @@
 //! across rotation and beside an agent that is killed, and of large logs.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use nodeagent_tests::{Image, Manifest, TestHost, cli, cri};
 const SOON: Duration = Duration::from_secs(20);
 
 /// `nodeagent logs ARGUMENTS` under way.
-fn begin(host: &TestHost, arguments: &[&str]) -> Result<std::process::Child> {
+fn begin(host: &TestHost, arguments: &[&str]) -> Result<Child> {
     Command::new(cli::nodeagent()?)
         .arg("logs")
         .args(arguments)
@@ -171,7 +171,7 @@ fn lines_are_chosen_by_stream_and_time_and_plain_text_is_shown_as_it_is() -> Res
         .map(|record| (record.time, record.text))
         .collect();
     assert_eq!(lines, expected);
-    ensure!(lines.is_sorted(), "{lines:?}");
+    ensure!(lines.is_sorted_by_key(|(time, _)| *time), "{lines:?}");
     let (time, _) = lines
         .iter()
         .find(|(_, text)| *text == "four")
@@ -194,6 +194,23 @@ fn lines_are_chosen_by_stream_and_time_and_plain_text_is_shown_as_it_is() -> Res
     );
     assert_eq!(logs(&host, &[web, "old", "--stream", "stdout"])?, "");
     host.remove_app("web")
+}
+
+/// Follows the log of an instance whose script is [`when_followed`], from its first line on.
+fn follow(host: &TestHost, instance: &str) -> Result<(Child, BufReader<ChildStdout>)> {
+    let mut follower = begin(host, &["-f", instance])?;
+    let mut out = BufReader::new(follower.stdout.take().context("no stdout")?);
+    let mut line = String::new();
+    out.read_line(&mut line)?;
+    ensure!(line == "0\n", "{line:?}");
+    let touch = ["exec", instance, "--", "touch", "/tmp/followed"];
+    host.cli().run(&touch)?.ok()?;
+    Ok((follower, out))
+}
+
+/// A script that says 0, and goes on when it is followed.
+fn when_followed(script: &str) -> String {
+    format!("echo 0; while [ ! -e /tmp/followed ]; do sleep 0.05; done; {script}")
 }
 
 /// Reads lines until `last`, each of which has to be the number after the one before.
@@ -220,9 +237,8 @@ fn a_follower_loses_and_repeats_nothing_while_a_fast_writers_log_is_rotated() ->
     let script = "i=0; while [ $i -lt 10 ]; do seq $((i*40000+1)) $((i*40000+40000)); \
                   i=$((i+1)); sleep 0.3; done";
     let limits = "[logs]\nmax_size = \"1Mi\"\nmax_files = 10\n";
-    let (host, web) = host_with(limits, script)?;
-    let mut follower = begin(&host, &["-f", &web])?;
-    let out = BufReader::new(follower.stdout.take().context("no stdout")?);
+    let (host, web) = host_with(limits, &when_followed(script))?;
+    let (mut follower, out) = follow(&host, &web)?;
     let counted = count(out, 1, LAST);
     follower.kill()?;
     follower.wait()?;
@@ -245,6 +261,43 @@ fn a_follower_loses_and_repeats_nothing_while_a_fast_writers_log_is_rotated() ->
     // From the middle of a file that is none of the last.
     let tail = logs(&host, &[&web, "--tail", "90001"])?;
     count(tail.as_bytes(), LAST - 90_000, LAST)?;
+    host.remove_app("web")
+}
+
+#[test]
+fn a_follower_that_is_too_slow_is_told_of_each_gap_and_repeats_nothing() -> Result<()> {
+    const LAST: u64 = 1_000_000;
+    // All files together hold a hundredth of a second of it.
+    let limits = "[logs]\nmax_size = \"64Ki\"\nmax_files = 2\n";
+    let (host, web) = host_with(limits, &when_followed("seq 1 1000000"))?;
+    let (mut follower, out) = follow(&host, &web)?;
+    let (mut last, mut gaps, mut is_gap) = (0, 0, false);
+    let mut judge = |line: &str| -> Result<bool> {
+        if line.starts_with("nodeagent: lines may be missing here: ") {
+            (gaps, is_gap) = (gaps + 1, true);
+            return Ok(false);
+        }
+        let number: u64 = line
+            .parse()
+            .with_context(|| format!("{line:?} after {last}"))?;
+        ensure!(
+            number == last + 1 || is_gap && number > last,
+            "{number} after {last}, and no gap was told"
+        );
+        (last, is_gap) = (number, false);
+        Ok(number == LAST)
+    };
+    let mut ended = Ok(false);
+    for line in out.lines() {
+        ended = line.map_err(Into::into).and_then(|line| judge(&line));
+        if !matches!(ended, Ok(false)) {
+            break;
+        }
+    }
+    follower.kill()?;
+    follower.wait()?;
+    ensure!(ended?, "the log ended at {last}");
+    ensure!(gaps > 0, "nothing was missed, which says nothing");
     host.remove_app("web")
 }
 

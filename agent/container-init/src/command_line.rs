@@ -85,6 +85,8 @@ pub enum Misuse<'a> {
     Value {
         /// The option, without dashes.
         option: &'static str,
+        /// What it was given; empty for nothing.
+        given: &'a [u8],
         /// What is allowed.
         allowed: &'static str,
     },
@@ -119,18 +121,26 @@ pub fn parse<'a>(words: impl Iterator<Item = &'a CStr>) -> Result<Mode<'a>, Misu
                 return Ok(Mode::Alone(Alone { command, ..alone }));
             }
             b"--plan" => {
-                let allowed = "the path of a plan";
-                let option = "plan";
-                return next()
-                    .map(Mode::Plan)
-                    .ok_or(Misuse::Value { option, allowed });
+                return match (next(), next()) {
+                    (Some(plan), None) => Ok(Mode::Plan(plan)),
+                    (_, more) => Err(Misuse::Value {
+                        option: "plan",
+                        given: more.map(CStr::to_bytes).unwrap_or_default(),
+                        allowed: "the path of a plan, and nothing behind it",
+                    }),
+                };
             }
             b"--hold" => return Ok(Mode::Hold),
             b"-h" | b"--help" => return Ok(Mode::Help),
             b"-V" | b"--version" => return Ok(Mode::Version),
             b"-g" | b"--group" => alone.group = true,
-            // What these ask for is always so: orphans are adopted, and ends are not warned of.
-            b"-s" | b"-w" | b"-v" | b"-vv" | b"-vvv" => {}
+            // What the others ask for is always so: orphans are adopted, ends are not warned of, and
+            // one process hears of signals.
+            [b'-', flags @ ..]
+                if !flags.is_empty() && flags.iter().all(|flag| b"gsvwc".contains(flag)) =>
+            {
+                alone.group |= flags.contains(&b'g');
+            }
             _ => {
                 let (option, value) = match bytes {
                     b"--grace" => (b't', None),
@@ -145,8 +155,8 @@ pub fn parse<'a>(words: impl Iterator<Item = &'a CStr>) -> Result<Mode<'a>, Misu
                     return Err(Misuse::Option(word));
                 }
                 let value = value.or_else(|| next().map(CStr::to_bytes));
-                set(&mut alone, option, value.unwrap_or_default())
-                    .ok_or_else(|| not_allowed(option))?;
+                let value = value.unwrap_or_default();
+                set(&mut alone, option, value).ok_or_else(|| not_allowed(option, value))?;
             }
         }
     }
@@ -162,7 +172,8 @@ fn set(alone: &mut Alone, option: u8, value: &[u8]) -> Option<()> {
         b'p' => alone.parent_death_signal = signal(value).filter(|signal| *signal != 0)?,
         b'r' => {
             let (from, to) = pair(value)?;
-            let from = signal(from).filter(|signal| *signal != 0)?;
+            // Nobody hears of KILL and STOP.
+            let from = signal(from).filter(|signal| !matches!(signal, 0 | 9 | 19))?;
             let to = signal(to)?;
             alone.signals.push(Rewrite { from, to })?;
         }
@@ -177,7 +188,7 @@ fn set(alone: &mut Alone, option: u8, value: &[u8]) -> Option<()> {
     Some(())
 }
 
-fn not_allowed(option: u8) -> Misuse<'static> {
+fn not_allowed(option: u8, given: &[u8]) -> Misuse<'_> {
     let (option, allowed) = match option {
         b't' => ("grace", "seconds, at most 4294967"),
         b'p' => (
@@ -186,14 +197,18 @@ fn not_allowed(option: u8) -> Misuse<'static> {
         ),
         b'r' => (
             "rewrite",
-            "FROM:TO, signals by name or number, TO may be 0 for none, at most 64 times",
+            "FROM:TO, signals like TERM or 15, FROM neither KILL nor STOP, TO may be 0 for none, at most 64 times",
         ),
         _ => (
             "remap",
             "CODE or FROM:TO, exit codes 0 to 255, at most 64 times",
         ),
     };
-    Misuse::Value { option, allowed }
+    Misuse::Value {
+        option,
+        given,
+        allowed,
+    }
 }
 
 fn pair(value: &[u8]) -> Option<(&[u8], &[u8])> {
@@ -249,6 +264,8 @@ mod tests {
 
     #[test]
     fn options_of_tini_and_dumb_init_are_understood() {
+        assert!(alone(&[c"-gvc", c"sh"]).group);
+        assert!(!alone(&[c"-swc", c"sh"]).group);
         let tini = alone(&[
             c"-s", c"-g", c"-vvv", c"-w", c"-p", c"SIGKILL", c"-e", c"143", c"sh",
         ]);
@@ -295,15 +312,18 @@ mod tests {
             (&[c"-r", c"15", c"sh"], "rewrite"),
             (&[c"-r", c"0:1", c"sh"], "rewrite"),
             (&[c"-r", c"NOPE:1", c"sh"], "rewrite"),
+            (&[c"-r", c"KILL:TERM", c"sh"], "rewrite"),
+            (&[c"-r", c"19:TERM", c"sh"], "rewrite"),
             (&[c"-e", c"256", c"sh"], "remap"),
             (&[c"--plan"], "plan"),
+            (&[c"--plan", c"/plan", c"sh"], "plan"),
         ] {
             match parse(words.iter().copied()) {
                 Err(Misuse::Value { option: named, .. }) => assert_eq!(named, option),
                 other => panic!("{words:?}: {other:?}"),
             }
         }
-        for word in [c"-x", c"--nope", c"--graceful", c"-gg"] {
+        for word in [c"-x", c"--nope", c"--graceful", c"-gx"] {
             assert_eq!(parse([word, c"sh"].into_iter()), Err(Misuse::Option(word)));
         }
     }

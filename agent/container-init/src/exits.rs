@@ -112,17 +112,17 @@ impl ExitRecord {
             return Err(Malformed::Invalid("record checksum"));
         }
         let mut r = Reader::new(covered);
-        if r.u32("record magic")? != MAGIC {
+        if r.u32("record magic") != MAGIC {
             return Err(Malformed::Invalid("record magic"));
         }
-        let (seq, create_generation) = (r.u64("seq")?, r.u64("create generation")?);
-        let (generation, pid) = (r.u64("generation")?, r.u32("pid")?);
-        let (flags, value, name_length) = (r.u8("status")?, r.u8("status")?, r.u8("name length")?);
+        let (seq, create_generation) = (r.u64("seq"), r.u64("create generation"));
+        let (generation, pid) = (r.u64("generation"), r.u32("pid"));
+        let (flags, value, name_length) = (r.u8("status"), r.u8("status"), r.u8("name length"));
         let status = match flags & 1 {
             0 => ExitStatus::Code(value),
             _ => ExitStatus::Signal(value),
         };
-        let kept = r.bytes(NAME_SIZE, "name")?;
+        let kept = r.bytes(NAME_SIZE, "name");
         let used = kept
             .get(..usize::from(name_length))
             .ok_or(Malformed::Invalid("name length"))?;

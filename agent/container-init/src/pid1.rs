@@ -56,7 +56,7 @@ fn run(
             supervise(plan, inherited, None, disk, &mut arena.turn)
         }
         Ok(Mode::Alone(alone)) => {
-            let options = slots.alone.insert(alone);
+            let options = slots.alone.write(alone);
             let argv = arguments.skip(options.command);
             let command = Command {
                 argv,

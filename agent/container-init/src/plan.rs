@@ -108,31 +108,31 @@ impl<'a> Plan<'a> {
     /// Reads a whole plan file and checks all of it; the fault names the object.
     pub fn decode(file: &'a [u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(file);
-        if r.bytes(MAGIC.len(), "plan magic")? != MAGIC {
-            return Err(Malformed::Invalid("plan magic"));
+        if r.bytes(MAGIC.len(), "plan magic") != MAGIC {
+            r.invalid("plan magic");
         }
-        if r.u16("plan version")? != VERSION {
-            return Err(Malformed::Invalid("plan version"));
+        if r.u16("plan version") != VERSION {
+            r.invalid("plan version");
         }
-        r.u16("plan header")?;
-        let sealed = r.block("plan body")?;
+        r.u16("plan header");
+        let sealed = r.block("plan body");
         r.end("plan")?;
         let mut r = Reader::new(sealed);
-        let crc = r.u32("plan checksum")?;
+        let crc = r.u32("plan checksum");
         if crc != crc32(r.rest_ref()) {
-            return Err(Malformed::Invalid("plan checksum"));
+            r.invalid("plan checksum");
         }
         let plan = Self {
-            container_id: r.text("container id")?,
-            create_generation: r.u64("create generation")?,
-            ctl_socket: r.c_text("ctl socket path")?,
-            run_dir: r.c_text("run directory")?,
-            exits: r.c_text("exit ring path")?,
-            stop_grace_ms: r.u32("stop grace")?,
-            signals: Rewrites::decode(&mut r, "signal rewrites")?,
-            exit_codes: Rewrites::decode(&mut r, "exit code rewrites")?,
-            processes: Processes::decode(&mut r, "processes")?,
-            looks: Looks::decode(&mut r)?,
+            container_id: r.text("container id"),
+            create_generation: r.u64("create generation"),
+            ctl_socket: r.c_text("ctl socket path"),
+            run_dir: r.c_text("run directory"),
+            exits: r.c_text("exit ring path"),
+            stop_grace_ms: r.u32("stop grace"),
+            signals: Rewrites::decode(&mut r, "signal rewrites"),
+            exit_codes: Rewrites::decode(&mut r, "exit code rewrites"),
+            processes: Processes::decode(&mut r, "processes"),
+            looks: Looks::decode(&mut r),
         };
         r.end("plan body")?;
         plan.check()?;
@@ -141,7 +141,7 @@ impl<'a> Plan<'a> {
 
     /// Rules that a single field cannot tell.
     fn check(&self) -> Result<(), Malformed> {
-        let count = self.processes.iter().count();
+        let count = self.processes.len();
         if count == 0 || count > MAX_PROCESSES {
             return Err(Malformed::Invalid("number of processes"));
         }

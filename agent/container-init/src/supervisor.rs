@@ -90,6 +90,8 @@ impl<'p> Supervisor<'p> {
     }
 
     /// Takes one input and returns what to do, in order; `room` is where that is put.
+    // What it is decided with is not to be on the stack while it is done.
+    #[inline(never)]
     pub fn step<'r>(
         &mut self,
         input: Input<'r>,

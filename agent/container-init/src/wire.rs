@@ -1,7 +1,7 @@
 //! Bounds-checked little-endian reading and writing over plain slices.
 //!
-//! Promises: no panic, no allocation; a writer that ran out of room says so once, at the end; a
-//! reader hands out borrowed slices only. Knows nothing of frames or plans.
+//! Promises: no panic, no allocation; a writer that ran out of room, and a reader that met a fault,
+//! say so once, at the end; a reader hands out borrowed slices only. Knows nothing of frames or plans.
 
 use core::ffi::CStr;
 use core::fmt;
@@ -65,6 +65,7 @@ impl<'b> Writer<'b> {
         }
     }
 
+    #[inline(never)]
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         let room = self
             .at
@@ -146,79 +147,111 @@ impl<'b> Writer<'b> {
     }
 }
 
-/// Reads from a slice; every fault names the object that was read.
+/// Reads from a slice. After a fault there is nothing more to read: everything is zero or empty, and
+/// [`Reader::end`] tells the first fault, which names the object that was read.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
+    fault: Option<Malformed>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
-    }
-
-    pub(crate) fn bytes(
-        &mut self,
-        length: usize,
-        what: &'static str,
-    ) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or(Malformed::Truncated(what))?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Malformed> {
-        let (taken, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(Malformed::Truncated(what))?;
-        self.rest = rest;
-        Ok(*taken)
-    }
-
-    pub(crate) fn u8(&mut self, what: &'static str) -> Result<u8, Malformed> {
-        self.array(what).map(u8::from_le_bytes)
-    }
-
-    pub(crate) fn u16(&mut self, what: &'static str) -> Result<u16, Malformed> {
-        self.array(what).map(u16::from_le_bytes)
-    }
-
-    pub(crate) fn u32(&mut self, what: &'static str) -> Result<u32, Malformed> {
-        self.array(what).map(u32::from_le_bytes)
-    }
-
-    pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, Malformed> {
-        self.array(what).map(u64::from_le_bytes)
-    }
-
-    pub(crate) fn flag(&mut self, what: &'static str) -> Result<bool, Malformed> {
-        match self.u8(what)? {
-            0 => Ok(false),
-            1 => Ok(true),
-            _ => Err(Malformed::Invalid(what)),
+        Self {
+            rest: bytes,
+            fault: None,
         }
     }
 
-    pub(crate) fn text(&mut self, what: &'static str) -> Result<&'a str, Malformed> {
-        let length = self.u16(what)?;
-        let bytes = self.bytes(usize::from(length), what)?;
-        core::str::from_utf8(bytes).map_err(|_| Malformed::Invalid(what))
+    #[inline(never)]
+    pub(crate) fn bytes(&mut self, length: usize, what: &'static str) -> &'a [u8] {
+        if let Some((taken, rest)) = self.rest.split_at_checked(length) {
+            self.rest = rest;
+            return taken;
+        }
+        self.fail(Malformed::Truncated(what));
+        &[]
     }
 
-    pub(crate) fn c_text(&mut self, what: &'static str) -> Result<&'a CStr, Malformed> {
-        let length = usize::try_from(self.u32(what)?).map_err(|_| Malformed::Invalid(what))?;
-        let with_nul = length.checked_add(1).ok_or(Malformed::Invalid(what))?;
-        let bytes = self.bytes(with_nul, what)?;
-        CStr::from_bytes_with_nul(bytes).map_err(|_| Malformed::Invalid(what))
+    /// What was read is none of the values that are allowed.
+    pub(crate) fn invalid(&mut self, what: &'static str) {
+        self.fail(Malformed::Invalid(what));
+    }
+
+    #[inline(never)]
+    fn fail(&mut self, fault: Malformed) {
+        self.fault.get_or_insert(fault);
+        self.rest = &[];
+    }
+
+    /// Whether there was no fault.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.fault.is_none()
+    }
+
+    #[inline(never)]
+    fn number(&mut self, size: usize, what: &'static str) -> u64 {
+        let bytes = self.bytes(size, what).iter().rev();
+        bytes.fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    pub(crate) fn u8(&mut self, what: &'static str) -> u8 {
+        self.number(1, what) as u8
+    }
+
+    pub(crate) fn u16(&mut self, what: &'static str) -> u16 {
+        self.number(2, what) as u16
+    }
+
+    pub(crate) fn u32(&mut self, what: &'static str) -> u32 {
+        self.number(4, what) as u32
+    }
+
+    pub(crate) fn u64(&mut self, what: &'static str) -> u64 {
+        self.number(8, what)
+    }
+
+    /// One of these, by its place.
+    pub(crate) fn one_of<T: Copy, const N: usize>(
+        &mut self,
+        what: &'static str,
+        allowed: [T; N],
+    ) -> T {
+        let number = usize::from(self.u8(what));
+        self.known(what, allowed.get(number).copied(), allowed[0])
+    }
+
+    /// What was read, where it means anything; else a fault.
+    pub(crate) fn known<T>(&mut self, what: &'static str, meaning: Option<T>, instead: T) -> T {
+        meaning.unwrap_or_else(|| {
+            self.invalid(what);
+            instead
+        })
+    }
+
+    #[inline(never)]
+    pub(crate) fn flag(&mut self, what: &'static str) -> bool {
+        self.one_of(what, [false, true])
+    }
+
+    #[inline(never)]
+    pub(crate) fn text(&mut self, what: &'static str) -> &'a str {
+        let length = self.u16(what);
+        let bytes = self.bytes(usize::from(length), what);
+        self.known(what, core::str::from_utf8(bytes).ok(), "")
+    }
+
+    #[inline(never)]
+    pub(crate) fn c_text(&mut self, what: &'static str) -> &'a CStr {
+        let length = self.u32(what) as usize;
+        let bytes = self.bytes(length.saturating_add(1), what);
+        self.known(what, CStr::from_bytes_with_nul(bytes).ok(), c"")
     }
 
     /// The bytes of an object written between `open` and `close`.
-    pub(crate) fn block(&mut self, what: &'static str) -> Result<&'a [u8], Malformed> {
-        let length = usize::try_from(self.u32(what)?).map_err(|_| Malformed::Invalid(what))?;
+    #[inline(never)]
+    pub(crate) fn block(&mut self, what: &'static str) -> &'a [u8] {
+        let length = self.u32(what) as usize;
         self.bytes(length, what)
     }
 
@@ -230,11 +263,18 @@ impl<'a> Reader<'a> {
         core::mem::take(&mut self.rest)
     }
 
+    /// Takes over the fault of what was read from a part, which has to be read to its end.
+    pub(crate) fn end_of(&mut self, part: &Reader<'_>, what: &'static str) {
+        if let Err(fault) = part.end(what) {
+            self.fail(fault);
+        }
+    }
+
     pub(crate) fn end(&self, what: &'static str) -> Result<(), Malformed> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(Malformed::Trailing(what))
+        match self.fault {
+            Some(fault) => Err(fault),
+            None if self.rest.is_empty() => Ok(()),
+            None => Err(Malformed::Trailing(what)),
         }
     }
 }

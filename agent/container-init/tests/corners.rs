@@ -8,9 +8,11 @@ mod command;
 mod container;
 
 use std::process::Command;
+use std::sync::OnceLock;
 
-use command::{PLACES, Place, Running, kill};
-use container::{Agent, Container, Spec, children, until};
+use command::{PLACES, Place, Running, compiled, kill};
+use container::{Agent, Container, Settings, Spec, children, until};
+use container_init::plan::Readiness;
 use container_init::protocol::{EnvList, Request, Restart, Start};
 
 const STOP: u32 = 19;
@@ -135,6 +137,77 @@ fn a_zombie_of_a_living_parent_is_that_parents() {
     assert_eq!(state(zombie), 'Z');
 }
 
+/// tests/strangers.c, built once.
+fn strangers() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| compiled("strangers"))
+}
+
+#[test]
+fn an_orphan_that_somebody_traces_is_reaped_when_the_tracer_has_gone() {
+    for place in PLACES {
+        let script = format!(
+            "{} traced & echo tracer $!; wait; exec busybox sleep 1000",
+            strangers()
+        );
+        let running = Running::script(place, &[], &script);
+        let init = running.pid.as_raw_nonzero().get().cast_unsigned();
+        assert!(running.line().starts_with("tracer"));
+        let _traced = running.line();
+        let mut orphan = 0;
+        until("the orphan to be a zombie of ours", || {
+            let mut zombies = children(init)
+                .into_iter()
+                .filter(|child| state(*child) == 'Z');
+            orphan = zombies.next().unwrap_or(0);
+            orphan != 0
+        });
+        // It is ours, but not ours to take yet.
+        running.kill(28);
+        until("the signal to be taken", || !running.has_pending());
+        assert_eq!(state(orphan), 'Z', "{place:?}");
+        let tracer = children(running.command())[0];
+        kill(tracer, 9);
+        until("it to be reaped", || children(init).len() == 1);
+    }
+}
+
+#[test]
+fn an_orphan_whose_end_is_signalled_to_nobody_is_reaped() {
+    for place in PLACES {
+        let script = format!("{} quiet; echo left; exec busybox sleep 1000", strangers());
+        let running = Running::script(place, &[], &script);
+        let init = running.pid.as_raw_nonzero().get().cast_unsigned();
+        running.wait_for_line("left");
+        until("only the command is left", || children(init).len() == 1);
+    }
+}
+
+#[test]
+fn who_forks_for_ever_ends_with_the_rest() {
+    // As a subreaper below a shell that is pid 1: nothing of it could outlive the test.
+    for place in ["", "exec"] {
+        let script = format!(
+            "{place} {} -t 0 -- /bin/busybox sh -c 'for n in 1 2 3 4 5 6; do {} walk & done; busybox sleep 0.3; exit 3'
+            echo code $?
+            busybox cut -d' ' -f5 /proc/loadavg; busybox sleep 0.2; busybox cut -d' ' -f5 /proc/loadavg",
+            container::program().display(),
+            strangers()
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+        command.args(["/bin/sh", "-c", &script]);
+        let mut running = Running::spawn(Place::Subreaper, command);
+        if place == "exec" {
+            assert_eq!(running.exit_code(), 3);
+            continue;
+        }
+        assert_eq!(running.line(), "code 3");
+        let pids = [running.line(), running.line()].map(|pid| pid.parse::<u32>().unwrap());
+        assert!(pids[1] - pids[0] < 10, "nobody forks any more: {pids:?}");
+    }
+}
+
 #[test]
 fn a_command_whose_first_thread_left_ends_with_its_last() {
     let directory = tempfile::tempdir().unwrap();
@@ -224,4 +297,169 @@ fn a_restart_in_place_waits_until_nobody_listens_on_its_port() {
     // A port that nobody holds is no reason to wait.
     agent.ask(restart("app", 10));
     container.wait_for_line("began");
+}
+
+#[test]
+fn a_term_at_any_moment_of_the_agents_start_ends_the_container() {
+    for round in 0..60u64 {
+        let gated = |name| Spec {
+            readiness: Readiness::NewlineFd {
+                fd: 7,
+                timeout_ms: 20_000,
+            },
+            ..Spec::agent(name, &[]).script("busybox usleep 500; echo >&7; exec busybox sleep 1000")
+        };
+        let app = Spec::app(&[]).script("exec busybox sleep 1000");
+        let (mut container, listener) = Container::run(&[gated("a"), gated("b"), gated("c"), app]);
+        let mut agent = Agent::accept(&listener);
+        let moment = std::time::Instant::now();
+        while moment.elapsed().as_micros() < u128::from(round * 200) {
+            std::hint::spin_loop();
+        }
+        agent.kill(rustix::process::Signal::TERM);
+        agent.wait_for("Stopped");
+        assert_eq!(container.exit_code(), 143, "round {round}");
+        container.assert_nothing_more();
+    }
+}
+
+#[test]
+fn an_app_that_ends_well_before_it_is_ready_was_never_ready() {
+    let app = Spec {
+        readiness: Readiness::Notify { timeout_ms: 20_000 },
+        ..Spec::app(&[]).script("exit 0")
+    };
+    let (mut container, listener) = Container::run(&[app]);
+    let mut agent = Agent::accept(&listener);
+    agent.wait_for("Armed");
+    agent.start(8);
+    assert!(agent.said().unwrap().starts_with("AppStarted"));
+    let ended = agent.said().unwrap();
+    assert!(ended.contains("status: Code(0)"), "{ended}");
+    assert_eq!(agent.said().unwrap(), "Stopped");
+    assert_eq!(container.exit_code(), 0);
+}
+
+#[test]
+fn a_budget_is_shorter_than_the_graces_inside_it() {
+    let deaf = "trap '' TERM; echo deaf; while :; do busybox sleep 1; done";
+    let patient = |spec: Spec| Spec {
+        stop_grace_ms: 600_000,
+        ..spec.script(deaf)
+    };
+    let specs = [patient(Spec::agent("a", &[])), patient(Spec::app(&[]))];
+    let (mut container, listener) = Container::run(&specs);
+    let mut agent = Agent::accept(&listener);
+    container.wait_for_line("deaf");
+    agent.wait_for("Armed");
+    agent.start(8);
+    container.wait_for_line("deaf");
+    let asked = std::time::Instant::now();
+    agent.ask(Request::Stop { budget_ms: 500 });
+    for name in ["app", "a"] {
+        let ended = agent.wait_for("Exited");
+        let killed = ended.contains(&format!("name: \"{name}\"")) && ended.contains("Signal(9)");
+        assert!(killed, "{ended}");
+    }
+    assert_eq!(container.exit_code(), 137);
+    assert!(asked.elapsed() < container::PATIENCE / 2);
+}
+
+#[test]
+fn an_argument_that_the_kernel_does_not_take_is_126() {
+    // MAX_ARG_STRLEN of execve(2) is 128 KiB.
+    let app = Spec::app(&["/bin/busybox", "true", &"x".repeat(140_000)]);
+    let (mut container, listener) = Container::run(&[app]);
+    let mut agent = Agent::accept(&listener);
+    agent.wait_for("Armed");
+    agent.start(8);
+    assert!(agent.wait_for("Exited").contains("status: Code(126)"));
+    container.wait_for_line("container-init: app: cannot execute: errno 7");
+    assert_eq!(container.exit_code(), 126);
+}
+
+#[test]
+fn what_the_runtime_left_open_is_nobodys_and_the_input_is_the_apps() {
+    // A directory of the host among it, as in CVE-2024-21626.
+    let script = "exec \"$@\" 8</ 9</etc/passwd <<END\ntyped\nEND\n";
+    let settings = Settings {
+        wrapper: ["sh", "-c", script, "sh"].map(str::to_owned).to_vec(),
+        ..Settings::default()
+    };
+    let shows = "echo $1 $(echo /proc/self/fd/*); read word || word=nothing; echo read $word; exec busybox sleep 1000";
+    let shows = shows.replace("$1", "$NAME");
+    let named = |spec: Spec, name: &str| {
+        let mut spec = spec.script(&shows);
+        spec.env
+            .push(std::ffi::CString::new(format!("NAME={name}")).unwrap());
+        spec
+    };
+    let specs = [
+        named(Spec::agent("a", &[]), "agent"),
+        named(Spec::app(&[]), "app"),
+    ];
+    let directory = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(directory.path().join("gate.sock"));
+    let listener = listener.unwrap();
+    let container = Container::run_in(directory, &specs, settings);
+    let mut agent = Agent::accept(&listener);
+    // 3 is the directory that the shell reads.
+    let own = |fds: &str| fds.replace("/proc/self/fd/", "");
+    assert_eq!(own(&container.line()), "agent 0 1 2 3");
+    assert_eq!(container.line(), "read nothing");
+    agent.wait_for("Armed");
+    agent.start(8);
+    assert_eq!(own(&container.line()), "app 0 1 2 3");
+    assert_eq!(container.line(), "read typed");
+}
+
+#[test]
+fn who_forks_for_ever_does_not_survive_a_restart_in_place() {
+    // Beside an agent, so that it has to be found among others.
+    let script = format!(
+        "echo began; if test -n \"$WALKS\"; then {} walk & fi; exec busybox sleep 1000",
+        strangers()
+    );
+    let specs = [
+        Spec::agent("a", &[]).script("exec busybox sleep 1000"),
+        Spec::app(&[]).script(&script),
+    ];
+    let settings = Settings {
+        own_proc: true,
+        ..Settings::default()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(directory.path().join("gate.sock"));
+    let listener = listener.unwrap();
+    let container = Container::run_in(directory, &specs, settings);
+    let mut agent = Agent::accept(&listener);
+    agent.wait_for("Armed");
+    agent.start_with(8, &[("WALKS", "yes")]);
+    container.wait_for_line("began");
+    let init = outer(&agent);
+    until("it to walk", || children(init).len() > 2);
+    agent.ask(Request::Restart(Restart {
+        process: "app",
+        budget_ms: 20_000,
+        start: Start {
+            generation: 9,
+            task_id: "t",
+            traceparent: "",
+            env: EnvList::new(&[]),
+        },
+    }));
+    agent.wait_for("Replaced");
+    container.wait_for_line("began");
+    assert!(agent.wait_for("AppStarted").contains("generation: 9"));
+    agent.ask(Request::Status);
+    agent.wait_for("Status");
+    for _ in 0..200 {
+        let walks = |pid: u32| {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| name == "strangers\n")
+        };
+        let all = children(init);
+        assert!(!all.into_iter().any(walks), "it walks on");
+        std::thread::yield_now();
+    }
 }

@@ -14,24 +14,13 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use command::{PLACES, Place, Running};
+use command::{PLACES, Place, Running, compiled};
 use container::{PATIENCE, program, until};
 
 /// tests/surroundings.c, built once.
-fn surroundings() -> PathBuf {
-    static BUILT: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let directory = BUILT.get_or_init(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/surroundings.c");
-        let built = Command::new("cc")
-            .arg("-o")
-            .arg(directory.path().join("surroundings"))
-            .arg(source)
-            .status();
-        assert!(built.unwrap().success());
-        directory
-    });
-    directory.path().join("surroundings")
+fn surroundings() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| compiled("surroundings"))
 }
 
 /// `surroundings WHAT container-init -- busybox sh -c SCRIPT`.
@@ -199,6 +188,42 @@ fn closed_standard_streams_stay_harmless() {
 }
 
 #[test]
+fn standard_input_is_the_commands_to_its_end() {
+    let mut child = Command::new(program())
+        .args(["--", "busybox", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, b"typed").unwrap();
+    drop(stdin);
+    // cat ends where its input does: nobody else holds the other end.
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        (output.status.code(), &output.stdout[..]),
+        (Some(0), &b"typed"[..])
+    );
+}
+
+#[test]
+fn where_everybody_is_more_than_ours_nobody_asks_for_everybody() {
+    // Whoever called kill(-1) would end by SIGSYS: 159.
+    for options in [&["-t", "1"][..], &["-g", "-t", "1"]] {
+        let mut running = within("deny-everybody", options, LEAVES);
+        assert_eq!(running.exit_code(), 3);
+        assert_eq!(running.rest(), Vec::<String>::new(), "nobody is left");
+    }
+    let deaf = "trap '' TERM; echo set; while :; do busybox sleep 1000; done";
+    let mut running = within("deny-everybody", &[], deaf);
+    running.wait_for_line("set");
+    running.kill(15);
+    until("the first to be taken", || !running.has_pending());
+    running.kill(15);
+    assert_eq!(running.exit_code(), 137);
+}
+
+#[test]
 fn a_reader_that_left_is_not_our_end() {
     let (read, write) = std::io::pipe().unwrap();
     let mut child = Command::new(program())
@@ -242,12 +267,13 @@ fn a_terminal_is_handed_over_with_its_job_control() {
         .arg("terminal")
         .arg(program())
         .args(["--", "/bin/busybox", "sh", "-c"])
-        .arg("trap 'echo hup' HUP; busybox tty >/dev/null && echo terminal; read word; echo word $word; trap 'echo int; exit 4' INT; echo ready; while :; do busybox sleep 0.05; done")
+        .arg("trap 'echo hup' HUP; busybox tty >/dev/null && echo terminal; read word; echo word $word; trap 'echo int; exit 4' INT; trap 'echo sized $(busybox stty size)' WINCH; echo ready; while :; do busybox sleep 0.05; done")
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout).replace('\r', "");
     let lines: Vec<&str> = said.lines().map(str::trim).collect();
-    for wanted in ["terminal", "word typed", "ready", "int", "exit 4"] {
+    let sized = "sized 33 44";
+    for wanted in ["terminal", "word typed", "ready", sized, "int", "exit 4"] {
         assert!(
             lines.iter().any(|line| line.ends_with(wanted)),
             "{wanted}: {said}"

@@ -66,6 +66,20 @@ fn a_command_that_a_signal_ended_is_128_and_its_number() {
 }
 
 #[test]
+fn a_core_dump_changes_no_exit_code_and_one_beyond_255_is_cut_as_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    for place in PLACES {
+        let script = format!(
+            "cd {} && ulimit -c unlimited && busybox kill -6 $$",
+            directory.path().display()
+        );
+        assert_eq!(ends_with(place, &[], &script), 134, "{place:?}");
+        assert_eq!(ends_with(place, &[], "exit 256"), 0);
+        assert_eq!(ends_with(place, &[], "exit 300"), 44);
+    }
+}
+
+#[test]
 fn what_cannot_be_executed_is_126_and_what_is_not_there_127() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str, content: &[u8], mode| {
@@ -95,6 +109,7 @@ fn what_cannot_be_executed_is_126_and_what_is_not_there_127() {
         (busy, 126, "errno 26"),
         ("/no/such/command".to_owned(), 127, "errno 2"),
         ("no-such-command-in-path".to_owned(), 127, "errno 2"),
+        (String::new(), 127, "errno 2"),
         (format!("/{}", "x".repeat(300)), 126, "errno 36"),
     ];
     for place in PLACES {
@@ -124,7 +139,16 @@ fn a_wrong_command_line_is_125_and_says_what_is_allowed() {
         (&["-x", "true"][..], "no option -x; try --help"),
         (
             &["-t", "soon", "true"],
-            "value of --grace: allowed is seconds, at most 4294967",
+            "value 'soon' of --grace: allowed is seconds, at most 4294967",
+        ),
+        (&["-t"], "value '' of --grace: allowed is seconds"),
+        (
+            &["-r", "NOPE:1", "true"],
+            "value 'NOPE:1' of --rewrite: allowed is FROM:TO, signals like TERM or 15",
+        ),
+        (
+            &["--plan", "/plan", "true"],
+            "value 'true' of --plan: allowed is the path of a plan, and nothing behind it",
         ),
         (&[], "nothing to run"),
         (&["--"], "nothing to run"),

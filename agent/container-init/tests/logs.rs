@@ -478,8 +478,9 @@ fn restarts_leak_no_descriptor() {
     for _ in 0..2000 {
         host.agent.wait_for("Exited");
     }
-    // What a restart itself opens for an instant is no leak.
-    until("as many are open as before", || descriptors() <= before);
+    // What a restart itself opens for an instant is no leak; a leak is one of each.
+    let after = descriptors();
+    assert!(after < before + 20, "{before}, then {after}");
     until("all of them have written", || {
         host.text("a.log").lines().count() >= 2000
     });

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+#[allow(dead_code, reason = "each test file uses its part")]
+mod command;
 #[allow(dead_code, reason = "shared with the tests of plans")]
 mod container;
 
@@ -10,7 +12,7 @@ use std::path::PathBuf;
 
 use container::{Agent, Container, Settings, Spec, until};
 use container_init::plan::Limits;
-use container_init::protocol::Request;
+use container_init::protocol::{EnvList, Request, Restart, Start};
 
 /// A cgroup of one controller; gone with the test.
 struct Cgroup(PathBuf);
@@ -237,6 +239,45 @@ fn a_kill_by_cgroup_reaches_who_left_session_and_group_and_is_frozen() {
 }
 
 #[test]
+fn a_restart_by_cgroup_ends_who_forks_for_ever() {
+    let (cgroups, wrapper) = delegated("walk");
+    let walks = format!(
+        "echo began; if test -n \"$WALKS\"; then {} walk & fi; exec busybox sleep 1000",
+        command::compiled("strangers")
+    );
+    let app = Spec {
+        limits: Some(NO_LIMITS),
+        ..Spec::app(&[]).script(&walks)
+    };
+    let specs = [Spec::agent("a", &[]).script("exec busybox sleep 1000"), app];
+    let (container, _listener, mut agent) = run(&specs, wrapper);
+    agent.start_with(8, &[("WALKS", "yes")]);
+    container.wait_for_line("began");
+    let [_, _, pids, _] = &cgroups[..] else {
+        panic!("four controllers");
+    };
+    until("it to walk", || {
+        pids.get("p-app/cgroup.procs").lines().count() > 1
+    });
+    agent.ask(Request::Restart(Restart {
+        process: "app",
+        budget_ms: 20_000,
+        start: Start {
+            generation: 9,
+            task_id: "t",
+            traceparent: "",
+            env: EnvList::new(&[]),
+        },
+    }));
+    agent.wait_for("Replaced");
+    container.wait_for_line("began");
+    assert!(agent.wait_for("AppStarted").contains("generation: 9"));
+    until("the app is alone", || {
+        pids.get("p-app/pids.current") == "1\n"
+    });
+}
+
+#[test]
 fn a_process_with_limits_is_not_run_where_nobody_could_enforce_them() {
     let limited = Spec {
         limits: Some(Limits {
@@ -264,4 +305,48 @@ fn a_process_with_limits_is_not_run_where_nobody_could_enforce_them() {
         assert!(status.contains("armed: true"), "it holds nobody: {status}");
         status.contains("BackingOff")
     });
+}
+
+#[test]
+fn without_room_for_another_process_it_says_so_and_goes_on_when_there_is() {
+    let cgroup = Cgroup::make("pids", "full");
+    let specs = [
+        Spec::agent("helper", &[])
+            .optional()
+            .script("echo up; exec busybox sleep 1000"),
+        Spec::app(&[]).script("exec busybox sleep 1000"),
+    ];
+    let (mut container, _listener, mut agent) = run(&specs, cgroup.wrapper("pids"));
+    agent.start(8);
+    agent.wait_for("AppReady");
+    container.wait_for_line("up");
+    cgroup.set("pids.max", "1");
+    let init = agent.pid.as_raw_nonzero().get().cast_unsigned();
+    let helper = container::children(init)[0].cast_signed();
+    let helper = rustix::process::Pid::from_raw(helper).unwrap();
+    rustix::process::kill_process(helper, rustix::process::Signal::KILL).unwrap();
+    container.wait_for_line("container-init: helper: cannot make a process: errno 11");
+    cgroup.set("pids.max", "max");
+    container.wait_for_line("up");
+    cgroup.set("pids.max", "1");
+    agent.ask(Request::Stop { budget_ms: 60_000 });
+    agent.wait_for("Stopped");
+    assert_eq!(container.exit_code(), 143);
+}
+
+#[test]
+fn a_child_of_the_app_that_ran_out_of_memory_is_counted_and_not_taken_for_the_app() {
+    let cgroup = Cgroup::make("memory", "grandchild");
+    cgroup.set("memory.limit_in_bytes", &LIMIT.to_string());
+    let script = "busybox tail /dev/zero; echo went on after $?; exec busybox sleep 1000";
+    let (container, _listener, mut agent) =
+        run(&[Spec::app(&[]).script(script)], cgroup.wrapper("memory"));
+    agent.start(8);
+    container.wait_for_line("went on after 137");
+    agent.ask(Request::Processes);
+    let told = agent.wait_for("Processes");
+    assert!(told.contains("kills: 1"), "{told}");
+    agent.ask(Request::Stop { budget_ms: 60_000 });
+    let ended = agent.wait_for("Exited");
+    assert!(ended.contains("oom: false"), "{ended}");
 }

@@ -10,18 +10,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 int main(int count, char **words) {
 	sigset_t set;
 	if (count == 2 && !strcmp(words[1], "receive")) {
+		/* Not through libc, which keeps 32 and 33 for itself. */
+		unsigned long all = ~0ul;
 		siginfo_t info;
-		sigfillset(&set);
-		sigprocmask(SIG_SETMASK, &set, NULL);
+		syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof all);
 		setvbuf(stdout, NULL, _IOLBF, 0);
 		puts("set");
 		for (;;)
-			if (sigwaitinfo(&set, &info) > 0)
+			if (syscall(SYS_rt_sigtimedwait, &all, &info, NULL, sizeof all) > 0)
 				printf("%d %d\n", info.si_signo, info.si_code == SI_QUEUE ? info.si_value.sival_int : 0);
 	}
 	if (count == 5 && !strcmp(words[1], "send")) {

@@ -8,11 +8,12 @@ mod command;
 mod container;
 
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use command::{PLACES, Place, Running, kill};
+use command::{PLACES, Place, Running, compiled, kill};
 use container::{PATIENCE, children, program, until};
 
 /// Says `got N` for every signal that a shell can trap: all but KILL, STOP, its own CHLD, and the two
@@ -26,17 +27,14 @@ const LISTENS: &str = "
 
 /// tests/signals.c, built once.
 fn workload() -> &'static str {
-    static BUILT: OnceLock<(tempfile::TempDir, String)> = OnceLock::new();
-    let (_, path) = BUILT.get_or_init(|| {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("signals");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/signals.c");
-        let built = Command::new("cc").arg("-o").arg(&path).arg(source).status();
-        assert!(built.unwrap().success());
-        let path = path.to_str().unwrap().to_owned();
-        (directory, path)
-    });
-    path
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| compiled("signals"))
+}
+
+/// tests/strangers.c, built once.
+fn strangers() -> &'static str {
+    static BUILT: OnceLock<String> = OnceLock::new();
+    BUILT.get_or_init(|| compiled("strangers"))
 }
 
 fn can_be_trapped(signal: u32) -> bool {
@@ -53,6 +51,19 @@ fn every_signal_reaches_the_commands_handler() {
         for signal in others.filter(|signal| can_be_trapped(*signal)).chain([15]) {
             running.kill(signal);
             running.wait_for_line(&format!("got {signal}"));
+        }
+    }
+}
+
+#[test]
+fn every_signal_that_can_be_caught_is_passed_on_also_those_that_libc_keeps() {
+    for place in PLACES {
+        let running = Running::words(place, &["--", workload(), "receive"]);
+        running.wait_for_line("set");
+        let others = (1..=64).filter(|signal| !matches!(signal, 9 | 15 | 19));
+        for signal in others.chain([15]) {
+            running.kill(signal);
+            running.wait_for_line(&format!("{signal} 0"));
         }
     }
 }
@@ -203,6 +214,41 @@ fn a_fault_signal_that_somebody_sends_is_the_commands_and_harms_nobody_else() {
         running.kill(signal);
         running.wait_for_line(&format!("got {signal}"));
         assert!(running.runs());
+    }
+}
+
+#[test]
+fn a_fault_of_our_own_ends_all_of_it() {
+    for place in PLACES {
+        let mut running = sleeping(place);
+        let faulted = Command::new(strangers())
+            .args(["fault", &running.pid.to_string()])
+            .status();
+        assert!(faulted.unwrap().success());
+        assert_eq!(running.exit_code(), 128 + 11, "{place:?}");
+    }
+}
+
+#[test]
+fn signals_for_a_command_that_has_ended_harm_nobody() {
+    for place in PLACES {
+        let script = "
+            (busybox setsid busybox sh -c \"trap '' TERM; echo left; exec busybox sleep 1000\" &)
+            busybox sleep 0.2; exit 3";
+        let mut running = Running::script(place, &["-t", "60"], script);
+        let command = running.command();
+        running.wait_for_line("left");
+        until("the command's end", || {
+            !Path::new(&format!("/proc/{command}")).exists()
+        });
+        for signal in [1, 10, 28, 34, 15] {
+            running.kill(signal);
+        }
+        until("them to be taken", || !running.has_pending());
+        assert!(running.runs(), "one TERM is no reason to kill: {place:?}");
+        running.kill(15);
+        assert_eq!(running.exit_code(), 3, "{place:?}");
+        assert_eq!(running.rest(), Vec::<String>::new(), "nobody is left");
     }
 }
 

@@ -144,6 +144,10 @@ fn a_process_that_is_stuck_in_the_kernel_is_told_and_holds_nobody_up() {
     agent.kill(Signal::TERM);
     let left = agent.wait_for("LeftBehind");
     assert!(left.contains("stuck"), "{left}");
+    let said = container.line();
+    let own = "container-init: stuck: killed and does not go, pid ";
+    assert!(said.starts_with(own), "{said}");
+    container.wait_for_line("container-init: ends, although what was killed is not gone");
     // Init has ended; the kernel keeps its namespace until everybody in it is gone.
     until("init to end", || {
         let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).unwrap();

@@ -2,9 +2,11 @@
  *
  *   surroundings deny ERRNO PROGRAM...           newer system calls answer ERRNO
  *   surroundings deny-signalfd ERRNO PROGRAM...  signalfd4 answers ERRNO
+ *   surroundings deny-everybody PROGRAM...       kill(2) of -1 is the end of who calls it
  *   surroundings close DIGITS PROGRAM...         closes these descriptors
  *   surroundings descriptors PROGRAM...          leaves 3, 4 and 7 open, LISTEN_PID is its pid
- *   surroundings terminal PROGRAM...             on a terminal that it leads; types, interrupts
+ *   surroundings terminal PROGRAM...             on a terminal that it leads; types a word, makes the
+ *                                                window 33 times 44 at "ready", interrupts at "sized"
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -36,11 +38,18 @@ static int deny(const int *calls, int count, int answer) {
 	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
-static void copy(int from) {
-	char text[4096];
-	ssize_t length = read(from, text, sizeof text);
-	if (length > 0)
-		write(1, text, length);
+/* kill(2) of everybody; the caller's process ends, so that nobody overlooks it. */
+static int deny_everybody(void) {
+	struct sock_filter filter[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_kill, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0])),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0xffffffff, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = { .len = sizeof filter / sizeof *filter, .filter = filter };
+	return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program);
 }
 
 static int terminal(char **words) {
@@ -66,7 +75,7 @@ static int terminal(char **words) {
 	write(master, "typed\n", 6);
 	char seen[65536] = "";
 	size_t length = 0;
-	int interrupted = 0;
+	int resized = 0, interrupted = 0;
 	for (;;) {
 		ssize_t more = read(master, seen + length, sizeof seen - length - 1);
 		if (more <= 0)
@@ -74,7 +83,12 @@ static int terminal(char **words) {
 		write(1, seen + length, more);
 		length += more;
 		seen[length] = 0;
-		if (!interrupted && strstr(seen, "ready")) {
+		if (!resized && strstr(seen, "ready")) {
+			struct winsize size = { .ws_row = 33, .ws_col = 44 };
+			resized = 1;
+			ioctl(master, TIOCSWINSZ, &size);
+		}
+		if (!interrupted && strstr(seen, "sized")) {
 			interrupted = 1;
 			write(master, "\003", 1);
 		}
@@ -98,6 +112,10 @@ int main(int count, char **words) {
 		if (deny(calls, 1, atoi(words[2])))
 			return 8;
 		words += 3;
+	} else if (!strcmp(words[1], "deny-everybody")) {
+		if (deny_everybody())
+			return 8;
+		words += 2;
 	} else if (!strcmp(words[1], "close")) {
 		for (char *digit = words[2]; *digit; digit++)
 			close(*digit - '0');

@@ -17,6 +17,9 @@ use crate::runtime::{self, RuntimeError, resolve_user};
 /// How long containerd may be busy with a create of a killed agent: 1.6 and 2.2 give the clean-up
 /// behind a shim 5 seconds, and twice where the shim hangs.
 const CREATE_IN_FLIGHT: Duration = Duration::from_secs(15);
+/// Creates that find what an earlier one left although nobody is at it any more, some 40 ms apart: a
+/// containerd that was killed in the middle leaves it for ever.
+const CREATES_IN_THE_WAY: u32 = 25;
 
 /// What every process of an instance is told about it.
 fn of_instance(app: &App, id: &ContainerId) -> Vec<(String, String)> {
@@ -174,14 +177,17 @@ impl Executor {
     /// for; where nothing did, it is made anew once nobody cleans up behind the first any more.
     async fn create_task(&self, id: &ContainerId) -> Result<u32, Failure> {
         let deadline = Instant::now() + CREATE_IN_FLIGHT;
-        loop {
-            match self.runtime.create_task(id).await {
-                Err(RuntimeError::Conflict { .. }) if Instant::now() < deadline => {
-                    tracing::info!(container_id = %id, "waiting for a create that was cut off");
-                    self.runtime.wait_for_former_create(id, deadline).await?;
-                }
-                made => return Ok(made?),
+        let mut made = self.runtime.create_task(id).await;
+        for _ in 0..CREATES_IN_THE_WAY {
+            let Err(RuntimeError::Conflict { .. }) = made else {
+                break;
+            };
+            tracing::info!(container_id = %id, "waiting for a create that was cut off");
+            if !self.runtime.wait_for_former_create(id, deadline).await? {
+                break;
             }
+            made = self.runtime.create_task(id).await;
         }
+        Ok(made?)
     }
 }

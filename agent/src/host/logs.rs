@@ -64,6 +64,10 @@ fn unopened(
             let detail = format!("{container} has no log of {process:?}; {there}");
             Problem::new(ProblemCode::NotFound, detail).about(about)
         }
+        UntrustedError::Open(source) if source.kind() == std::io::ErrorKind::TimedOut => {
+            let detail = format!("the log of {process:?} in {container}: {source}");
+            Problem::new(ProblemCode::Unavailable, detail).about(about)
+        }
         UntrustedError::Open(source) => {
             let detail = format!("the log of {process:?} in {container} cannot be read: {source}");
             Problem::new(ProblemCode::Internal, detail).about(about)

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::files::{Files, Newer, are_one};
+use super::files::{Files, MOST_FILES, Newer, are_one};
 use super::records::Text;
 use crate::sys;
 
@@ -78,9 +78,11 @@ impl Reader {
     }
 
     async fn up_to(&mut self, end: Arc<File>, length: u64) -> Reading {
-        while let Some(file) = self.file.clone() {
+        // Who moves files about in circles does not keep us longer than who moves them once.
+        for _ in 0..MOST_FILES {
+            let Some(file) = self.file.clone() else { break };
             if are_one(&file, &end)? {
-                break;
+                return self.rest_of(length).await;
             }
             let most = file.metadata()?.len();
             self.read(most).await?;
@@ -97,13 +99,16 @@ impl Reader {
                     self.tell_gap().await?;
                     self.go_to(oldest);
                 }
-                _ => {
-                    self.tell_gap().await?;
-                    self.file = Some(Arc::clone(&end));
-                    self.at = 0;
-                }
+                _ => break,
             }
         }
+        self.tell_gap().await?;
+        self.file = Some(end);
+        self.at = 0;
+        self.rest_of(length).await
+    }
+
+    async fn rest_of(&mut self, length: u64) -> Reading {
         self.read(length).await?;
         self.tell_rest().await
     }
@@ -116,7 +121,7 @@ impl Reader {
     async fn on_and_on(&mut self) -> Reading {
         // Before the first read, so that nothing written meanwhile is missed.
         let watch = watch(self.files.directory())?;
-        loop {
+        while !self.pieces.is_closed() {
             self.read(u64::MAX).await?;
             let nameless = match self.next().await? {
                 Newer::Gone => {
@@ -150,6 +155,7 @@ impl Reader {
             }
             sleep(PACE).await;
         }
+        Err(Ended::Left)
     }
 
     async fn next(&self) -> io::Result<Newer> {

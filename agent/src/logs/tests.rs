@@ -3,7 +3,7 @@ use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -351,4 +351,45 @@ async fn a_reader_that_does_not_follow_ends_at_the_end_that_was_there() {
     let text = String::from_utf8(first.to_vec()).unwrap() + &whole(pieces).await;
     let expected = ["old\n".repeat(100_000), "new\n".repeat(100_000)].concat();
     assert!(text == expected, "{} bytes", text.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_moved_in_circles_keep_nobody() {
+    let container = Arc::new(Container::new("a\n"));
+    fs::write(container.log().join("app.log.1"), "b\n").unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mover = {
+        let (container, stop) = (Arc::clone(&container), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            let path = |name: &str| container.log().join(name);
+            while !stop.load(Ordering::Acquire) {
+                for (from, to) in [
+                    ("app.log", "x"),
+                    ("app.log.1", "app.log"),
+                    ("x", "app.log.1"),
+                ] {
+                    fs::rename(path(from), path(to)).unwrap();
+                }
+            }
+        })
+    };
+    for _ in 0..20 {
+        for tail in [None, Some(1), Some(9)] {
+            // What is told of such a log is its container's affair.
+            if let Ok(pieces) = read(&container.log(), "app", &extent(tail, Follow::No)) {
+                let mut pieces = pieces;
+                while timeout(SOON, pieces.recv())
+                    .await
+                    .expect("the log does not end")
+                    .is_some()
+                {}
+            }
+            let mut pieces = read(&container.log(), "app", &extent(tail, Follow::Yes)).ok();
+            if let Some(pieces) = &mut pieces {
+                timeout(Duration::from_millis(1), pieces.recv()).await.ok();
+            }
+        }
+    }
+    stop.store(true, Ordering::Release);
+    mover.join().unwrap();
 }

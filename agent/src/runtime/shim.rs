@@ -4,9 +4,9 @@
 //! caller dies in the middle, the task is gone and its shim stays ("the shim might be leaked":
 //! containerd 2.2, `core/runtime/v2/shim.go`). Nobody can ask containerd for such a shim. It is
 //! known by its arguments, which name containerd's socket, the namespace and the container. One
-//! that still has children is left alone: it may serve a group.
+//! that still has children is left alone: it may serve a group, or be in the middle of a command.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -32,17 +32,28 @@ pub(super) struct ShimOf {
 enum Count {
     /// Those that serve a container, or did.
     Shims,
-    /// These, and `delete`: a call that containerd waits for, not a shim that was left.
-    ShimsAndCalls,
+    /// `delete`: a call that containerd waits for, not a shim that was left.
+    Calls,
 }
 
-/// Ends the shims of `of` that have nothing to do any more; their number. Call it only when
-/// containerd has no task of that container.
-pub(super) async fn end_orphans(of: ShimOf) -> io::Result<usize> {
-    let found = tokio::task::spawn_blocking(move || orphans(&of))
+/// What was not ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Left {
+    /// No shim of the container is left.
+    Nobody,
+    /// One has children: the container's processes, or those of its group.
+    Holding,
+    /// One runs a command for the container, which will end.
+    Working,
+}
+
+/// Ends the shims of `of` that have nothing to do any more, and says what is left. Call it only
+/// when containerd has no task of that container.
+pub(super) async fn end_orphans(of: ShimOf) -> io::Result<Left> {
+    let (idle, left) = tokio::task::spawn_blocking(move || orphans(&of))
         .await
         .map_err(io::Error::other)??;
-    for (pid, held) in &found {
+    for (pid, held) in &idle {
         tracing::warn!(
             pid = pid.as_raw_nonzero().get(),
             "ending a shim that containerd has forgotten"
@@ -50,22 +61,38 @@ pub(super) async fn end_orphans(of: ShimOf) -> io::Result<usize> {
         send(held, Signal::TERM)?;
     }
     let deadline = Instant::now() + GRACE;
-    let count = found.len();
-    for (_, held) in found {
+    for (_, held) in idle {
         // A pidfd is readable once its process has ended.
         let watched = crate::sys::watch_readable(held)?;
         if let Err(_overdue) = tokio::time::timeout_at(deadline, watched.readable()).await {
             send(watched.get_ref(), Signal::KILL)?;
         }
     }
-    Ok(count)
+    Ok(left)
 }
 
-/// Whether a shim of `of` lives, or a call of containerd that cleans up behind one.
-pub(super) async fn is_at_work(of: ShimOf) -> io::Result<bool> {
+/// What is going on for a container that containerd has no task of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Activity {
+    /// No shim of it is there.
+    None,
+    /// A shim is there and does nothing.
+    Idle,
+    /// A shim runs a command for it, or containerd cleans up behind one.
+    Working,
+}
+
+/// Looks at the shims of `of`.
+pub(super) async fn activity(of: ShimOf) -> io::Result<Activity> {
     let look = move || {
         let mut entries = fs::read_dir("/proc")?.flatten();
-        Ok(entries.any(|entry| is_shim_of(&entry.path(), &of, Count::ShimsAndCalls)))
+        let is_cleaned_up = entries.any(|entry| is_shim_of(&entry.path(), &of, Count::Calls));
+        let (idle, left) = orphans(&of)?;
+        Ok(match (is_cleaned_up, left) {
+            (true, _) | (_, Left::Working) => Activity::Working,
+            (false, Left::Nobody) if idle.is_empty() => Activity::None,
+            (false, _) => Activity::Idle,
+        })
     };
     tokio::task::spawn_blocking(look)
         .await
@@ -79,9 +106,10 @@ fn send(process: &OwnedFd, signal: Signal) -> io::Result<()> {
     }
 }
 
-fn orphans(of: &ShimOf) -> io::Result<Vec<(Pid, OwnedFd)>> {
+/// Those that have no children, held; and what the others do.
+fn orphans(of: &ShimOf) -> io::Result<(Vec<(Pid, OwnedFd)>, Left)> {
     let proc = Path::new("/proc");
-    let mut parents = BTreeSet::new();
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     let mut shims = Vec::new();
     for entry in fs::read_dir(proc)?.flatten() {
         let name = entry.file_name();
@@ -89,21 +117,41 @@ fn orphans(of: &ShimOf) -> io::Result<Vec<(Pid, OwnedFd)>> {
             continue;
         };
         // What ends while it is looked at is nobody's parent and no shim.
-        if let Ok(stat) = fs::read_to_string(entry.path().join("stat")) {
-            parents.extend(parent(&stat));
+        if let Ok(stat) = fs::read_to_string(entry.path().join("stat"))
+            && let Some(parent) = parent(&stat)
+        {
+            children.entry(parent).or_default().push(pid);
         }
         if is_shim_of(&entry.path(), of, Count::Shims) {
             shims.push(pid);
         }
     }
-    let childless = shims.into_iter().filter(|pid| !parents.contains(pid));
-    let held = childless.filter_map(|pid| {
-        let handle = Pid::from_raw(pid)?;
-        let held = pidfd_open(handle, PidfdFlags::empty()).ok()?;
-        // Held, and found a shim once more: the number was not given to somebody else meanwhile.
-        is_shim_of(&proc.join(pid.to_string()), of, Count::Shims).then_some((handle, held))
-    });
-    Ok(held.collect())
+    let (mut idle, mut left) = (Vec::new(), Left::Nobody);
+    for pid in shims {
+        match children.get(&pid) {
+            Some(children) => {
+                let works = children.iter().any(|child| names(*child, &of.container));
+                left = left.max(if works { Left::Working } else { Left::Holding });
+            }
+            None => idle.extend(held(pid, of)),
+        }
+    }
+    Ok((idle, left))
+}
+
+/// Held, and found a shim once more: the number was not given to somebody else meanwhile.
+fn held(pid: i32, of: &ShimOf) -> Option<(Pid, OwnedFd)> {
+    let handle = Pid::from_raw(pid)?;
+    let held = pidfd_open(handle, PidfdFlags::empty()).ok()?;
+    let process = Path::new("/proc").join(pid.to_string());
+    is_shim_of(&process, of, Count::Shims).then_some((handle, held))
+}
+
+/// Whether a process was started with the container's id among its arguments, as OCI runtimes are.
+fn names(pid: i32, container: &str) -> bool {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = arguments.split(|byte| *byte == 0);
+    words.any(|word| word == container.as_bytes())
 }
 
 /// Whether `process` (a directory of `/proc`) is a shim that containerd started for `of`. Of the
@@ -127,7 +175,7 @@ fn is_arguments_of(arguments: &[u8], of: &ShimOf, count: Count) -> bool {
         std::str::from_utf8(words.get(at + 1)?).ok()
     };
     program.is_some_and(|program| program.starts_with(b"containerd-shim"))
-        && (count == Count::ShimsAndCalls || !words.contains(&&b"delete"[..]))
+        && (count == Count::Calls) == words.contains(&&b"delete"[..])
         && value_of("-namespace") == Some(&of.namespace)
         && value_of("-id") == Some(&of.container)
         && value_of("-address").is_some_and(|address| same_place(Path::new(address), &of.socket))
@@ -186,16 +234,19 @@ mod tests {
         ];
         for other in others {
             assert!(
-                !is_arguments_of(ARGUMENTS, &other, Count::ShimsAndCalls),
+                !is_arguments_of(ARGUMENTS, &other, Count::Shims),
                 "{other:?}"
             );
         }
         let grep = [b"grep\0", ARGUMENTS].concat();
-        assert!(!is_arguments_of(&grep, &of(), Count::ShimsAndCalls));
-        assert!(!is_arguments_of(b"", &of(), Count::ShimsAndCalls));
+        for count in [Count::Shims, Count::Calls] {
+            assert!(!is_arguments_of(&grep, &of(), count));
+            assert!(!is_arguments_of(b"", &of(), count));
+        }
         let call = [ARGUMENTS, b"delete\0"].concat();
         assert!(!is_arguments_of(&call, &of(), Count::Shims));
-        assert!(is_arguments_of(&call, &of(), Count::ShimsAndCalls));
+        assert!(is_arguments_of(&call, &of(), Count::Calls));
+        assert!(!is_arguments_of(ARGUMENTS, &of(), Count::Calls));
     }
 
     #[test]

@@ -12,13 +12,19 @@ use prost_types::{Any, Timestamp};
 use tonic::transport::Channel;
 
 use super::error::{Answer, RuntimeError, Unanswered};
-use super::shim::{self, ShimOf};
+use super::shim::{self, Activity, Left, ShimOf};
 use super::{Containerd, SIGKILL, cgroup};
 use crate::config;
 use crate::instance::ContainerId;
 
 /// Pause between two looks at a task whose shim is going away.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Looks in a row that find a shim doing nothing, about a second, until nobody minds it: containerd
+/// leaves one alone for milliseconds between two steps.
+const FORGOTTEN_AFTER: u32 = 50;
+/// How often the processes of a container are ended below a shim that holds any, until those that
+/// are left are others'.
+const SWEEPS: u32 = 10;
 
 /// A task, as its shim sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,31 +110,37 @@ impl Containerd {
         }
     }
 
-    /// Waits until a create whose caller died has made its task, or until nothing of it is left:
+    /// Waits until a create that was cut off has made its task, or until nothing of it is left:
     /// containerd cleans up behind its shim by path, and would take what was made anew meanwhile.
-    /// Returns also at the deadline.
+    /// False when neither will be: the shim is there and nobody minds it, because containerd died
+    /// in the middle too. Returns also at the deadline.
     pub async fn wait_for_former_create(
         &self,
         id: &ContainerId,
         deadline: tokio::time::Instant,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<bool, RuntimeError> {
         let name = id.to_string();
-        let mut looks_without_shim = 0;
-        while tokio::time::Instant::now() < deadline && looks_without_shim < 2 {
+        let (mut without_shim, mut idle) = (0, 0);
+        while tokio::time::Instant::now() < deadline && without_shim < 2 {
             tokio::time::sleep(LOOK_AGAIN).await;
             if self.task(&name).await?.is_some() {
-                return Ok(());
+                return Ok(true);
             }
-            match shim::is_at_work(self.shim_of(&name)).await {
-                Ok(false) => looks_without_shim += 1,
-                Ok(true) => looks_without_shim = 0,
-                Err(error) => {
-                    tracing::warn!(%error, container_id = name, "cannot look for shims");
-                    looks_without_shim += 1;
-                }
+            let activity = shim::activity(self.shim_of(&name)).await;
+            let activity = activity.unwrap_or_else(|error| {
+                tracing::warn!(%error, container_id = name, "cannot look for shims");
+                Activity::None
+            });
+            (without_shim, idle) = match activity {
+                Activity::None => (without_shim + 1, 0),
+                Activity::Idle => (0, idle + 1),
+                Activity::Working => (0, 0),
+            };
+            if idle >= FORGOTTEN_AFTER {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Ends what a create may have left: task, shim, and processes that hang in the cgroup. Says
@@ -217,7 +229,7 @@ impl Containerd {
             match self.try_delete(&name).await {
                 Ok(Some(ended)) => return Ok(Some(ended)),
                 Ok(None) => {
-                    self.end_forgotten_shim(&name).await;
+                    self.end_forgotten_shim(id).await;
                     return Ok(None);
                 }
                 Err(said @ Answer::Unavailable(Unanswered::Connection { .. })) => {
@@ -233,9 +245,28 @@ impl Containerd {
         }
     }
 
-    async fn end_forgotten_shim(&self, name: &str) {
-        if let Err(error) = shim::end_orphans(self.shim_of(name)).await {
-            tracing::warn!(%error, container_id = name, "a shim that containerd has forgotten may remain");
+    /// A shim may be in the middle of a create whose caller is gone: its end is waited for, and
+    /// what it made is ended. One that holds the processes of others serves a group.
+    async fn end_forgotten_shim(&self, id: &ContainerId) {
+        let end = Instant::now() + self.connection.plain().length;
+        let mut sweeps = 0;
+        let ended = async {
+            while Instant::now() < end && sweeps < SWEEPS {
+                match shim::end_orphans(self.shim_of(&id.to_string())).await? {
+                    Left::Nobody => return Ok(()),
+                    Left::Working => {}
+                    Left::Holding => {
+                        cgroup::sweep(&self.path_of(id), LOOK_AGAIN).await?;
+                        sweeps += 1;
+                    }
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            Err(std::io::Error::other("it has children"))
+        };
+        let ended: std::io::Result<()> = ended.await;
+        if let Err(error) = ended {
+            tracing::warn!(%error, container_id = %id, "a shim that containerd has forgotten may remain");
         }
     }
 

@@ -2,6 +2,7 @@
 //! executed with, and nothing stands between them but the session and the signals.
 
 use core::ffi::{CStr, c_char};
+use core::mem::MaybeUninit;
 
 use container_init::command_line::Alone;
 use container_init::decimal;
@@ -16,6 +17,7 @@ const MAX_ENVIRONMENT: usize = 1024;
 
 /// Room that only socket activation needs.
 pub struct Buffers {
+    path: [u8; spawn::PATH_SIZE],
     environment: [*const c_char; MAX_ENVIRONMENT],
     listen_pid: [u8; 24],
 }
@@ -23,6 +25,7 @@ pub struct Buffers {
 impl Buffers {
     pub const fn new() -> Self {
         Self {
+            path: [0; spawn::PATH_SIZE],
             environment: [core::ptr::null(); MAX_ENVIRONMENT],
             listen_pid: [0; 24],
         }
@@ -41,10 +44,10 @@ pub struct Command {
 /// A plan of one process, the command, which nobody is asked for.
 pub fn plan(
     alone: &'static Alone,
-    room: &'static mut Option<Process<'static>>,
+    room: &'static mut MaybeUninit<Process<'static>>,
     name: &'static str,
 ) -> Plan<'static> {
-    let process = room.insert(Process {
+    let process = room.write(Process {
         delivery: match alone.group {
             true => Delivery::Group,
             false => Delivery::Process,
@@ -107,12 +110,16 @@ impl Vfork for Child<'_> {
             self.failure = Some((b"cannot begin a session", errno));
             return;
         }
-        let environment = for_sockets(environment, self.buffers).unwrap_or(environment);
+        let Buffers {
+            path: room,
+            environment: list,
+            listen_pid,
+        } = &mut *self.buffers;
+        let environment = for_sockets(environment, list, listen_pid).unwrap_or(environment);
         inherited.restore();
-        let mut room = [0; spawn::PATH_SIZE];
         let name = argv.iter().next();
         let errno = name.map_or(Errno::ENOENT, |name| {
-            spawn::execute(name, argv, environment, self.path, &mut room)
+            spawn::execute(name, argv, environment, self.path, room)
         });
         self.failure = Some((EXECUTE, errno));
     }
@@ -122,7 +129,8 @@ impl Vfork for Child<'_> {
 /// (sd_listen_fds(3)). `None` where there are none.
 fn for_sockets<'b>(
     environment: Pointers<'static>,
-    buffers: &'b mut Buffers,
+    list: &'b mut [*const c_char; MAX_ENVIRONMENT],
+    listen_pid: &'b mut [u8; 24],
 ) -> Option<Pointers<'b>> {
     const KEY: &[u8] = b"LISTEN_PID=";
     let is_it = |entry: &&CStr| entry.to_bytes().starts_with(KEY);
@@ -134,16 +142,15 @@ fn for_sockets<'b>(
     let own = Number::new(sys::getpid().cast_signed());
     let mut length = 0;
     for part in [KEY, own.as_bytes(), b"\0"] {
-        buffers
-            .listen_pid
+        listen_pid
             .get_mut(length..)?
             .get_mut(..part.len())?
             .copy_from_slice(part);
         length += part.len();
     }
-    let ours = CStr::from_bytes_until_nul(&buffers.listen_pid).ok()?;
+    let ours = CStr::from_bytes_until_nul(listen_pid).ok()?;
     let entries = environment
         .iter()
         .map(|entry| if is_it(&entry) { ours } else { entry });
-    Pointers::collect(&mut buffers.environment, entries)
+    Pointers::collect(list, entries)
 }

@@ -36,7 +36,6 @@ pub mod number {
     pub const SEMCTL: usize = 66;
     pub const MSGCTL: usize = 71;
     pub const FCNTL: usize = 72;
-    pub const FDATASYNC: usize = 75;
     pub const CHDIR: usize = 80;
     pub const FCHMOD: usize = 91;
     pub const UMASK: usize = 95;

@@ -3,6 +3,7 @@
 
 use core::cell::UnsafeCell;
 use core::ffi::c_char;
+use core::mem::MaybeUninit;
 
 use container_init::command_line::Alone;
 use container_init::plan::{MAX_PLAN, Process};
@@ -20,10 +21,10 @@ pub struct Arena {
     pub disk: disk::Shared,
 }
 
-/// What lives as long as the program and is small: not all zero, so that it is in the file.
+/// Places for what lives as long as the program and is written once, where there is any of it.
 pub struct Slots {
-    pub alone: Option<Alone>,
-    pub command: Option<Process<'static>>,
+    pub alone: MaybeUninit<Alone>,
+    pub command: MaybeUninit<Process<'static>>,
     pub disk: disk::Slots,
 }
 
@@ -40,8 +41,8 @@ static ARENA: Once<Arena> = Once(UnsafeCell::new(Arena {
 }));
 
 static SLOTS: Once<Slots> = Once(UnsafeCell::new(Slots {
-    alone: None,
-    command: None,
+    alone: MaybeUninit::uninit(),
+    command: MaybeUninit::uninit(),
     disk: disk::Slots::new(),
 }));
 

@@ -22,6 +22,8 @@ const LOOK_MS: u64 = 1;
 
 /// Begins to clean after a process; returns the pid of what does it and ends with 0 when all is
 /// done.
+// What cleaning needs is not to be on the stack of the loop, for ever.
+#[inline(never)]
 pub fn begin(process: &Process<'_>) -> sys::Result<u32> {
     match sys::fork()? {
         Forked::Parent(pid) => Ok(pid),

@@ -13,7 +13,7 @@
 //! Owns the pipes: made once, before anything of the container runs, and kept for every incarnation
 //! of their process, so that neither a start nor a restart makes or leaks anything, and no process
 //! ever gets SIGPIPE. Where pipes or a thread cannot be had, the processes append to their logs
-//! themselves, PID 1 writes its ring without waiting for the disk, and that is said.
+//! themselves, PID 1 writes its ring itself, and that is said.
 
 mod capture;
 mod file;
@@ -22,6 +22,7 @@ mod through;
 mod writer;
 
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 
 use container_init::exits::{ExitRecord, Pending};
 use container_init::plan::{MAX_PROCESSES, Output, Plan, Process};
@@ -54,19 +55,19 @@ impl Shared {
     }
 }
 
-/// Places for what lives as long as the program, where there is any of it.
+/// Places for what lives as long as the program and is written once, where there is any of it.
 pub struct Slots {
-    ring: Option<RingFile>,
-    bell: Option<Bell>,
-    writer: Option<Writer>,
+    ring: MaybeUninit<RingFile>,
+    bell: MaybeUninit<Bell>,
+    writer: MaybeUninit<Writer>,
 }
 
 impl Slots {
     pub const fn new() -> Self {
         Self {
-            ring: None,
-            bell: None,
-            writer: None,
+            ring: MaybeUninit::uninit(),
+            bell: MaybeUninit::uninit(),
+            writer: MaybeUninit::uninit(),
         }
     }
 }
@@ -109,9 +110,9 @@ impl Disk {
             return disk;
         }
         let begun = Bell::new(&shared.orders).and_then(|bell| {
-            let bell = slots.bell.insert(bell);
+            let bell = slots.bell.write(bell);
             let ring = disk.ring.as_ref().map(Ring::file);
-            let writer = slots.writer.insert(Writer::new(ring, buffers, bell));
+            let writer = slots.writer.write(Writer::new(ring, buffers, bell));
             if let Err(errno) = disk.capture(plan, writer) {
                 disk.cannot_capture(errno);
                 writer.capture_nothing();
@@ -123,7 +124,7 @@ impl Disk {
         if let Err(errno) = begun {
             if disk.ring.is_some() {
                 say(&[
-                    b"exit ring: its disk is not waited for: errno ",
+                    b"exit ring: written by PID 1 itself: errno ",
                     Number::new(errno.0).as_bytes(),
                 ]);
             }

@@ -19,7 +19,7 @@ COMMAND, and ends as COMMAND did.
   -t, --grace SECONDS      kill what is left so long after TERM; without it COMMAND has all the time
   -p, --parent-death-signal SIGNAL
                            have SIGNAL sent to us when our parent ends
-  -s, -v, -w               accepted for tini's sake
+  -s, -v, -w, -c           accepted for the sake of tini and dumb-init
       --plan FILE          run the processes of a plan that nodeagent wrote
   -V, --version
   -h, --help
@@ -56,8 +56,14 @@ fn print(mut text: &[u8]) {
 pub fn say_misuse(misuse: Misuse<'_>) -> ! {
     match misuse {
         Misuse::Option(word) => say(&[b"no option ", word.to_bytes(), b"; try --help"]),
-        Misuse::Value { option, allowed } => say(&[
-            b"value of --",
+        Misuse::Value {
+            option,
+            given,
+            allowed,
+        } => say(&[
+            b"value '",
+            given,
+            b"' of --",
             option.as_bytes(),
             b": allowed is ",
             allowed.as_bytes(),

@@ -36,6 +36,7 @@ impl Number {
     }
 
     /// The digits.
+    #[inline(never)]
     pub fn long(value: u64) -> Self {
         let mut rest = value;
         let mut digits = [b'0'; 20];

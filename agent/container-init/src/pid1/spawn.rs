@@ -277,7 +277,8 @@ pub fn execute(
     search: Option<&[u8]>,
     room: &mut [u8; PATH_SIZE],
 ) -> Errno {
-    if name.to_bytes().contains(&b'/') {
+    // An empty name is no directory of the search: ENOENT.
+    if name.is_empty() || name.to_bytes().contains(&b'/') {
         return sys::execve(name, argv, environment);
     }
     let mut answer = Errno::ENOENT;

@@ -185,12 +185,6 @@ pub fn pwrite(fd: &Fd, bytes: &[u8], offset: u64) -> Result<usize> {
     })
 }
 
-/// fdatasync(2).
-pub fn fdatasync(fd: &Fd) -> Result<()> {
-    // SAFETY: no pointer is passed.
-    checked(unsafe { syscall(number::FDATASYNC, [fd.argument(), 0, 0, 0, 0, 0]) }).map(drop)
-}
-
 /// fallocate(2) from the beginning.
 pub fn fallocate(fd: &Fd, length: usize) -> Result<()> {
     // SAFETY: no pointer is passed.

@@ -267,6 +267,7 @@ impl Inbound {
     }
 }
 
+// What is apart from it (`inline(never)`) is on the stack while it runs, and not for ever.
 impl Pid1<'_> {
     /// The inputs that an action leads to follow it, until there are none.
     fn feed(&mut self, input: Input<'_>) {
@@ -341,6 +342,9 @@ impl Pid1<'_> {
             Action::AnswerProcesses => self.answer_processes(),
             Action::Refuse { request, code } => self.refuse(Some(request), code),
             Action::Exit { code } => {
+                if !matches!(sys::wait_any(), Reaped::Childless) {
+                    say(&[b"ends, although what was killed is not gone"]);
+                }
                 self.link.flush(sys::now());
                 self.disk.drain();
                 sys::exit(code)
@@ -362,6 +366,7 @@ impl Pid1<'_> {
     }
 
     /// Without a prepared process the start makes one, so that a failure is no fault yet.
+    #[inline(never)]
     fn prepare(&mut self, index: usize) {
         let with = self.with(index);
         let (Some(process), Some(ears)) = (self.process(index), self.ears.get_mut(index)) else {
@@ -411,6 +416,7 @@ impl Pid1<'_> {
         Some(spawned(index, spawn::spawn(&process, order, self.spawn)))
     }
 
+    #[inline(never)]
     fn spawn_again(&mut self, index: usize) -> Option<Input<'static>> {
         let process = self.process(index)?;
         if process.kind == ProcessKind::Agent {
@@ -435,7 +441,7 @@ impl Pid1<'_> {
 
     /// Whom the signals of a process of the plan are for.
     fn whose(&self, index: usize, leader: u32) -> Whose {
-        let is_app = index + 1 == self.plan.processes.iter().count();
+        let is_app = index + 1 == self.plan.processes.len();
         if !is_app {
             return Whose::Session(leader);
         }
@@ -453,6 +459,7 @@ impl Pid1<'_> {
         Input::Swept { process, found }
     }
 
+    #[inline(never)]
     fn probe(&mut self, index: usize) -> Option<Input<'static>> {
         let process = self.process(index)?;
         let failed = Input::Probed {
@@ -497,6 +504,7 @@ impl Pid1<'_> {
         }
     }
 
+    #[inline(never)]
     fn look(&mut self, kind: LookKind) -> Option<Input<'static>> {
         let app = self.plan.processes.iter().last()?;
         let order = Order {
@@ -508,7 +516,7 @@ impl Pid1<'_> {
             purpose: Purpose::Look,
             inherited: self.inherited,
             cgroups: self
-                .with(self.plan.processes.iter().count().saturating_sub(1))
+                .with(self.plan.processes.len().saturating_sub(1))
                 .cgroups,
         };
         Some(match spawn::spawn(&app, order, self.spawn) {
@@ -527,6 +535,13 @@ impl Pid1<'_> {
         // First the agent, who waits.
         self.link.write_event(event, now);
         self.link.flush(now);
+        if let EventKind::LeftBehind { name, pid } = kind {
+            say(&[
+                name.as_bytes(),
+                b": killed and does not go, pid ",
+                Number::new(pid.cast_signed()).as_bytes(),
+            ]);
+        }
         if let EventKind::Exited {
             name,
             pid,
@@ -549,12 +564,14 @@ impl Pid1<'_> {
         }
     }
 
+    #[inline(never)]
     fn answer(&mut self) {
         let mut agents = [AgentStatus::default(); MAX_PROCESSES];
         let status = self.supervisor.status(&mut agents);
         self.link.write(&Report::Status(status), sys::now());
     }
 
+    #[inline(never)]
     fn answer_processes(&mut self) {
         let mut room = Default::default();
         let now = sys::now();

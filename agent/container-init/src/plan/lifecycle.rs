@@ -96,30 +96,27 @@ impl Restart {
         w.u32(self.reset_after_ms);
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(super) fn decode(r: &mut Reader<'_>) -> Self {
         let what = "restart";
-        Ok(Self {
-            policy: match r.u8(what)? {
-                0 => RestartPolicy::Always,
-                1 => RestartPolicy::OnFailure,
-                2 => RestartPolicy::Never,
-                _ => return Err(Malformed::Invalid(what)),
-            },
-            max: r.u32(what)?,
-            backoff_min_ms: r.u32(what)?,
-            backoff_max_ms: r.u32(what)?,
-            reset_after_ms: r.u32(what)?,
-        })
+        Self {
+            policy: r.one_of(
+                what,
+                [
+                    RestartPolicy::Always,
+                    RestartPolicy::OnFailure,
+                    RestartPolicy::Never,
+                ],
+            ),
+            max: r.u32(what),
+            backoff_min_ms: r.u32(what),
+            backoff_max_ms: r.u32(what),
+            reset_after_ms: r.u32(what),
+        }
     }
 }
 
 impl Delivery {
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        match r.u8("delivery")? {
-            0 => Ok(Self::Process),
-            1 => Ok(Self::Group),
-            2 => Ok(Self::All),
-            _ => Err(Malformed::Invalid("delivery")),
-        }
+    pub(super) fn decode(r: &mut Reader<'_>) -> Self {
+        r.one_of("delivery", [Self::Process, Self::Group, Self::All])
     }
 }

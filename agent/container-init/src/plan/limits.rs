@@ -1,7 +1,7 @@
 //! What a process may use: resource limits of its own, and of a cgroup of its own.
 
 use super::lists::Item;
-use crate::wire::{Malformed, Reader, Writer};
+use crate::wire::{Reader, Writer};
 
 /// A resource limit as setrlimit(2) has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,13 +35,13 @@ impl Limits {
         w.u32(self.pids);
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(super) fn decode(r: &mut Reader<'_>) -> Self {
         let what = "cgroup limits";
-        Ok(Self {
-            memory_bytes: r.u64(what)?,
-            cpu_quota_us: r.u32(what)?,
-            pids: r.u32(what)?,
-        })
+        Self {
+            memory_bytes: r.u64(what),
+            cpu_quota_us: r.u32(what),
+            pids: r.u32(what),
+        }
     }
 }
 
@@ -52,11 +52,11 @@ impl Item<'_> for Rlimit {
         w.u64(self.hard);
     }
 
-    fn decode(r: &mut Reader<'_>, what: &'static str) -> Result<Self, Malformed> {
-        Ok(Self {
-            resource: r.u32(what)?,
-            soft: r.u64(what)?,
-            hard: r.u64(what)?,
-        })
+    fn decode(r: &mut Reader<'_>, what: &'static str) -> Self {
+        Self {
+            resource: r.u32(what),
+            soft: r.u64(what),
+            hard: r.u64(what),
+        }
     }
 }

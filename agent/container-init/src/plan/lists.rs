@@ -6,7 +6,7 @@ use core::fmt;
 use super::lifecycle::Rewrite;
 use super::limits::Rlimit;
 use super::process::Process;
-use crate::wire::{Malformed, Reader, Writer};
+use crate::wire::{Reader, Writer};
 
 /// A list of items of one kind, in order.
 #[derive(Clone, Copy)]
@@ -35,7 +35,7 @@ pub type Processes<'a> = List<'a, Process<'a>>;
 /// What a [`List`] can hold.
 pub(crate) trait Item<'a>: Copy {
     fn encode(&self, w: &mut Writer<'_>);
-    fn decode(r: &mut Reader<'a>, what: &'static str) -> Result<Self, Malformed>;
+    fn decode(r: &mut Reader<'a>, what: &'static str) -> Self;
 }
 
 #[expect(
@@ -54,20 +54,25 @@ impl<'a, T: Item<'a> + 'a> List<'a, T> {
     }
 
     /// The items in order.
-    pub fn iter(&self) -> impl Iterator<Item = T> + use<'a, T> {
-        let (given, count, bytes) = match self.0 {
-            Source::Given(items) => (items, 0, &[][..]),
-            Source::Encoded(count, bytes) => (&[][..], count, bytes),
-        };
-        let mut r = Reader::new(bytes);
-        given
-            .iter()
-            .copied()
-            .chain((0..count).map_while(move |_| T::decode(&mut r, "item").ok()))
+    pub fn iter(&self) -> Items<'a, T> {
+        Items(*self)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        match self.0 {
+            Source::Given(items) => items.len(),
+            Source::Encoded(count, _) => usize::from(count),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     pub(crate) fn encode(&self, w: &mut Writer<'_>) {
-        w.count(self.iter().count());
+        w.count(self.len());
         let block = w.open();
         for item in self.iter() {
             item.encode(w);
@@ -75,15 +80,39 @@ impl<'a, T: Item<'a> + 'a> List<'a, T> {
         w.close(block);
     }
 
-    pub(crate) fn decode(r: &mut Reader<'a>, what: &'static str) -> Result<Self, Malformed> {
-        let count = r.u16(what)?;
-        let bytes = r.block(what)?;
+    pub(crate) fn decode(r: &mut Reader<'a>, what: &'static str) -> Self {
+        let count = r.u16(what);
+        let bytes = r.block(what);
         let mut items = Reader::new(bytes);
         for _ in 0..count {
-            T::decode(&mut items, what)?;
+            if items.is_sound() {
+                T::decode(&mut items, what);
+            }
         }
-        items.end(what)?;
-        Ok(Self(Source::Encoded(count, bytes)))
+        r.end_of(&items, what);
+        Self(Source::Encoded(count, bytes))
+    }
+}
+
+/// The items of a [`List`], one after the other.
+#[derive(Clone)]
+pub struct Items<'a, T>(List<'a, T>);
+
+impl<'a, T: Item<'a>> Iterator for Items<'a, T> {
+    type Item = T;
+
+    #[inline(never)]
+    fn next(&mut self) -> Option<T> {
+        match &mut self.0.0 {
+            Source::Given(items) => items.split_off_first().copied(),
+            Source::Encoded(0, _) => None,
+            Source::Encoded(count, bytes) => {
+                let mut r = Reader::new(bytes);
+                let item = T::decode(&mut r, "item");
+                (*count, *bytes) = (*count - 1, r.rest());
+                Some(item)
+            }
+        }
     }
 }
 
@@ -106,7 +135,7 @@ impl<'a> Item<'a> for &'a CStr {
         w.c_text(self);
     }
 
-    fn decode(r: &mut Reader<'a>, what: &'static str) -> Result<Self, Malformed> {
+    fn decode(r: &mut Reader<'a>, what: &'static str) -> Self {
         r.c_text(what)
     }
 }
@@ -116,7 +145,7 @@ impl Item<'_> for u32 {
         w.u32(*self);
     }
 
-    fn decode(r: &mut Reader<'_>, what: &'static str) -> Result<Self, Malformed> {
+    fn decode(r: &mut Reader<'_>, what: &'static str) -> Self {
         r.u32(what)
     }
 }
@@ -126,7 +155,7 @@ impl Item<'_> for u16 {
         w.u16(*self);
     }
 
-    fn decode(r: &mut Reader<'_>, what: &'static str) -> Result<Self, Malformed> {
+    fn decode(r: &mut Reader<'_>, what: &'static str) -> Self {
         r.u16(what)
     }
 }
@@ -137,10 +166,10 @@ impl Item<'_> for Rewrite {
         w.u8(self.to);
     }
 
-    fn decode(r: &mut Reader<'_>, what: &'static str) -> Result<Self, Malformed> {
-        Ok(Self {
-            from: r.u8(what)?,
-            to: r.u8(what)?,
-        })
+    fn decode(r: &mut Reader<'_>, what: &'static str) -> Self {
+        Self {
+            from: r.u8(what),
+            to: r.u8(what),
+        }
     }
 }

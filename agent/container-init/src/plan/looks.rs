@@ -35,13 +35,12 @@ impl<'a> Looks<'a> {
             LookKind::Liveness => self.liveness,
             LookKind::Startup => self.startup,
         };
-        argv.iter().next().map(|_| argv)
+        (!argv.is_empty()).then_some(argv)
     }
 
     pub(super) fn check(&self) -> Result<(), Malformed> {
         let cannot_work = |argv: &Strings<'_>| {
-            argv.iter().next().is_some_and(|program| program.is_empty())
-                || argv.iter().count() > MAX_STRINGS
+            argv.iter().next().is_some_and(|program| program.is_empty()) || argv.len() > MAX_STRINGS
         };
         let mut argvs = LookKind::ALL.iter().filter_map(|kind| self.argv(*kind));
         if argvs.any(|argv| cannot_work(&argv)) {
@@ -56,11 +55,11 @@ impl<'a> Looks<'a> {
         self.startup.encode(w);
     }
 
-    pub(super) fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        Ok(Self {
-            readiness: Strings::decode(r, "looks")?,
-            liveness: Strings::decode(r, "looks")?,
-            startup: Strings::decode(r, "looks")?,
-        })
+    pub(super) fn decode(r: &mut Reader<'a>) -> Self {
+        Self {
+            readiness: Strings::decode(r, "looks"),
+            liveness: Strings::decode(r, "looks"),
+            startup: Strings::decode(r, "looks"),
+        }
     }
 }

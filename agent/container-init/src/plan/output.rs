@@ -41,12 +41,12 @@ impl<'a> Output<'a> {
         }
     }
 
-    pub(super) fn decode(r: &mut Reader<'a>, what: &'static str) -> Result<Self, Malformed> {
-        match r.u8(what)? {
-            0 => Ok(Self::Inherit),
-            1 => Ok(Self::File(r.c_text(what)?)),
-            2 => Ok(Self::Log),
-            _ => Err(Malformed::Invalid(what)),
+    pub(super) fn decode(r: &mut Reader<'a>, what: &'static str) -> Self {
+        match r.u8(what) {
+            0 => Self::Inherit,
+            1 => Self::File(r.c_text(what)),
+            2 => Self::Log,
+            _ => r.known(what, None, Self::Inherit),
         }
     }
 }
@@ -66,13 +66,13 @@ impl<'a> Log<'a> {
         w.flag(self.pass_through);
     }
 
-    pub(super) fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
+    pub(super) fn decode(r: &mut Reader<'a>) -> Self {
         let what = "log";
-        Ok(Self {
-            path: r.c_text(what)?,
-            max_bytes: r.u64(what)?,
-            max_files: r.u8(what)?,
-            pass_through: r.flag(what)?,
-        })
+        Self {
+            path: r.c_text(what),
+            max_bytes: r.u64(what),
+            max_files: r.u8(what),
+            pass_through: r.flag(what),
+        }
     }
 }

@@ -123,15 +123,13 @@ impl<'a> Process<'a> {
         {
             return Err(Malformed::Invalid("process name"));
         }
-        if self.argv.iter().next().is_none_or(CStr::is_empty)
-            || self.argv.iter().count() > MAX_STRINGS
-        {
+        if self.argv.iter().next().is_none_or(CStr::is_empty) || self.argv.len() > MAX_STRINGS {
             return Err(Malformed::Invalid("argv"));
         }
-        if self.env.iter().count() > MAX_STRINGS {
+        if self.env.len() > MAX_STRINGS {
             return Err(Malformed::Invalid("env"));
         }
-        if self.groups.iter().count() > MAX_GROUPS {
+        if self.groups.len() > MAX_GROUPS {
             return Err(Malformed::Invalid("groups"));
         }
         if !self.cwd.to_bytes().starts_with(b"/") {
@@ -204,45 +202,35 @@ impl<'a> Item<'a> for Process<'a> {
         self.ports.encode(w);
     }
 
-    fn decode(r: &mut Reader<'a>, _: &'static str) -> Result<Self, Malformed> {
-        Ok(Self {
-            name: r.text("process name")?,
-            kind: if r.flag("process kind")? {
-                ProcessKind::App
-            } else {
-                ProcessKind::Agent
-            },
-            argv: Strings::decode(r, "argv")?,
-            env: Strings::decode(r, "env")?,
-            cwd: r.c_text("working directory")?,
-            uid: r.u32("uid")?,
-            gid: r.u32("gid")?,
-            groups: Groups::decode(r, "groups")?,
-            capabilities: r.u64("capabilities")?,
-            rlimits: Rlimits::decode(r, "rlimits")?,
-            nice: optional(r, "nice", |r| Ok(r.u8("nice")?.cast_signed()))?,
-            oom_score_adj: optional(r, "oom_score_adj", |r| {
-                Ok(r.u16("oom_score_adj")?.cast_signed())
-            })?,
-            limits: optional(r, "cgroup limits", Limits::decode)?,
-            after: r.u16("dependencies")?,
-            readiness: Readiness::decode(r)?,
-            essential: if r.flag("essential")? {
-                Essential::Yes
-            } else {
-                Essential::No
-            },
-            exit_code: optional(r, "exit code", |r| r.u8("exit code"))?,
-            restart: Restart::decode(r)?,
-            stop_signal: r.u8("stop signal")?,
-            stop_grace_ms: r.u32("stop grace")?,
-            delivery: Delivery::decode(r)?,
-            stdout: Output::decode(r, "stdout")?,
-            stderr: Output::decode(r, "stderr")?,
-            log: optional(r, "log", Log::decode)?,
-            clean: Strings::decode(r, "paths to clean")?,
-            ports: Ports::decode(r, "ports")?,
-        })
+    fn decode(r: &mut Reader<'a>, _: &'static str) -> Self {
+        Self {
+            name: r.text("process name"),
+            kind: r.one_of("process kind", [ProcessKind::Agent, ProcessKind::App]),
+            argv: Strings::decode(r, "argv"),
+            env: Strings::decode(r, "env"),
+            cwd: r.c_text("working directory"),
+            uid: r.u32("uid"),
+            gid: r.u32("gid"),
+            groups: Groups::decode(r, "groups"),
+            capabilities: r.u64("capabilities"),
+            rlimits: Rlimits::decode(r, "rlimits"),
+            nice: optional(r, "nice", |r| r.u8("nice").cast_signed()),
+            oom_score_adj: optional(r, "oom_score_adj", |r| r.u16("oom_score_adj").cast_signed()),
+            limits: optional(r, "cgroup limits", Limits::decode),
+            after: r.u16("dependencies"),
+            readiness: Readiness::decode(r),
+            essential: r.one_of("essential", [Essential::No, Essential::Yes]),
+            exit_code: optional(r, "exit code", |r| r.u8("exit code")),
+            restart: Restart::decode(r),
+            stop_signal: r.u8("stop signal"),
+            stop_grace_ms: r.u32("stop grace"),
+            delivery: Delivery::decode(r),
+            stdout: Output::decode(r, "stdout"),
+            stderr: Output::decode(r, "stderr"),
+            log: optional(r, "log", Log::decode),
+            clean: Strings::decode(r, "paths to clean"),
+            ports: Ports::decode(r, "ports"),
+        }
     }
 }
 
@@ -257,10 +245,7 @@ fn option<T>(value: Option<T>, w: &mut Writer<'_>, encode: impl Fn(T, &mut Write
 fn optional<'a, T>(
     r: &mut Reader<'a>,
     what: &'static str,
-    decode: impl Fn(&mut Reader<'a>) -> Result<T, Malformed>,
-) -> Result<Option<T>, Malformed> {
-    match r.flag(what)? {
-        true => decode(r).map(Some),
-        false => Ok(None),
-    }
+    decode: impl Fn(&mut Reader<'a>) -> T,
+) -> Option<T> {
+    r.flag(what).then(|| decode(r))
 }

@@ -70,7 +70,7 @@ impl<'a> Readiness<'a> {
                 ..
             } => {
                 argv.iter().next().is_some_and(|arg| !arg.is_empty())
-                    && argv.iter().count() <= MAX_STRINGS
+                    && argv.len() <= MAX_STRINGS
                     && period_ms != 0
                     && timeout_ms != 0
                     && failure_threshold != 0
@@ -124,32 +124,32 @@ impl<'a> Readiness<'a> {
         }
     }
 
-    pub(super) fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
+    pub(super) fn decode(r: &mut Reader<'a>) -> Self {
         let what = "readiness";
-        Ok(match r.u8(what)? {
+        match r.u8(what) {
             0 => Self::None,
             1 => Self::Notify {
-                timeout_ms: r.u32(what)?,
+                timeout_ms: r.u32(what),
             },
             2 => Self::NewlineFd {
-                fd: r.u32(what)?,
-                timeout_ms: r.u32(what)?,
+                fd: r.u32(what),
+                timeout_ms: r.u32(what),
             },
             3 => Self::TcpLoopback {
-                port: r.u16(what)?,
-                period_ms: r.u32(what)?,
-                timeout_ms: r.u32(what)?,
-                deadline_ms: r.u32(what)?,
+                port: r.u16(what),
+                period_ms: r.u32(what),
+                timeout_ms: r.u32(what),
+                deadline_ms: r.u32(what),
             },
             4 => Self::Exec {
-                argv: Strings::decode(r, what)?,
-                initial_delay_ms: r.u32(what)?,
-                period_ms: r.u32(what)?,
-                timeout_ms: r.u32(what)?,
-                failure_threshold: r.u32(what)?,
+                argv: Strings::decode(r, what),
+                initial_delay_ms: r.u32(what),
+                period_ms: r.u32(what),
+                timeout_ms: r.u32(what),
+                failure_threshold: r.u32(what),
             },
             5 => Self::External,
-            _ => return Err(Malformed::Invalid(what)),
-        })
+            _ => r.known(what, None, Self::None),
+        }
     }
 }

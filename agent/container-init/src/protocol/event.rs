@@ -1,6 +1,6 @@
 //! Numbered events, which are sent again until they are acked.
 
-use crate::wire::{Malformed, Reader, Writer};
+use crate::wire::{Reader, Writer};
 
 /// A numbered event. Numbers begin at 1 and have no holes unless events were dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,12 +97,12 @@ impl Memory {
         w.u64(self.peak_bytes);
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
-            kills: r.u64("memory kills")?,
-            limit_bytes: r.u64("memory limit")?,
-            peak_bytes: r.u64("memory peak")?,
-        })
+    pub(super) fn decode(r: &mut Reader<'_>) -> Self {
+        Self {
+            kills: r.u64("memory kills"),
+            limit_bytes: r.u64("memory limit"),
+            peak_bytes: r.u64("memory peak"),
+        }
     }
 }
 
@@ -133,13 +133,12 @@ impl ExitStatus {
         w.u8(value);
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let kind = r.u8("exit status")?;
-        let value = r.u8("exit status")?;
-        match kind {
-            0 => Ok(Self::Code(value)),
-            1 => Ok(Self::Signal(value)),
-            _ => Err(Malformed::Invalid("exit status")),
+    pub(super) fn decode(r: &mut Reader<'_>) -> Self {
+        let is_signal = r.flag("exit status");
+        let value = r.u8("exit status");
+        match is_signal {
+            false => Self::Code(value),
+            true => Self::Signal(value),
         }
     }
 }
@@ -210,43 +209,43 @@ impl<'a> EventKind<'a> {
         }
     }
 
-    pub(super) fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        Ok(match r.u8("event kind")? {
+    pub(super) fn decode(r: &mut Reader<'a>) -> Self {
+        match r.u8("event kind") {
             1 => Self::AgentReady {
-                name: r.text("name")?,
+                name: r.text("name"),
             },
             2 => Self::Armed,
             3 => Self::AppStarted {
-                generation: r.u64("generation")?,
-                pid: r.u32("pid")?,
+                generation: r.u64("generation"),
+                pid: r.u32("pid"),
             },
             4 => Self::AppReady {
-                generation: r.u64("generation")?,
+                generation: r.u64("generation"),
             },
             5 => Self::Exited {
-                name: r.text("name")?,
-                pid: r.u32("pid")?,
-                status: ExitStatus::decode(r)?,
-                oom: r.flag("oom")?,
-                generation: r.u64("generation")?,
+                name: r.text("name"),
+                pid: r.u32("pid"),
+                status: ExitStatus::decode(r),
+                oom: r.flag("oom"),
+                generation: r.u64("generation"),
             },
             6 => Self::Stopped,
             7 => Self::Replaced {
-                name: r.text("name")?,
-                pid: r.u32("pid")?,
-                status: ExitStatus::decode(r)?,
-                generation: r.u64("generation")?,
+                name: r.text("name"),
+                pid: r.u32("pid"),
+                status: ExitStatus::decode(r),
+                generation: r.u64("generation"),
             },
             8 => Self::OutOfMemory {
-                name: r.text("name")?,
-                pid: r.u32("pid")?,
-                memory: Memory::decode(r)?,
+                name: r.text("name"),
+                pid: r.u32("pid"),
+                memory: Memory::decode(r),
             },
             9 => Self::LeftBehind {
-                name: r.text("name")?,
-                pid: r.u32("pid")?,
+                name: r.text("name"),
+                pid: r.u32("pid"),
             },
-            _ => return Err(Malformed::Invalid("event kind")),
-        })
+            _ => r.known("event kind", None, Self::Armed),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! One look at the running app by a command of the plan: what is asked, and what came of it.
 
 use super::{ExitStatus, Refusal};
-use crate::wire::{Malformed, Reader, Writer};
+use crate::wire::{Reader, Writer};
 
 /// Which command of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,15 +67,18 @@ impl Look {
         w.u32(self.timeout_ms);
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let look = Self {
-            id: r.u32("look id")?,
-            kind: LookKind::from_wire(r.u8("look kind")?).ok_or(Malformed::Invalid("look kind"))?,
-            timeout_ms: r.u32("look timeout")?,
-        };
-        match look.timeout_ms {
-            0 => Err(Malformed::Invalid("look timeout")),
-            _ => Ok(look),
+    pub(super) fn decode(r: &mut Reader<'_>) -> Self {
+        let id = r.u32("look id");
+        let kind = LookKind::from_wire(r.u8("look kind"));
+        let kind = r.known("look kind", kind, LookKind::Readiness);
+        let timeout_ms = r.u32("look timeout");
+        if timeout_ms == 0 {
+            r.invalid("look timeout");
+        }
+        Self {
+            id,
+            kind,
+            timeout_ms,
         }
     }
 }
@@ -100,21 +103,17 @@ impl Looked {
         }
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    pub(super) fn decode(r: &mut Reader<'_>) -> Self {
         let what = "look outcome";
-        Ok(Self {
-            id: r.u32("look id")?,
-            outcome: match r.u8(what)? {
-                1 => LookOutcome::Ended(ExitStatus::decode(r)?),
+        Self {
+            id: r.u32("look id"),
+            outcome: match r.u8(what) {
+                1 => LookOutcome::Ended(ExitStatus::decode(r)),
                 2 => LookOutcome::TimedOut,
-                3 => LookOutcome::NotExecuted {
-                    errno: r.u32(what)?,
-                },
-                4 => LookOutcome::Refused(
-                    Refusal::from_wire(r.u8(what)?).ok_or(Malformed::Invalid(what))?,
-                ),
-                _ => return Err(Malformed::Invalid(what)),
+                3 => LookOutcome::NotExecuted { errno: r.u32(what) },
+                4 => LookOutcome::Refused(Refusal::decode(r, what)),
+                _ => r.known(what, None, LookOutcome::TimedOut),
             },
-        })
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{ExitStatus, Memory};
 use crate::plan::{Item, List};
-use crate::wire::{Malformed, Reader, Writer};
+use crate::wire::{Reader, Writer};
 
 /// Body of [`super::Report::Processes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,11 +57,11 @@ impl<'a> Processes<'a> {
         self.list.encode(w);
     }
 
-    pub(super) fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        Ok(Self {
-            memory: Memory::decode(r)?,
-            list: List::decode(r, "processes")?,
-        })
+    pub(super) fn decode(r: &mut Reader<'a>) -> Self {
+        Self {
+            memory: Memory::decode(r),
+            list: List::decode(r, "processes"),
+        }
     }
 }
 
@@ -78,33 +78,27 @@ impl<'a> Item<'a> for ProcessStatus<'a> {
         }
     }
 
-    fn decode(r: &mut Reader<'a>, _: &'static str) -> Result<Self, Malformed> {
-        Ok(Self {
-            name: r.text("process name")?,
-            state: ProcessState::from_wire(r.u8("process state")?)
-                .ok_or(Malformed::Invalid("process state"))?,
-            pid: r.u32("pid")?,
-            restarts: r.u32("restarts")?,
-            since_ms: r.u64("time since the start")?,
-            last_exit: match r.flag("last exit")? {
-                true => Some(ExitStatus::decode(r)?),
-                false => None,
-            },
-        })
+    fn decode(r: &mut Reader<'a>, _: &'static str) -> Self {
+        Self {
+            name: r.text("process name"),
+            state: r.one_of("process state", ProcessState::ALL),
+            pid: r.u32("pid"),
+            restarts: r.u32("restarts"),
+            since_ms: r.u64("time since the start"),
+            last_exit: r.flag("last exit").then(|| ExitStatus::decode(r)),
+        }
     }
 }
 
 impl ProcessState {
-    fn from_wire(number: u8) -> Option<Self> {
-        Some(match number {
-            0 => Self::Waiting,
-            1 => Self::Starting,
-            2 => Self::Ready,
-            3 => Self::BackingOff,
-            4 => Self::Stopping,
-            5 => Self::Ended,
-            6 => Self::Restarting,
-            _ => return None,
-        })
-    }
+    /// Every state, in the order of their numbers.
+    const ALL: [Self; 7] = [
+        Self::Waiting,
+        Self::Starting,
+        Self::Ready,
+        Self::BackingOff,
+        Self::Stopping,
+        Self::Ended,
+        Self::Restarting,
+    ];
 }

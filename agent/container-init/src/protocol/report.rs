@@ -178,44 +178,50 @@ impl<'a> Report<'a> {
     /// Reads kind and body as [`super::first_frame`] hands them out.
     pub fn decode(body: &'a [u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(body);
-        let report = match r.u8("report kind")? {
+        let report = match r.u8("report kind") {
             HELLO => Self::Hello(Hello {
-                version: match r.u16("version")? {
+                version: match r.u16("version") {
                     version @ OLDEST_VERSION..=VERSION => version,
-                    _ => return Err(Malformed::Invalid("version")),
+                    _ => r.known("version", None, VERSION),
                 },
-                container_id: r.text("container id")?,
-                create_generation: r.u64("create generation")?,
-                generation: r.u64("generation")?,
-                started: r.flag("started")?,
-                first_unacked_seq: r.u64("first unacked seq")?,
+                container_id: r.text("container id"),
+                create_generation: r.u64("create generation"),
+                generation: r.u64("generation"),
+                started: r.flag("started"),
+                first_unacked_seq: r.u64("first unacked seq"),
             }),
             STATUS => Self::Status(Status {
-                generation: r.u64("generation")?,
-                started: r.flag("started")?,
-                app_ready: r.flag("app ready")?,
-                armed: r.flag("armed")?,
-                stopping: r.flag("stopping")?,
-                app_pid: r.u32("app pid")?,
-                agents: Agents::decode(&mut r)?,
+                generation: r.u64("generation"),
+                started: r.flag("started"),
+                app_ready: r.flag("app ready"),
+                armed: r.flag("armed"),
+                stopping: r.flag("stopping"),
+                app_pid: r.u32("app pid"),
+                agents: Agents::decode(&mut r),
             }),
             REFUSED => Self::Refused {
-                request: match r.u8("refused request")? {
+                request: match r.u8("refused request") {
                     0 => None,
-                    kind => Some(
-                        RequestKind::from_wire(kind)
-                            .ok_or(Malformed::Invalid("refused request"))?,
-                    ),
+                    kind => {
+                        let kind = RequestKind::from_wire(kind).map(Some);
+                        r.known("refused request", kind, None)
+                    }
                 },
-                code: Refusal::from_wire(r.u8("refusal")?).ok_or(Malformed::Invalid("refusal"))?,
+                code: Refusal::decode(&mut r, "refusal"),
             },
             EVENT => Self::Event(Event {
-                seq: r.u64("seq")?,
-                kind: EventKind::decode(&mut r)?,
+                seq: r.u64("seq"),
+                kind: EventKind::decode(&mut r),
             }),
-            LOOKED => Self::Looked(Looked::decode(&mut r)?),
-            PROCESSES => Self::Processes(Processes::decode(&mut r)?),
-            _ => return Err(Malformed::Invalid("report kind")),
+            LOOKED => Self::Looked(Looked::decode(&mut r)),
+            PROCESSES => Self::Processes(Processes::decode(&mut r)),
+            _ => {
+                r.invalid("report kind");
+                Self::Refused {
+                    request: None,
+                    code: Refusal::Malformed,
+                }
+            }
         };
         r.end("report")?;
         Ok(report)
@@ -236,20 +242,23 @@ impl Refusal {
             _ => return None,
         })
     }
+
+    pub(super) fn decode(r: &mut Reader<'_>, what: &'static str) -> Self {
+        let code = Self::from_wire(r.u8(what));
+        r.known(what, code, Self::Malformed)
+    }
 }
 
 impl AgentState {
-    fn from_wire(number: u8) -> Option<Self> {
-        Some(match number {
-            0 => Self::Waiting,
-            1 => Self::Starting,
-            2 => Self::Ready,
-            3 => Self::BackingOff,
-            4 => Self::Stopping,
-            5 => Self::Ended,
-            _ => return None,
-        })
-    }
+    /// Every state, in the order of their numbers.
+    const ALL: [Self; 6] = [
+        Self::Waiting,
+        Self::Starting,
+        Self::Ready,
+        Self::BackingOff,
+        Self::Stopping,
+        Self::Ended,
+    ];
 }
 
 /// The agents of a status, built from a slice or borrowed from a frame.
@@ -279,7 +288,7 @@ impl<'a> Agents<'a> {
         given
             .iter()
             .copied()
-            .chain((0..count).map_while(move |_| agent(&mut r).ok()))
+            .chain((0..count).map(move |_| agent(&mut r)))
     }
 
     fn encode(&self, w: &mut Writer<'_>) {
@@ -291,16 +300,18 @@ impl<'a> Agents<'a> {
         }
     }
 
-    fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        let count = r.u16("agents")?;
+    fn decode(r: &mut Reader<'a>) -> Self {
+        let count = r.u16("agents");
         // The agents are the last of a status, so that what is left is their bytes.
         let bytes = r.rest();
         let mut check = Reader::new(bytes);
         for _ in 0..count {
-            agent(&mut check)?;
+            if check.is_sound() {
+                agent(&mut check);
+            }
         }
-        check.end("agents")?;
-        Ok(Self(Source::Encoded(count, bytes)))
+        r.end_of(&check, "agents");
+        Self(Source::Encoded(count, bytes))
     }
 }
 
@@ -318,13 +329,12 @@ impl PartialEq for Agents<'_> {
 
 impl Eq for Agents<'_> {}
 
-fn agent<'a>(r: &mut Reader<'a>) -> Result<AgentStatus<'a>, Malformed> {
-    Ok(AgentStatus {
-        name: r.text("agent name")?,
-        state: AgentState::from_wire(r.u8("agent state")?)
-            .ok_or(Malformed::Invalid("agent state"))?,
-        pid: r.u32("agent pid")?,
-    })
+fn agent<'a>(r: &mut Reader<'a>) -> AgentStatus<'a> {
+    AgentStatus {
+        name: r.text("agent name"),
+        state: r.one_of("agent state", AgentState::ALL),
+        pid: r.u32("agent pid"),
+    }
 }
 
 #[cfg(test)]
@@ -354,7 +364,7 @@ mod tests {
             assert_survives(Report::Hello(Hello {
                 version: VERSION, container_id: name, create_generation: seq, generation, started: a, first_unacked_seq: seq,
             }));
-            let state = AgentState::from_wire(state).unwrap();
+            let state = AgentState::ALL[usize::from(state)];
             let agents = [AgentStatus { name, state, pid }, AgentStatus { name: "b", state, pid: 0 }];
             assert_survives(Report::Status(Status {
                 generation, started: a, app_ready: b, armed: c, stopping: d, app_pid: pid, agents: Agents::new(&agents),

@@ -169,32 +169,32 @@ impl<'a> Request<'a> {
     /// Reads kind and body as [`super::first_frame`] hands them out.
     pub fn decode(body: &'a [u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(body);
-        let kind = RequestKind::from_wire(r.u8("request kind")?)
-            .ok_or(Malformed::Invalid("request kind"))?;
+        let kind = RequestKind::from_wire(r.u8("request kind"));
+        let kind = r.known("request kind", kind, RequestKind::Status);
         let request = match kind {
-            RequestKind::Start => Self::Start(Start::decode(&mut r)?),
+            RequestKind::Start => Self::Start(Start::decode(&mut r)),
             RequestKind::Adopt => Self::Adopt(Adopt {
-                generation: r.u64("generation")?,
-                task_id: environment_value(r.text("task id")?, "task id")?,
-                traceparent: environment_value(r.text("traceparent")?, "traceparent")?,
+                generation: r.u64("generation"),
+                task_id: environment_value(&mut r, "task id"),
+                traceparent: environment_value(&mut r, "traceparent"),
             }),
             RequestKind::Stop => Self::Stop {
-                budget_ms: r.u32("stop budget")?,
+                budget_ms: r.u32("stop budget"),
             },
             RequestKind::Restart => Self::Restart(Restart {
-                process: r.text("process name")?,
-                budget_ms: r.u32("restart budget")?,
-                start: Start::decode(&mut r)?,
+                process: r.text("process name"),
+                budget_ms: r.u32("restart budget"),
+                start: Start::decode(&mut r),
             }),
-            RequestKind::Signal => match r.u8("signal")? {
+            RequestKind::Signal => match r.u8("signal") {
                 signal @ 1..=64 => Self::Signal { signal },
-                _ => return Err(Malformed::Invalid("signal")),
+                _ => r.known("signal", None, Self::Status),
             },
             RequestKind::Status => Self::Status,
             RequestKind::Ack => Self::Ack {
-                seq: r.u64("acked seq")?,
+                seq: r.u64("acked seq"),
             },
-            RequestKind::Look => Self::Look(Look::decode(&mut r)?),
+            RequestKind::Look => Self::Look(Look::decode(&mut r)),
             RequestKind::Processes => Self::Processes,
         };
         r.end("request")?;
@@ -210,13 +210,13 @@ impl<'a> Start<'a> {
         self.env.encode(w);
     }
 
-    fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        Ok(Self {
-            generation: r.u64("generation")?,
-            task_id: environment_value(r.text("task id")?, "task id")?,
-            traceparent: environment_value(r.text("traceparent")?, "traceparent")?,
-            env: EnvList::decode(r)?,
-        })
+    fn decode(r: &mut Reader<'a>) -> Self {
+        Self {
+            generation: r.u64("generation"),
+            task_id: environment_value(r, "task id"),
+            traceparent: environment_value(r, "traceparent"),
+            env: EnvList::decode(r),
+        }
     }
 }
 
@@ -247,7 +247,7 @@ impl<'a> EnvList<'a> {
         given
             .iter()
             .copied()
-            .chain((0..count).map_while(move |_| pair(&mut r).ok()))
+            .chain((0..count).map(move |_| pair(&mut r)))
     }
 
     fn encode(&self, w: &mut Writer<'_>) {
@@ -258,19 +258,21 @@ impl<'a> EnvList<'a> {
         }
     }
 
-    fn decode(r: &mut Reader<'a>) -> Result<Self, Malformed> {
-        let count = r.u16("env")?;
+    fn decode(r: &mut Reader<'a>) -> Self {
+        let count = r.u16("env");
         if usize::from(count) > MAX_ENV_OVERLAY {
-            return Err(Malformed::Invalid("env"));
+            r.invalid("env");
         }
         // The overlay is the last of a start, so that what is left is its bytes.
         let bytes = r.rest();
         let mut check = Reader::new(bytes);
         for _ in 0..count {
-            pair(&mut check)?;
+            if check.is_sound() {
+                pair(&mut check);
+            }
         }
-        check.end("env")?;
-        Ok(Self(Source::Encoded(count, bytes)))
+        r.end_of(&check, "env");
+        Self(Source::Encoded(count, bytes))
     }
 }
 
@@ -291,21 +293,21 @@ impl PartialEq for EnvList<'_> {
 
 impl Eq for EnvList<'_> {}
 
-fn pair<'a>(r: &mut Reader<'a>) -> Result<(&'a str, &'a str), Malformed> {
-    let key = environment_value(r.text("env key")?, "env key")?;
+fn pair<'a>(r: &mut Reader<'a>) -> (&'a str, &'a str) {
+    let key = environment_value(r, "env key");
     if key.is_empty() || key.contains('=') {
-        return Err(Malformed::Invalid("env key"));
+        r.invalid("env key");
     }
-    Ok((key, environment_value(r.text("env value")?, "env value")?))
+    (key, environment_value(r, "env value"))
 }
 
 /// A NUL would end the string early in the kernel's eyes.
-fn environment_value<'a>(text: &'a str, what: &'static str) -> Result<&'a str, Malformed> {
+fn environment_value<'a>(r: &mut Reader<'a>, what: &'static str) -> &'a str {
+    let text = r.text(what);
     if text.as_bytes().contains(&0) {
-        Err(Malformed::Invalid(what))
-    } else {
-        Ok(text)
+        r.invalid(what);
     }
+    text
 }
 
 #[cfg(test)]

@@ -240,6 +240,7 @@ impl<'p, 'r> Actions<'p, 'r> {
         Self { items, length: 0 }
     }
 
+    #[inline(never)]
     pub(super) fn push(&mut self, action: Action<'p, 'r>) {
         debug_assert!(
             self.length < ROOM,

@@ -14,6 +14,8 @@ use crate::protocol::EventKind;
 
 /// The most of a budget that is kept for the agents.
 const TAIL_MAX_MS: u64 = 2_000;
+/// Between two kills of what does not go: what forks faster than one pass over /proc sees outlives it.
+const KILL_AGAIN_MS: u64 = 10;
 /// How long what outlives the app may take where the stop has no budget.
 const LEFT_OVER_MS: u64 = 10_000;
 
@@ -31,14 +33,21 @@ pub(super) struct Stop {
     prepared: bool,
     /// Strangers were asked to end.
     swept: bool,
-    /// Everything was killed; when we stop waiting for it.
-    killed: Option<Millis>,
+    killed: Option<Killed>,
+}
+
+/// Everything was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Killed {
+    again_at: Millis,
+    /// When we stop waiting for it.
+    give_up_at: Millis,
 }
 
 impl Stop {
     pub(super) fn due(&self) -> Option<Millis> {
         match self.killed {
-            Some(give_up) => Some(give_up),
+            Some(killed) => Some(killed.again_at.min(killed.give_up_at)),
             None => Some(
                 self.app_deadline
                     .unwrap_or(self.deadline)
@@ -115,7 +124,7 @@ impl<'p> Supervisor<'p> {
                 });
             }
         }
-        let gave_up = stop.killed.is_some_and(|give_up| give_up <= now);
+        let gave_up = stop.killed.is_some_and(|killed| killed.give_up_at <= now);
         if (!left && self.childless && !spawning) || gave_up {
             self.phase = Phase::Ended;
             self.report_left_behind(out);
@@ -132,8 +141,15 @@ impl<'p> Supervisor<'p> {
                 slot.kill(app, now, out);
             }
         }
-        if stop.deadline <= now && stop.killed.is_none() {
-            stop.killed = Some(now + KILL_WAIT_MS);
+        let is_due = stop.killed.is_none_or(|killed| killed.again_at <= now);
+        if stop.deadline <= now && is_due {
+            let give_up_at = stop
+                .killed
+                .map_or(now + KILL_WAIT_MS, |killed| killed.give_up_at);
+            stop.killed = Some(Killed {
+                again_at: now + KILL_AGAIN_MS,
+                give_up_at,
+            });
             out.push(Action::Signal {
                 target: Target::Everybody,
                 signal: SIGKILL,

@@ -644,7 +644,9 @@ fn an_app_that_ignores_its_signal_is_killed_before_its_agents_lose_their_turn() 
         (world.now, world.signals.last()),
         (2000, Some(&(Target::Everybody, SIGKILL)))
     );
-    world.sleep();
+    while world.exit.is_none() {
+        world.sleep();
+    }
     assert_eq!(
         (world.now, world.exit),
         (3000, Some(137)),
@@ -685,6 +687,28 @@ fn strangers_are_asked_to_end_after_the_plan() {
     });
     world.feed(Input::Childless);
     assert_eq!(world.exit, Some(4));
+}
+
+#[test]
+fn strangers_that_outrun_a_kill_are_killed_again_until_nobody_waits_for_them() {
+    let plan = [app(Readiness::None)];
+    let mut world = World::begin(&plan);
+    world.start(8);
+    world.alive.insert(999, usize::MAX);
+    world.end(0, ExitStatus::Code(4));
+    let ended = world.now;
+    let mut kills = 0;
+    while world.exit.is_none() {
+        world.sleep();
+        let killed = (Target::Everybody, SIGKILL);
+        kills = world
+            .signals
+            .iter()
+            .filter(|signal| **signal == killed)
+            .count();
+    }
+    assert_eq!((world.exit, world.now), (Some(4), ended + 11_000));
+    assert_eq!(kills, 100, "every 10 ms of a second");
 }
 
 #[test]

@@ -182,6 +182,18 @@ impl Drop for Running {
     }
 }
 
+/// The program of tests/NAME.c, built below the target directory.
+pub fn compiled(name: &str) -> String {
+    let source = format!("{}/tests/{name}.c", env!("CARGO_MANIFEST_DIR"));
+    let path = format!("{}/{name}", env!("CARGO_TARGET_TMPDIR"));
+    // Others may be executing the one that is there.
+    let own = format!("{path}.{}", std::process::id());
+    let built = Command::new("cc").args(["-o", &own, &source]).status();
+    assert!(built.unwrap().success(), "{source}");
+    std::fs::rename(own, &path).unwrap();
+    path
+}
+
 /// kill(1) of busybox, which takes every number.
 pub fn kill(pid: u32, signal: u32) {
     let (signal, pid) = (format!("-{signal}"), pid.to_string());

@@ -207,6 +207,8 @@ pub struct Settings {
     pub exit_codes: &'static [Rewrite],
     /// Whether the container's own output is read.
     pub is_read: bool,
+    /// Whether /proc is that of the container's namespace.
+    pub own_proc: bool,
     /// Words before the whole: a program that executes the rest.
     pub wrapper: Vec<String>,
 }
@@ -219,6 +221,7 @@ impl Default for Settings {
             signals: &[],
             exit_codes: &[],
             is_read: true,
+            own_proc: false,
             wrapper: Vec::new(),
         }
     }
@@ -268,7 +271,9 @@ impl Container {
             .arg("--default-signal")
             .args(&settings.wrapper)
             .arg("unshare")
-            .args(["--pid", "--fork", "--kill-child", "--"])
+            .args(["--pid", "--fork", "--kill-child"])
+            .args(settings.own_proc.then_some("--mount-proc"))
+            .arg("--")
             .args([
                 "setpriv",
                 "--no-new-privs",

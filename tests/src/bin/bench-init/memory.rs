@@ -23,6 +23,7 @@ pub fn rows(inits: &Inits) -> Result<Vec<Row>> {
     }
     let state = "beside one more of the same, as on a host of containers";
     rows.extend(one_process(inits, "private memory, one process", state)?);
+    let _six = WithAgents::start(sleeper())?;
     let six = six_agents("private memory, six agents", state)?;
     rows.push(six.wanted(&[Target::MaxAtMost(100.0)]));
     Ok(rows)

@@ -1,6 +1,7 @@
 //! The exit ring as a file: preallocated, one record for every end.
 
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 
 use container_init::exits::{Cursor, ExitRecord, FILE_SIZE, Pending};
 
@@ -24,7 +25,7 @@ impl Ring {
     /// put something else in its place. Without it the events still tell.
     pub fn open(
         path: &CStr,
-        room: &'static mut Option<RingFile>,
+        room: &'static mut MaybeUninit<RingFile>,
         pending: &'static Pending,
     ) -> Option<Self> {
         if path.is_empty() {
@@ -32,7 +33,7 @@ impl Ring {
         }
         match prepare(path) {
             Ok((file, cursor)) => Some(Self {
-                file: room.insert(RingFile { file, pending }),
+                file: room.write(RingFile { file, pending }),
                 cursor,
             }),
             Err(errno) => {
@@ -60,28 +61,16 @@ impl Ring {
 }
 
 impl RingFile {
-    /// Writes what is pending; whether there was anything.
-    pub fn write(&self) -> bool {
-        let mut any = false;
+    /// Hands what is pending to the kernel, which keeps it over our end.
+    pub fn write(&self) {
         for (offset, record) in self.pending.take() {
-            told(sys::pwrite(&self.file, &record, offset).map(drop));
-            any = true;
+            if let Err(errno) = sys::pwrite(&self.file, &record, offset) {
+                say(&[
+                    b"exit ring: cannot write: errno ",
+                    Number::new(errno.0).as_bytes(),
+                ]);
+            }
         }
-        any
-    }
-
-    /// Waits until the disk has all that was written.
-    pub fn sync(&self) {
-        told(sys::fdatasync(&self.file));
-    }
-}
-
-fn told(written: sys::Result<()>) {
-    if let Err(errno) = written {
-        say(&[
-            b"exit ring: cannot write: errno ",
-            Number::new(errno.0).as_bytes(),
-        ]);
     }
 }
 

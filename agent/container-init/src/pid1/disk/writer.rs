@@ -102,13 +102,14 @@ impl Writer {
         self.captured = [const { None }; MAX_PROCESSES];
     }
 
-    /// Obeys PID 1. The ring is handed to the kernel before anything else, so that it outlives us,
-    /// and its disk is waited for after everything else, so that logs go on for as long as they can.
+    /// Obeys PID 1. The ring comes before the logs: it is short.
     fn obey(&mut self) {
         sys::read(&self.bell.wake, &mut [0; 8]).ok();
         let ended = self.bell.orders.ended.swap(0, Ordering::Acquire);
         let drain = self.bell.orders.drain.load(Ordering::Acquire);
-        let recorded = self.ring.filter(|ring| ring.write());
+        if let Some(ring) = self.ring {
+            ring.write();
+        }
         let Buffers { shared, kept } = &mut *self.buffers;
         for (process, (captured, kept)) in self.captured.iter_mut().zip(kept).enumerate() {
             if let Some(captured) = captured
@@ -116,9 +117,6 @@ impl Writer {
             {
                 captured.finish(shared, kept);
             }
-        }
-        if let Some(ring) = recorded {
-            ring.sync();
         }
         if drain {
             sys::ring(&self.bell.drained);

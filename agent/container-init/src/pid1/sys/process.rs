@@ -208,7 +208,7 @@ pub fn fork() -> Result<Forked> {
 
 const STACK_SIZE: usize = 64 * 1024;
 
-#[repr(C, align(16))]
+#[repr(C, align(4096))]
 struct Stack(UnsafeCell<[u8; STACK_SIZE]>);
 
 // SAFETY: used only by the child in `vfork`, while its only parent thread is suspended.

@@ -8,16 +8,23 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use super::{Errno, Result, checked};
 use crate::pid1::arch;
 
-const STACK_SIZE: usize = 16 * 1024;
+/// With what stands behind it: whole pages.
+const STACK_SIZE: usize = 16 * 1024 - 16;
 
 #[repr(C, align(4096))]
-struct Stack(UnsafeCell<[u8; STACK_SIZE]>);
+struct Stack {
+    room: UnsafeCell<[u8; STACK_SIZE]>,
+    /// Here, because no other page is written to by it.
+    taken: AtomicBool,
+}
 
 // SAFETY: used only by the one thread that `thread` makes.
 unsafe impl Sync for Stack {}
 
-static STACK: Stack = Stack(UnsafeCell::new([0; STACK_SIZE]));
-static TAKEN: AtomicBool = AtomicBool::new(false);
+static STACK: Stack = Stack {
+    room: UnsafeCell::new([0; STACK_SIZE]),
+    taken: AtomicBool::new(false),
+};
 
 /// What a thread does.
 pub trait Work: Send {
@@ -32,11 +39,11 @@ pub fn thread<W: Work>(work: &'static mut W) -> Result<()> {
         // SAFETY: `thread` passed a `&'static mut W` that it has given away.
         unsafe { &mut *work.cast::<W>() }.work()
     }
-    if TAKEN.swap(true, Ordering::Relaxed) {
+    if STACK.taken.swap(true, Ordering::Relaxed) {
         return Err(Errno::EBUSY);
     }
-    let top = STACK.0.get().cast::<u8>().wrapping_add(STACK_SIZE);
-    // SAFETY: the stack is aligned and `TAKEN` gives it out once; `run` never returns, and `work` is
+    let top = STACK.room.get().cast::<u8>().wrapping_add(STACK_SIZE);
+    // SAFETY: the stack is aligned and `taken` gives it out once; `run` never returns, and `work` is
     // exclusively its own, for ever.
     checked(unsafe { arch::thread(top, run::<W>, core::ptr::from_mut(work).cast()) }).map(drop)
 }
