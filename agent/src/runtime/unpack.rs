@@ -1,8 +1,12 @@
-//! [`imagecache::Unpacker`] on containerd's snapshot and diff services: containerd's own unpack.
+//! [`imagecache::Unpacker`] on containerd's snapshot and diff services.
 //!
-//! Per layer: Prepare on the parent, Diff.Apply, compare the diff id, Commit under the chain id.
-//! containerd answers `AlreadyExists` to the Prepare of a chain that is there, and puts it under
-//! our lease: a skip without a race.
+//! With overlayfs, per layer: Prepare on the parent, our tree over the empty directory, Commit under
+//! the chain id. With other snapshotters containerd applies the layer itself, from its own content
+//! store. containerd answers `AlreadyExists` to the Prepare of a chain that is there, and puts it
+//! under our lease: a skip without a race.
+
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 
 use containerd_client::services::v1::ApplyRequest;
 use containerd_client::services::v1::diff_client::DiffClient;
@@ -11,10 +15,15 @@ use containerd_client::services::v1::snapshots::{
     CommitSnapshotRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
 };
 use containerd_client::types::{Descriptor, Mount};
-use imagecache::{Digest, Layer, UnpackError, Unpacker};
+use imagecache::blobs::Blob;
+use imagecache::{
+    Begun, BlobWriter as _, ContentStore as _, Digest, Layer, Prepared, Snapshot, StoreError,
+    UnpackError, Unpacker, Workplace,
+};
 use tonic::transport::Channel;
 
 use super::connection::{Connection, Deadline};
+use super::content::ContainerdStore;
 use super::error::{Answer, RuntimeError};
 use super::labels;
 use super::lease::{Lease, unique};
@@ -24,7 +33,12 @@ pub(super) struct ContainerdUnpacker<'l> {
     pub lease: &'l Lease,
     /// Of applying one layer, which is as long as its files are many.
     pub apply_deadline: Deadline,
+    /// Where trees are extracted; [`None`] where containerd applies layers itself.
+    pub workplace: Option<&'l Workplace>,
 }
+
+/// Bytes of a blob handed to containerd at a time.
+const CHUNK: usize = 1 << 20;
 
 impl ContainerdUnpacker<'_> {
     fn connection(&self) -> &Connection {
@@ -33,6 +47,58 @@ impl ContainerdUnpacker<'_> {
 
     fn snapshots(&self) -> SnapshotsClient<Channel> {
         SnapshotsClient::new(self.connection().channel())
+    }
+
+    /// Prepares the snapshot of a layer; none when its chain is there.
+    async fn begin(&self, layer: &Layer, key: &str) -> Result<Option<Vec<Mount>>, UnpackError> {
+        let request = self.lease.request(PrepareSnapshotRequest {
+            snapshotter: self.connection().snapshotter(),
+            key: key.to_owned(),
+            parent: layer
+                .parent
+                .as_ref()
+                .map(Digest::to_string)
+                .unwrap_or_default(),
+            labels: labels::map([(labels::SNAPSHOT_REF, layer.chain_id.to_string())]),
+        });
+        let mut snapshots = self.snapshots();
+        let prepared = self
+            .connection()
+            .answer(self.connection().plain(), snapshots.prepare(request))
+            .await;
+        match prepared {
+            Ok(response) => Ok(Some(response.into_inner().mounts)),
+            Err(Answer::Exists) => Ok(None),
+            Err(said) => Err(unpack_error(said, "prepare layer", &layer.blob.digest)),
+        }
+    }
+
+    /// Gives containerd the blob, from which it applies the layer itself.
+    async fn hand_over(&self, layer: &Layer, blob: &Blob) -> Result<(), UnpackError> {
+        let store = ContainerdStore::new(self.lease);
+        let stored = |source: StoreError| UnpackError::Unavailable {
+            operation: "hand over layer",
+            object: layer.blob.digest.to_string(),
+            source: source.into(),
+        };
+        let Begun::Writer(mut writer) = store.begin(&layer.blob).await.map_err(stored)? else {
+            return Ok(());
+        };
+        let mut at = 0;
+        while at < blob.size {
+            let mut chunk = vec![0; CHUNK.min(usize::try_from(blob.size - at).unwrap_or(CHUNK))];
+            if let Err(source) = blob.file.read_exact_at(&mut chunk, at) {
+                writer.abort().await;
+                let layer = layer.blob.digest.clone();
+                return Err(UnpackError::Read { layer, source });
+            }
+            at += chunk.len() as u64;
+            if let Err(error) = writer.write(chunk.into()).await {
+                writer.abort().await;
+                return Err(stored(error));
+            }
+        }
+        writer.commit().await.map_err(stored)
     }
 
     async fn fill(&self, layer: &Layer, key: &str, mounts: Vec<Mount>) -> Result<(), UnpackError> {
@@ -65,6 +131,10 @@ impl ContainerdUnpacker<'_> {
                 got,
             });
         }
+        self.name(layer, key).await
+    }
+
+    async fn name(&self, layer: &Layer, key: &str) -> Result<(), UnpackError> {
         let request = self.lease.request(CommitSnapshotRequest {
             snapshotter: self.connection().snapshotter(),
             name: layer.chain_id.to_string(),
@@ -120,33 +190,66 @@ impl Unpacker for ContainerdUnpacker<'_> {
         found.map(|info| info.is_some()).map_err(of_runtime)
     }
 
-    async fn apply(&self, layer: &Layer) -> Result<(), UnpackError> {
+    fn workplace(&self) -> Option<&Workplace> {
+        self.workplace
+    }
+
+    async fn prepare(&self, layer: &Layer) -> Result<Snapshot, UnpackError> {
         let key = unique("unpack");
-        let request = self.lease.request(PrepareSnapshotRequest {
-            snapshotter: self.connection().snapshotter(),
-            key: key.clone(),
-            parent: layer
-                .parent
-                .as_ref()
-                .map(Digest::to_string)
-                .unwrap_or_default(),
-            labels: labels::map([(labels::SNAPSHOT_REF, layer.chain_id.to_string())]),
-        });
-        let mut snapshots = self.snapshots();
-        let prepared = self
-            .connection()
-            .answer(self.connection().plain(), snapshots.prepare(request))
-            .await;
-        let mounts = match prepared {
-            Ok(response) => response.into_inner().mounts,
-            Err(Answer::Exists) => return Ok(()),
-            Err(said) => return Err(unpack_error(said, "prepare layer", &layer.blob.digest)),
+        let Some(mounts) = self.begin(layer, &key).await? else {
+            return Ok(Snapshot::Present);
+        };
+        match directories(&mounts) {
+            Some((target, lower)) => Ok(Snapshot::Prepared(Prepared { key, target, lower })),
+            None => {
+                self.remove(&key).await;
+                Err(UnpackError::Failed {
+                    operation: "prepare layer",
+                    object: layer.blob.digest.to_string(),
+                    source: format!("containerd mounts it in a way we do not know: {mounts:?}").into(),
+                })
+            }
+        }
+    }
+
+    async fn commit(&self, layer: &Layer, prepared: &Prepared) -> Result<(), UnpackError> {
+        self.name(layer, &prepared.key).await
+    }
+
+    async fn discard(&self, prepared: &Prepared) {
+        self.remove(&prepared.key).await;
+    }
+
+    async fn apply(&self, layer: &Layer, blob: &Blob) -> Result<(), UnpackError> {
+        self.hand_over(layer, blob).await?;
+        let key = unique("unpack");
+        let Some(mounts) = self.begin(layer, &key).await? else {
+            return Ok(());
         };
         let filled = self.fill(layer, &key, mounts).await;
         if filled.is_err() {
             self.remove(&key).await;
         }
         filled
+    }
+}
+
+/// The directory that a prepared snapshot writes to, and those below it, the topmost first: what
+/// containerd's overlayfs mounts (`snapshots/overlay/overlay.go`, `mounts`).
+fn directories(mounts: &[Mount]) -> Option<(PathBuf, Vec<PathBuf>)> {
+    let [mount] = mounts else { return None };
+    let option = |name: &str| mount.options.iter().find_map(|option| option.strip_prefix(name));
+    // Marks of deletion would be other attributes.
+    if mount.options.iter().any(|option| option == "userxattr") {
+        return None;
+    }
+    match mount.r#type.as_str() {
+        "bind" => Some((PathBuf::from(&mount.source), Vec::new())),
+        "overlay" => {
+            let lower = option("lowerdir=")?.split(':').map(PathBuf::from).collect();
+            Some((PathBuf::from(option("upperdir=")?), lower))
+        }
+        _ => None,
     }
 }
 

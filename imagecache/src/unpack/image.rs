@@ -1,0 +1,185 @@
+//! All layers of an image at a time.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::{BoxFuture, try_join_all};
+use tokio::sync::oneshot;
+
+use super::implicit::inherit;
+use super::{Snapshot, Extraction, Layer, Tree, UnpackError, Unpacker};
+use crate::PullError;
+use crate::blobs::{Blob, Blobs, Check};
+use crate::layer::Applied;
+
+/// A blob that came.
+pub(crate) struct Fetched<R> {
+    /// Verified.
+    pub blob: Blob,
+    /// How it came.
+    pub report: R,
+}
+
+/// A layer that is unpacked.
+pub(crate) struct Unpacked<R> {
+    /// How its blob came; none when the layer was unpacked already.
+    pub fetched: Option<R>,
+    /// How long it was extracted and placed, without waiting for others.
+    pub unpacking: Duration,
+}
+
+/// What unpacks an image: where to, and by what.
+pub(crate) struct Parts<'p, U> {
+    pub unpacker: &'p U,
+    pub extraction: &'p Extraction,
+    pub blobs: &'p Blobs,
+}
+
+/// Fetches and unpacks `layers`, from the bottom up; what lies below the first is unpacked. The
+/// first failure ends all.
+pub(crate) async fn layers<U: Unpacker, R: Send>(
+    layers: &[Layer],
+    parts: &Parts<'_, U>,
+    fetch: &(dyn Fn(&Layer) -> BoxFuture<'_, Result<Fetched<R>, PullError>> + Sync),
+) -> Result<Vec<Unpacked<R>>, PullError> {
+    let mut below = None;
+    let tasks = layers.iter().map(|layer| {
+        let (done, wait) = oneshot::channel();
+        let wait = below.replace(wait);
+        async move {
+            let unpacked = one(layer, parts, fetch, wait).await?;
+            // Nobody waits for the topmost.
+            done.send(()).ok();
+            Ok::<_, PullError>(unpacked)
+        }
+    });
+    try_join_all(tasks).await
+}
+
+async fn one<U: Unpacker, R: Send>(
+    layer: &Layer,
+    parts: &Parts<'_, U>,
+    fetch: &(dyn Fn(&Layer) -> BoxFuture<'_, Result<Fetched<R>, PullError>> + Sync),
+    below: Option<oneshot::Receiver<()>>,
+) -> Result<Unpacked<R>, PullError> {
+    // Another pull may be at this chain, or have finished it.
+    let _lock = parts.extraction.chains.lock(&layer.chain_id).await;
+    if parts.unpacker.unpacked(&layer.chain_id).await? {
+        return Ok(Unpacked {
+            fetched: None,
+            unpacking: Duration::ZERO,
+        });
+    }
+    let Fetched { mut blob, report } = fetch(layer).await?;
+    let Some(workplace) = parts.unpacker.workplace() else {
+        after(below).await;
+        let begin = Instant::now();
+        parts.unpacker.apply(layer, &blob).await?;
+        return Ok(Unpacked {
+            fetched: Some(report),
+            unpacking: begin.elapsed(),
+        });
+    };
+    let mut again = true;
+    let (tree, applied, extracting) = loop {
+        let tree = workplace.tree()?;
+        match extract(layer, blob, tree, parts.extraction).await {
+            Ok(extracted) => break extracted,
+            Err(error) if again && error.may_be_damage() => {
+                again = false;
+                // What was verified may have rotted since: then it is fetched once more.
+                let (blobs, digest) = (parts.blobs.clone(), layer.blob.digest.clone());
+                let checked = blocking(move || blobs.check(&digest).map_err(UnpackError::from));
+                if !matches!(checked.await?, Check::Damaged { .. }) {
+                    return Err(error.into());
+                }
+                tracing::warn!(layer = %layer.blob.digest, "a damaged blob is fetched again");
+                blob = fetch(layer).await?.blob;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    after(below).await;
+    let begin = Instant::now();
+    place(layer, parts, tree, applied).await?;
+    Ok(Unpacked {
+        fetched: Some(report),
+        unpacking: extracting + begin.elapsed(),
+    })
+}
+
+/// Waits for the layer below. When that failed, its error ends the whole in this instant.
+async fn after(below: Option<oneshot::Receiver<()>>) {
+    if let Some(below) = below
+        && below.await.is_err()
+    {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn extract(
+    layer: &Layer,
+    blob: Blob,
+    tree: Tree,
+    extraction: &Extraction,
+) -> Result<(Tree, Applied, Duration), UnpackError> {
+    let place = extraction.places.clone().acquire_owned().await;
+    let (layer, extraction) = (layer.clone(), extraction.clone());
+    blocking(move || {
+        // Held until the work ends, also when nobody waits for it any more.
+        let _place = place;
+        let begin = Instant::now();
+        let applied = extraction.run(&layer, blob, &tree)?;
+        Ok((tree, applied, begin.elapsed()))
+    })
+    .await
+}
+
+async fn place<U: Unpacker>(
+    layer: &Layer,
+    parts: &Parts<'_, U>,
+    tree: Tree,
+    applied: Applied,
+) -> Result<(), PullError> {
+    let prepared = match parts.unpacker.prepare(layer).await? {
+        Snapshot::Present => return Ok(()),
+        Snapshot::Prepared(prepared) => prepared,
+    };
+    let put = async {
+        let unsettled = parts.blobs.unsettled().clone();
+        let (name, target, lower) = (
+            suspect_name(&layer.chain_id),
+            prepared.target.clone(),
+            prepared.lower.clone(),
+        );
+        blocking(move || {
+            inherit(tree.path(), &applied.implicit, &lower)?;
+            unsettled.mark(&name)?;
+            tree.place(&target)
+        })
+        .await?;
+        parts.unpacker.commit(layer, &prepared).await
+    };
+    let placed = put.await;
+    if placed.is_err() {
+        parts.unpacker.discard(&prepared).await;
+    }
+    Ok(placed?)
+}
+
+/// What an unpacked chain is called among what is unsettled.
+pub(crate) fn suspect_name(chain_id: &crate::Digest) -> String {
+    format!("chain-{}", chain_id.hex())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, UnpackError> + Send + 'static,
+) -> Result<T, UnpackError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(ended) => Err(UnpackError::Failed {
+            operation: "extract",
+            object: "a layer".to_owned(),
+            source: ended.into(),
+        }),
+    }
+}
