@@ -15,9 +15,9 @@ use crate::{Begun, BlobWriter, ContentStore, Descriptor, Digest, Hasher};
 
 /// Where a blob comes from.
 #[derive(Debug, Clone)]
-pub struct From {
+pub struct Sources {
     /// In the order in which they are asked.
-    pub sources: Vec<Arc<dyn Source>>,
+    pub ordered: Vec<Arc<dyn Source>>,
     /// What the pull may still spend on trying again.
     pub budget: Arc<Budget>,
     /// A connection that brings no byte for this long has failed.
@@ -26,13 +26,13 @@ pub struct From {
 
 /// Brings a blob into the store unless it is there. `kind` is for errors: `config`, `layer`.
 pub async fn into_content_store<S: ContentStore>(
-    from: &From,
+    sources: &Sources,
     kind: &str,
     blob: &Descriptor,
     store: &S,
 ) -> Result<(), PullError> {
     let object = named(kind, &blob.digest);
-    let mut attempts = Attempts::new(from.sources.iter().map(|source| source.is_well()));
+    let mut attempts = Attempts::new(sources.ordered.iter().map(|source| source.is_well()));
     let mut last = None;
     loop {
         let mut writer = match store.begin(blob).await? {
@@ -40,7 +40,7 @@ pub async fn into_content_store<S: ContentStore>(
             Begun::Writer(writer) => writer,
         };
         let mut copy = Copy {
-            from,
+            sources,
             object: &object,
             blob,
             attempts: &mut attempts,
@@ -89,7 +89,7 @@ pub(crate) async fn keep<S: ContentStore>(
 
 /// One way through the blob; it goes on where a connection broke.
 struct Copy<'c> {
-    from: &'c From,
+    sources: &'c Sources,
     object: &'c str,
     blob: &'c Descriptor,
     attempts: &'c mut Attempts,
@@ -124,12 +124,12 @@ impl Copy<'_> {
                 Err(End::Store(error)) => return Err(error),
                 Err(End::Source(failure)) => failure,
             };
-            tracing::debug!(source = ?self.from.sources[asked], object = self.object, %failure, "connection failed");
+            tracing::debug!(source = ?self.sources.ordered[asked], object = self.object, %failure, "connection failed");
             if self.got > before {
                 self.attempts.succeeded(asked);
             }
             let (verdict, now) = (failure.verdict(), Instant::now());
-            let budget = &self.from.budget;
+            let budget = &self.sources.budget;
             self.attempts
                 .failed(asked, verdict, now, fastrand::f64(), budget);
             if self.last.as_ref().is_none_or(|(last, _)| *last <= asked) {
@@ -138,13 +138,9 @@ impl Copy<'_> {
         }
     }
 
-    async fn connection<W: BlobWriter>(
-        &mut self,
-        asked: usize,
-        writer: &mut W,
-    ) -> Result<(), End> {
-        let (blob, stall) = (self.blob, self.from.stall_timeout);
-        let source = &self.from.sources[asked];
+    async fn connection<W: BlobWriter>(&mut self, asked: usize, writer: &mut W) -> Result<(), End> {
+        let (blob, stall) = (self.blob, self.sources.stall_timeout);
+        let source = &self.sources.ordered[asked];
         let opened = source.open(blob, self.got..blob.size).await;
         let mut incoming = opened.map_err(End::Source)?;
         let mut at = incoming.range.start;
@@ -186,7 +182,7 @@ impl Copy<'_> {
     fn over(&mut self) -> PullError {
         let (registry, repository, failure) = match self.last.take() {
             Some((asked, failure)) => {
-                let source = &self.from.sources[asked];
+                let source = &self.sources.ordered[asked];
                 (source.name(), source.repository(), failure)
             }
             None => ("", "", Failure::NotFound),

@@ -14,7 +14,7 @@ mod options;
 mod retry;
 mod source;
 
-pub use content::{From, into_content_store};
+pub use content::{Sources, into_content_store};
 pub use failure::{Failure, Verdict};
 pub use options::{FetchOptions, ProxySettings};
 pub use retry::Budget;
@@ -33,5 +33,5 @@ pub(crate) async fn blob<S: ContentStore>(
     blob: &Descriptor,
     store: &S,
 ) -> Result<(), PullError> {
-    into_content_store(&registry.from(), kind, blob, store).await
+    into_content_store(&registry.sources(), kind, blob, store).await
 }

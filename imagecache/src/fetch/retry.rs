@@ -66,7 +66,7 @@ struct Standing {
 impl Attempts {
     /// One source for each item: whether it is well.
     pub(crate) fn new(well: impl IntoIterator<Item = bool>) -> Self {
-        let standing = |well| Standing {
+        let standing = |well: bool| Standing {
             unwell: !well,
             ..Standing::default()
         };

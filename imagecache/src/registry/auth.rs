@@ -205,7 +205,12 @@ impl Auth {
     /// The refusal of a request that was sent with the newest pass.
     pub(crate) async fn refusal(&self) -> Failure {
         let state = self.state.lock().await;
-        refused(state.credentials.as_ref().unwrap_or(&Credentials::Anonymous))
+        refused(
+            state
+                .credentials
+                .as_ref()
+                .unwrap_or(&Credentials::Anonymous),
+        )
     }
 }
 

@@ -131,7 +131,10 @@ mod tests {
                 r#"Basic realm="a, b=\"c\"", Bearer realm=https, error="insufficient_scope" , scope = "x y""#,
                 vec![Challenge::Basic, bearer("https", None, Some("x y"))],
             ),
-            (r#"Negotiate abc==, Basic realm="r""#, vec![Challenge::Basic]),
+            (
+                r#"Negotiate abc==, Basic realm="r""#,
+                vec![Challenge::Basic],
+            ),
             (r#"Bearer service="without a realm""#, vec![]),
             ("", vec![]),
         ] {

@@ -112,7 +112,11 @@ impl Clients {
             .redirect(redirect::Policy::none())
             .referer(false)
             .http1_only()
-            .connect_timeout(key.trust.connect.map_or(self.connect, |own| own.min(self.connect)))
+            .connect_timeout(
+                key.trust
+                    .connect
+                    .map_or(self.connect, |own| own.min(self.connect)),
+            )
             .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(self.idle_per_host);
         builder = match (key.way, &self.proxy) {
@@ -229,7 +233,11 @@ mod tests {
 
     #[test]
     fn a_wrong_proxy_is_refused_without_its_password() {
-        for wrong in ["joe:s3cret@p:1", "socks5://joe:s3cret@p:1", "http://joe:s3cret@"] {
+        for wrong in [
+            "joe:s3cret@p:1",
+            "socks5://joe:s3cret@p:1",
+            "http://joe:s3cret@",
+        ] {
             let options = FetchOptions {
                 proxy: ProxySettings::Url {
                     url: wrong.to_owned(),
@@ -252,7 +260,10 @@ mod tests {
         };
         let clients = Clients::new(&FetchOptions::default());
         let error = clients.get(&url("https://r.lan/"), &trust).unwrap_err();
-        assert_eq!(error.to_string(), "/etc/ca.pem has no usable certificate in PEM");
+        assert_eq!(
+            error.to_string(),
+            "/etc/ca.pem has no usable certificate in PEM"
+        );
         let trust = Trust {
             identity: Some(("/etc/key.pem".into(), b"s3cret".to_vec())),
             ..Trust::default()

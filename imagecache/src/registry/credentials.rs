@@ -32,9 +32,10 @@ impl Credentials {
     /// The value of `Authorization` with user and password (RFC 7617); none for the others.
     pub(crate) fn basic(&self) -> Option<String> {
         match self {
-            Self::Basic { user, password } => {
-                Some(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
-            }
+            Self::Basic { user, password } => Some(format!(
+                "Basic {}",
+                STANDARD.encode(format!("{user}:{password}"))
+            )),
             _ => None,
         }
     }

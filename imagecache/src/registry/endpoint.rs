@@ -39,9 +39,7 @@ impl Health {
 
     fn saw<T>(&self, result: &Result<T, Failure>) {
         let until = match result {
-            Err(Failure::Unreachable { .. } | Failure::Stalled(_)) => {
-                Some(Instant::now() + UNWELL)
-            }
+            Err(Failure::Unreachable { .. } | Failure::Stalled(_)) => Some(Instant::now() + UNWELL),
             _ => None,
         };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;

@@ -83,10 +83,11 @@ fn own_api(reference: &Reference, insecure: &[String]) -> Result<Url, PullError>
         other => other,
     };
     let api = format!("{scheme}://{address}/v2");
-    api.parse().map_err(|source: url::ParseError| PullError::Client {
-        registry: registry.to_owned(),
-        source: source.into(),
-    })
+    api.parse()
+        .map_err(|source: url::ParseError| PullError::Client {
+            registry: registry.to_owned(),
+            source: source.into(),
+        })
 }
 
 fn host(
@@ -155,9 +156,9 @@ fn find(root: &Path, registry: &str) -> Result<Option<HostsFile>, PullError> {
         let file = directory.join("hosts.toml");
         return match std::fs::read_to_string(&file) {
             Ok(text) => Ok(Some(hosts_file::parse(&file, &text)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                certificates(&directory).map(Some).map_err(|error| unreadable(directory, &error))
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => certificates(&directory)
+                .map(Some)
+                .map_err(|error| unreadable(directory, &error)),
             Err(error) => Err(unreadable(file, &error)),
         };
     }
@@ -238,7 +239,10 @@ mod tests {
         ] {
             let found = hosts(reference, None).unwrap();
             assert_eq!(shown(&found), [(api.to_owned(), "registry", None)]);
-            assert_eq!(found[0].name, reference.parse::<Reference>().unwrap().registry());
+            assert_eq!(
+                found[0].name,
+                reference.parse::<Reference>().unwrap().registry()
+            );
         }
     }
 
@@ -253,7 +257,11 @@ mod tests {
             [
                 ("https://m.lan/v2".to_owned(), "mirror", Some("docker.io")),
                 ("https://a.lan/v2".to_owned(), "mirror", Some("docker.io")),
-                ("https://registry-1.docker.io/v2".to_owned(), "registry", None),
+                (
+                    "https://registry-1.docker.io/v2".to_owned(),
+                    "registry",
+                    None
+                ),
             ]
         );
         assert!(!found[1].resolve && found[1].pull);
@@ -263,8 +271,18 @@ mod tests {
     #[test]
     fn a_directory_is_found_by_its_name_with_port_and_else_the_default_holds() {
         let root = tempfile::tempdir().unwrap();
-        write(root.path(), "_default", "hosts.toml", "server = \"https://d.lan\"");
-        write(root.path(), "r.lan_5000_", "hosts.toml", "server = \"http://x.lan\"");
+        write(
+            root.path(),
+            "_default",
+            "hosts.toml",
+            "server = \"https://d.lan\"",
+        );
+        write(
+            root.path(),
+            "r.lan_5000_",
+            "hosts.toml",
+            "server = \"http://x.lan\"",
+        );
         let asked = |reference: &str| {
             let found = hosts(reference, Some(root.path())).unwrap();
             found[0].api.to_string()

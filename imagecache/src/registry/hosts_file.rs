@@ -193,17 +193,17 @@ impl Reader<'_> {
             }
             "header" => settings.header = self.header(place, value)?,
             _ => {
-                return Err(self.error(place, "?", &format!("there is no such key; {allowed} are")));
+                return Err(self.error(
+                    place,
+                    "?",
+                    &format!("there is no such key; {allowed} are"),
+                ));
             }
         }
         Ok(())
     }
 
-    fn header(
-        &self,
-        place: &str,
-        value: &Spanned<DeValue<'_>>,
-    ) -> Result<HeaderMap, HostsError> {
+    fn header(&self, place: &str, value: &Spanned<DeValue<'_>>) -> Result<HeaderMap, HostsError> {
         let mut headers = HeaderMap::new();
         for (name, value) in in_order(self.table(place, value)?) {
             let place = format!("{place}.{name}");
@@ -370,7 +370,10 @@ ca = "up.crt"
 "#,
         )
         .unwrap();
-        assert_eq!(parsed.server.unwrap().as_str(), "https://registry-1.docker.io/v2");
+        assert_eq!(
+            parsed.server.unwrap().as_str(),
+            "https://registry-1.docker.io/v2"
+        );
         assert_eq!(parsed.upstream.ca, [Path::new("/etc/certs.d/r.lan/up.crt")]);
         let addresses: Vec<&str> = parsed.mirrors.iter().map(|m| m.api.as_str()).collect();
         assert_eq!(
@@ -414,7 +417,10 @@ ca = "up.crt"
                 "[host.\"https://m\"]\nskip_verfy = true",
                 "host.\"https://m\".skip_verfy = ?: there is no such key; capabilities, ca",
             ),
-            ("skip_verify = 1", "skip_verify = 1: true or false is allowed"),
+            (
+                "skip_verify = 1",
+                "skip_verify = 1: true or false is allowed",
+            ),
             (
                 "capabilities = [\"pul\"]",
                 "capabilities = [\"pul\"]: pull, resolve, push is allowed",
@@ -424,11 +430,17 @@ ca = "up.crt"
             ("[host]\n\"http://\" = {}", "http://host[:port]"),
             ("host = true", "host = true: a table is allowed"),
             ("dial_timeout = \"soon\"", "a time as \"1.5s\" is allowed"),
-            ("client = [[\"a\", \"b\", \"c\"]]", "a list of [certificate, key]"),
+            (
+                "client = [[\"a\", \"b\", \"c\"]]",
+                "a list of [certificate, key]",
+            ),
             ("a = 1\nb =", "line = 2: "),
         ] {
             let error = read(text).unwrap_err().to_string();
-            assert!(error.starts_with("/etc/certs.d/r.lan/hosts.toml: "), "{error}");
+            assert!(
+                error.starts_with("/etc/certs.d/r.lan/hosts.toml: "),
+                "{error}"
+            );
             assert!(error.contains(told), "{error}");
         }
     }

@@ -107,9 +107,8 @@ impl Http {
 
     /// The whole body, which may have `limit` bytes.
     pub(crate) async fn body(&self, mut response: Response, limit: u64) -> Result<Bytes, Failure> {
-        let too_long = |got: u64| {
-            Failure::Malformed(format!("it has {got} bytes, {limit} are allowed"))
-        };
+        let too_long =
+            |got: u64| Failure::Malformed(format!("it has {got} bytes, {limit} are allowed"));
         if let Some(announced) = response.content_length()
             && announced > limit
         {
@@ -248,7 +247,11 @@ fn envelope(body: &[u8]) -> (String, String) {
 
 /// One line, without control characters, not too long: it ends up in logs and terminals.
 fn shorten(parts: &[&str]) -> String {
-    let present: Vec<&str> = parts.iter().copied().filter(|part| !part.is_empty()).collect();
+    let present: Vec<&str> = parts
+        .iter()
+        .copied()
+        .filter(|part| !part.is_empty())
+        .collect();
     let line = present.join(": ");
     let plain = line.chars().filter(|character| !character.is_control());
     plain.take(LONGEST_MESSAGE).collect()
@@ -267,7 +270,6 @@ pub(crate) fn content_range(value: &str) -> Option<(Range<u64>, Option<u64>)> {
     let end = last.checked_add(1)?;
     (first < end && size.is_none_or(|size| end <= size)).then_some((first..end, size))
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -327,10 +329,8 @@ mod tests {
         assert!(matches!(of(404, ""), Failure::NotFound));
         assert!(matches!(of(400, unknown), Failure::NotFound));
         let denied = r#"{"errors":[{"code":"DENIED","message":"no\u001b[31m"}]}"#;
-        assert!(
-            matches!(of(403, denied), Failure::Unauthorised { message }
-                if message == "HTTP 403 Forbidden: DENIED: no[31m")
-        );
+        assert!(matches!(of(403, denied), Failure::Unauthorised { message }
+                if message == "HTTP 403 Forbidden: DENIED: no[31m"));
         for status in [408, 429, 500, 502, 503] {
             assert!(
                 matches!(of(status, ""), Failure::Unavailable { retry_after: Some(wait), source }
@@ -338,7 +338,10 @@ mod tests {
                 "{status}"
             );
         }
-        let long = format!(r#"{{"errors":[{{"code":"X","message":"{}"}}]}}"#, "y".repeat(999));
+        let long = format!(
+            r#"{{"errors":[{{"code":"X","message":"{}"}}]}}"#,
+            "y".repeat(999)
+        );
         let Failure::Refused { source } = of(400, &long) else {
             panic!("400 is no refusal")
         };

@@ -28,14 +28,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-pub use self::hosts_file::HostsError;
 use self::auth::Auth;
 use self::clients::Clients;
 use self::credentials::{Credentials, DockerConfig, Login};
 use self::endpoint::{Endpoint, Health};
+pub use self::hosts_file::HostsError;
 use self::http::Http;
 use crate::error::{PullError, named};
-use crate::fetch::{Attempts, Budget, Failure, FetchOptions, From, Source, Turn};
+use crate::fetch::{Attempts, Budget, Failure, FetchOptions, Source, Sources, Turn};
 use crate::{Digest, PullOptions, Reference};
 
 /// Entries kept of what is shared; more are dropped when nobody uses them.
@@ -103,7 +103,7 @@ impl Registries {
             })?;
             endpoints.push(Arc::new(Endpoint {
                 repository: reference.repository().to_owned(),
-                auth: self.auth(&host.api.to_string(), reference.repository(), login),
+                auth: self.auth(host.api.as_ref(), reference.repository(), login),
                 health: self.health(host.api.as_ref()),
                 http,
                 host,
@@ -193,10 +193,10 @@ impl Registry {
 
     /// The hosts that have the repository's blobs, in the order in which they are asked, and what
     /// this pull may still spend on asking again.
-    pub fn from(&self) -> From {
+    pub fn sources(&self) -> Sources {
         let pull = self.endpoints.iter().filter(|endpoint| endpoint.host.pull);
-        From {
-            sources: pull
+        Sources {
+            ordered: pull
                 .map(|endpoint| Arc::clone(endpoint) as Arc<dyn Source>)
                 .collect(),
             budget: Arc::clone(&self.budget),
@@ -238,7 +238,13 @@ impl Registry {
             };
             tracing::debug!(host = %endpoint.host.name, object, %failure, "host did not answer");
             let verdict = failure.verdict();
-            attempts.failed(asked, verdict, Instant::now(), fastrand::f64(), &self.budget);
+            attempts.failed(
+                asked,
+                verdict,
+                Instant::now(),
+                fastrand::f64(),
+                &self.budget,
+            );
             // The registry itself has the last word, not the mirrors before it.
             if last.as_ref().is_none_or(|(before, _)| *before <= asked) {
                 last = Some((asked, failure));
