@@ -63,7 +63,7 @@ impl FromStr for Digest {
 }
 
 /// Computes a [`Digest`] piece by piece.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Hasher(sha2::Sha256);
 
 impl Hasher {

@@ -8,6 +8,7 @@
 //! belong to whoever calls.
 
 pub mod archive;
+pub mod blobs;
 pub mod conformance;
 mod credentials;
 mod digest;

@@ -4,6 +4,7 @@
 //! Nothing is written down twice: schemas come from the types that are serialised, codes from the
 //! table of problems, roles and summaries from the table of routes. Made when somebody asks.
 
+use container_init::log::Stream;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
@@ -254,7 +255,7 @@ fn parameters(route: &Route) -> Value {
                 {"type": "number", "minimum": 0},
                 {"type": "string", "format": "date-time"},
             ]});
-            let stream = json!({"type": "string", "enum": ["stdout", "stderr"]});
+            let stream = json!({"type": "string", "enum": Stream::ALL.map(Stream::as_str)});
             let timestamps = json!({"type": "boolean", "default": false});
             let follow = json!({"type": "boolean", "default": false});
             for (name, text, schema) in [

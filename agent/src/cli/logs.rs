@@ -2,8 +2,9 @@
 
 use std::io::{IsTerminal, Write};
 
-use clap::{Args, ValueEnum};
-use container_init::log;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use container_init::log::Stream;
 
 use super::shown::Shown;
 use super::{Options, Report, duration};
@@ -43,27 +44,16 @@ pub(super) struct Logs {
     #[arg(long, value_name = "DURATION|TIME", value_parser = since)]
     since: Option<Since>,
     /// Only what was written to standard output, or standard error
-    #[arg(long, value_enum)]
+    #[arg(long, value_parser = streams())]
     stream: Option<Stream>,
     /// Begin each line with its time
     #[arg(long)]
     timestamps: bool,
 }
 
-/// One of a process's two streams.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Stream {
-    Stdout,
-    Stderr,
-}
-
-impl Stream {
-    fn of_log(self) -> log::Stream {
-        match self {
-            Self::Stdout => log::Stream::Stdout,
-            Self::Stderr => log::Stream::Stderr,
-        }
-    }
+fn streams() -> impl TypedValueParser<Value = Stream> {
+    PossibleValuesParser::new(Stream::ALL.map(Stream::as_str))
+        .try_map(|name| Stream::from_name(&name).ok_or("stdout or stderr"))
 }
 
 fn since(text: &str) -> Result<Since, String> {
@@ -81,7 +71,7 @@ impl Logs {
             follow: self.follow,
             tail: self.tail,
             since: self.since,
-            stream: self.stream.map(Stream::of_log),
+            stream: self.stream,
             timestamps: self.timestamps,
         };
         let mut log = match options.client().log(&self.instance, &request).await {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::GateError;
-use super::{Gate, RequestKind};
+use super::{Gate, RequestKind, millis};
 use crate::instance::ContainerId;
 
 /// Beyond the time that a command has: init's own work, also on a busy host.
@@ -66,11 +66,10 @@ impl Looks {
             kind,
             answer,
         });
-        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
         let look = Look {
             id: self.newest,
             kind,
-            timeout_ms: timeout_ms.max(1),
+            timeout_ms: millis(timeout).max(1),
         };
         (Request::Look(look), outcome)
     }

@@ -60,6 +60,30 @@ pub struct Start {
     pub env: Vec<(String, String)>,
 }
 
+impl Start {
+    fn pairs(&self) -> Vec<(&str, &str)> {
+        self.env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect()
+    }
+
+    /// As init is told; `env` is [`Self::pairs`].
+    fn told<'a>(&'a self, env: &'a [(&'a str, &'a str)]) -> protocol::Start<'a> {
+        protocol::Start {
+            generation: self.generation,
+            task_id: &self.task_id,
+            traceparent: &self.traceparent,
+            env: EnvList::new(env),
+        }
+    }
+}
+
+/// As much as the protocol can say of a time.
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
 /// Gives a running app to another activation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Adopt {
@@ -200,20 +224,7 @@ impl Gate {
     /// Lets the app go. Returns when the frame is on its way; what comes of it is read from the
     /// status. Repeating it with the same generation changes nothing.
     pub async fn start(&self, id: &ContainerId, start: Start) -> Result<(), GateError> {
-        let env: Vec<(&str, &str)> = start
-            .env
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
-        self.send(
-            id,
-            Request::Start(protocol::Start {
-                generation: start.generation,
-                task_id: &start.task_id,
-                traceparent: &start.traceparent,
-                env: EnvList::new(&env),
-            }),
-        )
+        self.send(id, Request::Start(start.told(&start.pairs())))
     }
 
     /// Gives the running app to another generation; answered by a change of the status.
@@ -230,7 +241,7 @@ impl Gate {
 
     /// Stops the app and then the agents, all within `budget`; what is left then is killed.
     pub async fn stop(&self, id: &ContainerId, budget: Duration) -> Result<(), GateError> {
-        let budget_ms = u32::try_from(budget.as_millis()).unwrap_or(u32::MAX);
+        let budget_ms = millis(budget);
         self.send(id, Request::Stop { budget_ms })
     }
 

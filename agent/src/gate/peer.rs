@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::net::UnixStream;
 
 use crate::instance::ContainerId;
+use crate::processes::nspid;
 
 /// `/proc` files of a process are read up to here; a longer one is refused.
 const PROC_FILE_LIMIT: u64 = 64 * 1024;
@@ -202,12 +203,6 @@ fn proc_file(pid: i32, file: &'static str) -> Result<String, TurnedAway> {
     }
     // A name in some other cgroup may be anything; ours are ASCII and survive.
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The `NSpid` line of `/proc/<pid>/status`: the process's numbers from the namespace of this
-/// procfs inwards (proc_pid_status(5)).
-fn nspid(status: &str) -> Option<&str> {
-    status.lines().find_map(|line| line.strip_prefix("NSpid:"))
 }
 
 /// `proc_is_ours` holds, so the first number is ours and the second is the container's.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use container_init::protocol::{self, EnvList, Request};
+use container_init::protocol::{self, Request};
 use tokio::time::Instant;
 
 use super::error::GateError;
-use super::{Gate, Start, Status};
+use super::{Gate, Start, Status, millis};
 use crate::instance::ContainerId;
 
 /// The first version of the protocol that has it.
@@ -47,27 +47,12 @@ impl Gate {
                 container: id.clone(),
             });
         }
-        let Restart {
-            process,
-            budget,
-            start,
-        } = restart;
-        let env: Vec<(&str, &str)> = start
-            .env
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
         self.send(
             id,
             Request::Restart(protocol::Restart {
-                process: &process,
-                budget_ms: u32::try_from(budget.as_millis()).unwrap_or(u32::MAX),
-                start: protocol::Start {
-                    generation: start.generation,
-                    task_id: &start.task_id,
-                    traceparent: &start.traceparent,
-                    env: EnvList::new(&env),
-                },
+                process: &restart.process,
+                budget_ms: millis(restart.budget),
+                start: restart.start.told(&restart.start.pairs()),
             }),
         )
     }

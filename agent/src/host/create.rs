@@ -1,9 +1,6 @@
 //! From a revision to a created task: plan, directories, snapshot, spec, container.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::executor::{Executor, blocking, rootfs};
 use super::failure::failure;
@@ -13,13 +10,6 @@ use crate::instance::plan::{LogLimits, OfHost, PlanError, ProcessIds};
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
 use crate::runtime::{self, RuntimeError, resolve_user};
-
-/// How long containerd may be busy with a create of a killed agent: 1.6 and 2.2 give the clean-up
-/// behind a shim 5 seconds, and twice where the shim hangs.
-const CREATE_IN_FLIGHT: Duration = Duration::from_secs(15);
-/// Creates that find what an earlier one left although nobody is at it any more, some 40 ms apart: a
-/// containerd that was killed in the middle leaves it for ever.
-const CREATES_IN_THE_WAY: u32 = 25;
 
 /// What every process of an instance is told about it.
 fn of_instance(app: &App, id: &ContainerId) -> Vec<(String, String)> {
@@ -140,7 +130,7 @@ impl Executor {
         } else {
             created?;
         }
-        let pid = self.create_task(id).await?;
+        let pid = self.runtime.create_task(id).await?;
         self.predecessors.end(id, pid);
         Ok(blocking(move || volumes.settle(pid)).await??)
     }
@@ -170,24 +160,5 @@ impl Executor {
             blocking(move || directories.remove(&former)).await??;
         }
         Ok(())
-    }
-
-    /// Makes the task. Where an agent was killed in the middle of the same, containerd refuses for
-    /// a while: it ends that create, or takes it back. What came of it is the task that was asked
-    /// for; where nothing did, it is made anew once nobody cleans up behind the first any more.
-    async fn create_task(&self, id: &ContainerId) -> Result<u32, Failure> {
-        let deadline = Instant::now() + CREATE_IN_FLIGHT;
-        let mut made = self.runtime.create_task(id).await;
-        for _ in 0..CREATES_IN_THE_WAY {
-            let Err(RuntimeError::Conflict { .. }) = made else {
-                break;
-            };
-            tracing::info!(container_id = %id, "waiting for a create that was cut off");
-            if !self.runtime.wait_for_former_create(id, deadline).await? {
-                break;
-            }
-            made = self.runtime.create_task(id).await;
-        }
-        Ok(made?)
     }
 }

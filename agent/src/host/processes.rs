@@ -1,7 +1,8 @@
 //! The processes of an instance: what the kernel says of each, and what container-init says of
 //! those of the manifest.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::answers::{self, lossy};
 use super::executor::blocking;
@@ -85,11 +86,11 @@ fn document(
         .filter_map(|process| Some((process.pid?, process.name.as_str())))
         .collect();
     names.insert(1, "container-init");
-    let parents: BTreeMap<u32, ()> = looked.iter().map(|p| (p.host_pid, ())).collect();
+    let there: BTreeSet<u32> = looked.iter().map(|process| process.host_pid).collect();
     let omitted = usage.pids.len().saturating_sub(MOST) as u64;
     let listed = looked.iter().map(|process| {
         let name = process.pid.and_then(|pid| names.get(&pid));
-        let parent = Some(process.host_parent).filter(|parent| parents.contains_key(parent));
+        let parent = Some(process.host_parent).filter(|parent| there.contains(parent));
         listed(process, name.map(|name| (*name).to_owned()), parent)
     });
     ProcessList {
@@ -117,7 +118,6 @@ fn memory(usage: MemoryUsage) -> InstanceMemory {
 }
 
 fn listed(process: &processes::Process, name: Option<String>, parent: Option<u32>) -> Process {
-    let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let (cpu_ms, age_ms) = (millis(process.cpu), millis(process.age));
     Process {
         pid: process.pid,
@@ -141,6 +141,10 @@ fn listed(process: &processes::Process, name: Option<String>, parent: Option<u32
         rss_bytes: process.resident,
         pss_bytes: process.proportional,
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Per cent with one decimal; 0 of a process without an age.
@@ -171,9 +175,7 @@ fn told(process: Supervised, instance: InstanceState) -> SupervisedProcess {
         },
         pid: process.pid,
         restarts: process.restarts,
-        since_ms: process
-            .since
-            .map(|since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX)),
+        since_ms: process.since.map(millis),
         last_exit: process.last_exit.map(|exit| match exit {
             ExitStatus::Code(code) => ProcessExit::Code(code),
             ExitStatus::Signal(signal) => ProcessExit::Signal(signal),
@@ -185,7 +187,6 @@ fn told(process: Supervised, instance: InstanceState) -> SupervisedProcess {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn process(pid: Option<u32>, host_pid: u32, host_parent: u32) -> processes::Process {
         processes::Process {

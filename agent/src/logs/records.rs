@@ -136,7 +136,7 @@ impl Text {
     /// What is left when nothing more comes: lines without an end.
     pub fn finish(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
-        for stream in [Stream::Stdout, Stream::Stderr] {
+        for stream in Stream::ALL {
             let held = self.held(stream);
             let Held { text, time, begun } = std::mem::take(held);
             let Some(time) = time else { continue };

@@ -137,19 +137,23 @@ fn read(directory: &Path, pid: u32, units: &Units, shares: bool) -> Option<Proce
     })
 }
 
-/// The name, which may contain anything, and the fields behind it.
-fn split_stat(stat: &str) -> Option<(&str, Vec<&str>)> {
+/// The name in a `stat`, which may contain anything, and the fields behind it, from the state on
+/// (field 3 of proc_pid_stat(5)).
+pub fn split_stat(stat: &str) -> Option<(&str, Vec<&str>)> {
     let (_, rest) = stat.split_once('(')?;
     let (name, rest) = rest.rsplit_once(')')?;
     Some((name, rest.split_whitespace().collect()))
 }
 
+/// The `NSpid` line of a `status`: the process's numbers from the namespace of this procfs inwards
+/// (proc_pid_status(5)).
+pub fn nspid(status: &str) -> Option<&str> {
+    status.lines().find_map(|line| line.strip_prefix("NSpid:"))
+}
+
 /// The pid one namespace below the agent's, which is the container's.
 fn inner_pid(status: &str) -> Option<u32> {
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
+    nspid(status)?.split_whitespace().nth(1)?.parse().ok()
 }
 
 fn shared(rollup: &str) -> Option<u64> {

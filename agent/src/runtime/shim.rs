@@ -16,6 +16,8 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::Instant;
 
+use crate::processes::{nspid, split_stat};
+
 /// How long a shim may take to end by itself after SIGTERM, which it takes for a shutdown.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -27,32 +29,29 @@ pub(super) struct ShimOf {
     pub container: String,
 }
 
-/// Which processes of a shim's program are meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Count {
-    /// Those that serve a container, or did.
-    Shims,
-    /// `delete`: a call that containerd waits for, not a shim that was left.
-    Calls,
-}
-
-/// What was not ended.
+/// What goes on below the shims of a container that containerd has no task of, beside those that
+/// do nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Left {
-    /// No shim of the container is left.
-    Nobody,
+pub(super) enum Activity {
+    /// Nothing.
+    None,
+    /// A shim does nothing, and has no children.
+    Idle,
     /// One has children: the container's processes, or those of its group.
     Holding,
-    /// One runs a command for the container, which will end.
+    /// One runs a command for the container, or containerd cleans up behind one: that will end.
     Working,
 }
 
-/// Ends the shims of `of` that have nothing to do any more, and says what is left. Call it only
+/// Ends the shims of `of` that do nothing, and says what goes on below the others. Call it only
 /// when containerd has no task of that container.
-pub(super) async fn end_orphans(of: ShimOf) -> io::Result<Left> {
-    let (idle, left) = tokio::task::spawn_blocking(move || orphans(&of))
-        .await
-        .map_err(io::Error::other)??;
+pub(super) async fn end_orphans(of: ShimOf) -> io::Result<Activity> {
+    let look = move || -> io::Result<_> {
+        let seen = look(&of)?;
+        let held: Vec<_> = seen.idle.iter().filter_map(|pid| held(*pid, &of)).collect();
+        Ok((held, seen.others))
+    };
+    let (idle, others) = blocking(look).await?;
     for (pid, held) in &idle {
         tracing::warn!(
             pid = pid.as_raw_nonzero().get(),
@@ -68,35 +67,24 @@ pub(super) async fn end_orphans(of: ShimOf) -> io::Result<Left> {
             send(watched.get_ref(), Signal::KILL)?;
         }
     }
-    Ok(left)
+    Ok(others)
 }
 
-/// What is going on for a container that containerd has no task of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Activity {
-    /// No shim of it is there.
-    None,
-    /// A shim is there and does nothing.
-    Idle,
-    /// A shim runs a command for it, or containerd cleans up behind one.
-    Working,
-}
-
-/// Looks at the shims of `of`.
+/// What the shims of `of` do.
 pub(super) async fn activity(of: ShimOf) -> io::Result<Activity> {
-    let look = move || {
-        let mut entries = fs::read_dir("/proc")?.flatten();
-        let is_cleaned_up = entries.any(|entry| is_shim_of(&entry.path(), &of, Count::Calls));
-        let (idle, left) = orphans(&of)?;
-        Ok(match (is_cleaned_up, left) {
-            (true, _) | (_, Left::Working) => Activity::Working,
-            (false, Left::Nobody) if idle.is_empty() => Activity::None,
-            (false, _) => Activity::Idle,
-        })
-    };
-    tokio::task::spawn_blocking(look)
-        .await
-        .map_err(io::Error::other)?
+    let seen = blocking(move || look(&of)).await?;
+    Ok(match (seen.is_cleaned_up, seen.idle.is_empty()) {
+        (true, _) => Activity::Working,
+        (false, true) => seen.others,
+        (false, false) => seen.others.max(Activity::Idle),
+    })
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(io::Error::other)?
 }
 
 fn send(process: &OwnedFd, signal: Signal) -> io::Result<()> {
@@ -106,37 +94,52 @@ fn send(process: &OwnedFd, signal: Signal) -> io::Result<()> {
     }
 }
 
-/// Those that have no children, held; and what the others do.
-fn orphans(of: &ShimOf) -> io::Result<(Vec<(Pid, OwnedFd)>, Left)> {
-    let proc = Path::new("/proc");
+/// The shims of a container.
+struct Seen {
+    /// Those that do nothing.
+    idle: Vec<i32>,
+    /// What goes on below the others; never [`Activity::Idle`].
+    others: Activity,
+    /// containerd cleans up behind one.
+    is_cleaned_up: bool,
+}
+
+fn look(of: &ShimOf) -> io::Result<Seen> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     let mut shims = Vec::new();
-    for entry in fs::read_dir(proc)?.flatten() {
+    let mut is_cleaned_up = false;
+    for entry in fs::read_dir("/proc")?.flatten() {
         let name = entry.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
         // What ends while it is looked at is nobody's parent and no shim.
-        if let Ok(stat) = fs::read_to_string(entry.path().join("stat"))
-            && let Some(parent) = parent(&stat)
+        if let Ok(stat) = fs::read(entry.path().join("stat"))
+            && let Some(parent) = parent(&String::from_utf8_lossy(&stat))
         {
             children.entry(parent).or_default().push(pid);
         }
-        if is_shim_of(&entry.path(), of, Count::Shims) {
-            shims.push(pid);
+        match role(&entry.path(), of) {
+            Some(Role::Shim) => shims.push(pid),
+            Some(Role::Call) => is_cleaned_up = true,
+            None => {}
         }
     }
-    let (mut idle, mut left) = (Vec::new(), Left::Nobody);
+    let (mut idle, mut others) = (Vec::new(), Activity::None);
     for pid in shims {
         match children.get(&pid) {
-            Some(children) => {
-                let works = children.iter().any(|child| names(*child, &of.container));
-                left = left.max(if works { Left::Working } else { Left::Holding });
+            Some(children) if children.iter().any(|child| names(*child, &of.container)) => {
+                others = Activity::Working;
             }
-            None => idle.extend(held(pid, of)),
+            Some(_) => others = others.max(Activity::Holding),
+            None => idle.push(pid),
         }
     }
-    Ok((idle, left))
+    Ok(Seen {
+        idle,
+        others,
+        is_cleaned_up,
+    })
 }
 
 /// Held, and found a shim once more: the number was not given to somebody else meanwhile.
@@ -144,7 +147,7 @@ fn held(pid: i32, of: &ShimOf) -> Option<(Pid, OwnedFd)> {
     let handle = Pid::from_raw(pid)?;
     let held = pidfd_open(handle, PidfdFlags::empty()).ok()?;
     let process = Path::new("/proc").join(pid.to_string());
-    is_shim_of(&process, of, Count::Shims).then_some((handle, held))
+    (role(&process, of) == Some(Role::Shim)).then_some((handle, held))
 }
 
 /// Whether a process was started with the container's id among its arguments, as OCI runtimes are.
@@ -154,18 +157,24 @@ fn names(pid: i32, container: &str) -> bool {
     words.any(|word| word == container.as_bytes())
 }
 
-/// Whether `process` (a directory of `/proc`) is a shim that containerd started for `of`. Of the
-/// host's own pid namespace only: what runs in a container may call itself anything.
-fn is_shim_of(process: &Path, of: &ShimOf, count: Count) -> bool {
-    let Ok(arguments) = fs::read(process.join("cmdline")) else {
-        return false;
-    };
-    is_arguments_of(&arguments, of, count)
-        && fs::read_to_string(process.join("status"))
-            .is_ok_and(|status| levels_of_pid_namespace(&status) == Some(1))
+/// What a process of a shim's program is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// It serves a container, or did.
+    Shim,
+    /// `delete`: a call that containerd waits for, not a shim that was left.
+    Call,
 }
 
-fn is_arguments_of(arguments: &[u8], of: &ShimOf, count: Count) -> bool {
+/// What `process` (a directory of `/proc`) is, if containerd started it for `of`. Of the host's own
+/// pid namespace only: what runs in a container may call itself anything.
+fn role(process: &Path, of: &ShimOf) -> Option<Role> {
+    let role = role_by_arguments(&fs::read(process.join("cmdline")).ok()?, of)?;
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    (levels_of_pid_namespace(&status) == Some(1)).then_some(role)
+}
+
+fn role_by_arguments(arguments: &[u8], of: &ShimOf) -> Option<Role> {
     let mut words = arguments.split(|byte| *byte == 0);
     let program = words.next().unwrap_or_default();
     let program = program.rsplit(|byte| *byte == b'/').next();
@@ -174,11 +183,14 @@ fn is_arguments_of(arguments: &[u8], of: &ShimOf, count: Count) -> bool {
         let at = words.iter().position(|word| *word == flag.as_bytes())?;
         std::str::from_utf8(words.get(at + 1)?).ok()
     };
-    program.is_some_and(|program| program.starts_with(b"containerd-shim"))
-        && (count == Count::Calls) == words.contains(&&b"delete"[..])
+    let is_ours = program.is_some_and(|program| program.starts_with(b"containerd-shim"))
         && value_of("-namespace") == Some(&of.namespace)
         && value_of("-id") == Some(&of.container)
-        && value_of("-address").is_some_and(|address| same_place(Path::new(address), &of.socket))
+        && value_of("-address").is_some_and(|address| same_place(Path::new(address), &of.socket));
+    is_ours.then(|| match words.contains(&&b"delete"[..]) {
+        true => Role::Call,
+        false => Role::Shim,
+    })
 }
 
 /// `/var/run/…` and `/run/…` are one socket.
@@ -187,18 +199,15 @@ fn same_place(one: &Path, other: &Path) -> bool {
         || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
-/// How many pid namespaces a process is in, by `NSpid` of proc_pid_status(5).
+/// How many pid namespaces a process is in.
 fn levels_of_pid_namespace(status: &str) -> Option<usize> {
-    let ids = status
-        .lines()
-        .find_map(|line| line.strip_prefix("NSpid:"))?;
-    Some(ids.split_ascii_whitespace().count())
+    Some(nspid(status)?.split_ascii_whitespace().count())
 }
 
-/// Field 4 of proc_pid_stat(5); field 2 is a name in parentheses that may contain anything.
+/// Field 4 of proc_pid_stat(5).
 fn parent(stat: &str) -> Option<i32> {
-    let after_name = &stat[stat.rfind(')')? + 1..];
-    after_name.split_ascii_whitespace().nth(1)?.parse().ok()
+    let (_, fields) = split_stat(stat)?;
+    fields.get(1)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -217,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_shim_is_known_by_program_namespace_container_and_socket() {
-        assert!(is_arguments_of(ARGUMENTS, &of(), Count::Shims));
+        assert_eq!(role_by_arguments(ARGUMENTS, &of()), Some(Role::Shim));
         let others = [
             ShimOf {
                 socket: "/run/other.sock".into(),
@@ -233,20 +242,13 @@ mod tests {
             },
         ];
         for other in others {
-            assert!(
-                !is_arguments_of(ARGUMENTS, &other, Count::Shims),
-                "{other:?}"
-            );
+            assert_eq!(role_by_arguments(ARGUMENTS, &other), None, "{other:?}");
         }
         let grep = [b"grep\0", ARGUMENTS].concat();
-        for count in [Count::Shims, Count::Calls] {
-            assert!(!is_arguments_of(&grep, &of(), count));
-            assert!(!is_arguments_of(b"", &of(), count));
-        }
+        assert_eq!(role_by_arguments(&grep, &of()), None);
+        assert_eq!(role_by_arguments(b"", &of()), None);
         let call = [ARGUMENTS, b"delete\0"].concat();
-        assert!(!is_arguments_of(&call, &of(), Count::Shims));
-        assert!(is_arguments_of(&call, &of(), Count::Calls));
-        assert!(!is_arguments_of(ARGUMENTS, &of(), Count::Calls));
+        assert_eq!(role_by_arguments(&call, &of()), Some(Role::Call));
     }
 
     #[test]

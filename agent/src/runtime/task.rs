@@ -12,13 +12,19 @@ use prost_types::{Any, Timestamp};
 use tonic::transport::Channel;
 
 use super::error::{Answer, RuntimeError, Unanswered};
-use super::shim::{self, Activity, Left, ShimOf};
+use super::shim::{self, Activity, ShimOf};
 use super::{Containerd, SIGKILL, cgroup};
 use crate::config;
 use crate::instance::ContainerId;
 
 /// Pause between two looks at a task whose shim is going away.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long containerd may be busy with a create of a killed agent: 1.6 and 2.2 give the clean-up
+/// behind a shim 5 seconds, and twice where the shim hangs.
+const CREATE_IN_FLIGHT: Duration = Duration::from_secs(15);
+/// Creates that find what an earlier one left although nobody is at it any more, some 40 ms apart: a
+/// containerd that was killed in the middle leaves it for ever.
+const CREATES_IN_THE_WAY: u32 = 25;
 /// Looks in a row that find a shim doing nothing, about a second, until nobody minds it: containerd
 /// leaves one alone for milliseconds between two steps.
 const FORGOTTEN_AFTER: u32 = 50;
@@ -64,9 +70,30 @@ impl Containerd {
     /// Makes the task of a recorded container: shim, namespaces, cgroup, mounts; the process waits
     /// for the start. Its standard streams are /dev/null. Returns its pid; a task that exists
     /// already is success. A create that does not end in time is undone as far as possible, and
-    /// the error says whether something may remain. [`RuntimeError::Conflict`]: an earlier create
-    /// of it is under way, or being taken back.
+    /// the error says whether something may remain.
+    ///
+    /// Where an agent was killed in the middle of the same, containerd refuses for a while: it ends
+    /// that create, or takes it back. What came of it is the task that was asked for; where nothing
+    /// did, it is made anew once nobody cleans up behind the first any more.
+    /// [`RuntimeError::Conflict`]: a containerd that was killed in the middle left it for ever.
     pub async fn create_task(&self, id: &ContainerId) -> Result<u32, RuntimeError> {
+        let end = Instant::now() + CREATE_IN_FLIGHT;
+        let mut made = self.try_create(id).await;
+        for _ in 0..CREATES_IN_THE_WAY {
+            let Err(RuntimeError::Conflict { .. }) = made else {
+                break;
+            };
+            tracing::info!(container_id = %id, "waiting for a create that was cut off");
+            if !self.wait_for_former_create(id, end).await? {
+                break;
+            }
+            made = self.try_create(id).await;
+        }
+        made
+    }
+
+    /// [`RuntimeError::Conflict`]: an earlier create of it is under way, or being taken back.
+    async fn try_create(&self, id: &ContainerId) -> Result<u32, RuntimeError> {
         let operation = "create task";
         let name = id.to_string();
         let Some(container) = self.container(&name).await? else {
@@ -114,14 +141,14 @@ impl Containerd {
     /// containerd cleans up behind its shim by path, and would take what was made anew meanwhile.
     /// False when neither will be: the shim is there and nobody minds it, because containerd died
     /// in the middle too. Returns also at the deadline.
-    pub async fn wait_for_former_create(
+    async fn wait_for_former_create(
         &self,
         id: &ContainerId,
-        deadline: tokio::time::Instant,
+        end: Instant,
     ) -> Result<bool, RuntimeError> {
         let name = id.to_string();
         let (mut without_shim, mut idle) = (0, 0);
-        while tokio::time::Instant::now() < deadline && without_shim < 2 {
+        while Instant::now() < end && without_shim < 2 {
             tokio::time::sleep(LOOK_AGAIN).await;
             if self.task(&name).await?.is_some() {
                 return Ok(true);
@@ -133,7 +160,7 @@ impl Containerd {
             });
             (without_shim, idle) = match activity {
                 Activity::None => (without_shim + 1, 0),
-                Activity::Idle => (0, idle + 1),
+                Activity::Idle | Activity::Holding => (0, idle + 1),
                 Activity::Working => (0, 0),
             };
             if idle >= FORGOTTEN_AFTER {
@@ -253,9 +280,10 @@ impl Containerd {
         let ended = async {
             while Instant::now() < end && sweeps < SWEEPS {
                 match shim::end_orphans(self.shim_of(&id.to_string())).await? {
-                    Left::Nobody => return Ok(()),
-                    Left::Working => {}
-                    Left::Holding => {
+                    // Those that were idle are ended.
+                    Activity::None | Activity::Idle => return Ok(()),
+                    Activity::Working => {}
+                    Activity::Holding => {
                         cgroup::sweep(&self.path_of(id), LOOK_AGAIN).await?;
                         sweeps += 1;
                     }

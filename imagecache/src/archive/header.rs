@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(number(b"\x80\0\0\0\0\0\x01\x00"), Some(256));
         assert_eq!(
             number(b"\x80\0\0\0\x02\0\0\0\0\0\0\0"),
-            Some(0x02_0000_0000_0000_00)
+            Some(0x0200_0000_0000_0000)
         );
         assert_eq!(number(b"\xff\xff\xff\xff\xff\xff\xff\xff"), Some(-1));
         assert_eq!(number(b"\xff\xff\xff\xff\xff\xff\xff\xfe"), Some(-2));

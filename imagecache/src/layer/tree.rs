@@ -82,6 +82,9 @@ pub(super) struct Tree {
     last: Option<(Vec<Vec<u8>>, Arc<Directory>)>,
 }
 
+/// Makes a directory that is missing.
+type Make<'m> = &'m mut dyn FnMut(&Arc<Directory>, &[u8]) -> io::Result<()>;
+
 /// What a way leads to.
 enum Step {
     Down(Arc<Directory>),
@@ -132,7 +135,7 @@ impl Tree {
     fn walk(
         &self,
         names: &[Vec<u8>],
-        mut make: Option<&mut dyn FnMut(&Arc<Directory>, &[u8]) -> io::Result<()>>,
+        mut make: Option<Make<'_>>,
     ) -> io::Result<Option<Arc<Directory>>> {
         let mut way = vec![Arc::clone(&self.root)];
         let mut ahead: VecDeque<Vec<u8>> = names.iter().cloned().collect();

@@ -11,6 +11,24 @@ pub enum Stream {
     Stderr,
 }
 
+impl Stream {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
+
+    /// As in a record.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+
+    /// The stream that [`as_str`](Self::as_str) names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stream| stream.as_str() == name)
+    }
+}
+
 /// Whether a line ends with its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tag {

@@ -94,6 +94,31 @@ pub unsafe fn syscall(number: usize, arguments: [usize; 6]) -> isize {
     result
 }
 
+/// The body of a naked `fn(stack_top, function, argument)`: clone(flags, stack, 0, 0, unused), behind
+/// which the clone calls the function.
+macro_rules! cloned {
+    ($flags:literal) => {
+        naked_asm!(
+            "mov r8, rsi",
+            "mov r9, rdx",
+            "mov rsi, rdi",
+            concat!("mov edi, ", $flags),
+            "xor edx, edx",
+            "xor r10d, r10d",
+            "mov eax, 56",
+            "syscall",
+            "test rax, rax",
+            "jz 2f",
+            "ret",
+            "2:",
+            "xor ebp, ebp",
+            "mov rdi, r9",
+            "call r8",
+            "ud2",
+        )
+    };
+}
+
 /// Runs `child(argument)` in a new process that shares our memory, and returns its pid once it
 /// executed another program or ended: until then we are suspended (`CLONE_VM | CLONE_VFORK`).
 ///
@@ -106,25 +131,8 @@ pub unsafe extern "C" fn vfork(
     child: unsafe extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> isize {
-    naked_asm!(
-        // rdi stack, rsi child, rdx argument; clone(flags, stack, 0, 0, unused).
-        "mov r8, rsi",
-        "mov r9, rdx",
-        "mov rsi, rdi",
-        "mov edi, 0x4111", // CLONE_VFORK | CLONE_VM | SIGCHLD
-        "xor edx, edx",
-        "xor r10d, r10d",
-        "mov eax, 56",
-        "syscall",
-        "test rax, rax",
-        "jz 2f",
-        "ret",
-        "2:",
-        "xor ebp, ebp",
-        "mov rdi, r9",
-        "call r8",
-        "ud2",
-    )
+    // CLONE_VFORK | CLONE_VM | SIGCHLD
+    cloned!("0x4111")
 }
 
 /// Runs `work(argument)` in a second thread of ours, with the same memory, descriptors and signal
@@ -139,26 +147,8 @@ pub unsafe extern "C" fn thread(
     work: unsafe extern "C" fn(*mut c_void) -> !,
     argument: *mut c_void,
 ) -> isize {
-    naked_asm!(
-        // rdi stack, rsi work, rdx argument; clone(flags, stack, 0, 0, unused).
-        "mov r8, rsi",
-        "mov r9, rdx",
-        "mov rsi, rdi",
-        // CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
-        "mov edi, 0x50f00",
-        "xor edx, edx",
-        "xor r10d, r10d",
-        "mov eax, 56",
-        "syscall",
-        "test rax, rax",
-        "jz 2f",
-        "ret",
-        "2:",
-        "xor ebp, ebp",
-        "mov rdi, r9",
-        "call r8",
-        "ud2",
-    )
+    // CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
+    cloned!("0x50f00")
 }
 
 /// Where the kernel begins: hands the initial stack (argc, argv) to [`crate::entry`].

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use container_init::log::Stream;
 use http_body_util::BodyExt;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -42,11 +41,7 @@ impl Client {
             path.push_str(&format!("&since={since}"));
         }
         if let Some(stream) = ask.stream {
-            let stream = match stream {
-                Stream::Stdout => "stdout",
-                Stream::Stderr => "stderr",
-            };
-            path.push_str(&format!("&stream={stream}"));
+            path.push_str(&format!("&stream={}", stream.as_str()));
         }
         if ask.timestamps {
             path.push_str("&timestamps=true");

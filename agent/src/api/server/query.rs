@@ -193,11 +193,8 @@ fn set_of_log(request: &mut LogRequest, name: &str, value: &str) -> Result<(), S
             request.since = Some(since.ok_or(rule)?);
         }
         "stream" => {
-            request.stream = Some(match value {
-                "stdout" => Stream::Stdout,
-                "stderr" => Stream::Stderr,
-                _ => return Err("stdout or stderr".to_owned()),
-            });
+            let stream = Stream::from_name(value);
+            request.stream = Some(stream.ok_or("stdout or stderr")?);
         }
         "timestamps" => request.timestamps = value.parse().map_err(|_| "true or false")?,
         "follow" => request.follow = value.parse().map_err(|_| "true or false")?,

@@ -98,11 +98,11 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         table::Method::Delete => MethodFilter::DELETE,
     };
     match route.operation {
-        Operation::Activate => on(method, activate::<H>),
-        Operation::Deactivate => on(method, deactivate::<H>),
-        Operation::Scale => on(method, scale::<H>),
-        Operation::Roll => on(method, roll::<H>),
-        Operation::Restart => on(method, restart::<H>),
+        Operation::Activate => submission(method, Verb::Activate),
+        Operation::Deactivate => submission(method, Verb::Deactivate),
+        Operation::Scale => submission(method, Verb::Scale),
+        Operation::Roll => submission(method, Verb::Roll),
+        Operation::Restart => submission(method, Verb::Restart),
         Operation::ListTasks => on(method, tasks::<H>),
         Operation::ShowTask => on(method, task::<H>),
         Operation::ShowTrail => on(method, trail::<H>),
@@ -124,59 +124,18 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
     }
 }
 
-async fn activate<H: Host>(
-    api: Shared<H>,
-    exchange: Extension<Arc<Exchange>>,
-    app: Segment,
-    request: Request,
-) -> Response {
-    submit(api, exchange, app, Verb::Activate, request)
-        .await
-        .unwrap_or_else(Problem::into_response)
-}
-
-async fn deactivate<H: Host>(
-    api: Shared<H>,
-    exchange: Extension<Arc<Exchange>>,
-    app: Segment,
-    request: Request,
-) -> Response {
-    submit(api, exchange, app, Verb::Deactivate, request)
-        .await
-        .unwrap_or_else(Problem::into_response)
-}
-
-async fn scale<H: Host>(
-    api: Shared<H>,
-    exchange: Extension<Arc<Exchange>>,
-    app: Segment,
-    request: Request,
-) -> Response {
-    submit(api, exchange, app, Verb::Scale, request)
-        .await
-        .unwrap_or_else(Problem::into_response)
-}
-
-async fn roll<H: Host>(
-    api: Shared<H>,
-    exchange: Extension<Arc<Exchange>>,
-    app: Segment,
-    request: Request,
-) -> Response {
-    submit(api, exchange, app, Verb::Roll, request)
-        .await
-        .unwrap_or_else(Problem::into_response)
-}
-
-async fn restart<H: Host>(
-    api: Shared<H>,
-    exchange: Extension<Arc<Exchange>>,
-    instance: Segment,
-    request: Request,
-) -> Response {
-    submit(api, exchange, instance, Verb::Restart, request)
-        .await
-        .unwrap_or_else(Problem::into_response)
+/// A route that submits a task of this verb.
+fn submission<H: Host>(method: MethodFilter, verb: Verb) -> MethodRouter<Arc<Api<H>>> {
+    on(
+        method,
+        async move |api: Shared<H>,
+                    exchange: Extension<Arc<Exchange>>,
+                    name: Segment,
+                    http: Request| {
+            let answer = submit(api, exchange, name, verb, http).await;
+            answer.unwrap_or_else(Problem::into_response)
+        },
+    )
 }
 
 async fn submit<H: Host>(

@@ -74,25 +74,20 @@ pub(super) fn signals(list: Vec<SignalRewrite>, findings: &mut Findings) -> Vec<
     for (index, given) in list.into_iter().enumerate() {
         let field = format!("spec.signals[{index}]");
         let at = format!("{field}.from");
-        let from = match &given.from {
-            None => {
-                findings.note(&at, format!("required: {SIGNAL}"));
-                continue;
-            }
-            Some(from) => signal(&at, from, findings),
+        let Some(written) = &given.from else {
+            findings.note(&at, format!("required: {SIGNAL}"));
+            continue;
         };
-        if NEVER_RECEIVED.contains(&from) {
-            findings.wrong(
-                &at,
-                shown(given.from.as_ref().map_or("", Scalar::as_str)),
-                "another signal: KILL and STOP are not received, and CHLD is container-init's",
-            );
+        let from = signal(&at, written, findings);
+        let refused = if NEVER_RECEIVED.contains(&from) {
+            Some("another signal: KILL and STOP are not received, and CHLD is container-init's")
         } else if !seen.insert(from) {
-            findings.wrong(
-                &at,
-                shown(given.from.as_ref().map_or("", Scalar::as_str)),
-                "a signal that no other entry has",
-            );
+            Some("a signal that no other entry has")
+        } else {
+            None
+        };
+        if let Some(allowed) = refused {
+            findings.wrong(&at, shown(written.as_str()), allowed);
         }
         let at = format!("{field}.to");
         let to = match &given.to {

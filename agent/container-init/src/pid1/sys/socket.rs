@@ -94,20 +94,7 @@ pub fn connect_unix(path: &CStr) -> Result<Fd> {
     }
     // struct timeval; a stream's wait to be accepted is its send timeout (socket(7)).
     let patience = [0i64, TURN_US];
-    // SAFETY: the kernel reads one timeval.
-    checked(unsafe {
-        syscall(
-            number::SETSOCKOPT,
-            [
-                fd.argument(),
-                SOL_SOCKET,
-                SO_SNDTIMEO,
-                patience.as_ptr().addr_for_kernel(),
-                size_of_val(&patience),
-                0,
-            ],
-        )
-    })?;
+    set_option(&fd, SO_SNDTIMEO, &patience)?;
     blocking(&fd, Blocking::Yes)?;
     with_address(number::CONNECT, &fd, address)?;
     blocking(&fd, Blocking::No)?;
@@ -142,21 +129,7 @@ pub fn try_port(port: u16) -> Result<()> {
         Err(EAFNOSUPPORT) => (AF_INET, 16, socket(AF_INET, STREAM)?),
         fd => (AF_INET6, 28, fd?),
     };
-    let on = [1i32];
-    // SAFETY: the kernel reads one int.
-    checked(unsafe {
-        syscall(
-            number::SETSOCKOPT,
-            [
-                fd.argument(),
-                SOL_SOCKET,
-                SO_REUSEADDR,
-                on.as_ptr().addr_for_kernel(),
-                4,
-                0,
-            ],
-        )
-    })?;
+    set_option(&fd, SO_REUSEADDR, &1i32)?;
     // struct sockaddr_in and sockaddr_in6 begin alike; the address is the wildcard.
     let mut address = [0u8; 28];
     let (own, rest) = address.split_at_mut(2);
@@ -165,6 +138,25 @@ pub fn try_port(port: u16) -> Result<()> {
         *room = port.to_be_bytes();
     }
     with_address(number::BIND, &fd, address.get(..length).unwrap_or_default())
+}
+
+/// setsockopt(2) of `SOL_SOCKET` (socket(7)); `value` is what the option wants: an int, a timeval.
+fn set_option<T>(fd: &Fd, option: usize, value: &T) -> Result<()> {
+    // SAFETY: the kernel reads the bytes of `value`.
+    checked(unsafe {
+        syscall(
+            number::SETSOCKOPT,
+            [
+                fd.argument(),
+                SOL_SOCKET,
+                option,
+                core::ptr::from_ref(value).addr_for_kernel(),
+                size_of_val(value),
+                0,
+            ],
+        )
+    })
+    .map(drop)
 }
 
 /// A connection to 127.0.0.1, and whether it stands already.
@@ -189,21 +181,7 @@ pub fn notify_socket(path: &CStr) -> Result<Fd> {
     const SO_PASSCRED: usize = 16;
     let (address, length) = unix_address(path)?;
     let fd = socket(AF_UNIX, DATAGRAM)?;
-    let on = [1i32];
-    // SAFETY: the kernel reads one int.
-    checked(unsafe {
-        syscall(
-            number::SETSOCKOPT,
-            [
-                fd.argument(),
-                SOL_SOCKET,
-                SO_PASSCRED,
-                on.as_ptr().addr_for_kernel(),
-                4,
-                0,
-            ],
-        )
-    })?;
+    set_option(&fd, SO_PASSCRED, &1i32)?;
     unlink(path).ok();
     let before = umask(0o111);
     let bound = with_address(number::BIND, &fd, address.get(..length).unwrap_or_default());
