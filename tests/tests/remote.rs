@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use nodeagent_tests::authority::Authority;
 use nodeagent_tests::documents::Task;
 use nodeagent_tests::{Answer, TestHost};
