@@ -14,6 +14,7 @@ pub mod document;
 pub mod gate;
 mod hex;
 pub mod host;
+pub mod images;
 pub mod instance;
 pub mod journal;
 pub mod logs;

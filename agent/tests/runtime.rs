@@ -12,6 +12,8 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use imagecache::{Digest, PullError};
+use nodeagent::config;
+use nodeagent::images::Images;
 use nodeagent::instance::ContainerId;
 use nodeagent::runtime::{
     Collect, Containerd, ContainerdStore, INSTANCE, Image, Observed, RuntimeError, TaskExit,
@@ -41,7 +43,7 @@ async fn host_with_image(host: &mut Host) -> (Containerd, Image) {
     let scratch = host.path("image");
     image::push(&image::build(&scratch), &scratch, "web:1");
     let containerd = host.connect().await;
-    let image = containerd.ensure_image(WEB, &host.images()).await.unwrap();
+    let image = ensure(&containerd, WEB, &host.images()).await.unwrap();
     (containerd, image)
 }
 
@@ -134,6 +136,24 @@ fn pull_error(error: &RuntimeError) -> &PullError {
     }
 }
 
+async fn ensure(
+    containerd: &Containerd,
+    reference: &str,
+    images: &config::Images,
+) -> Result<Image, RuntimeError> {
+    let images = Images::open(containerd.clone(), images).unwrap();
+    Ok(images.ensure(reference).await?.0)
+}
+
+async fn resolve(
+    containerd: &Containerd,
+    reference: &str,
+    images: &config::Images,
+) -> Result<String, RuntimeError> {
+    let images = Images::open(containerd.clone(), images).unwrap();
+    images.resolve(reference).await
+}
+
 #[test]
 fn containerds_content_store_conforms() {
     on_a_host(async |host| {
@@ -177,13 +197,11 @@ fn an_image_is_pulled_once_and_then_needs_no_registry() {
         lease.release(Collect::Now).await.unwrap();
         host.stop_registry();
         assert_eq!(
-            containerd.ensure_image(WEB, &host.images()).await.unwrap(),
+            ensure(&containerd, WEB, &host.images()).await.unwrap(),
             image
         );
         let by_digest = format!("127.0.0.1:5000/web@{}", image.digest);
-        let again = containerd
-            .ensure_image(&by_digest, &host.images())
-            .await
+        let again = ensure(&containerd, &by_digest, &host.images()).await
             .unwrap();
         assert_eq!(
             (again.chain_id, again.reference),
@@ -201,12 +219,13 @@ fn those_who_want_one_image_at_once_share_one_pull() {
         let (registry, reference) = scripted(&built).await;
         let containerd = host.connect().await;
         let images = host.images();
-        let pulls = (0..20).map(|_| containerd.ensure_image(&reference, &images));
+        let images = Images::open(containerd, &images).unwrap();
+        let pulls = (0..20).map(|_| images.ensure(&reference));
         let pulled = futures_util::future::try_join_all(pulls).await.unwrap();
         assert!(
             pulled
                 .iter()
-                .all(|image| image.digest == Digest::of(&built.manifest).as_str())
+                .all(|(image, _)| image.digest == Digest::of(&built.manifest).as_str())
         );
         let asked = registry.asked();
         for needle in ["/manifests/1", "/blobs/"] {
@@ -225,25 +244,25 @@ fn a_tag_that_moved_is_seen_when_it_is_resolved_anew() {
         let (registry, reference) = scripted(&built).await;
         let containerd = host.connect().await;
         let images = host.images();
-        let before = containerd.ensure_image(&reference, &images).await.unwrap();
+        let before = ensure(&containerd, &reference, &images).await.unwrap();
         let mut moved = built.manifest.clone();
         moved.push(b' ');
         registry.manifest("web", "1", image::MANIFEST, &moved);
         let digest = Digest::of(&moved);
         assert_eq!(
-            containerd.ensure_image(&reference, &images).await.unwrap(),
+            ensure(&containerd, &reference, &images).await.unwrap(),
             before
         );
-        let resolved = containerd.resolve_image(&reference, &images).await.unwrap();
+        let resolved = resolve(&containerd, &reference, &images).await.unwrap();
         assert_eq!(resolved, format!("{}/web@{digest}", registry.address));
-        let after = containerd.ensure_image(&resolved, &images).await.unwrap();
+        let after = ensure(&containerd, &resolved, &images).await.unwrap();
         assert_eq!(
             (after.digest, after.chain_id),
             (digest.to_string(), before.chain_id)
         );
         drop(registry);
         assert_eq!(
-            containerd.resolve_image(&resolved, &images).await.unwrap(),
+            resolve(&containerd, &resolved, &images).await.unwrap(),
             resolved
         );
         host.assert_nothing_remains();
@@ -341,9 +360,7 @@ fn a_pull_that_fails_leaves_nothing_behind() {
             &digest,
             Answer::Body("application/octet-stream", wrong),
         );
-        let error = containerd
-            .ensure_image(&reference, &images)
-            .await
+        let error = ensure(&containerd, &reference, &images).await
             .unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::WrongDigest { expected, .. } if *expected == digest.as_str()),
@@ -357,9 +374,7 @@ fn a_pull_that_fails_leaves_nothing_behind() {
             &digest,
             Answer::Stall(built.layers[0].clone(), 300_000),
         );
-        let error = containerd
-            .ensure_image(&reference, &images)
-            .await
+        let error = ensure(&containerd, &reference, &images).await
             .unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Stalled { .. }),
@@ -372,9 +387,7 @@ fn a_pull_that_fails_leaves_nothing_behind() {
             &digest,
             Answer::Cut(built.layers[0].clone(), 300_000),
         );
-        let error = containerd
-            .ensure_image(&reference, &images)
-            .await
+        let error = ensure(&containerd, &reference, &images).await
             .unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Unreachable { .. }),
@@ -398,9 +411,7 @@ fn a_pull_that_fails_leaves_nothing_behind() {
             Answer::Body("application/octet-stream", noise),
         );
         let reference = format!("{}/web:noise", registry.address);
-        let error = containerd
-            .ensure_image(&reference, &images)
-            .await
+        let error = ensure(&containerd, &reference, &images).await
             .unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Unpack(_)),
@@ -416,9 +427,7 @@ fn an_image_that_cannot_be_had_is_explained() {
     on_a_host(async |mut host| {
         host.start_registry();
         let containerd = host.connect().await;
-        let error = containerd
-            .ensure_image(WEB, &host.images())
-            .await
+        let error = ensure(&containerd, WEB, &host.images()).await
             .unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::NotFound { repository, .. } if repository == "web"),
@@ -426,18 +435,14 @@ fn an_image_that_cannot_be_had_is_explained() {
         );
         assert!(!error.is_retryable());
         host.stop_registry();
-        let error = containerd
-            .ensure_image(WEB, &host.images())
-            .await
+        let error = ensure(&containerd, WEB, &host.images()).await
             .unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Unreachable { registry, .. } if registry == "127.0.0.1:5000"),
             "{error:?}"
         );
         assert!(error.is_retryable());
-        let error = containerd
-            .ensure_image("Web:1", &host.images())
-            .await
+        let error = ensure(&containerd, "Web:1", &host.images()).await
             .unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Reference(_)),
@@ -656,9 +661,7 @@ fn containerd_may_go_and_come_back() {
             matches!(&error, RuntimeError::Unavailable { .. }),
             "{error:?}"
         );
-        let error = containerd
-            .ensure_image(WEB, &host.images())
-            .await
+        let error = ensure(&containerd, WEB, &host.images()).await
             .unwrap_err();
         assert!(
             matches!(&error, RuntimeError::Unavailable { .. }),
@@ -779,7 +782,7 @@ fn containerd_going_away_inside_a_pull_is_unavailable() {
         let images = host.images();
         let pull = tokio::spawn({
             let (containerd, reference) = (containerd.clone(), reference.clone());
-            async move { containerd.ensure_image(&reference, &images).await }
+            async move { ensure(&containerd, &reference, &images).await }
         });
         until("the pull waits for its layer", async || {
             registry
@@ -799,9 +802,7 @@ fn containerd_going_away_inside_a_pull_is_unavailable() {
             &digest,
             Answer::Body("application/octet-stream", built.layers[0].clone()),
         );
-        containerd
-            .ensure_image(&reference, &host.images())
-            .await
+        ensure(&containerd, &reference, &host.images()).await
             .unwrap();
         host
     });

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::registry::HostsError;
+use crate::blobs::BlobsError;
 use crate::{Digest, InvalidReference, StoreError, UnpackError};
 
 /// Whether the same request can succeed later, with nothing changed by the caller.
@@ -161,6 +162,9 @@ pub enum PullError {
     /// The content store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Our own store failed.
+    #[error(transparent)]
+    Blobs(#[from] BlobsError),
     /// The unpacker failed.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
@@ -177,6 +181,7 @@ impl PullError {
             | Self::WrongSize { .. } => Retry::Later,
             Self::Registry { retry, .. } => *retry,
             Self::Store(error) => error.retry(),
+            Self::Blobs(error) => error.retry(),
             Self::Unpack(error) => error.retry(),
             Self::Reference(_)
             | Self::NotFound { .. }

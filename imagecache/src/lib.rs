@@ -1,30 +1,40 @@
-//! Stable images on a host: reference, fetch, verify, unpack.
+//! Stable images on a host: reference, fetch, verify, unpack, share, evict.
 //!
-//! [`pull`] brings an image from a registry into a [`ContentStore`] and has its layers unpacked by
-//! an [`Unpacker`]; what those are (containerd, memory) is the caller's. Promises: a blob is
-//! committed only after its size and sha256 were found right, nothing is unpacked before its blob
-//! was committed, every wait has a deadline, and an error says in its type whether trying again
-//! can help. Deliberately not here: retries, single flight, pinning and records of images; they
-//! belong to whoever calls.
+//! [`Cache::pull`] brings an image from a registry: its documents into a [`ContentStore`], its
+//! layers into our own store of blobs, and unpacked into the snapshots of an [`Unpacker`]; what
+//! those are (containerd, memory) is the caller's. Promises: a blob is seen only after its size and
+//! sha256 were found right, nothing is unpacked before its blob was verified, every wait has a
+//! deadline, memory is bounded, and an error says in its type whether trying again can help.
+//! Deliberately not here: names of images that are kept, and when they are needed; they belong to
+//! whoever calls.
 
 pub mod archive;
 pub mod blobs;
+mod cache;
 pub mod conformance;
 mod digest;
 mod error;
+pub mod evict;
 pub mod fetch;
+pub mod inflate;
 pub mod layer;
 mod manifest;
 pub mod memory;
 mod pull;
+pub mod receipt;
 mod reference;
 pub mod registry;
 mod store;
+mod sys;
 mod unpack;
 
+pub use cache::Cache;
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};
 pub use error::{PullError, Retry};
-pub use pull::{Image, PullOptions, local, pull, resolve};
+pub use pull::{Afterwards, Image, PullOptions, Pulled, local};
+pub use receipt::{LayerReceipt, Receipt};
 pub use reference::{InvalidReference, Reference};
 pub use store::{Begun, BlobWriter, ContentStore, StoreError};
-pub use unpack::{Layer, UnpackError, Unpacker};
+pub use unpack::{
+    Extraction, Layer, Prepared, Snapshot, Tree, UnpackError, Unpacker, Workplace,
+};

@@ -2,12 +2,14 @@
 //! for the hollow agent; they pass [`crate::conformance`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use crate::{
-    Begun, BlobWriter, ContentStore, Descriptor, Digest, Layer, StoreError, UnpackError, Unpacker,
+    Begun, BlobWriter, ContentStore, Descriptor, Digest, Layer, Prepared, Snapshot, StoreError,
+    UnpackError, Unpacker, Workplace, blobs,
 };
 
 #[derive(Debug, Default)]
@@ -114,20 +116,9 @@ impl BlobWriter for MemoryWriter {
 
 /// An unpacker that only remembers which chains were applied; it takes plain tar layers, whose
 /// digest is their diff id.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct MemoryUnpacker {
-    store: MemoryStore,
     chains: Arc<Mutex<BTreeSet<Digest>>>,
-}
-
-impl MemoryUnpacker {
-    /// Unpacks what `store` holds.
-    pub fn new(store: &MemoryStore) -> Self {
-        Self {
-            store: store.clone(),
-            chains: Arc::default(),
-        }
-    }
 }
 
 impl Unpacker for MemoryUnpacker {
@@ -135,23 +126,36 @@ impl Unpacker for MemoryUnpacker {
         Ok(lock(&self.chains).contains(chain_id))
     }
 
-    async fn apply(&self, layer: &Layer) -> Result<(), UnpackError> {
-        let failed = |source: &str| UnpackError::Failed {
-            operation: "apply layer",
-            object: layer.blob.digest.to_string(),
-            source: source.into(),
-        };
-        let blob = self.store.read(&layer.blob.digest, u64::MAX).await;
-        let blob = blob.map_err(|_| failed("its blob is not committed"))?;
+    fn workplace(&self) -> Option<&Workplace> {
+        None
+    }
+
+    async fn prepare(&self, layer: &Layer) -> Result<Snapshot, UnpackError> {
+        Err(takes_no_trees(layer))
+    }
+
+    async fn commit(&self, layer: &Layer, _: &Prepared) -> Result<(), UnpackError> {
+        Err(takes_no_trees(layer))
+    }
+
+    async fn discard(&self, _: &Prepared) {}
+
+    async fn apply(&self, layer: &Layer, blob: &blobs::Blob) -> Result<(), UnpackError> {
+        let mut bytes = vec![0; usize::try_from(blob.size).unwrap_or(0)];
+        let read = blob.file.read_exact_at(&mut bytes, 0);
+        read.map_err(|source| UnpackError::Read {
+            layer: layer.blob.digest.clone(),
+            source,
+        })?;
         let mut chains = lock(&self.chains);
         if layer
             .parent
             .as_ref()
             .is_some_and(|parent| !chains.contains(parent))
         {
-            return Err(failed("its parent is not unpacked"));
+            return Err(failed(layer, "its parent is not unpacked"));
         }
-        let got = Digest::of(&blob);
+        let got = Digest::of(&bytes);
         if got != layer.diff_id {
             return Err(UnpackError::DiffId {
                 layer: layer.blob.digest.clone(),
@@ -161,6 +165,18 @@ impl Unpacker for MemoryUnpacker {
         }
         chains.insert(layer.chain_id.clone());
         Ok(())
+    }
+}
+
+fn takes_no_trees(layer: &Layer) -> UnpackError {
+    failed(layer, "memory takes no trees")
+}
+
+fn failed(layer: &Layer, why: &str) -> UnpackError {
+    UnpackError::Failed {
+        operation: "unpack layer",
+        object: layer.blob.digest.to_string(),
+        source: why.into(),
     }
 }
 

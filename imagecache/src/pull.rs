@@ -1,45 +1,46 @@
-//! The way of an image: manifest, config, then layers fetched side by side and unpacked in order
-//! as they arrive.
+//! The way of an image: manifest, config, then all layers at a time, each extracted as soon as it
+//! is verified and placed in order.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::FutureExt as _;
 use oci_spec::image::Config;
-use tokio::sync::oneshot;
 
+use crate::cache::{Arrival, Cache};
 use crate::error::{PullError, named};
 use crate::manifest::{self, CONFIG_LIMIT, Document, MANIFEST_LIMIT, Manifest};
+use crate::receipt::{LayerReceipt, Origin, Receipt};
 use crate::registry::Registry;
+use crate::unpack::{self, Parts, Unpacked};
 use crate::{
     ContentStore, Descriptor, Digest, Layer, Reference, StoreError, Unpacker, chain_ids, fetch,
 };
 
 /// How to pull.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PullOptions {
-    /// Registries (`host[:port]`) spoken to by plain HTTP; loopback registries always are.
-    pub insecure_registries: Vec<String>,
-    /// docker's `config.json` with credentials, when there is one.
-    pub auth_file: Option<PathBuf>,
-    /// A registry that sends no byte for this long has failed.
-    pub stall_timeout: Duration,
     /// Deadline of the whole pull.
     pub deadline: Duration,
-    /// Layers fetched at a time.
-    pub parallel: usize,
+    /// Whether blobs stay in the store when their layers are unpacked: for peers, for other images
+    /// and for whoever looks again.
+    pub blobs: Afterwards,
+}
+
+/// What becomes of blobs whose layers are unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Afterwards {
+    /// They stay until they are evicted.
+    Kept,
+    /// They go at the end of the pull.
+    Dropped,
 }
 
 impl Default for PullOptions {
     fn default() -> Self {
         Self {
-            insecure_registries: Vec::new(),
-            auth_file: None,
-            stall_timeout: Duration::from_secs(30),
             deadline: Duration::from_secs(600),
-            parallel: 3,
+            blobs: Afterwards::Kept,
         }
     }
 }
@@ -65,49 +66,129 @@ pub struct Image {
     pub run: Config,
 }
 
-/// Brings an image into `store` and has it unpacked by `unpacker`. When this returns, every blob
-/// that was fetched is verified and the whole chain is unpacked. Layers that are unpacked already
-/// are not fetched. Cancelling by drop leaves nothing committed that was not verified.
-pub async fn pull<S: ContentStore, U: Unpacker>(
-    reference: &Reference,
-    store: &S,
-    unpacker: &U,
-    options: &PullOptions,
-) -> Result<Image, PullError> {
-    let whole = async {
-        let registry = Registry::open(reference, options).await?;
-        let image = documents(reference, &registry, store).await?;
-        layers(&image, &registry, store, unpacker, options).await?;
-        Ok(image)
+/// An image that is pulled, verified and unpacked, and how that went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pulled {
+    /// The image.
+    pub image: Image,
+    /// How it came.
+    pub receipt: Receipt,
+}
+
+impl Cache {
+    /// Brings an image here: its documents into `store`, its layers into our own store, and has it
+    /// unpacked by `unpacker`. When this returns, every blob that was fetched is verified and the
+    /// whole chain is unpacked. Layers that are unpacked already are not fetched. Cancelling by
+    /// drop leaves nothing committed that was not verified.
+    pub async fn pull<S: ContentStore, U: Unpacker>(
+        &self,
+        reference: &Reference,
+        store: &S,
+        unpacker: &U,
+        options: &PullOptions,
+    ) -> Result<Pulled, PullError> {
+        let begin = Instant::now();
+        let whole = async {
+            let registry = self.registries.open(reference)?;
+            let image = documents(reference, &registry, store).await?;
+            let layers = self.layers(&image, &registry, unpacker).await?;
+            if options.blobs == Afterwards::Dropped {
+                for layer in &image.layers {
+                    self.blobs.remove(&layer.digest)?;
+                }
+            }
+            Ok(Pulled {
+                receipt: Receipt {
+                    reference: reference.to_string(),
+                    target: image.target.digest.to_string(),
+                    digest: image.manifest.digest.to_string(),
+                    seconds: Receipt::seconds(begin.elapsed()),
+                    fetched_bytes: layers.iter().map(|layer| layer.fetched_bytes).sum(),
+                    layers,
+                },
+                image,
+            })
+        };
+        within(reference, options.deadline, whole).await
+    }
+
+    /// What the reference names in its registry now: the digest of an index or manifest. Costs no
+    /// network when the reference has a digest. Keeps nothing.
+    pub async fn resolve(
+        &self,
+        reference: &Reference,
+        deadline: Duration,
+    ) -> Result<Digest, PullError> {
+        let look = async { self.registries.open(reference)?.resolve(reference).await };
+        within(reference, deadline, look).await
+    }
+
+    async fn layers<U: Unpacker>(
+        &self,
+        image: &Image,
+        registry: &Registry,
+        unpacker: &U,
+    ) -> Result<Vec<LayerReceipt>, PullError> {
+        let chain = chain(image);
+        // From the top down: what lies below an unpacked layer is unpacked.
+        let mut present = 0;
+        for position in (0..chain.len()).rev() {
+            if unpacker.unpacked(&chain[position].chain_id).await? {
+                present = position + 1;
+                break;
+            }
+        }
+        let parts = Parts {
+            unpacker,
+            extraction: &self.extraction,
+            blobs: &self.blobs,
+        };
+        let sources = registry.sources();
+        let fetch = |layer: &Layer| self.fetch(&sources, layer.blob.clone()).boxed();
+        let unpacked = unpack::layers(&chain[present..], &parts, &fetch).await?;
+        let before = chain[..present].iter().map(|layer| receipt(layer, None));
+        let now = chain[present..].iter().zip(unpacked);
+        Ok(before
+            .chain(now.map(|(layer, unpacked)| receipt(layer, Some(unpacked))))
+            .collect())
+    }
+}
+
+fn receipt(layer: &Layer, unpacked: Option<Unpacked<Arrival>>) -> LayerReceipt {
+    let (arrival, unpacking) = match unpacked {
+        Some(Unpacked { fetched, unpacking }) => (fetched, unpacking),
+        None => (None, Duration::ZERO),
     };
-    within(reference, options, whole).await
+    let arrival = arrival.unwrap_or(Arrival {
+        from: Origin::Unpacked,
+        sender: None,
+        bytes: 0,
+        took: Duration::ZERO,
+    });
+    LayerReceipt {
+        digest: layer.blob.digest.to_string(),
+        size: layer.blob.size,
+        chain_id: layer.chain_id.to_string(),
+        from: arrival.from,
+        sender: arrival.sender,
+        fetched_bytes: arrival.bytes,
+        fetch_seconds: Receipt::seconds(arrival.took),
+        unpack_seconds: Receipt::seconds(unpacking),
+    }
 }
 
 async fn within<T>(
     reference: &Reference,
-    options: &PullOptions,
+    deadline: Duration,
     work: impl Future<Output = Result<T, PullError>>,
 ) -> Result<T, PullError> {
-    match tokio::time::timeout(options.deadline, work).await {
+    match tokio::time::timeout(deadline, work).await {
         Ok(result) => result,
         Err(_) => Err(PullError::TooSlow {
             reference: reference.to_string(),
-            deadline: options.deadline,
+            deadline,
         }),
     }
-}
-
-/// What the reference names in its registry now: the digest of an index or manifest. Costs no
-/// network when the reference has a digest. Keeps nothing.
-pub async fn resolve(reference: &Reference, options: &PullOptions) -> Result<Digest, PullError> {
-    if let Some(digest) = reference.digest() {
-        return Ok(digest.clone());
-    }
-    let look = async {
-        let registry = Registry::open(reference, options).await?;
-        Ok(Digest::of(&registry.manifest(reference).await?))
-    };
-    within(reference, options, look).await
 }
 
 /// The image whose index or manifest is `target`, from the store alone; none when one of its
@@ -224,47 +305,6 @@ fn assemble(
         chain_id,
         run: settings.run,
     })
-}
-
-async fn layers<S: ContentStore, U: Unpacker>(
-    image: &Image,
-    registry: &Registry,
-    store: &S,
-    unpacker: &U,
-    options: &PullOptions,
-) -> Result<(), PullError> {
-    let mut missing = chain(image);
-    // From the top down: what lies below an unpacked layer is unpacked.
-    for position in (0..missing.len()).rev() {
-        if unpacker.unpacked(&missing[position].chain_id).await? {
-            missing.drain(..=position);
-            break;
-        }
-    }
-    let (fetched, arrivals): (Vec<_>, Vec<_>) = missing.iter().map(|_| oneshot::channel()).unzip();
-    let mut fetches: Vec<BoxFuture<'_, Result<(), PullError>>> = Vec::with_capacity(missing.len());
-    for (layer, fetched) in missing.iter().zip(fetched) {
-        fetches.push(Box::pin(async move {
-            fetch::blob(registry, "layer", &layer.blob, store).await?;
-            // Nobody waits any more when unpacking failed; that error is the one to report.
-            fetched.send(()).or(Ok(()))
-        }));
-    }
-    let fetches = stream::iter(fetches)
-        .buffer_unordered(options.parallel)
-        .try_collect::<()>();
-    let unpacks = async {
-        for (layer, arrival) in missing.iter().zip(arrivals) {
-            if arrival.await.is_err() {
-                // The fetch ended without its layer: its error ends the whole in this instant.
-                std::future::pending::<()>().await;
-            }
-            unpacker.apply(layer).await?;
-        }
-        Ok(())
-    };
-    tokio::try_join!(fetches, unpacks)?;
-    Ok(())
 }
 
 fn chain(image: &Image) -> Vec<Layer> {

@@ -9,7 +9,7 @@ use crate::fetch::SourceKind;
 /// Where a layer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum From {
+pub enum Origin {
     /// The registry that the reference names.
     Registry,
     /// A mirror of it.
@@ -24,7 +24,7 @@ pub enum From {
     Import,
 }
 
-impl std::convert::From<SourceKind> for From {
+impl From<SourceKind> for Origin {
     fn from(kind: SourceKind) -> Self {
         match kind {
             SourceKind::Registry => Self::Registry,
@@ -44,7 +44,7 @@ pub struct LayerReceipt {
     /// Name of the unpacked layer.
     pub chain_id: String,
     /// Where it came from.
-    pub from: From,
+    pub from: Origin,
     /// `host[:port]` that sent most of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sender: Option<String>,

@@ -7,7 +7,10 @@ mod support;
 use std::time::Duration;
 
 use imagecache::memory::{MemoryStore, MemoryUnpacker};
-use imagecache::{Digest, Image, PullError, PullOptions, Reference, Retry, Unpacker as _, pull};
+use imagecache::fetch::FetchOptions;
+use imagecache::{
+    Cache, Digest, Extraction, Image, PullError, PullOptions, Reference, Retry, Unpacker as _,
+};
 use serde_json::{Value, json};
 use support::{Answer, ScriptedRegistry};
 
@@ -21,6 +24,8 @@ struct Scene {
     manifest: Vec<u8>,
     store: MemoryStore,
     unpacker: MemoryUnpacker,
+    directory: tempfile::TempDir,
+    fetch: FetchOptions,
     options: PullOptions,
 }
 
@@ -62,9 +67,13 @@ impl Scene {
         }
         let store = MemoryStore::default();
         Self {
-            unpacker: MemoryUnpacker::new(&store),
-            options: PullOptions {
+            unpacker: MemoryUnpacker::default(),
+            directory: tempfile::tempdir().unwrap(),
+            fetch: FetchOptions {
                 stall_timeout: Duration::from_secs(5),
+                ..FetchOptions::default()
+            },
+            options: PullOptions {
                 deadline: Duration::from_secs(20),
                 ..PullOptions::default()
             },
@@ -80,13 +89,31 @@ impl Scene {
     }
 
     async fn pull(&self, rest: &str) -> Result<Image, PullError> {
-        pull(
-            &self.reference(rest),
-            &self.store,
-            &self.unpacker,
-            &self.options,
+        self.pull_reference(&self.reference(rest)).await
+    }
+
+    async fn pull_reference(&self, reference: &Reference) -> Result<Image, PullError> {
+        let pulled = self
+            .cache()
+            .pull(reference, &self.store, &self.unpacker, &self.options)
+            .await?;
+        Ok(pulled.image)
+    }
+
+    fn cache(&self) -> Cache {
+        Cache::open(
+            self.directory.path(),
+            &self.fetch,
+            Extraction::for_this_machine(),
         )
-        .await
+        .unwrap()
+    }
+
+    /// Digests of all blobs: documents and layers.
+    fn digests(&self) -> Vec<Digest> {
+        let layers = self.cache().blobs().list().unwrap();
+        let layers = layers.into_iter().map(|(digest, _)| digest);
+        self.store.digests().into_iter().chain(layers).collect()
     }
 
     fn spoil_layer(&self, layer: usize, spoil: impl Fn(Vec<u8>) -> Answer) -> Digest {
@@ -118,7 +145,7 @@ async fn an_image_is_fetched_verified_and_unpacked() {
     );
     assert!(scene.unpacker.unpacked(&image.chain_id).await.unwrap());
     assert_eq!(
-        scene.store.digests().len(),
+        scene.digests().len(),
         7,
         "manifest, config and five layers"
     );
@@ -171,7 +198,7 @@ async fn a_blob_with_a_wrong_digest_is_never_committed() {
         "{error:?}"
     );
     assert_eq!(error.retry(), Retry::Later);
-    assert!(!scene.store.digests().contains(&digest));
+    assert!(!scene.digests().contains(&digest));
 }
 
 #[tokio::test]
@@ -191,7 +218,7 @@ async fn a_blob_with_a_wrong_size_is_never_committed() {
             matches!(&error, PullError::WrongSize { .. }),
             "{name}: {error:?}"
         );
-        assert!(!scene.store.digests().contains(&digest), "{name}");
+        assert!(!scene.digests().contains(&digest), "{name}");
     }
 }
 
@@ -208,7 +235,7 @@ async fn a_manifest_with_a_wrong_digest_is_refused() {
         matches!(&error, PullError::WrongDigest { expected, .. } if *expected == digest.as_str()),
         "{error:?}"
     );
-    assert!(scene.store.digests().is_empty());
+    assert!(scene.digests().is_empty());
 }
 
 #[tokio::test]
@@ -263,8 +290,7 @@ async fn a_registry_that_is_down_is_unreachable() {
     let nobody = listener.local_addr().unwrap();
     drop(listener);
     let reference: Reference = format!("{nobody}/web:1").parse().unwrap();
-    let pulled = pull(&reference, &scene.store, &scene.unpacker, &scene.options).await;
-    let error = pulled.unwrap_err();
+    let error = scene.pull_reference(&reference).await.unwrap_err();
     assert!(
         matches!(&error, PullError::Unreachable { registry, .. } if *registry == nobody.to_string()),
         "{error:?}"
@@ -278,18 +304,18 @@ async fn a_connection_that_breaks_inside_a_layer_is_unreachable() {
     let digest = scene.spoil_layer(1, |bytes| Answer::Cut(bytes, 1000));
     let error = scene.pull("web:1").await.unwrap_err();
     assert!(matches!(&error, PullError::Unreachable { .. }), "{error:?}");
-    assert!(!scene.store.digests().contains(&digest));
+    assert!(!scene.digests().contains(&digest));
 }
 
 #[tokio::test]
 async fn a_registry_that_stalls_is_given_up() {
     let mut scene = Scene::new(2).await;
-    scene.options.stall_timeout = Duration::from_millis(300);
+    scene.fetch.stall_timeout = Duration::from_millis(300);
     scene.spoil_layer(1, |bytes| Answer::Stall(bytes, 1000));
     let error = scene.pull("web:1").await.unwrap_err();
     assert!(
         matches!(&error, PullError::Stalled { object, stalled, .. }
-            if object.starts_with("layer ") && *stalled == scene.options.stall_timeout),
+            if object.starts_with("layer ") && *stalled == scene.fetch.stall_timeout),
         "{error:?}"
     );
     scene.registry.answer("/v2/", Answer::Silence);
@@ -304,7 +330,7 @@ async fn a_pull_ends_at_its_deadline() {
     scene
         .registry
         .answer("/v2/web/manifests/1", Answer::Silence);
-    scene.options.stall_timeout = Duration::from_secs(60);
+    scene.fetch.stall_timeout = Duration::from_secs(60);
     scene.options.deadline = Duration::from_millis(300);
     let error = scene.pull("web:1").await.unwrap_err();
     assert!(
@@ -355,7 +381,7 @@ async fn credentials_of_the_file_are_sent_to_their_registry() {
     scene.registry.guard("Basic am9lOnMzOmNyZXQ=");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("config.json");
-    scene.options.auth_file = Some(file.clone());
+    scene.fetch.auth_file = Some(file.clone());
     let auths = |auth: &str| json!({"auths": {scene.registry.address.clone(): {"auth": auth}}});
     std::fs::write(&file, auths("am9lOnMzOmNyZXQ=").to_string()).unwrap();
     scene.pull("web:1").await.unwrap();

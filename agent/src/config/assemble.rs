@@ -32,7 +32,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
         containerd: containerd(merged.containerd.unwrap_or_default(), &mut check),
         runtime: runtime(merged.runtime.unwrap_or_default(), &mut check),
         network: network(merged.network.unwrap_or_default(), &discovery, &mut check),
-        images: images(merged.images.unwrap_or_default(), &mut check),
+        images: images(merged.images.unwrap_or_default(), &paths, &mut check),
         volumes: volumes(merged.volumes.unwrap_or_default(), &mut check),
         logs: logs(merged.logs.unwrap_or_default(), &mut check),
         security: security(merged.security.unwrap_or_default(), &mut check),
@@ -381,7 +381,7 @@ fn security(given: fragment::Security, check: &mut Check<'_>) -> Security {
     }
 }
 
-fn images(given: fragment::Images, check: &mut Check<'_>) -> Images {
+fn images(given: fragment::Images, paths: &Paths, check: &mut Check<'_>) -> Images {
     let insecure_registries = given.insecure_registries.unwrap_or_default();
     for (index, registry) in insecure_registries.iter().enumerate() {
         if !is_registry(registry) {
@@ -419,6 +419,17 @@ fn images(given: fragment::Images, check: &mut Check<'_>) -> Images {
         pull_timeout,
         stall_timeout,
         auth_file: check.optional_path("images.auth_file", given.auth_file),
+        root: match check.optional_path("images.root", given.root) {
+            Some(root) => root,
+            None => paths.state.join("images"),
+        },
+        hosts_dir: check.optional_path("images.hosts_dir", given.hosts_dir),
+        ca_file: check.optional_path("images.ca_file", given.ca_file),
+        bandwidth: match given.bandwidth {
+            None => 0,
+            given => check.size("images.bandwidth", given, 0, 64 << 10..=1 << 40),
+        },
+        keep_blobs: given.keep_blobs.unwrap_or(true),
     }
 }
 

@@ -114,6 +114,11 @@ pub(super) struct Images {
     pub(super) pull_timeout: Option<String>,
     pub(super) stall_timeout: Option<String>,
     pub(super) auth_file: Option<String>,
+    pub(super) root: Option<String>,
+    pub(super) hosts_dir: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) bandwidth: Option<String>,
+    pub(super) keep_blobs: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -294,6 +294,16 @@ pub struct Images {
     pub stall_timeout: Duration,
     /// `config.json` of docker with credentials, when there is one.
     pub auth_file: Option<PathBuf>,
+    /// Our own store of layers, default `images` in the state directory.
+    pub root: PathBuf,
+    /// containerd's directory of registry hosts (`hosts.toml`), when there is one.
+    pub hosts_dir: Option<PathBuf>,
+    /// Certificates trusted beside the system's, when there are some.
+    pub ca_file: Option<PathBuf>,
+    /// Bytes per second of all pulls together; 0, the default, is no limit.
+    pub bandwidth: u64,
+    /// Whether layers stay in the store when they are unpacked, default true.
+    pub keep_blobs: bool,
 }
 
 /// What of the host apps may mount.

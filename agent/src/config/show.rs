@@ -89,6 +89,14 @@ pub fn show(loaded: &Loaded) -> String {
     page.duration("pull_timeout", s.images.pull_timeout);
     page.duration("stall_timeout", s.images.stall_timeout);
     page.optional_path("auth_file", s.images.auth_file.as_deref());
+    page.path("root", &s.images.root);
+    page.optional_path("hosts_dir", s.images.hosts_dir.as_deref());
+    page.optional_path("ca_file", s.images.ca_file.as_deref());
+    match s.images.bandwidth {
+        0 => page.unset("bandwidth"),
+        bytes => page.value("bandwidth", &quoted(&spell(bytes))),
+    }
+    page.value("keep_blobs", &s.images.keep_blobs.to_string());
     page.table("volumes");
     page.paths("allowed_host_paths", &s.volumes.allowed_host_paths);
     page.table("logs");

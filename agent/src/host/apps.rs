@@ -119,12 +119,12 @@ impl<E: Effects> Node<E> {
     /// What the reference means now. A registry that does not answer does not stand in the way of
     /// an image that is here.
     async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
-        let images = &self.settings.images;
-        match self.executor.runtime.resolve_image(reference, images).await {
+        let images = &self.executor.images;
+        match images.resolve(reference).await {
             Ok(resolved) => {
-                let image = self.executor.runtime.ensure_image(&resolved, images).await;
+                let image = images.ensure(&resolved).await;
                 sys::give_memory_back();
-                image
+                image.map(|(image, _)| image)
             }
             Err(error) => {
                 let known = self
@@ -141,10 +141,8 @@ impl<E: Effects> Node<E> {
                     digest = known.revision.image.digest,
                     "the registry does not answer; the image that is here is used"
                 );
-                self.executor
-                    .runtime
-                    .ensure_image(&known.revision.image.reference, images)
-                    .await
+                let image = images.ensure(&known.revision.image.reference).await;
+                image.map(|(image, _)| image)
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::chain::chain;
 use crate::config::Settings;
 use crate::discovery::{Backends, RegistrationRecord};
 use crate::gate::{Adopt, Directories, Exit, Gate, GateError, LookKind, Memory, Start, Status};
+use crate::images::Images;
 use crate::instance::machine::{COMPLETED, NOT_ALIVE, NOT_READY, NOT_STARTED};
 use crate::instance::probe::{AttemptFailed, Inside, Place};
 use crate::instance::spec::HostFacts;
@@ -45,6 +46,7 @@ pub struct Executor {
     pub(super) settings: Arc<Settings>,
     pub(super) journal: Arc<Journal>,
     pub(super) runtime: Containerd,
+    pub(super) images: Images,
     pub(super) gate: Gate,
     pub(super) directories: Arc<Directories>,
     pub(super) network: Arc<Network>,

@@ -38,6 +38,7 @@ use crate::discovery::{
     Backends, Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery, Metered,
 };
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
+use crate::images::Images;
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
@@ -205,15 +206,17 @@ pub async fn run_with<E: Effects>(
         ),
     }
     let metrics = Arc::new(Metrics::default());
+    let runtime = Containerd::connect(
+        &settings.containerd,
+        &settings.runtime,
+        place.shims.as_deref(),
+    )
+    .await?;
     let executor = Executor {
         host_address,
         journal: journal.clone(),
-        runtime: Containerd::connect(
-            &settings.containerd,
-            &settings.runtime,
-            place.shims.as_deref(),
-        )
-        .await?,
+        images: Images::open(runtime.clone(), &settings.images)?,
+        runtime,
         gate,
         directories: Arc::new(Directories::open(
             &settings.paths.state,

@@ -215,7 +215,7 @@ fn broke(status: &Status) -> bool {
 }
 
 /// A failed pull is containerd's unavailability when it was containerd that did not answer.
-pub(super) fn of_pull(reference: &str, error: PullError) -> RuntimeError {
+pub(crate) fn of_pull(reference: &str, error: PullError) -> RuntimeError {
     match error {
         PullError::Store(StoreError::Unavailable {
             operation,

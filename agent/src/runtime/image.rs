@@ -1,30 +1,29 @@
-//! Images: present here, or pulled once however many ask; recorded in containerd so that they stay.
+//! Images in containerd: present here or pulled, and recorded so that they stay.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
 
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::{
     CreateImageRequest, GetImageRequest, Image as Record, UpdateImageRequest,
 };
 use containerd_client::types::Descriptor;
-use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, Shared};
-use imagecache::{ContentStore as _, Digest, PullError, PullOptions, Reference};
+use imagecache::{
+    Cache, ContentStore as _, Digest, PullOptions, Pulled, Receipt, Reference, Workplace,
+};
 use prost_types::FieldMask;
 use serde::{Deserialize, Serialize};
 
 use super::connection::Deadline;
 use super::content::ContainerdStore;
-use super::error::{Answer, RuntimeError, Unanswered, of_pull};
+use super::error::{Answer, RuntimeError, of_pull};
 use super::lease::{Collect, Lease};
 use super::unpack::ContainerdUnpacker;
 use super::{Containerd, labels};
-use crate::config;
 use crate::instance::ImageConfig;
 
-/// Layers fetched at a time.
-const PARALLEL: usize = 3;
+/// The snapshotter whose trees we know.
+const OVERLAYFS: &str = "overlayfs";
 /// The namespace that the kubelet looks at.
 const KUBERNETES: &str = "k8s.io";
 
@@ -43,93 +42,26 @@ pub struct Image {
     pub config: ImageConfig,
 }
 
-type Pull = Shared<BoxFuture<'static, Result<Image, RuntimeError>>>;
-
-/// Pulls under way, by full name.
-#[derive(Clone, Default)]
-pub(super) struct Pulls(Arc<Mutex<HashMap<String, Pull>>>);
-
 impl Containerd {
-    /// The image, from this host when it is there, else from its registry. A tag is looked up in
-    /// the registry only when no image of that name is here; a new look is a reference by digest.
-    /// Those who ask for one image at the same time share one pull and its result; a caller that
-    /// goes away does not end it.
-    pub async fn ensure_image(
-        &self,
-        reference: &str,
-        images: &config::Images,
-    ) -> Result<Image, RuntimeError> {
-        let parsed: Reference = reference
-            .parse()
-            .map_err(|error| of_pull(reference, PullError::Reference(error)))?;
-        let name = parsed.to_string();
-        let pull = {
-            let mut under_way = self.pulls.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match under_way.get(&name) {
-                Some(pull) => pull.clone(),
-                None => {
-                    let pull = self.begin(parsed, images.clone());
-                    under_way.insert(name, pull.clone());
-                    pull
-                }
-            }
-        };
-        pull.await
-    }
-
-    /// The reference by digest that a tag names in its registry now: what a new revision is made
-    /// from. A reference by digest is returned, normalised, without a call. The image is not pulled;
-    /// [`Self::ensure_image`] of the result pulls exactly that.
-    pub async fn resolve_image(
-        &self,
-        reference: &str,
-        images: &config::Images,
-    ) -> Result<String, RuntimeError> {
-        let resolved = async {
-            let parsed: Reference = reference.parse()?;
-            let digest = imagecache::resolve(&parsed, &pull_options(images)).await?;
-            Ok(parsed.with_digest(&digest).to_string())
-        };
-        resolved.await.map_err(|error| of_pull(reference, error))
-    }
-
-    fn begin(&self, reference: Reference, images: config::Images) -> Pull {
-        let containerd = self.clone();
-        let name = reference.to_string();
-        let work = tokio::spawn(async move {
-            let result = containerd.find_or_pull(&reference, &images).await;
-            let mut under_way = containerd
-                .pulls
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            under_way.remove(&reference.to_string());
-            result
-        });
-        let ended = move |error: tokio::task::JoinError| RuntimeError::Unavailable {
-            operation: "pull image",
-            object: name,
-            source: Unanswered::Ended(error.to_string()),
-        };
-        async move { work.await.unwrap_or_else(|error| Err(ended(error))) }
-            .boxed()
-            .shared()
-    }
-
-    async fn find_or_pull(
+    /// The image, from this host when it is there, else from its registry into `cache` and from
+    /// there into containerd. A tag is looked up in the registry only when no image of that name is
+    /// here; a new look is a reference by digest. The receipt is that of a pull; none when there
+    /// was nothing to pull.
+    pub(crate) async fn ensure_image(
         &self,
         reference: &Reference,
-        images: &config::Images,
-    ) -> Result<Image, RuntimeError> {
+        cache: &Cache,
+        options: &PullOptions,
+    ) -> Result<(Image, Option<Receipt>), RuntimeError> {
         // What a record names stays, so that looking for it needs no lease.
         let recorded = self.recorded(&reference.to_string()).await?;
         if let Some(target) = &recorded
             && let Some(image) = self.present(reference, target, None).await?
         {
-            return Ok(describe(image));
+            return Ok((describe(image), None));
         }
-        let lease = self.lease("image", images.pull_timeout).await?;
-        let result = self.make_present(reference, images, &lease).await;
+        let lease = self.lease("image", options.deadline).await?;
+        let result = self.make_present(reference, cache, options, &lease).await;
         let collect = if result.is_ok() {
             Collect::Later
         } else {
@@ -143,26 +75,30 @@ impl Containerd {
                 "the lease of a pull stays until it ends by itself"
             );
         }
-        result.map(describe)
+        result.map(|(image, receipt)| (describe(image), receipt))
     }
 
     async fn make_present(
         &self,
         reference: &Reference,
-        images: &config::Images,
+        cache: &Cache,
+        options: &PullOptions,
         lease: &Lease,
-    ) -> Result<imagecache::Image, RuntimeError> {
+    ) -> Result<(imagecache::Image, Option<Receipt>), RuntimeError> {
         // The content may be here under another name: a digest needs no registry then.
         let here = match reference.digest() {
             Some(digest) => self.present(reference, digest, Some(lease)).await?,
             None => None,
         };
-        let image = match here {
-            Some(image) => image,
-            None => self.fetch(reference, images, lease).await?,
+        let (image, receipt) = match here {
+            Some(image) => (image, None),
+            None => {
+                let pulled = self.fetch(reference, cache, options, lease).await?;
+                (pulled.image, Some(pulled.receipt))
+            }
         };
         self.keep(lease, &image).await?;
-        Ok(image)
+        Ok((image, receipt))
     }
 
     /// Digest of what the record of this name points to.
@@ -215,20 +151,45 @@ impl Containerd {
     async fn fetch(
         &self,
         reference: &Reference,
-        images: &config::Images,
+        cache: &Cache,
+        options: &PullOptions,
         lease: &Lease,
-    ) -> Result<imagecache::Image, RuntimeError> {
+    ) -> Result<Pulled, RuntimeError> {
         let store = ContainerdStore::new(lease);
         let apply_deadline = Deadline {
             name: "images.pull_timeout",
-            length: images.pull_timeout,
+            length: options.deadline,
         };
         let unpacker = ContainerdUnpacker {
             lease,
             apply_deadline,
+            workplace: self.workplace().await?,
         };
-        let pulled = imagecache::pull(reference, &store, &unpacker, &pull_options(images)).await;
+        let pulled = cache.pull(reference, &store, &unpacker, options).await;
         pulled.map_err(|error| of_pull(&reference.to_string(), error))
+    }
+
+    /// Where layers are extracted: beside overlayfs's snapshots. Looked for once; none where
+    /// another snapshotter is used, or its directory is not visible from here.
+    async fn workplace(&self) -> Result<Option<&Workplace>, RuntimeError> {
+        let open = async {
+            let ours = self.connection.snapshotter();
+            let snapshotters = self.snapshotters().await?;
+            let root = snapshotters
+                .into_iter()
+                .find(|snapshotter| snapshotter.name == ours && ours == OVERLAYFS)
+                .and_then(|snapshotter| snapshotter.root.map(PathBuf::from))
+                .filter(|root| root.join("snapshots").is_dir());
+            let Some(root) = root else {
+                tracing::info!(snapshotter = ours, "containerd unpacks layers by itself");
+                return Ok(None);
+            };
+            let workplace = Workplace::open(&root.join("nodeagent"));
+            let workplace = workplace.map_err(|error| of_pull("any", error.into()))?;
+            Ok::<_, RuntimeError>(Some(workplace))
+        };
+        let found = self.workplace.get_or_try_init(|| open).await?;
+        Ok(found.as_ref())
     }
 
     /// Ties the parts of the image together for the collector, and records it.
@@ -308,16 +269,6 @@ impl Containerd {
             .call("update image", &name, client.update(request))
             .await?;
         Ok(())
-    }
-}
-
-fn pull_options(images: &config::Images) -> PullOptions {
-    PullOptions {
-        insecure_registries: images.insecure_registries.clone(),
-        auth_file: images.auth_file.clone(),
-        stall_timeout: images.stall_timeout,
-        deadline: images.pull_timeout,
-        parallel: PARALLEL,
     }
 }
 

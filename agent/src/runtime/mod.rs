@@ -28,6 +28,7 @@ mod usage;
 
 pub use container::Observed;
 pub use content::{ContainerdStore, ContentWriter};
+pub(crate) use error::of_pull;
 pub use error::{RuntimeError, Said, Unanswered};
 pub use events::TaskExit;
 pub use exec::{Exec, Fifos, Pipes, Streams};
@@ -58,7 +59,8 @@ pub struct Containerd {
     runtime: Arc<config::Runtime>,
     /// Where shims move themselves; with containerd where it is [`None`].
     shim_cgroup: Option<Arc<str>>,
-    pulls: image::Pulls,
+    /// Where layers are extracted, once looked for.
+    workplace: Arc<tokio::sync::OnceCell<Option<imagecache::Workplace>>>,
 }
 
 impl Containerd {
@@ -74,7 +76,7 @@ impl Containerd {
             shim_cgroup: shim_cgroup.map(Arc::from),
             connection: Connection::lazy(settings)?,
             runtime: Arc::new(runtime.clone()),
-            pulls: image::Pulls::default(),
+            workplace: Arc::default(),
         })
     }
 

@@ -115,6 +115,11 @@ impl Host {
             pull_timeout: Duration::from_secs(60),
             stall_timeout: Duration::from_secs(10),
             auth_file: None,
+            root: self.path("images"),
+            hosts_dir: None,
+            ca_file: None,
+            bandwidth: 0,
+            keep_blobs: true,
         }
     }
 

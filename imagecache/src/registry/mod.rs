@@ -36,7 +36,7 @@ pub use self::hosts_file::HostsError;
 use self::http::Http;
 use crate::error::{PullError, named};
 use crate::fetch::{Attempts, Budget, Failure, FetchOptions, Source, Sources, Turn};
-use crate::{Digest, PullOptions, Reference};
+use crate::{Digest, Reference};
 
 /// Entries kept of what is shared; more are dropped when nobody uses them.
 const MOST_KEPT: usize = 1024;
@@ -156,20 +156,6 @@ enum Reply {
 }
 
 impl Registry {
-    /// The registry of one pull that shares nothing with others.
-    pub(crate) async fn open(
-        reference: &Reference,
-        options: &PullOptions,
-    ) -> Result<Self, PullError> {
-        let options = FetchOptions {
-            insecure_registries: options.insecure_registries.clone(),
-            auth_file: options.auth_file.clone(),
-            stall_timeout: options.stall_timeout,
-            ..FetchOptions::default()
-        };
-        Registries::new(&options).open(reference)
-    }
-
     /// The index or manifest that `reference` names, checked against its digest where it has one.
     pub async fn manifest(&self, reference: &Reference) -> Result<Bytes, PullError> {
         match self.ask(&Question::Manifest(reference)).await? {
