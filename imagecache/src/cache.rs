@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 
+use crate::Descriptor;
 use crate::blobs::{self, Blobs, BlobsError};
 use crate::error::{PullError, named};
 use crate::fetch::{FetchOptions, Sources};
 use crate::receipt::Origin;
 use crate::registry::Registries;
 use crate::unpack::{Extraction, Fetched};
-use crate::Descriptor;
 
 /// The image cache. Clones share it.
 #[derive(Debug, Clone)]
@@ -60,14 +60,29 @@ impl Cache {
         let begin = Instant::now();
         let partial = match self.blobs.begin(&blob)? {
             blobs::Begun::Present(present) => {
-                return Ok(Fetched { blob: present, report: Arrival { from: Origin::Store, sender: None, bytes: 0, took: begin.elapsed() } });
+                return Ok(Fetched {
+                    blob: present,
+                    report: Arrival {
+                        from: Origin::Store,
+                        sender: None,
+                        bytes: 0,
+                        took: begin.elapsed(),
+                    },
+                });
             }
             blobs::Begun::Partial(partial) => partial,
-            blobs::Begun::Busy => return Err(PullError::Malformed { object: "busy".into(), why: "interim".into() }),
+            blobs::Begun::Busy => {
+                return Err(PullError::Malformed {
+                    object: "busy".into(),
+                    why: "interim".into(),
+                });
+            }
         };
         let object = named("layer", &blob.digest);
         let source = Arc::clone(&sources.ordered[0]);
-        let fail = |failure: crate::fetch::Failure| failure.of(source.name(), source.repository(), &object);
+        let fail = |failure: crate::fetch::Failure| {
+            failure.of(source.name(), source.repository(), &object)
+        };
         for range in partial.missing() {
             let mut incoming = source.open(&blob, range).await.map_err(fail)?;
             let mut at = incoming.range.start;
@@ -77,7 +92,18 @@ impl Cache {
                 at += bytes.len() as u64;
             }
         }
-        let present = partial.commit().map_err(|error| PullError::Malformed { object: object.clone(), why: error.to_string() })?;
-        Ok(Fetched { blob: present, report: Arrival { from: source.kind().into(), sender: Some(source.name().to_owned()), bytes: blob.size, took: begin.elapsed() } })
+        let present = partial.commit().map_err(|error| PullError::Malformed {
+            object: object.clone(),
+            why: error.to_string(),
+        })?;
+        Ok(Fetched {
+            blob: present,
+            report: Arrival {
+                from: source.kind().into(),
+                sender: Some(source.name().to_owned()),
+                bytes: blob.size,
+                took: begin.elapsed(),
+            },
+        })
     }
 }

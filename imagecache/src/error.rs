@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::registry::HostsError;
 use crate::blobs::BlobsError;
+use crate::registry::HostsError;
 use crate::{Digest, InvalidReference, StoreError, UnpackError};
 
 /// Whether the same request can succeed later, with nothing changed by the caller.

@@ -190,8 +190,20 @@ mod tests {
         let names: Vec<&str> = plan.evictions.iter().map(|e| e.name.as_str()).collect();
         assert_eq!(names, ["old", "middle"]);
         // The layer that all share stays with the one that stays.
-        assert_eq!(plan.evictions[0].frees, Size { bytes: 20, inodes: 1 });
-        assert_eq!(plan.frees, Size { bytes: 50, inodes: 2 });
+        assert_eq!(
+            plan.evictions[0].frees,
+            Size {
+                bytes: 20,
+                inodes: 1
+            }
+        );
+        assert_eq!(
+            plan.frees,
+            Size {
+                bytes: 50,
+                inodes: 2
+            }
+        );
         assert_eq!(plan.short, Size::default());
     }
 
@@ -214,8 +226,14 @@ mod tests {
     fn nothing_goes_when_nothing_is_needed() {
         let images = [image("a", None, 1, &[1])];
         assert_eq!(plan(&images, &sizes(), Size::default()).evictions, []);
-        let budget = Budget { bytes: 100, inodes: 0 };
-        let used = Size { bytes: 130, inodes: 1 << 40 };
+        let budget = Budget {
+            bytes: 100,
+            inodes: 0,
+        };
+        let used = Size {
+            bytes: 130,
+            inodes: 1 << 40,
+        };
         assert_eq!(budget.excess(used), bytes(30));
     }
 

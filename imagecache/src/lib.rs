@@ -35,6 +35,4 @@ pub use pull::{Afterwards, Image, PullOptions, Pulled, local};
 pub use receipt::{LayerReceipt, Receipt};
 pub use reference::{InvalidReference, Reference};
 pub use store::{Begun, BlobWriter, ContentStore, StoreError};
-pub use unpack::{
-    Extraction, Layer, Prepared, Snapshot, Tree, UnpackError, Unpacker, Workplace,
-};
+pub use unpack::{Extraction, Layer, Prepared, Snapshot, Tree, UnpackError, Unpacker, Workplace};

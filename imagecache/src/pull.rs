@@ -144,7 +144,8 @@ impl Cache {
             blobs: &self.blobs,
         };
         let sources = registry.sources();
-        let fetch = |layer: &Layer| self.fetch(&sources, layer.blob.clone()).boxed();
+        let sources = &sources;
+        let fetch = move |blob: Descriptor| self.fetch(sources, blob).boxed();
         let unpacked = unpack::layers(&chain[present..], &parts, &fetch).await?;
         let before = chain[..present].iter().map(|layer| receipt(layer, None));
         let now = chain[present..].iter().zip(unpacked);

@@ -6,8 +6,8 @@ mod support;
 
 use std::time::Duration;
 
-use imagecache::memory::{MemoryStore, MemoryUnpacker};
 use imagecache::fetch::FetchOptions;
+use imagecache::memory::{MemoryStore, MemoryUnpacker};
 use imagecache::{
     Cache, Digest, Extraction, Image, PullError, PullOptions, Reference, Retry, Unpacker as _,
 };
@@ -144,11 +144,7 @@ async fn an_image_is_fetched_verified_and_unpacked() {
         Some(&["/bin/httpd".to_owned()][..])
     );
     assert!(scene.unpacker.unpacked(&image.chain_id).await.unwrap());
-    assert_eq!(
-        scene.digests().len(),
-        7,
-        "manifest, config and five layers"
-    );
+    assert_eq!(scene.digests().len(), 7, "manifest, config and five layers");
     let local = imagecache::local(&image.reference, &image.target.digest, &scene.store).await;
     assert_eq!(local.unwrap(), Some(image));
 }

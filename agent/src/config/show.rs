@@ -94,7 +94,7 @@ pub fn show(loaded: &Loaded) -> String {
     page.optional_path("ca_file", s.images.ca_file.as_deref());
     match s.images.bandwidth {
         0 => page.unset("bandwidth"),
-        bytes => page.value("bandwidth", &quoted(&spell(bytes))),
+        bytes => page.text("bandwidth", &quantity::spell(bytes)),
     }
     page.value("keep_blobs", &s.images.keep_blobs.to_string());
     page.table("volumes");

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use imagecache::blobs::BlobsError;
 use nodeagent_systemd::{Service, ServiceError, State};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -100,6 +101,9 @@ pub enum RunError {
     /// The settings of containerd.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// Our own store of images.
+    #[error(transparent)]
+    Images(#[from] BlobsError),
     /// Signals.
     #[error("signals cannot be handled")]
     Signals(#[source] std::io::Error),

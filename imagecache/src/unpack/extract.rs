@@ -44,7 +44,12 @@ impl Extraction {
     }
 
     /// Extracts one layer and compares its diff id. Blocks.
-    pub(super) fn run(&self, layer: &Layer, blob: Blob, tree: &Tree) -> Result<Applied, UnpackError> {
+    pub(super) fn run(
+        &self,
+        layer: &Layer,
+        blob: Blob,
+        tree: &Tree,
+    ) -> Result<Applied, UnpackError> {
         let read = |source| UnpackError::Read {
             layer: layer.blob.digest.clone(),
             source,
@@ -64,7 +69,13 @@ impl Extraction {
         };
         let hashing = Hashing::new(inflated).map_err(read)?;
         let mut archive = Reader::new(hashing, Bounds::default());
-        let applied = apply(&mut archive, root.as_fd(), marks, &self.limits, self.writers);
+        let applied = apply(
+            &mut archive,
+            root.as_fd(),
+            marks,
+            &self.limits,
+            self.writers,
+        );
         let applied = applied.map_err(extract)?;
         let hashing = archive.drain().map_err(|error| extract(error.into()))?;
         let got = hashing.finish().map_err(read)?;

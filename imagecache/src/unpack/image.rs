@@ -6,10 +6,10 @@ use futures_util::future::{BoxFuture, try_join_all};
 use tokio::sync::oneshot;
 
 use super::implicit::inherit;
-use super::{Snapshot, Extraction, Layer, Tree, UnpackError, Unpacker};
-use crate::PullError;
+use super::{Extraction, Layer, Snapshot, Tree, UnpackError, Unpacker};
 use crate::blobs::{Blob, Blobs, Check};
 use crate::layer::Applied;
+use crate::{Descriptor, PullError};
 
 /// A blob that came.
 pub(crate) struct Fetched<R> {
@@ -18,6 +18,10 @@ pub(crate) struct Fetched<R> {
     /// How it came.
     pub report: R,
 }
+
+/// Brings a blob here.
+pub(crate) type Fetch<'f, R> =
+    dyn Fn(Descriptor) -> BoxFuture<'f, Result<Fetched<R>, PullError>> + Sync + 'f;
 
 /// A layer that is unpacked.
 pub(crate) struct Unpacked<R> {
@@ -36,10 +40,10 @@ pub(crate) struct Parts<'p, U> {
 
 /// Fetches and unpacks `layers`, from the bottom up; what lies below the first is unpacked. The
 /// first failure ends all.
-pub(crate) async fn layers<U: Unpacker, R: Send>(
+pub(crate) async fn layers<'f, U: Unpacker, R: Send>(
     layers: &[Layer],
     parts: &Parts<'_, U>,
-    fetch: &(dyn Fn(&Layer) -> BoxFuture<'_, Result<Fetched<R>, PullError>> + Sync),
+    fetch: &Fetch<'f, R>,
 ) -> Result<Vec<Unpacked<R>>, PullError> {
     let mut below = None;
     let tasks = layers.iter().map(|layer| {
@@ -55,10 +59,10 @@ pub(crate) async fn layers<U: Unpacker, R: Send>(
     try_join_all(tasks).await
 }
 
-async fn one<U: Unpacker, R: Send>(
+async fn one<'f, U: Unpacker, R: Send>(
     layer: &Layer,
     parts: &Parts<'_, U>,
-    fetch: &(dyn Fn(&Layer) -> BoxFuture<'_, Result<Fetched<R>, PullError>> + Sync),
+    fetch: &Fetch<'f, R>,
     below: Option<oneshot::Receiver<()>>,
 ) -> Result<Unpacked<R>, PullError> {
     // Another pull may be at this chain, or have finished it.
@@ -69,7 +73,7 @@ async fn one<U: Unpacker, R: Send>(
             unpacking: Duration::ZERO,
         });
     }
-    let Fetched { mut blob, report } = fetch(layer).await?;
+    let Fetched { mut blob, report } = fetch(layer.blob.clone()).await?;
     let Some(workplace) = parts.unpacker.workplace() else {
         after(below).await;
         let begin = Instant::now();
@@ -93,7 +97,7 @@ async fn one<U: Unpacker, R: Send>(
                     return Err(error.into());
                 }
                 tracing::warn!(layer = %layer.blob.digest, "a damaged blob is fetched again");
-                blob = fetch(layer).await?.blob;
+                blob = fetch(layer.blob.clone()).await?.blob;
             }
             Err(error) => return Err(error.into()),
         }

@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
-    fchmod, fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, open, openat2,
+    FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags, fchmod,
+    fchown, fgetxattr, flistxattr, fsetxattr, fstat, futimens, open, openat2,
 };
 use rustix::io::Errno;
 
@@ -89,7 +89,11 @@ fn directory(root: &OwnedFd, path: &Path) -> io::Result<Found> {
 }
 
 fn copy(from: &OwnedFd, like: &Stat, to: &OwnedFd) -> io::Result<()> {
-    fchown(to, Some(Uid::from_raw(like.st_uid)), Some(Gid::from_raw(like.st_gid)))?;
+    fchown(
+        to,
+        Some(Uid::from_raw(like.st_uid)),
+        Some(Gid::from_raw(like.st_gid)),
+    )?;
     fchmod(to, Mode::from_raw_mode(like.st_mode))?;
     let mut names = vec![0_u8; XATTR_MAX];
     let length = match flistxattr(from, &mut names[..]) {

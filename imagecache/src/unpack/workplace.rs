@@ -61,7 +61,9 @@ impl Workplace {
             })));
         }
         let taken = io::Error::new(io::ErrorKind::AlreadyExists, "every name is taken");
-        Err(UnpackError::io("make a directory of our own in", root)(taken))
+        Err(UnpackError::io("make a directory of our own in", root)(
+            taken,
+        ))
     }
 
     /// The directory of this process.
