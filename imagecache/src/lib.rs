@@ -21,6 +21,7 @@ mod pull;
 mod reference;
 mod registry;
 mod store;
+pub mod transfer;
 mod unpack;
 
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};
