@@ -10,16 +10,15 @@
 pub mod archive;
 pub mod blobs;
 pub mod conformance;
-mod credentials;
 mod digest;
 mod error;
-mod fetch;
+pub mod fetch;
 pub mod layer;
 mod manifest;
 pub mod memory;
 mod pull;
 mod reference;
-mod registry;
+pub mod registry;
 mod store;
 pub mod transfer;
 mod unpack;
