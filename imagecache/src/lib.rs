@@ -20,6 +20,7 @@ mod pull;
 mod reference;
 pub mod registry;
 mod store;
+pub mod transfer;
 mod unpack;
 
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};
