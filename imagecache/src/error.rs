@@ -159,6 +159,9 @@ pub enum PullError {
     /// A file of the hosts directory cannot be used.
     #[error(transparent)]
     Hosts(#[from] HostsError),
+    /// Our own store of blobs failed.
+    #[error(transparent)]
+    Blobs(#[from] BlobsError),
     /// The content store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -180,6 +183,7 @@ impl PullError {
             | Self::WrongDigest { .. }
             | Self::WrongSize { .. } => Retry::Later,
             Self::Registry { retry, .. } => *retry,
+            Self::Blobs(error) => error.retry(),
             Self::Store(error) => error.retry(),
             Self::Blobs(error) => error.retry(),
             Self::Unpack(error) => error.retry(),

@@ -26,6 +26,7 @@ mod reference;
 pub mod registry;
 mod store;
 mod sys;
+pub mod transfer;
 mod unpack;
 
 pub use cache::Cache;
