@@ -14,6 +14,7 @@ mod credentials;
 mod digest;
 mod error;
 mod fetch;
+pub mod inflate;
 pub mod layer;
 mod manifest;
 pub mod memory;
@@ -21,6 +22,7 @@ mod pull;
 mod reference;
 mod registry;
 mod store;
+mod sys;
 mod unpack;
 
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};
