@@ -18,7 +18,7 @@ RELEASE := NODEAGENT_BIN=$(CURDIR)/target/release/nodeagent NODEAGENT_CONTAINER_
 PEERS := $(or $(NODEAGENT_PEERS),/var/cache/nodeagent-peers)
 CONTAINERD_2 := PATH=$(PEERS)/containerd-2.2.0/bin:$(PATH) NODEAGENT_TESTS_CONTAINERD=2.2.
 
-SCRIPTS := .ci/run tests/peers/install tests/peers/build tests/peers/systemd-root tests/peers/vm-image
+SCRIPTS := .ci/run tests/peers/install tests/peers/build tests/peers/systemd-root tests/peers/vm-image tests/peers/debian-image
 
 .PHONY: help
 help:

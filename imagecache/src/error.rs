@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::registry::HostsError;
 use crate::{Digest, InvalidReference, StoreError, UnpackError};
 
 /// Whether the same request can succeed later, with nothing changed by the caller.
@@ -154,6 +155,9 @@ pub enum PullError {
         #[source]
         source: Cause,
     },
+    /// A file of the hosts directory cannot be used.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
     /// The content store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -181,6 +185,7 @@ impl PullError {
             | Self::UnsupportedPlatform { .. }
             | Self::Malformed { .. }
             | Self::Credentials { .. }
+            | Self::Hosts(_)
             | Self::Client { .. } => Retry::Never,
         }
     }

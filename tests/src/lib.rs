@@ -12,6 +12,7 @@
 //! Deliberately not here: asynchronous code. Scenarios are blocking and read from top to bottom.
 
 pub mod agent;
+pub mod authority;
 pub mod bench;
 pub mod cli;
 pub mod containerd;
@@ -39,6 +40,7 @@ pub mod nspawn;
 pub mod process;
 pub mod reboot;
 pub mod registry;
+pub mod server;
 pub mod teardown;
 pub mod vm;
 pub mod wait;

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nodeagent_tests::authority::Authority;
 use nodeagent_tests::documents::{Pool, Task};
 use nodeagent_tests::etcd::Key;
 use nodeagent_tests::fleet::discovery;
@@ -308,40 +307,18 @@ fn a_user_without_rights_is_told_so() -> Result<()> {
     Ok(())
 }
 
-/// An authority, and what it has signed: a certificate for `127.0.0.1` and one for the agent.
-fn certificates(directory: &Path) -> Result<()> {
-    let openssl = |words: &str| -> Result<()> {
-        let mut command = Command::new("openssl");
-        command.current_dir(directory).args(words.split(' '));
-        let output = command.output().context("run openssl")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "openssl {words}: {said}");
-        Ok(())
-    };
-    let new = "req -x509 -days 1 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256";
-    openssl(&format!("{new} -subj /CN=ca -keyout ca.key -out ca.crt"))?;
-    for (name, more) in [
-        ("etcd", "-addext subjectAltName=IP:127.0.0.1"),
-        ("agent", "-addext extendedKeyUsage=clientAuth"),
-    ] {
-        openssl(&format!(
-            "{new} -CA ca.crt -CAkey ca.key -subj /CN={name} -keyout {name}.key -out {name}.crt -addext basicConstraints=critical,CA:FALSE {more}"
-        ))?;
-    }
-    Ok(())
-}
-
 #[test]
 #[ignore = "needs a built peer: make test-peers"]
 fn tls_needs_the_right_authority_and_a_certificate_of_the_agents_own() -> Result<()> {
     let mut host = TestHost::without_agent("")?;
     let directory = host.ground.path("tls");
-    fs::create_dir(&directory)?;
-    certificates(&directory)?;
+    let authority = Authority::create(&directory)?;
+    authority.sign("etcd", "subjectAltName=IP:127.0.0.1")?;
+    authority.sign("agent", "extendedKeyUsage=clientAuth")?;
     let file = |name: &str| directory.join(name).display().to_string();
     // Plain HTTP is for the test's own eyes.
     let urls = "http://127.0.0.1:2379,https://127.0.0.1:2479";
-    let (cert, key, ca) = (file("etcd.crt"), file("etcd.key"), file("ca.crt"));
+    let (cert, key, ca) = (file("etcd.pem"), file("etcd.key"), file("ca.pem"));
     let flags = [
         "--listen-client-urls",
         urls,
@@ -360,13 +337,13 @@ fn tls_needs_the_right_authority_and_a_certificate_of_the_agents_own() -> Result
     };
     let own = format!(
         "cert_file = {:?}\nkey_file = {:?}",
-        file("agent.crt"),
+        file("agent.pem"),
         file("agent.key")
     );
     for (case, config, says) in [
         (
             "another authority",
-            settings(&file("agent.crt"), &own),
+            settings(&file("agent.pem"), &own),
             "certificate",
         ),
         ("no certificate", settings(&ca, ""), "etcd"),

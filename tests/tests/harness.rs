@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::ctr::Ctr;
-use nodeagent_tests::faults::{Fault, FaultyRegistry};
+use nodeagent_tests::faults::{At, Fault, FaultyRegistry, Rule};
 use nodeagent_tests::image::PAGE;
 use nodeagent_tests::{BASE, Containerd, Ground, Image, Registry, http, teardown};
 
@@ -179,22 +179,21 @@ fn each_fault_of_the_registry_fails_a_pull_and_none_of_them_stays() -> Result<()
     let proxy = FaultyRegistry::start(&ground)?;
     let ctr = Ctr::new(&ground, &containerd);
     // A stall is not here: ctr waits for ever.
-    for (fault, said) in [
-        (Fault::WrongByte, "digest"),
-        (Fault::CutOff, "unexpected EOF"),
-        (Fault::ServerError, "500"),
+    for (name, fault, said) in [
+        ("wrong:1", Fault::WrongByte(At::Middle), "digest"),
+        ("cut:1", Fault::CutOff(At::Middle), "unexpected EOF"),
+        ("error:1", Fault::Status(500, None), "500"),
     ] {
         // containerd goes on with what it has of a blob, so each fault has blobs of its own.
-        let name = format!("{fault:?}:1").to_lowercase();
-        let image = Image::web()?.file("www/fault", 0o644, name.clone());
-        image.runs(&["/bin/sh", &name]).push(&registry, &name)?;
-        proxy.set(fault);
-        let reference = FaultyRegistry::reference(&name);
+        let image = Image::web()?.file("www/fault", 0o644, name);
+        image.runs(&["/bin/sh", name]).push(&registry, name)?;
+        proxy.set([Rule::layers(fault)]);
+        let reference = FaultyRegistry::reference(name);
         let refused = ctr.pull(&reference).unwrap_err().to_string();
         assert!(refused.contains(said), "{fault:?}: {refused}");
     }
-    proxy.set(Fault::None);
-    ctr.pull(&FaultyRegistry::reference("servererror:1"))?;
+    proxy.set([]);
+    ctr.pull(&FaultyRegistry::reference("error:1"))?;
     ensure!(proxy.layers_asked_for() >= 4, "the pulls went elsewhere");
     Ok(())
 }

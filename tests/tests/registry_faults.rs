@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nodeagent_tests::documents::Problem;
-use nodeagent_tests::faults::{Fault, FaultyRegistry};
+use nodeagent_tests::faults::{At, Fault, FaultyRegistry, Rule};
 use nodeagent_tests::wait::{Look, until};
 use nodeagent_tests::{Image, Manifest, TestHost};
 
@@ -98,23 +98,23 @@ fn a_changed_manifest_whose_image_is_missing_leaves_the_old_one_in_force() -> Re
 
 #[test]
 fn a_wrong_byte_in_a_layer_is_never_unpacked() -> Result<()> {
-    spoilt(Fault::WrongByte, "expected sha256:")
+    spoilt(Fault::WrongByte(At::Middle), "expected sha256:")
 }
 
 #[test]
 fn a_layer_that_is_cut_off_is_never_unpacked() -> Result<()> {
-    spoilt(Fault::CutOff, "end of file")
+    spoilt(Fault::CutOff(At::Middle), "end of file")
 }
 
 #[test]
 fn a_registry_with_internal_errors_is_quoted() -> Result<()> {
-    spoilt(Fault::ServerError, "500")
+    spoilt(Fault::Status(500, None), "500")
 }
 
 #[test]
 fn a_registry_that_falls_silent_is_given_up_after_the_stall_timeout() -> Result<()> {
     let start = Instant::now();
-    spoilt(Fault::Stall, "for 2 s")?;
+    spoilt(Fault::Stall(At::Middle), "for 2 s")?;
     ensure!(
         start.elapsed() >= Duration::from_secs(2),
         "given up too early"
@@ -127,7 +127,7 @@ fn spoilt(fault: Fault, word: &str) -> Result<()> {
     let host = TestHost::start_with(CONFIG)?;
     host.push(&Image::web()?, "web:1")?;
     let proxy = FaultyRegistry::start(&host.ground)?;
-    proxy.set(fault);
+    proxy.set([Rule::layers(fault)]);
     let manifest = by_proxy("web", "web:1");
     let problem = refused(&host, &manifest, 1)?;
     assert_eq!(
@@ -145,7 +145,7 @@ fn spoilt(fault: Fault, word: &str) -> Result<()> {
     assert_eq!(host.cli().status()?.pools, Vec::new());
     host.assert_nothing_left()?;
 
-    proxy.set(Fault::None);
+    proxy.set([]);
     host.apply(&manifest)?;
     let task = host.cli().activate("web", 1, "mended")?;
     assert_eq!(task.state, "done");
@@ -158,7 +158,7 @@ fn a_slow_image_does_not_hold_up_the_other_apps() -> Result<()> {
     let host = TestHost::start_with(CONFIG)?;
     host.warm_web(1)?;
     let proxy = FaultyRegistry::start(&host.ground)?;
-    proxy.set(Fault::Stall);
+    proxy.set([Rule::layers(Fault::Stall(At::Middle))]);
     host.push(&Image::web()?.file("www/other", 0o644, "other"), "other:1")?;
     let slow = thread::scope(|scope| {
         let slow = scope.spawn(|| refused(&host, &by_proxy("slow", "other:1"), 1));

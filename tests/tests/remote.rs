@@ -1,10 +1,9 @@
 //! Callers of another host: a real agent with a port, and certificates that openssl(1) made.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
+use nodeagent_tests::authority::Authority;
 use nodeagent_tests::documents::Task;
 use nodeagent_tests::{Answer, TestHost};
 
@@ -15,27 +14,11 @@ struct Certificates(PathBuf);
 
 impl Certificates {
     fn make(directory: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&directory)?;
-        let made = Self(directory);
-        made.openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.pem")?;
-        made.leaf("agent", "subjectAltName=IP:127.0.0.1")?;
-        made.leaf("dashboard", "subjectAltName=DNS:dashboard")?;
-        made.leaf("scheduler", "subjectAltName=DNS:scheduler")?;
-        Ok(made)
-    }
-
-    fn leaf(&self, name: &str, extension: &str) -> Result<()> {
-        fs::write(self.0.join("ext.cnf"), extension)?;
-        self.openssl(&format!("req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"))?;
-        self.openssl(&format!("x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext.cnf -out {name}.pem"))
-    }
-
-    fn openssl(&self, words: &str) -> Result<()> {
-        let mut command = Command::new("openssl");
-        command.current_dir(&self.0).args(words.split_whitespace());
-        let output = command.output().context("run openssl(1)")?;
-        ensure!(output.status.success(), "openssl {words}: {output:?}");
-        Ok(())
+        let authority = Authority::create(&directory)?;
+        authority.sign("agent", "subjectAltName=IP:127.0.0.1")?;
+        authority.sign("dashboard", "subjectAltName=DNS:dashboard")?;
+        authority.sign("scheduler", "subjectAltName=DNS:scheduler")?;
+        Ok(Self(directory))
     }
 
     fn config(directory: &Path) -> String {

@@ -1,8 +1,13 @@
-//! A real OCI registry (Debian's `docker-registry`) on loopback of the host's own network.
+//! A real OCI registry (Debian's `docker-registry`) on loopback of the host's own network, and others
+//! beside it that ask for a login, a token or TLS.
+
+mod secured;
+mod storage;
+mod tokens;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,6 +19,9 @@ use crate::netns::Netns;
 use crate::process::Process;
 use crate::wait::{Look, until};
 
+pub use secured::{Access, Login, SecuredRegistry, Visitors};
+pub use tokens::{Asked, TokenServer, Tokens};
+
 const STARTS: Duration = Duration::from_secs(20);
 
 /// Port of the registry; every host has a network of its own, so it is always free.
@@ -24,6 +32,7 @@ pub const PORT: u16 = 5000;
 pub struct Registry {
     netns: Netns,
     config: PathBuf,
+    storage: PathBuf,
     process: Option<Process>,
 }
 
@@ -33,13 +42,14 @@ impl Registry {
         let config = ground.path("registry.yml");
         let text = format!(
             "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {}\n",
-            ground.path("registry").display(),
+            storage::root(ground).display(),
             Self::address(),
         );
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         let mut registry = Self {
             netns: ground.netns().clone(),
             config,
+            storage: storage::root(ground),
             process: None,
         };
         registry.start_again(ground)?;
@@ -49,21 +59,14 @@ impl Registry {
     /// Starts it again after [`stop`](Self::stop).
     pub fn start_again(&mut self, ground: &Ground) -> Result<()> {
         ensure!(self.process.is_none(), "the registry runs already");
-        let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&self.config);
-        let mut process = Process::start(ground, "registry", command)?;
-        until("the registry to answer", STARTS, || {
-            if let Some(status) = process.ended()? {
-                bail!("docker-registry ended ({status}):\n{}", process.tail(20));
-            }
-            Ok(match self.request("GET", "/v2/", &[], &[]) {
-                Ok(answer) if answer.status == 200 => Look::Seen(()),
-                Ok(answer) => Look::NotYet(format!("status {}", answer.status)),
-                Err(error) => Look::NotYet(format!("{error:#}")),
-            })
-        })?;
+        let process = serve(ground, "registry", &self.config, Self::address())?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
     }
 
     /// Ends it by SIGKILL.
@@ -133,4 +136,39 @@ impl Registry {
         );
         Ok(())
     }
+
+    /// Puts the file `blob` into the storage, without an upload, as a blob of `repository`.
+    pub fn place_blob(&self, repository: &str, digest: &str, blob: &Path) -> Result<()> {
+        storage::place_blob(&self.storage, repository, digest, blob)
+    }
+
+    /// Puts the file `manifest` into the storage, without an upload, as `tag` of `repository`.
+    pub fn place_manifest(
+        &self,
+        repository: &str,
+        tag: &str,
+        digest: &str,
+        manifest: &Path,
+    ) -> Result<()> {
+        storage::place_manifest(&self.storage, repository, tag, digest, manifest)
+    }
+}
+
+/// Starts docker-registry as the process `name` and waits until it answers, whatever it says.
+fn serve(ground: &Ground, name: &str, config: &Path, address: SocketAddr) -> Result<Process> {
+    let mut command = Command::new("docker-registry");
+    command.arg("serve").arg(config);
+    let mut process = Process::start(ground, name, command)?;
+    until("the registry to answer", STARTS, || {
+        if let Some(status) = process.ended()? {
+            bail!("docker-registry ended ({status}):\n{}", process.tail(20));
+        }
+        // A login that is missing, or TLS, is an answer, too.
+        Ok(match http::get(ground.netns(), address, "/v2/") {
+            Ok(answer) if [200, 400, 401].contains(&answer.status) => Look::Seen(()),
+            Ok(answer) => Look::NotYet(format!("status {}", answer.status)),
+            Err(error) => Look::NotYet(format!("{error:#}")),
+        })
+    })?;
+    Ok(process)
 }
