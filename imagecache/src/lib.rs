@@ -22,6 +22,7 @@ mod reference;
 pub mod registry;
 mod store;
 mod sys;
+pub mod transfer;
 mod unpack;
 
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};
