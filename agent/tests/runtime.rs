@@ -201,7 +201,8 @@ fn an_image_is_pulled_once_and_then_needs_no_registry() {
             image
         );
         let by_digest = format!("127.0.0.1:5000/web@{}", image.digest);
-        let again = ensure(&containerd, &by_digest, &host.images()).await
+        let again = ensure(&containerd, &by_digest, &host.images())
+            .await
             .unwrap();
         assert_eq!(
             (again.chain_id, again.reference),
@@ -360,8 +361,7 @@ fn a_pull_that_fails_leaves_nothing_behind() {
             &digest,
             Answer::Body("application/octet-stream", wrong),
         );
-        let error = ensure(&containerd, &reference, &images).await
-            .unwrap_err();
+        let error = ensure(&containerd, &reference, &images).await.unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::WrongDigest { expected, .. } if *expected == digest.as_str()),
             "{error:?}"
@@ -374,8 +374,7 @@ fn a_pull_that_fails_leaves_nothing_behind() {
             &digest,
             Answer::Stall(built.layers[0].clone(), 300_000),
         );
-        let error = ensure(&containerd, &reference, &images).await
-            .unwrap_err();
+        let error = ensure(&containerd, &reference, &images).await.unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Stalled { .. }),
             "{error:?}"
@@ -387,8 +386,7 @@ fn a_pull_that_fails_leaves_nothing_behind() {
             &digest,
             Answer::Cut(built.layers[0].clone(), 300_000),
         );
-        let error = ensure(&containerd, &reference, &images).await
-            .unwrap_err();
+        let error = ensure(&containerd, &reference, &images).await.unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Unreachable { .. }),
             "{error:?}"
@@ -411,8 +409,7 @@ fn a_pull_that_fails_leaves_nothing_behind() {
             Answer::Body("application/octet-stream", noise),
         );
         let reference = format!("{}/web:noise", registry.address);
-        let error = ensure(&containerd, &reference, &images).await
-            .unwrap_err();
+        let error = ensure(&containerd, &reference, &images).await.unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Unpack(_)),
             "{error:?}"
@@ -427,22 +424,21 @@ fn an_image_that_cannot_be_had_is_explained() {
     on_a_host(async |mut host| {
         host.start_registry();
         let containerd = host.connect().await;
-        let error = ensure(&containerd, WEB, &host.images()).await
-            .unwrap_err();
+        let error = ensure(&containerd, WEB, &host.images()).await.unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::NotFound { repository, .. } if repository == "web"),
             "{error:?}"
         );
         assert!(!error.is_retryable());
         host.stop_registry();
-        let error = ensure(&containerd, WEB, &host.images()).await
-            .unwrap_err();
+        let error = ensure(&containerd, WEB, &host.images()).await.unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Unreachable { registry, .. } if registry == "127.0.0.1:5000"),
             "{error:?}"
         );
         assert!(error.is_retryable());
-        let error = ensure(&containerd, "Web:1", &host.images()).await
+        let error = ensure(&containerd, "Web:1", &host.images())
+            .await
             .unwrap_err();
         assert!(
             matches!(pull_error(&error), PullError::Reference(_)),
@@ -661,8 +657,7 @@ fn containerd_may_go_and_come_back() {
             matches!(&error, RuntimeError::Unavailable { .. }),
             "{error:?}"
         );
-        let error = ensure(&containerd, WEB, &host.images()).await
-            .unwrap_err();
+        let error = ensure(&containerd, WEB, &host.images()).await.unwrap_err();
         assert!(
             matches!(&error, RuntimeError::Unavailable { .. }),
             "{error:?}"
@@ -802,7 +797,8 @@ fn containerd_going_away_inside_a_pull_is_unavailable() {
             &digest,
             Answer::Body("application/octet-stream", built.layers[0].clone()),
         );
-        ensure(&containerd, &reference, &host.images()).await
+        ensure(&containerd, &reference, &host.images())
+            .await
             .unwrap();
         host
     });

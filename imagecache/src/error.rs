@@ -165,9 +165,6 @@ pub enum PullError {
     /// The content store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Our own store failed.
-    #[error(transparent)]
-    Blobs(#[from] BlobsError),
     /// The unpacker failed.
     #[error(transparent)]
     Unpack(#[from] UnpackError),
@@ -183,7 +180,6 @@ impl PullError {
             | Self::WrongDigest { .. }
             | Self::WrongSize { .. } => Retry::Later,
             Self::Registry { retry, .. } => *retry,
-            Self::Blobs(error) => error.retry(),
             Self::Store(error) => error.retry(),
             Self::Blobs(error) => error.retry(),
             Self::Unpack(error) => error.retry(),

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use oci_spec::image::Config;
 
-use crate::cache::{Arrival, Cache};
+use crate::cache::Cache;
 use crate::error::{PullError, named};
+use crate::fetch::Urgency;
 use crate::manifest::{self, CONFIG_LIMIT, Document, MANIFEST_LIMIT, Manifest};
 use crate::receipt::{LayerReceipt, Origin, Receipt};
 use crate::registry::Registry;
@@ -25,6 +26,8 @@ pub struct PullOptions {
     /// Whether blobs stay in the store when their layers are unpacked: for peers, for other images
     /// and for whoever looks again.
     pub blobs: Afterwards,
+    /// Who waits for it.
+    pub urgency: Urgency,
 }
 
 /// What becomes of blobs whose layers are unpacked.
@@ -41,6 +44,7 @@ impl Default for PullOptions {
         Self {
             deadline: Duration::from_secs(600),
             blobs: Afterwards::Kept,
+            urgency: Urgency::PrePull,
         }
     }
 }
@@ -91,7 +95,9 @@ impl Cache {
         let whole = async {
             let registry = self.registries.open(reference)?;
             let image = documents(reference, &registry, store).await?;
-            let layers = self.layers(&image, &registry, unpacker).await?;
+            let layers = self
+                .layers(&image, &registry, unpacker, options.urgency)
+                .await?;
             if options.blobs == Afterwards::Dropped {
                 for layer in &image.layers {
                     self.blobs.remove(&layer.digest)?;
@@ -128,6 +134,7 @@ impl Cache {
         image: &Image,
         registry: &Registry,
         unpacker: &U,
+        urgency: Urgency,
     ) -> Result<Vec<LayerReceipt>, PullError> {
         let chain = chain(image);
         // From the top down: what lies below an unpacked layer is unpacked.
@@ -145,7 +152,7 @@ impl Cache {
         };
         let sources = registry.sources();
         let sources = &sources;
-        let fetch = move |blob: Descriptor| self.fetch(sources, blob).boxed();
+        let fetch = move |blob: Descriptor| self.fetch(sources, blob, urgency).boxed();
         let unpacked = unpack::layers(&chain[present..], &parts, &fetch).await?;
         let before = chain[..present].iter().map(|layer| receipt(layer, None));
         let now = chain[present..].iter().zip(unpacked);
@@ -155,25 +162,26 @@ impl Cache {
     }
 }
 
-fn receipt(layer: &Layer, unpacked: Option<Unpacked<Arrival>>) -> LayerReceipt {
-    let (arrival, unpacking) = match unpacked {
+fn receipt(layer: &Layer, unpacked: Option<Unpacked>) -> LayerReceipt {
+    let (fetched, unpacking) = match unpacked {
         Some(Unpacked { fetched, unpacking }) => (fetched, unpacking),
         None => (None, Duration::ZERO),
     };
-    let arrival = arrival.unwrap_or(Arrival {
-        from: Origin::Unpacked,
-        sender: None,
-        bytes: 0,
-        took: Duration::ZERO,
-    });
+    let was_unpacked = fetched.is_none();
+    let (shares, elapsed) = fetched.unwrap_or_default();
+    let most = shares.iter().max_by_key(|share| share.bytes);
     LayerReceipt {
         digest: layer.blob.digest.to_string(),
         size: layer.blob.size,
         chain_id: layer.chain_id.to_string(),
-        from: arrival.from,
-        sender: arrival.sender,
-        fetched_bytes: arrival.bytes,
-        fetch_seconds: Receipt::seconds(arrival.took),
+        from: match most {
+            Some(share) => share.kind.into(),
+            None if was_unpacked => Origin::Unpacked,
+            None => Origin::Store,
+        },
+        sender: most.map(|share| share.name.clone()),
+        fetched_bytes: shares.iter().map(|share| share.bytes).sum(),
+        fetch_seconds: Receipt::seconds(elapsed),
         unpack_seconds: Receipt::seconds(unpacking),
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use imagecache::blobs::BlobsError;
-use imagecache::fetch::FetchOptions;
+use imagecache::fetch::{FetchOptions, Urgency};
 use imagecache::{Afterwards, Cache, Extraction, PullError, PullOptions, Receipt, Reference};
 
 use crate::config;
@@ -56,6 +56,7 @@ impl Images {
                     true => Afterwards::Kept,
                     false => Afterwards::Dropped,
                 },
+                urgency: Urgency::Activation,
             },
             pulls: Arc::default(),
             workers: Workers::default(),

@@ -206,7 +206,8 @@ impl Unpacker for ContainerdUnpacker<'_> {
                 Err(UnpackError::Failed {
                     operation: "prepare layer",
                     object: layer.blob.digest.to_string(),
-                    source: format!("containerd mounts it in a way we do not know: {mounts:?}").into(),
+                    source: format!("containerd mounts it in a way we do not know: {mounts:?}")
+                        .into(),
                 })
             }
         }
@@ -238,7 +239,12 @@ impl Unpacker for ContainerdUnpacker<'_> {
 /// containerd's overlayfs mounts (`snapshots/overlay/overlay.go`, `mounts`).
 fn directories(mounts: &[Mount]) -> Option<(PathBuf, Vec<PathBuf>)> {
     let [mount] = mounts else { return None };
-    let option = |name: &str| mount.options.iter().find_map(|option| option.strip_prefix(name));
+    let option = |name: &str| {
+        mount
+            .options
+            .iter()
+            .find_map(|option| option.strip_prefix(name))
+    };
     // Marks of deletion would be other attributes.
     if mount.options.iter().any(|option| option == "userxattr") {
         return None;

@@ -8,25 +8,18 @@ use tokio::sync::oneshot;
 use super::implicit::inherit;
 use super::{Extraction, Layer, Snapshot, Tree, UnpackError, Unpacker};
 use crate::blobs::{Blob, Blobs, Check};
+use crate::fetch::{Fetched, Share};
 use crate::layer::Applied;
 use crate::{Descriptor, PullError};
 
-/// A blob that came.
-pub(crate) struct Fetched<R> {
-    /// Verified.
-    pub blob: Blob,
-    /// How it came.
-    pub report: R,
-}
-
 /// Brings a blob here.
-pub(crate) type Fetch<'f, R> =
-    dyn Fn(Descriptor) -> BoxFuture<'f, Result<Fetched<R>, PullError>> + Sync + 'f;
+pub(crate) type Fetch<'f> =
+    dyn Fn(Descriptor) -> BoxFuture<'f, Result<Fetched, PullError>> + Sync + 'f;
 
 /// A layer that is unpacked.
-pub(crate) struct Unpacked<R> {
-    /// How its blob came; none when the layer was unpacked already.
-    pub fetched: Option<R>,
+pub(crate) struct Unpacked {
+    /// Who sent its blob, and how long that took; none when the layer was unpacked already.
+    pub fetched: Option<(Vec<Share>, Duration)>,
     /// How long it was extracted and placed, without waiting for others.
     pub unpacking: Duration,
 }
@@ -40,11 +33,11 @@ pub(crate) struct Parts<'p, U> {
 
 /// Fetches and unpacks `layers`, from the bottom up; what lies below the first is unpacked. The
 /// first failure ends all.
-pub(crate) async fn layers<'f, U: Unpacker, R: Send>(
+pub(crate) async fn layers<'f, U: Unpacker>(
     layers: &[Layer],
     parts: &Parts<'_, U>,
-    fetch: &Fetch<'f, R>,
-) -> Result<Vec<Unpacked<R>>, PullError> {
+    fetch: &Fetch<'f>,
+) -> Result<Vec<Unpacked>, PullError> {
     let mut below = None;
     let tasks = layers.iter().map(|layer| {
         let (done, wait) = oneshot::channel();
@@ -59,12 +52,12 @@ pub(crate) async fn layers<'f, U: Unpacker, R: Send>(
     try_join_all(tasks).await
 }
 
-async fn one<'f, U: Unpacker, R: Send>(
+async fn one<'f, U: Unpacker>(
     layer: &Layer,
     parts: &Parts<'_, U>,
-    fetch: &Fetch<'f, R>,
+    fetch: &Fetch<'f>,
     below: Option<oneshot::Receiver<()>>,
-) -> Result<Unpacked<R>, PullError> {
+) -> Result<Unpacked, PullError> {
     // Another pull may be at this chain, or have finished it.
     let _lock = parts.extraction.chains.lock(&layer.chain_id).await;
     if parts.unpacker.unpacked(&layer.chain_id).await? {
@@ -73,13 +66,18 @@ async fn one<'f, U: Unpacker, R: Send>(
             unpacking: Duration::ZERO,
         });
     }
-    let Fetched { mut blob, report } = fetch(layer.blob.clone()).await?;
+    let Fetched {
+        mut blob,
+        shares,
+        elapsed,
+        ..
+    } = fetch(layer.blob.clone()).await?;
     let Some(workplace) = parts.unpacker.workplace() else {
         after(below).await;
         let begin = Instant::now();
         parts.unpacker.apply(layer, &blob).await?;
         return Ok(Unpacked {
-            fetched: Some(report),
+            fetched: Some((shares, elapsed)),
             unpacking: begin.elapsed(),
         });
     };
@@ -106,7 +104,7 @@ async fn one<'f, U: Unpacker, R: Send>(
     let begin = Instant::now();
     place(layer, parts, tree, applied).await?;
     Ok(Unpacked {
-        fetched: Some(report),
+        fetched: Some((shares, elapsed)),
         unpacking: extracting + begin.elapsed(),
     })
 }

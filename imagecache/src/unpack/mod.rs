@@ -15,7 +15,7 @@ mod workplace;
 
 pub use error::UnpackError;
 pub use extract::Extraction;
-pub(crate) use image::{Fetched, Parts, Unpacked, layers};
+pub(crate) use image::{Parts, Unpacked, layers};
 pub use workplace::{Tree, Workplace};
 
 use std::path::PathBuf;
