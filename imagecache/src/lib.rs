@@ -20,6 +20,7 @@ pub mod inflate;
 pub mod layer;
 mod manifest;
 pub mod memory;
+pub mod policy;
 mod pull;
 pub mod receipt;
 mod reference;
