@@ -142,7 +142,7 @@ async fn ensure(
     images: &config::Images,
 ) -> Result<Image, RuntimeError> {
     let images = Images::open(containerd.clone(), images).unwrap();
-    Ok(images.ensure(reference).await?.0)
+    images.ensure(reference).await
 }
 
 async fn resolve(
@@ -227,7 +227,7 @@ fn those_who_want_one_image_at_once_share_one_pull() {
         assert!(
             pulled
                 .iter()
-                .all(|(image, _)| image.digest == Digest::of(&built.manifest).as_str())
+                .all(|image| image.digest == Digest::of(&built.manifest).as_str())
         );
         let asked = registry.asked();
         for needle in ["/manifests/1", "/blobs/"] {

@@ -21,8 +21,10 @@ pub mod layer;
 mod manifest;
 pub mod memory;
 pub mod policy;
+pub mod progress;
 mod pull;
 pub mod receipt;
+pub mod records;
 mod reference;
 pub mod registry;
 mod store;
@@ -30,11 +32,14 @@ mod sys;
 pub mod transfer;
 mod unpack;
 
-pub use cache::Cache;
+pub use cache::{Cache, CacheError};
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};
 pub use error::{PullError, Retry};
 pub use pull::{Afterwards, Image, PullOptions, Pulled, local};
 pub use receipt::{LayerReceipt, Receipt};
+pub use records::{Record, RecordedLayer, Records, RecordsError};
 pub use reference::{InvalidReference, Reference};
 pub use store::{Begun, BlobWriter, ContentStore, StoreError};
-pub use unpack::{Extraction, Layer, Prepared, Snapshot, Tree, UnpackError, Unpacker, Workplace};
+pub use unpack::{
+    Extraction, Layer, Prepared, Snapshot, Tree, UnpackError, Unpacker, Workplace, chain_mark,
+};

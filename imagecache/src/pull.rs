@@ -11,6 +11,7 @@ use crate::cache::Cache;
 use crate::error::{PullError, named};
 use crate::fetch::Urgency;
 use crate::manifest::{self, CONFIG_LIMIT, Document, MANIFEST_LIMIT, Manifest};
+use crate::progress::Entry;
 use crate::receipt::{LayerReceipt, Origin, Receipt};
 use crate::registry::Registry;
 use crate::unpack::{self, Parts, Unpacked};
@@ -92,11 +93,12 @@ impl Cache {
         options: &PullOptions,
     ) -> Result<Pulled, PullError> {
         let begin = Instant::now();
+        let entry = self.board.enter(reference.to_string());
         let whole = async {
             let registry = self.registries.open(reference)?;
             let image = documents(reference, &registry, store).await?;
             let layers = self
-                .layers(&image, &registry, unpacker, options.urgency)
+                .layers(&image, &registry, unpacker, options.urgency, &entry)
                 .await?;
             if options.blobs == Afterwards::Dropped {
                 for layer in &image.layers {
@@ -135,6 +137,7 @@ impl Cache {
         registry: &Registry,
         unpacker: &U,
         urgency: Urgency,
+        entry: &Entry,
     ) -> Result<Vec<LayerReceipt>, PullError> {
         let chain = chain(image);
         // From the top down: what lies below an unpacked layer is unpacked.
@@ -145,10 +148,12 @@ impl Cache {
                 break;
             }
         }
+        entry.layers(&image.layers, present);
         let parts = Parts {
             unpacker,
             extraction: &self.extraction,
             blobs: &self.blobs,
+            tell: &|layer, stage| entry.reached(present + layer, stage),
         };
         let sources = registry.sources();
         let sources = &sources;

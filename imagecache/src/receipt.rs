@@ -24,6 +24,20 @@ pub enum Origin {
     Import,
 }
 
+impl Origin {
+    /// One word, as in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Registry => "registry",
+            Self::Mirror => "mirror",
+            Self::Peer => "peer",
+            Self::Store => "store",
+            Self::Unpacked => "unpacked",
+            Self::Import => "import",
+        }
+    }
+}
+
 impl From<SourceKind> for Origin {
     fn from(kind: SourceKind) -> Self {
         match kind {

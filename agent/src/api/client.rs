@@ -21,6 +21,7 @@ use hyper::client::conn::http1::SendRequest;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
@@ -31,8 +32,9 @@ pub use log::LogStream;
 pub use tls::{Credentials, Remote};
 
 use super::v1::{
-    AppDocument, AppList, ApplyResult, JournalDocument, Problem, ProcessList, Status, Task,
-    TaskList, TaskRequest, Trail, Verb,
+    AppDocument, AppList, ApplyResult, EvictRequest, EvictResult, ImageDocument, ImageList,
+    ImageRequest, JournalDocument, Problem, ProcessList, Status, Task, TaskList, TaskRequest,
+    Trail, Verb, VerifyRequest, VerifyResult,
 };
 use super::{Deletion, TaskFilter};
 
@@ -241,6 +243,39 @@ impl Client {
         self.call(builder, Bytes::new(), self.deadline).await
     }
 
+    /// `GET /v1/images`.
+    pub async fn images(&self) -> Result<ImageList, ClientError> {
+        self.get("/v1/images").await
+    }
+
+    /// `POST /v1/images/pull`.
+    pub async fn pull_image(&self, request: &ImageRequest) -> Result<ImageDocument, ClientError> {
+        self.ask("/v1/images/pull", request).await
+    }
+
+    /// `POST /v1/images/pin`.
+    pub async fn pin_image(&self, request: &ImageRequest) -> Result<ImageDocument, ClientError> {
+        self.ask("/v1/images/pin", request).await
+    }
+
+    /// `POST /v1/images/unpin`.
+    pub async fn unpin_image(&self, request: &ImageRequest) -> Result<ImageDocument, ClientError> {
+        self.ask("/v1/images/unpin", request).await
+    }
+
+    /// `POST /v1/images/verify`.
+    pub async fn verify_images(
+        &self,
+        request: &VerifyRequest,
+    ) -> Result<VerifyResult, ClientError> {
+        self.ask("/v1/images/verify", request).await
+    }
+
+    /// `POST /v1/images/evict`.
+    pub async fn evict_images(&self, request: &EvictRequest) -> Result<EvictResult, ClientError> {
+        self.ask("/v1/images/evict", request).await
+    }
+
     /// `PUT /v1/apps`; the app's name stands in the manifest.
     pub async fn apply(&self, manifest: impl Into<Bytes>) -> Result<ApplyResult, ClientError> {
         let builder = Request::put("/v1/apps").header(CONTENT_TYPE, "application/yaml");
@@ -276,6 +311,17 @@ impl Client {
     /// connection is made, and made again, by [`Events::next`].
     pub fn events(&self, app: Option<&str>) -> Events {
         Events::new(self.clone(), app.map(str::to_owned))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        // A request is numbers and strings: its JSON always exists.
+        let body = serde_json::to_vec(request).unwrap_or_default();
+        let builder = Request::post(path).header(CONTENT_TYPE, "application/json");
+        self.call(builder, body.into(), self.deadline).await
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {

@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 use super::Feed;
 use super::exec::{ExecInput, ExecOutput};
 use super::v1::{
-    AppDocument, AppList, ApplyResult, ExecRequest, JournalDocument, Problem, ProcessList, Status,
-    Task, TaskList, TaskRequest, TaskState, Trail, Verb,
+    AppDocument, AppList, ApplyResult, EvictRequest, EvictResult, ExecRequest, ImageDocument,
+    ImageList, ImageRequest, JournalDocument, Problem, ProcessList, Status, Task, TaskList,
+    TaskRequest, TaskState, Trail, Verb, VerifyRequest, VerifyResult,
 };
 use crate::logs::Since;
 use crate::metrics::Page;
@@ -184,6 +185,35 @@ pub trait Host: Send + Sync + 'static {
         request: ExecRequest,
         caller: &str,
     ) -> impl Future<Output = Result<ExecSession, Problem>> + Send;
+
+    /// Images that were made ready here, and pulls under way.
+    fn images(&self) -> impl Future<Output = Result<ImageList, Problem>> + Send;
+
+    /// Makes an image ready, and pins it where that is asked. Problems: `invalid_request`,
+    /// `image_refused`, `unavailable`.
+    fn pull_image(
+        &self,
+        request: ImageRequest,
+    ) -> impl Future<Output = Result<ImageDocument, Problem>> + Send;
+
+    /// Pins an image that was made ready, or no longer. Problems: `invalid_request`, `not_found`.
+    fn pin_image(
+        &self,
+        reference: &str,
+        pinned: bool,
+    ) -> impl Future<Output = Result<ImageDocument, Problem>> + Send;
+
+    /// Hashes blobs again. Problems: `invalid_request`, `not_found`, `internal`.
+    fn verify_images(
+        &self,
+        request: VerifyRequest,
+    ) -> impl Future<Output = Result<VerifyResult, Problem>> + Send;
+
+    /// Evicts images that nobody needs. Problems: `unavailable`, `internal`.
+    fn evict_images(
+        &self,
+        request: EvictRequest,
+    ) -> impl Future<Output = Result<EvictResult, Problem>> + Send;
 
     /// The journal, and whether one before it was lost.
     fn journal(&self) -> impl Future<Output = Result<JournalDocument, Problem>> + Send;

@@ -13,9 +13,10 @@ use super::TaskFilter;
 use super::exec::PROTOCOL;
 use super::server::{Operation, ROUTES, Route};
 use super::v1::{
-    AlarmChange, AppChange, AppDocument, AppList, ApplyResult, ExecRequest, InstanceChange,
-    JournalDocument, Problem, ProblemCode, ProcessList, Status, Task, TaskList, TaskRequest,
-    TaskState, TaskSummary, Trail,
+    AlarmChange, AppChange, AppDocument, AppList, ApplyResult, EvictRequest, EvictResult,
+    ExecRequest, ImageDocument, ImageList, ImageRequest, InstanceChange, JournalDocument, Problem,
+    ProblemCode, ProcessList, Status, Task, TaskList, TaskRequest, TaskState, TaskSummary, Trail,
+    VerifyRequest, VerifyResult,
 };
 
 /// The document.
@@ -157,6 +158,12 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
         Operation::ShowTrail => document::<Trail>(answers),
         Operation::ShowStatus => document::<Status>(answers),
         Operation::ListProcesses => document::<ProcessList>(answers),
+        Operation::ListImages => document::<ImageList>(answers),
+        Operation::PullImage | Operation::PinImage | Operation::UnpinImage => {
+            document::<ImageDocument>(answers)
+        }
+        Operation::VerifyImages => document::<VerifyResult>(answers),
+        Operation::EvictImages => document::<EvictResult>(answers),
         Operation::ShowJournal | Operation::AcceptJournal => document::<JournalDocument>(answers),
         Operation::ListApps => document::<AppList>(answers),
         Operation::ShowApp => document::<AppDocument>(answers),
@@ -204,6 +211,16 @@ fn body(operation: Operation, requests: &mut SchemaGenerator) -> Option<(&'stati
             Some(("application/json", requests.subschema_for::<TaskRequest>()))
         }
         Operation::Exec => Some(("application/json", requests.subschema_for::<ExecRequest>())),
+        Operation::PullImage | Operation::PinImage | Operation::UnpinImage => {
+            Some(("application/json", requests.subschema_for::<ImageRequest>()))
+        }
+        Operation::VerifyImages => Some((
+            "application/json",
+            requests.subschema_for::<VerifyRequest>(),
+        )),
+        Operation::EvictImages => {
+            Some(("application/json", requests.subschema_for::<EvictRequest>()))
+        }
         Operation::ApplyApp => Some(("application/yaml", schema(json!({"type": "string"})))),
         _ => None,
     }

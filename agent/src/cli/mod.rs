@@ -12,6 +12,7 @@ mod config;
 mod deactivate;
 mod duration;
 mod exec;
+mod image;
 mod journal;
 mod logs;
 mod man;
@@ -23,6 +24,7 @@ mod roll;
 mod run;
 mod scale;
 mod shown;
+mod size;
 mod status;
 mod submit;
 mod table;
@@ -139,6 +141,7 @@ enum Call {
     Exec(exec::Exec),
     Processes(processes::Processes),
     App(app::App),
+    Image(image::Image),
     Journal(journal::Journal),
 }
 
@@ -218,6 +221,7 @@ async fn execute(options: &Options, call: Call) -> Report {
         Call::Exec(verb) => verb.execute(options).await,
         Call::Processes(verb) => verb.execute(options).await,
         Call::App(verb) => verb.execute(options).await,
+        Call::Image(verb) => verb.execute(options).await,
         Call::Journal(verb) => verb.execute(options).await,
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use clap::Args;
 
+use super::size::size;
 use super::table::{Align, Table, plain};
 use super::{Options, Report};
 use crate::api::v1::{
@@ -245,15 +246,6 @@ fn time(millis: u64) -> String {
 /// With hundredths, which is what the kernel counts.
 fn seconds(millis: u64) -> String {
     format!("{}.{:02}s", millis / 1000, millis % 1000 / 10)
-}
-
-/// Bytes with one decimal.
-fn size(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = UNITS.into_iter().find(|(_, unit)| bytes >= *unit);
-    let (name, unit) = unit.unwrap_or(("KiB", 1 << 10));
-    let tenths = u128::from(bytes) * 10 / u128::from(unit);
-    format!("{}.{} {name}", tenths / 10, tenths % 10)
 }
 
 #[cfg(test)]

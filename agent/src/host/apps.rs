@@ -124,7 +124,7 @@ impl<E: Effects> Node<E> {
             Ok(resolved) => {
                 let image = images.ensure(&resolved).await;
                 sys::give_memory_back();
-                image.map(|(image, _)| image)
+                image
             }
             Err(error) => {
                 let known = self
@@ -141,8 +141,7 @@ impl<E: Effects> Node<E> {
                     digest = known.revision.image.digest,
                     "the registry does not answer; the image that is here is used"
                 );
-                let image = images.ensure(&known.revision.image.reference).await;
-                image.map(|(image, _)| image)
+                images.ensure(&known.revision.image.reference).await
             }
         }
     }

@@ -18,6 +18,7 @@ mod etc;
 mod exec;
 mod executor;
 mod failure;
+mod images;
 mod logging;
 mod logs;
 mod measure;

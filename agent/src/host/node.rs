@@ -12,8 +12,9 @@ use super::executor::Executor;
 use super::registrations::Listing;
 use super::strays;
 use crate::api::v1::{
-    AppDocument, AppList, ApplyResult, ExecRequest, JournalDocument, Pool, Problem, ProblemCode,
-    ProcessList, Status, Task, TaskList, TaskRequest, TaskSummary, Trail, Verb,
+    AppDocument, AppList, ApplyResult, EvictRequest, EvictResult, ExecRequest, ImageDocument,
+    ImageList, ImageRequest, JournalDocument, Pool, Problem, ProblemCode, ProcessList, Status,
+    Task, TaskList, TaskRequest, TaskSummary, Trail, Verb, VerifyRequest, VerifyResult,
 };
 use crate::api::{Deletion, ExecSession, Feed, Host, Log, LogRequest, Received, TaskFilter};
 use crate::app::HostTerms;
@@ -288,6 +289,26 @@ impl<E: Effects> Host for Node<E> {
         caller: &str,
     ) -> Result<ExecSession, Problem> {
         self.execute(instance, request, caller).await
+    }
+
+    async fn images(&self) -> Result<ImageList, Problem> {
+        self.list_images().await
+    }
+
+    async fn pull_image(&self, request: ImageRequest) -> Result<ImageDocument, Problem> {
+        Self::pull_image(self, request).await
+    }
+
+    async fn pin_image(&self, reference: &str, pinned: bool) -> Result<ImageDocument, Problem> {
+        Self::pin_image(self, reference, pinned).await
+    }
+
+    async fn verify_images(&self, request: VerifyRequest) -> Result<VerifyResult, Problem> {
+        Self::verify_images(self, request).await
+    }
+
+    async fn evict_images(&self, request: EvictRequest) -> Result<EvictResult, Problem> {
+        Self::evict_images(self, request).await
     }
 
     async fn journal(&self) -> Result<JournalDocument, Problem> {

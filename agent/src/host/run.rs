@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use imagecache::blobs::BlobsError;
+use imagecache::CacheError;
 use nodeagent_systemd::{Service, ServiceError, State};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -103,7 +103,7 @@ pub enum RunError {
     Runtime(#[from] RuntimeError),
     /// Our own store of images.
     #[error(transparent)]
-    Images(#[from] BlobsError),
+    Images(#[from] CacheError),
     /// Signals.
     #[error("signals cannot be handled")]
     Signals(#[source] std::io::Error),

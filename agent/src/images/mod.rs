@@ -3,26 +3,30 @@
 //! What takes the processor (hashing, inflating, writing) happens on threads of its own that exist
 //! while something is pulled: the thread that decides about instances never waits for an image.
 
+mod keep;
 mod workers;
 
 use std::collections::HashMap;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use imagecache::blobs::BlobsError;
 use imagecache::fetch::{FetchOptions, Urgency};
-use imagecache::{Afterwards, Cache, Extraction, PullError, PullOptions, Receipt, Reference};
+use imagecache::progress::PullProgress;
+use imagecache::{
+    Afterwards, Cache, CacheError, Extraction, PullError, PullOptions, Record, Reference,
+};
 
+use crate::chain::chain;
 use crate::config;
-use crate::runtime::{Containerd, Image, RuntimeError, Unanswered, of_pull};
+use crate::runtime::{Containerd, Image, RuntimeError, Unanswered, describe, of_pull};
 use workers::Workers;
 
-/// An image that is here, and how it came if that was now.
-pub type Ensured = (Image, Option<Receipt>);
+pub use keep::{Evicted, KeepError, Verified};
 
-type Pull = Shared<BoxFuture<'static, Result<Ensured, RuntimeError>>>;
+type Pull = Shared<BoxFuture<'static, Result<Image, RuntimeError>>>;
 
 /// Images of this host. Clones share everything.
 #[derive(Clone)]
@@ -37,7 +41,7 @@ pub struct Images {
 
 impl Images {
     /// Opens the store of `settings`; asks nobody for anything.
-    pub fn open(containerd: Containerd, settings: &config::Images) -> Result<Self, BlobsError> {
+    pub fn open(containerd: Containerd, settings: &config::Images) -> Result<Self, CacheError> {
         let fetch = FetchOptions {
             insecure_registries: settings.insecure_registries.clone(),
             auth_file: settings.auth_file.clone(),
@@ -66,7 +70,7 @@ impl Images {
     /// The image, from this host when it is there, else from its registry. Those who ask for one
     /// image at the same time share one pull and its result; a caller that goes away does not end
     /// it.
-    pub async fn ensure(&self, reference: &str) -> Result<Ensured, RuntimeError> {
+    pub async fn ensure(&self, reference: &str) -> Result<Image, RuntimeError> {
         let parsed = parse(reference)?;
         let name = parsed.to_string();
         let pull = {
@@ -101,10 +105,7 @@ impl Images {
         let name = reference.to_string();
         let images = self.clone();
         let work = async move {
-            let pulled = images.containerd;
-            let result = pulled
-                .ensure_image(&reference, &images.cache, &images.options)
-                .await;
+            let result = images.make_ready(&reference).await;
             let mut under_way = images.pulls.lock().unwrap_or_else(PoisonError::into_inner);
             under_way.remove(&reference.to_string());
             result
@@ -127,6 +128,105 @@ impl Images {
         }
         .boxed()
         .shared()
+    }
+}
+
+impl Images {
+    /// Pulls under way.
+    pub fn under_way(&self) -> Vec<PullProgress> {
+        self.cache.under_way()
+    }
+
+    async fn make_ready(&self, reference: &Reference) -> Result<Image, RuntimeError> {
+        let name = reference.to_string();
+        self.forget_what_is_suspect(&name).await?;
+        let (image, receipt) = self
+            .containerd
+            .ensure_image(reference, &self.cache, &self.options)
+            .await?;
+        let pulled = receipt.is_some();
+        let records = self.cache.records().clone();
+        let record = Record::of(&image, receipt);
+        let recorded = tokio::task::spawn_blocking(move || {
+            match pulled || records.get(&record.reference)?.is_none() {
+                true => records.put(record).map(drop),
+                false => records.used(&record.reference),
+            }
+        });
+        // The image is here: what could not be written about it is told, and nothing more.
+        match recorded.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(error = chain(&error), image = name, "no record of it")
+            }
+            Err(error) => tracing::error!(%error, image = name, "no record of it"),
+        }
+        if pulled {
+            self.settle_in_background();
+        }
+        Ok(describe(&image))
+    }
+
+    /// Brings what was pulled to the disk. Until it is there, a loss of power makes it suspect.
+    fn settle_in_background(&self) {
+        let (unsettled, trees) = (
+            self.cache.blobs().unsettled().clone(),
+            self.containerd.snapshots_directory(),
+        );
+        let settle = move || {
+            let trees = trees.map(std::fs::File::open).transpose();
+            let settled = match &trees {
+                Ok(Some(trees)) => unsettled.settle(&[trees.as_fd()]),
+                // Nowhere but in our own store.
+                Ok(None) => unsettled.settle(&[]),
+                Err(error) => {
+                    tracing::warn!(%error, "images stay unsettled: snapshots cannot be opened");
+                    return;
+                }
+            };
+            if let Err(error) = settled {
+                tracing::warn!(error = chain(&error), "images stay unsettled");
+            }
+        };
+        if let Err(error) = self
+            .workers
+            .spawn(async { tokio::task::spawn_blocking(settle).await })
+        {
+            tracing::warn!(%error, "images stay unsettled: no threads");
+        }
+    }
+
+    /// An image that was unpacked shortly before power was lost is unpacked anew from blobs that
+    /// are hashed again; where a container needs it already, that is told.
+    async fn forget_what_is_suspect(&self, name: &str) -> Result<(), RuntimeError> {
+        let unsettled = self.cache.blobs().unsettled();
+        if unsettled.all_suspects().is_empty() {
+            return Ok(());
+        }
+        let record = self.cache.records().get(name).ok().flatten();
+        let Some(record) = record else { return Ok(()) };
+        let suspects = keep::suspect_chains(&record, unsettled);
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(
+            image = name,
+            layers = suspects.len(),
+            "power was lost before it was on the disk: it is unpacked anew"
+        );
+        self.containerd.forget_image(name).await?;
+        for (chain_id, mark) in suspects {
+            if self.containerd.has_snapshot(&chain_id).await? {
+                tracing::error!(
+                    image = name,
+                    chain_id,
+                    "it is used, so it is not unpacked anew: its files may be damaged"
+                );
+            } else if let Err(error) = unsettled.clear(&mark) {
+                tracing::warn!(error = chain(&error), "it stays suspect");
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Container records: spec, rootfs and labels; no process yet. And what of ours is there.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use containerd_client::services::v1::container::Runtime;
 use containerd_client::services::v1::containers_client::ContainersClient;
@@ -141,6 +141,22 @@ impl Containerd {
             id: container.id,
         };
         Ok(containers.into_iter().map(observe).collect())
+    }
+
+    /// Names of the images of all containers in our namespace, whoever made them.
+    pub(crate) async fn images_of_containers(&self) -> Result<BTreeSet<String>, RuntimeError> {
+        let request = self.connection.request(ListContainersRequest::default());
+        let mut client = ContainersClient::new(self.connection.channel());
+        let listed = self
+            .connection
+            .answer(self.connection.slow(), client.list(request))
+            .await;
+        let containers = listed
+            .map_err(|said| said.into_error("list", "containers"))?
+            .into_inner()
+            .containers;
+        let images = containers.into_iter().map(|container| container.image);
+        Ok(images.filter(|image| !image.is_empty()).collect())
     }
 
     pub(super) async fn container(&self, name: &str) -> Result<Option<Container>, RuntimeError> {

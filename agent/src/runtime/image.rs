@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::{
-    CreateImageRequest, GetImageRequest, Image as Record, UpdateImageRequest,
+    CreateImageRequest, DeleteImageRequest, GetImageRequest, Image as Record, UpdateImageRequest,
 };
 use containerd_client::types::Descriptor;
 use imagecache::{
@@ -52,13 +52,13 @@ impl Containerd {
         reference: &Reference,
         cache: &Cache,
         options: &PullOptions,
-    ) -> Result<(Image, Option<Receipt>), RuntimeError> {
+    ) -> Result<(imagecache::Image, Option<Receipt>), RuntimeError> {
         // What a record names stays, so that looking for it needs no lease.
         let recorded = self.recorded(&reference.to_string()).await?;
         if let Some(target) = &recorded
             && let Some(image) = self.present(reference, target, None).await?
         {
-            return Ok((describe(image), None));
+            return Ok((image, None));
         }
         let lease = self.lease("image", options.deadline).await?;
         let result = self.make_present(reference, cache, options, &lease).await;
@@ -75,7 +75,34 @@ impl Containerd {
                 "the lease of a pull stays until it ends by itself"
             );
         }
-        result.map(|(image, receipt)| (describe(image), receipt))
+        result
+    }
+
+    /// Which of these names containerd has a record of, with all that is needed to run it.
+    pub(crate) async fn is_ready(&self, reference: &Reference) -> Result<bool, RuntimeError> {
+        let Some(target) = self.recorded(&reference.to_string()).await? else {
+            return Ok(false);
+        };
+        Ok(self.present(reference, &target, None).await?.is_some())
+    }
+
+    /// Removes containerd's record of an image, and what nothing else refers to, before it returns.
+    /// One that is gone is fine.
+    pub(crate) async fn forget_image(&self, name: &str) -> Result<(), RuntimeError> {
+        let request = self.connection.request(DeleteImageRequest {
+            name: name.to_owned(),
+            sync: true,
+            ..DeleteImageRequest::default()
+        });
+        let mut client = ImagesClient::new(self.connection.channel());
+        match self
+            .connection
+            .answer(self.connection.slow(), client.delete(request))
+            .await
+        {
+            Ok(_) | Err(Answer::NotFound) => Ok(()),
+            Err(said) => Err(said.into_error("remove image", name)),
+        }
     }
 
     async fn make_present(
@@ -167,6 +194,17 @@ impl Containerd {
         };
         let pulled = cache.pull(reference, &store, &unpacker, options).await;
         pulled.map_err(|error| of_pull(&reference.to_string(), error))
+    }
+
+    /// Where trees are that we unpacked, when we have unpacked some.
+    pub(crate) fn snapshots_directory(&self) -> Option<PathBuf> {
+        let workplace = self.workplace.get()?.as_ref()?;
+        workplace.path().parent().map(PathBuf::from)
+    }
+
+    /// Whether containerd has a snapshot of this name.
+    pub(crate) async fn has_snapshot(&self, key: &str) -> Result<bool, RuntimeError> {
+        Ok(self.connection.snapshot(key).await?.is_some())
     }
 
     /// Where layers are extracted: beside overlayfs's snapshots. Looked for once; none where
@@ -272,7 +310,8 @@ impl Containerd {
     }
 }
 
-fn describe(image: imagecache::Image) -> Image {
+/// What an instance needs to know of an image.
+pub(crate) fn describe(image: &imagecache::Image) -> Image {
     let run = &image.run;
     let text = |field: &Option<String>| field.clone().filter(|text| !text.is_empty());
     let env = run.env().iter().flatten().map(|entry| {

@@ -33,6 +33,7 @@ pub use error::{RuntimeError, Said, Unanswered};
 pub use events::TaskExit;
 pub use exec::{Exec, Fifos, Pipes, Streams};
 pub use image::Image;
+pub(crate) use image::describe;
 pub use introspect::Snapshotter;
 pub use labels::{APP, CREATE_GENERATION, INSTANCE, REVISION};
 pub use lease::{Collect, Lease};

@@ -94,6 +94,13 @@ fn the_help_of_every_verb_is_as_written() {
         "logs",
         "exec",
         "processes",
+        "image",
+        "image list",
+        "image pull",
+        "image pin",
+        "image unpin",
+        "image verify",
+        "image evict",
         "journal",
         "journal show",
         "journal accept",
@@ -154,6 +161,21 @@ async fn tables_and_documents_are_as_written() {
     let served = Served::start(&["web"], Limits::default());
     shows(&served, "status-idle", "status").await;
     shows(&served, "tasks-none", "tasks").await;
+    shows(&served, "image-list-none", "image list").await;
+    shows(&served, "image-pull", "image pull --pin r.lan/web:1").await;
+    shows(&served, "image-pull-json", "image pull r.lan/api:1 -o json").await;
+    shows(
+        &served,
+        "image-pull-refused",
+        "image pull r.lan/web:missing",
+    )
+    .await;
+    shows(&served, "image-list", "image ls").await;
+    shows(&served, "image-unpin", "image unpin r.lan/web:1").await;
+    shows(&served, "image-pin-unknown", "image pin r.lan/other:1").await;
+    shows(&served, "image-verify", "image verify").await;
+    shows(&served, "image-evict", "image evict --free 2Gi").await;
+    shows(&served, "image-evict-dry", "image evict --dry-run").await;
     shows(&served, "journal-lost", "journal show").await;
     shows(&served, "journal-accepted", "journal accept").await;
     shows(&served, "journal-json", "journal show -o json").await;

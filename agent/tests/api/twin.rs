@@ -38,6 +38,7 @@ struct State {
     answered: Vec<(String, Duration)>,
     finished: u32,
     alarms: Vec<Alarm>,
+    images: Vec<ImageDocument>,
 }
 
 /// The in-memory host.
@@ -298,6 +299,37 @@ fn new_app(name: &str, manifest: &str) -> (String, Pool) {
     (manifest.to_owned(), pool)
 }
 
+fn image(reference: &str, pinned: bool) -> ImageDocument {
+    let layer = |digest: &str, from: &str, sender: Option<&str>, fetched_bytes| LayerReceipt {
+        digest: format!("sha256:{}", digest.repeat(64)),
+        bytes: 300_000_000,
+        from: from.to_owned(),
+        sender: sender.map(str::to_owned),
+        fetched_bytes,
+        fetch_seconds: 0.8,
+        unpack_seconds: 2.25,
+    };
+    ImageDocument {
+        reference: reference.to_owned(),
+        digest: format!("sha256:{}", "c".repeat(64)),
+        state: ImageState::Ready,
+        pinned,
+        in_use: false,
+        bytes: 600_000_000,
+        layers: 2,
+        ready_at: at(10),
+        used_at: at(10),
+        receipt: Some(ImageReceipt {
+            seconds: 3.5,
+            fetched_bytes: 300_000_000,
+            layers: vec![
+                layer("d", "unpacked", None, 0),
+                layer("e", "registry", Some("r.lan"), 300_000_000),
+            ],
+        }),
+    }
+}
+
 fn instances_of(pool: &Pool) -> Vec<Instance> {
     let instance = |ordinal: u32| {
         let active = ordinal < pool.active;
@@ -445,6 +477,62 @@ impl Host for Twin {
             },
             pools: state.apps.values().map(pool).collect(),
             alarms: state.alarms.clone(),
+        })
+    }
+
+    async fn images(&self) -> Result<ImageList, Problem> {
+        let images = self.state.lock().unwrap().images.clone();
+        Ok(ImageList {
+            images,
+            pulls: Vec::new(),
+        })
+    }
+
+    async fn pull_image(&self, request: ImageRequest) -> Result<ImageDocument, Problem> {
+        if request.reference.ends_with(":missing") {
+            let detail = "registry r.lan has no manifest missing in repository web";
+            return Err(Problem::new(ProblemCode::ImageRefused, detail));
+        }
+        let image = image(&request.reference, request.pin);
+        self.state.lock().unwrap().images.push(image.clone());
+        Ok(image)
+    }
+
+    async fn pin_image(&self, reference: &str, pinned: bool) -> Result<ImageDocument, Problem> {
+        let mut state = self.state.lock().unwrap();
+        let mut images = state.images.iter_mut();
+        let image = images.find(|image| image.reference == reference);
+        let image = image.ok_or_else(|| Problem::not_found("image", reference))?;
+        image.pinned = pinned;
+        Ok(image.clone())
+    }
+
+    async fn verify_images(&self, _: VerifyRequest) -> Result<VerifyResult, Problem> {
+        Ok(VerifyResult {
+            right: 4,
+            bytes: 600_000_000,
+            absent: 1,
+            damaged: vec![DamagedBlob {
+                digest: format!("sha256:{}", "a".repeat(64)),
+                got: format!("sha256:{}", "b".repeat(64)),
+                images: vec!["r.lan/web:1".to_owned()],
+            }],
+        })
+    }
+
+    async fn evict_images(&self, request: EvictRequest) -> Result<EvictResult, Problem> {
+        Ok(EvictResult {
+            dry_run: request.dry_run,
+            evicted: vec![EvictedImage {
+                reference: "r.lan/old:1".to_owned(),
+                freed_bytes: 1 << 30,
+            }],
+            kept: vec![KeptImage {
+                reference: "r.lan/web:1".to_owned(),
+                why: "inUse".to_owned(),
+            }],
+            freed_bytes: 1 << 30,
+            short_bytes: request.bytes.unwrap_or(0).saturating_sub(1 << 30),
         })
     }
 

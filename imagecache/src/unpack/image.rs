@@ -10,7 +10,8 @@ use super::{Extraction, Layer, Snapshot, Tree, UnpackError, Unpacker};
 use crate::blobs::{Blob, Blobs, Check};
 use crate::fetch::{Fetched, Share};
 use crate::layer::Applied;
-use crate::{Descriptor, PullError};
+use crate::progress::Stage;
+use crate::{Descriptor, Digest, PullError};
 
 /// Brings a blob here.
 pub(crate) type Fetch<'f> =
@@ -29,6 +30,8 @@ pub(crate) struct Parts<'p, U> {
     pub unpacker: &'p U,
     pub extraction: &'p Extraction,
     pub blobs: &'p Blobs,
+    /// Hears how far a layer is, counted from the first.
+    pub tell: &'p (dyn Fn(usize, Stage) + Sync),
 }
 
 /// Fetches and unpacks `layers`, from the bottom up; what lies below the first is unpacked. The
@@ -39,11 +42,13 @@ pub(crate) async fn layers<'f, U: Unpacker>(
     fetch: &Fetch<'f>,
 ) -> Result<Vec<Unpacked>, PullError> {
     let mut below = None;
-    let tasks = layers.iter().map(|layer| {
+    let tasks = layers.iter().enumerate().map(|(position, layer)| {
         let (done, wait) = oneshot::channel();
         let wait = below.replace(wait);
         async move {
-            let unpacked = one(layer, parts, fetch, wait).await?;
+            let tell = |stage| (parts.tell)(position, stage);
+            let unpacked = one(layer, parts, fetch, wait, &tell).await?;
+            tell(Stage::Ready);
             // Nobody waits for the topmost.
             done.send(()).ok();
             Ok::<_, PullError>(unpacked)
@@ -57,6 +62,7 @@ async fn one<'f, U: Unpacker>(
     parts: &Parts<'_, U>,
     fetch: &Fetch<'f>,
     below: Option<oneshot::Receiver<()>>,
+    tell: &(dyn Fn(Stage) + Sync),
 ) -> Result<Unpacked, PullError> {
     // Another pull may be at this chain, or have finished it.
     let _lock = parts.extraction.chains.lock(&layer.chain_id).await;
@@ -72,6 +78,7 @@ async fn one<'f, U: Unpacker>(
         elapsed,
         ..
     } = fetch(layer.blob.clone()).await?;
+    tell(Stage::Extracting);
     let Some(workplace) = parts.unpacker.workplace() else {
         after(below).await;
         let begin = Instant::now();
@@ -100,6 +107,7 @@ async fn one<'f, U: Unpacker>(
             Err(error) => return Err(error.into()),
         }
     };
+    tell(Stage::Extracted);
     after(below).await;
     let begin = Instant::now();
     place(layer, parts, tree, applied).await?;
@@ -149,7 +157,7 @@ async fn place<U: Unpacker>(
     let put = async {
         let unsettled = parts.blobs.unsettled().clone();
         let (name, target, lower) = (
-            suspect_name(&layer.chain_id),
+            chain_mark(&layer.chain_id),
             prepared.target.clone(),
             prepared.lower.clone(),
         );
@@ -169,7 +177,7 @@ async fn place<U: Unpacker>(
 }
 
 /// What an unpacked chain is called among what is unsettled.
-pub(crate) fn suspect_name(chain_id: &crate::Digest) -> String {
+pub fn chain_mark(chain_id: &Digest) -> String {
     format!("chain-{}", chain_id.hex())
 }
 

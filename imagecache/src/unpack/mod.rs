@@ -15,6 +15,7 @@ mod workplace;
 
 pub use error::UnpackError;
 pub use extract::Extraction;
+pub use image::chain_mark;
 pub(crate) use image::{Parts, Unpacked, layers};
 pub use workplace::{Tree, Workplace};
 

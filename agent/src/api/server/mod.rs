@@ -17,6 +17,7 @@ mod caller;
 mod certificate;
 mod exchange;
 mod exec;
+mod images;
 mod listen;
 mod query;
 mod request;

@@ -237,22 +237,25 @@ fn shown(value: &Value) -> String {
 }
 
 /// The members of a JSON object as written: a name that comes twice is still there twice.
-struct Fields(Vec<(String, Value)>);
+pub(super) struct Fields(Vec<(String, Value)>);
 
 impl Fields {
-    fn of(body: &[u8], example: &str) -> Result<Self, Problem> {
+    pub(super) fn of(body: &[u8], example: &str) -> Result<Self, Problem> {
         serde_json::from_slice(body).map_err(|error| {
             let detail = format!("the body is not a JSON object like {example}: {error}");
             Problem::new(ProblemCode::InvalidRequest, detail)
         })
     }
 
-    fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| known == name)
     }
 
     /// Sets each field once; what `set` refuses, it says what is allowed instead.
-    fn each(&self, mut set: impl FnMut(&str, &Value) -> Result<(), String>) -> Vec<Finding> {
+    pub(super) fn each(
+        &self,
+        mut set: impl FnMut(&str, &Value) -> Result<(), String>,
+    ) -> Vec<Finding> {
         let mut findings = Vec::new();
         for (index, (name, value)) in self.0.iter().enumerate() {
             let before = self.0.iter().take(index);

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::body::Bytes;
 use axum::extract::{Extension, FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +21,7 @@ use super::caller::{Caller, guard};
 use super::exchange::Exchange;
 use super::requests::Requests;
 use super::table::{self, Operation, ROUTES, Route};
-use super::{Limits, body, exec, query, request, stream};
+use super::{Limits, body, exec, images as wishes, query, request, stream};
 use crate::api::openapi;
 use crate::api::v1::{Problem, ProblemCode, Task, TaskRequest, TaskState, Verb};
 use crate::api::{Host, Received, generate_task_id};
@@ -111,6 +113,24 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::ReadLog => on(method, log::<H>),
         Operation::ListProcesses => on(method, processes::<H>),
         Operation::Exec => on(method, execute::<H>),
+        Operation::ListImages => on(method, images::<H>),
+        Operation::PullImage => with_images(method, |host: Arc<H>, body: Bytes| async move {
+            host.pull_image(wishes::image_request(&body)?).await
+        }),
+        Operation::PinImage => with_images(method, |host: Arc<H>, body: Bytes| async move {
+            let request = wishes::image_request(&body)?;
+            host.pin_image(&request.reference, true).await
+        }),
+        Operation::UnpinImage => with_images(method, |host: Arc<H>, body: Bytes| async move {
+            let request = wishes::image_request(&body)?;
+            host.pin_image(&request.reference, false).await
+        }),
+        Operation::VerifyImages => with_images(method, |host: Arc<H>, body: Bytes| async move {
+            host.verify_images(wishes::verify_request(&body)?).await
+        }),
+        Operation::EvictImages => with_images(method, |host: Arc<H>, body: Bytes| async move {
+            host.evict_images(wishes::evict_request(&body)?).await
+        }),
         Operation::ShowJournal => on(method, journal::<H>),
         Operation::AcceptJournal => on(method, accept_journal::<H>),
         Operation::ListApps => on(method, apps::<H>),
@@ -382,6 +402,35 @@ async fn apply<H: Host>(State(api): Shared<H>, http: Request) -> Response {
         to_its_end(tokio::spawn(async move { host.apply(&manifest).await })).await
     };
     json_or_problem(answer.await)
+}
+
+async fn images<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    let answer = async {
+        query::no_parameters(&uri)?;
+        api.host.images().await
+    };
+    json_or_problem(answer.await)
+}
+
+/// A route that does something with images: it goes on to its end when the client goes away.
+fn with_images<H, T, F>(
+    method: MethodFilter,
+    work: impl Fn(Arc<H>, Bytes) -> F + Clone + Send + Sync + 'static,
+) -> MethodRouter<Arc<Api<H>>>
+where
+    H: Host,
+    T: Serialize + Send + 'static,
+    F: Future<Output = Result<T, Problem>> + Send + 'static,
+{
+    on(method, async move |api: Shared<H>, http: Request| {
+        let answer = async {
+            query::no_parameters(http.uri())?;
+            let (parts, body) = http.into_parts();
+            let body = body::read(&parts.headers, body, &api.limits).await?;
+            to_its_end(tokio::spawn(work(Arc::clone(&api.host), body))).await
+        };
+        json_or_problem(answer.await)
+    })
 }
 
 async fn delete_app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {

@@ -67,6 +67,18 @@ pub enum Operation {
     ListProcesses,
     /// A command in an instance.
     Exec,
+    /// Images and pulls.
+    ListImages,
+    /// Make an image ready.
+    PullImage,
+    /// Keep an image.
+    PinImage,
+    /// Keep an image no longer.
+    UnpinImage,
+    /// Hash blobs again.
+    VerifyImages,
+    /// Evict images that nobody needs.
+    EvictImages,
     /// The journal, and whether one was lost.
     ShowJournal,
     /// Accept the loss of a journal.
@@ -225,6 +237,48 @@ pub const ROUTES: &[Route] = &{
             "/v1/instances/{name}/exec",
             Some(Admin),
             "Execute a command in an instance, as its app's user",
+        ),
+        route(
+            ListImages,
+            Get,
+            "/v1/images",
+            Some(View),
+            "Images that were made ready on this host, and pulls under way",
+        ),
+        route(
+            PullImage,
+            Post,
+            "/v1/images/pull",
+            Some(Admin),
+            "Make an image ready: pulled, verified, unpacked and kept",
+        ),
+        route(
+            PinImage,
+            Post,
+            "/v1/images/pin",
+            Some(Admin),
+            "Keep an image, whatever happens",
+        ),
+        route(
+            UnpinImage,
+            Post,
+            "/v1/images/unpin",
+            Some(Admin),
+            "Let an image be evicted again",
+        ),
+        route(
+            VerifyImages,
+            Post,
+            "/v1/images/verify",
+            Some(Admin),
+            "Hash what lies on the disk; what is damaged goes",
+        ),
+        route(
+            EvictImages,
+            Post,
+            "/v1/images/evict",
+            Some(Admin),
+            "Evict images that nobody needs, or say which would go",
         ),
         route(
             ShowJournal,

@@ -9,6 +9,7 @@ mod alarm;
 mod app;
 mod event;
 mod exec;
+mod image;
 mod journal;
 mod problem;
 mod process;
@@ -21,6 +22,11 @@ pub use alarm::Alarm;
 pub use app::{AppDocument, AppList, AppSummary, ApplyOutcome, ApplyResult, WarmTargets};
 pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange};
 pub use exec::{ExecRequest, TerminalSize};
+pub use image::{
+    DamagedBlob, EvictRequest, EvictResult, EvictedImage, ImageDocument, ImageList, ImageReceipt,
+    ImageRequest, ImageState, KeptImage, LayerReceipt, LayerStage, PullDocument, PullLayer,
+    VerifyRequest, VerifyResult,
+};
 pub use journal::{JournalDocument, JournalState};
 pub use problem::{Finding, Problem, ProblemCode, ProblemRow};
 pub use process::{

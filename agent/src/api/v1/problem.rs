@@ -112,6 +112,8 @@ pub enum ProblemCode {
     InvalidRequest,
     /// The manifest is wrong.
     InvalidManifest,
+    /// The image cannot be had as it is: the registry has none, refuses, or sends what is none.
+    ImageRefused,
     /// The caller may not.
     Forbidden,
     /// No such app, task or path.
@@ -159,9 +161,10 @@ pub struct ProblemRow {
 
 impl ProblemCode {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::InvalidRequest,
         Self::InvalidManifest,
+        Self::ImageRefused,
         Self::Forbidden,
         Self::NotFound,
         Self::MethodNotAllowed,
@@ -192,6 +195,7 @@ impl ProblemCode {
         match self {
             Self::InvalidRequest => row("invalid_request", 400, 3, "the request is not valid"),
             Self::InvalidManifest => row("invalid_manifest", 422, 3, "the manifest is not valid"),
+            Self::ImageRefused => row("image_refused", 422, 3, "the image cannot be had"),
             Self::Forbidden => row("forbidden", 403, 3, "the caller is not allowed to do this"),
             Self::NotFound => row("not_found", 404, 4, "not found"),
             Self::MethodNotAllowed => {

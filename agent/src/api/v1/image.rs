@@ -1,0 +1,241 @@
+//! The images of a host: `/v1/images`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+
+/// Images of this host by name, and those on their way.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageList {
+    /// Images that were made ready, by name.
+    pub images: Vec<ImageDocument>,
+    /// Pulls under way, by name.
+    pub pulls: Vec<PullDocument>,
+}
+
+/// An image that was made ready on this host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageDocument {
+    /// Full name.
+    pub reference: String,
+    /// Digest of the manifest for this host.
+    pub digest: String,
+    /// Whether it can be started from.
+    pub state: ImageState,
+    /// Whether it is never evicted.
+    pub pinned: bool,
+    /// Whether an app's revision or a container needs it.
+    pub in_use: bool,
+    /// Bytes of its layers, compressed.
+    pub bytes: u64,
+    /// Layers.
+    pub layers: u32,
+    /// When it became ready.
+    pub ready_at: Timestamp,
+    /// When it was last asked for, to the hour.
+    pub used_at: Timestamp,
+    /// How it came; absent when it was there before anybody pulled it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<ImageReceipt>,
+}
+
+/// How an image came.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageReceipt {
+    /// Seconds from the request to the image that is ready.
+    pub seconds: f64,
+    /// Bytes that came over the network.
+    pub fetched_bytes: u64,
+    /// Layers from the bottom up.
+    pub layers: Vec<LayerReceipt>,
+}
+
+/// How a layer came.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerReceipt {
+    /// Digest of the blob.
+    pub digest: String,
+    /// Size of the blob in bytes.
+    pub bytes: u64,
+    /// `registry`, `mirror`, `peer`; `store` when this host had it, `unpacked` when it was unpacked
+    /// already, `import`.
+    pub from: String,
+    /// `host[:port]` that sent most of it; absent when nobody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender: Option<String>,
+    /// Bytes that came over the network.
+    pub fetched_bytes: u64,
+    /// Seconds from the first request to the verified blob.
+    pub fetch_seconds: f64,
+    /// Seconds of extracting and placing, without waiting for others.
+    pub unpack_seconds: f64,
+}
+
+/// Whether an image can be started from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ImageState {
+    /// Pulled, verified, unpacked and kept.
+    Ready,
+    /// Somebody removed it, or a part of it, from containerd: it is pulled when it is needed.
+    Incomplete,
+}
+
+impl ImageState {
+    /// As in the document.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Incomplete => "incomplete",
+        }
+    }
+}
+
+/// A pull under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PullDocument {
+    /// Full name.
+    pub reference: String,
+    /// Layers from the bottom up; empty until the manifest is here.
+    pub layers: Vec<PullLayer>,
+}
+
+/// A layer on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PullLayer {
+    /// Digest of the blob.
+    pub digest: String,
+    /// Size of the blob in bytes.
+    pub bytes: u64,
+    /// Bytes of it that are here.
+    pub fetched: u64,
+    /// How far it is.
+    pub stage: LayerStage,
+}
+
+/// How far a layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum LayerStage {
+    /// Its bytes are not all here.
+    Fetching,
+    /// Verified; waits for a free place, or is being extracted.
+    Extracting,
+    /// Extracted; waits for the layers below.
+    Extracted,
+    /// Unpacked.
+    Ready,
+}
+
+impl LayerStage {
+    /// As in the document.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetching => "fetching",
+            Self::Extracting => "extracting",
+            Self::Extracted => "extracted",
+            Self::Ready => "ready",
+        }
+    }
+}
+
+/// Names an image.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageRequest {
+    /// The image: `registry/repository:tag` or `@sha256:…`.
+    pub reference: String,
+    /// With pull: whether it is pinned, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pin: bool,
+}
+
+/// What is to be hashed again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyRequest {
+    /// Only this image; all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+}
+
+/// What lies on the disk, hashed again.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyResult {
+    /// Blobs that are what their names say.
+    pub right: u32,
+    /// Bytes that were hashed.
+    pub bytes: u64,
+    /// Blobs that are not in our store: dropped after unpacking, or never pulled by us.
+    pub absent: u32,
+    /// Blobs that were damaged. They are gone, and are fetched again when they are needed.
+    pub damaged: Vec<DamagedBlob>,
+}
+
+/// A blob that was damaged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DamagedBlob {
+    /// What it should have been.
+    pub digest: String,
+    /// What it was.
+    pub got: String,
+    /// The images that have it.
+    pub images: Vec<String>,
+}
+
+/// How much room is needed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EvictRequest {
+    /// Bytes to free, at least; everything that may go when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Only say what would be done.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+}
+
+/// What was evicted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EvictResult {
+    /// Whether nothing was done.
+    pub dry_run: bool,
+    /// Images that went, or would go, in order.
+    pub evicted: Vec<EvictedImage>,
+    /// Images that stay, and why.
+    pub kept: Vec<KeptImage>,
+    /// Bytes that went, or would go.
+    pub freed_bytes: u64,
+    /// Bytes that are still needed: nothing more may go.
+    pub short_bytes: u64,
+}
+
+/// An image that went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EvictedImage {
+    /// Full name.
+    pub reference: String,
+    /// Bytes that went with it and that no other image needs.
+    pub freed_bytes: u64,
+}
+
+/// An image that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct KeptImage {
+    /// Full name.
+    pub reference: String,
+    /// `pinned`, `inUse`, `stable`.
+    pub why: String,
+}

@@ -1,0 +1,216 @@
+//! `/v1/images`: what is known of images, and what is asked of them.
+
+use std::collections::BTreeSet;
+
+use imagecache::evict::Kept;
+use imagecache::progress::{PullProgress, Stage};
+use imagecache::{Receipt, Record, Reference};
+
+use super::node::Node;
+use crate::api::v1::{
+    DamagedBlob, EvictRequest, EvictResult, EvictedImage, Finding, ImageDocument, ImageList,
+    ImageReceipt, ImageRequest, ImageState, KeptImage, LayerReceipt, LayerStage, Problem,
+    ProblemCode, PullDocument, PullLayer, Timestamp, VerifyRequest, VerifyResult,
+};
+use crate::chain::chain;
+use crate::images::KeepError;
+use crate::pool::Effects;
+use crate::runtime::RuntimeError;
+
+impl<E: Effects> Node<E> {
+    pub(super) async fn list_images(&self) -> Result<ImageList, Problem> {
+        let images = &self.executor.images;
+        let listed = images.list().await.map_err(|error| refused(&error))?;
+        let in_use = self.images_in_use().await?;
+        let document = |(record, ready)| document(record, ready, &in_use);
+        Ok(ImageList {
+            images: listed.into_iter().map(document).collect(),
+            pulls: images.under_way().into_iter().map(pull).collect(),
+        })
+    }
+
+    pub(super) async fn pull_image(&self, request: ImageRequest) -> Result<ImageDocument, Problem> {
+        let images = &self.executor.images;
+        let name = full_name(&request.reference)?;
+        images
+            .ensure(&name)
+            .await
+            .map_err(|error| unpulled(&error))?;
+        if request.pin {
+            self.pin_image(&name, true).await
+        } else {
+            self.image_document(&name).await
+        }
+    }
+
+    pub(super) async fn pin_image(
+        &self,
+        reference: &str,
+        pinned: bool,
+    ) -> Result<ImageDocument, Problem> {
+        let name = full_name(reference)?;
+        let pin = self.executor.images.pin(&name, pinned).await;
+        pin.map_err(|error| refused(&error))?;
+        self.image_document(&name).await
+    }
+
+    async fn image_document(&self, name: &str) -> Result<ImageDocument, Problem> {
+        let listed = self.list_images().await?;
+        let mut images = listed.images.into_iter();
+        let found = images.find(|image| image.reference == name);
+        found.ok_or_else(|| Problem::not_found("image", name))
+    }
+
+    pub(super) async fn verify_images(
+        &self,
+        request: VerifyRequest,
+    ) -> Result<VerifyResult, Problem> {
+        let name = request.reference.as_deref().map(full_name).transpose()?;
+        let verified = self.executor.images.verify(name.as_deref()).await;
+        let verified = verified.map_err(|error| refused(&error))?;
+        let damaged = verified.damaged.into_iter();
+        Ok(VerifyResult {
+            right: verified.right,
+            bytes: verified.bytes,
+            absent: verified.absent,
+            damaged: damaged
+                .map(|(digest, got, images)| DamagedBlob {
+                    digest: digest.to_string(),
+                    got: got.to_string(),
+                    images,
+                })
+                .collect(),
+        })
+    }
+
+    pub(super) async fn evict_images(&self, request: EvictRequest) -> Result<EvictResult, Problem> {
+        let in_use = self.images_in_use().await?;
+        let images = &self.executor.images;
+        let plan = images.evict(request.bytes, &in_use, request.dry_run).await;
+        let plan = plan.map_err(|error| refused(&error))?;
+        let evicted = plan.evictions.into_iter();
+        let kept = plan.kept.into_iter();
+        Ok(EvictResult {
+            dry_run: request.dry_run,
+            evicted: evicted
+                .map(|eviction| EvictedImage {
+                    reference: eviction.name,
+                    freed_bytes: eviction.frees.bytes,
+                })
+                .collect(),
+            kept: kept
+                .map(|(reference, why)| KeptImage {
+                    reference,
+                    why: why_kept(why).to_owned(),
+                })
+                .collect(),
+            freed_bytes: plan.frees.bytes,
+            short_bytes: plan.short.bytes,
+        })
+    }
+
+    /// Full names of images that an app's revision or a container in our namespace was made from.
+    async fn images_in_use(&self) -> Result<BTreeSet<String>, Problem> {
+        let containers = self.executor.runtime.images_of_containers().await;
+        let mut names: BTreeSet<String> = containers.map_err(|error| unpulled(&error))?;
+        for entry in self.pools.all() {
+            names.insert(entry.revision.image.reference.clone());
+        }
+        Ok(names)
+    }
+}
+
+fn full_name(reference: &str) -> Result<String, Problem> {
+    match reference.parse::<Reference>() {
+        Ok(reference) => Ok(reference.to_string()),
+        Err(error) => {
+            let detail = "refused: reference; nothing was changed";
+            let finding = Finding::new("reference", reference.to_owned(), error.to_string());
+            let problem = Problem::new(ProblemCode::InvalidRequest, detail);
+            Err(problem.with_findings([finding]))
+        }
+    }
+}
+
+fn document(record: Record, ready: bool, in_use: &BTreeSet<String>) -> ImageDocument {
+    let at = |seconds: u64| {
+        let millis = i64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
+        Timestamp::from_unix_millis(millis).unwrap_or_else(Timestamp::now)
+    };
+    ImageDocument {
+        state: match ready {
+            true => ImageState::Ready,
+            false => ImageState::Incomplete,
+        },
+        pinned: record.pinned,
+        in_use: in_use.contains(&record.reference),
+        bytes: record.layers.iter().map(|layer| layer.size).sum(),
+        layers: u32::try_from(record.layers.len()).unwrap_or(u32::MAX),
+        ready_at: at(record.ready_at),
+        used_at: at(record.used_at),
+        receipt: record.receipt.map(receipt),
+        reference: record.reference,
+        digest: record.digest,
+    }
+}
+
+fn receipt(receipt: Receipt) -> ImageReceipt {
+    let layers = receipt.layers.into_iter().map(|layer| LayerReceipt {
+        digest: layer.digest,
+        bytes: layer.size,
+        from: layer.from.as_str().to_owned(),
+        sender: layer.sender,
+        fetched_bytes: layer.fetched_bytes,
+        fetch_seconds: layer.fetch_seconds,
+        unpack_seconds: layer.unpack_seconds,
+    });
+    ImageReceipt {
+        seconds: receipt.seconds,
+        fetched_bytes: receipt.fetched_bytes,
+        layers: layers.collect(),
+    }
+}
+
+fn pull(pull: PullProgress) -> PullDocument {
+    let layers = pull.layers.into_iter().map(|layer| PullLayer {
+        digest: layer.digest.to_string(),
+        bytes: layer.size,
+        fetched: layer.fetched,
+        stage: match layer.stage {
+            Stage::Fetching => LayerStage::Fetching,
+            Stage::Extracting => LayerStage::Extracting,
+            Stage::Extracted => LayerStage::Extracted,
+            Stage::Ready => LayerStage::Ready,
+        },
+    });
+    PullDocument {
+        reference: pull.reference,
+        layers: layers.collect(),
+    }
+}
+
+const fn why_kept(why: Kept) -> &'static str {
+    match why {
+        Kept::Pinned => "pinned",
+        Kept::InUse => "inUse",
+        Kept::Stable => "stable",
+    }
+}
+
+fn unpulled(error: &RuntimeError) -> Problem {
+    let code = match error.is_retryable() {
+        true => ProblemCode::Unavailable,
+        false => ProblemCode::ImageRefused,
+    };
+    Problem::new(code, chain(error))
+}
+
+fn refused(error: &KeepError) -> Problem {
+    match error {
+        KeepError::NotFound { reference } => Problem::not_found("image", reference),
+        KeepError::Runtime(error) => unpulled(error),
+        KeepError::Records(_) | KeepError::Blobs(_) | KeepError::Ended(_) => {
+            Problem::new(ProblemCode::Internal, chain(error))
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What is kept of images, and what goes: pins, verification, eviction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, UNIX_EPOCH};
+
+use imagecache::blobs::{BlobsError, Check, Unsettled};
+use imagecache::evict::{self, Candidate, Kept, Plan, Size};
+use imagecache::{Digest, Record, RecordsError, Reference, chain_ids};
+
+use super::{Images, parse};
+use crate::runtime::RuntimeError;
+
+/// Why something about images was not done. What was there before is there.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// There is no image of that name.
+    #[error("no image {reference} was made ready on this host")]
+    NotFound {
+        /// Full name.
+        reference: String,
+    },
+    /// The name is no name, or containerd did not do its part.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The records.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    /// The blobs.
+    #[error(transparent)]
+    Blobs(#[from] BlobsError),
+    /// The work ended by a defect.
+    #[error("the work ended: {0}")]
+    Ended(String),
+}
+
+/// What was hashed again.
+#[derive(Debug, Default)]
+pub struct Verified {
+    /// Blobs that are right.
+    pub right: u32,
+    /// Bytes that were hashed.
+    pub bytes: u64,
+    /// Blobs that are not in our store.
+    pub absent: u32,
+    /// Blobs that were damaged and are gone: what they should have been, what they were, and the
+    /// images that have them.
+    pub damaged: Vec<(Digest, Digest, Vec<String>)>,
+}
+
+/// What was evicted, or would be.
+pub type Evicted = Plan;
+
+impl Images {
+    /// Records of all images that were made ready, by name, each with whether it still is.
+    pub async fn list(&self) -> Result<Vec<(Record, bool)>, KeepError> {
+        let records = self.records().await?;
+        let mut list = Vec::with_capacity(records.len());
+        for record in records {
+            let ready = match record.reference.parse::<Reference>() {
+                Ok(reference) => self.containerd.is_ready(&reference).await?,
+                Err(_) => false,
+            };
+            list.push((record, ready));
+        }
+        Ok(list)
+    }
+
+    async fn records(&self) -> Result<Vec<Record>, KeepError> {
+        let records = self.cache.records().clone();
+        self.blocking(move || Ok(records.list()?)).await
+    }
+
+    /// Keeps an image that is ready, whatever happens; or no longer.
+    pub async fn pin(&self, reference: &str, pinned: bool) -> Result<Record, KeepError> {
+        let name = parse(reference)?.to_string();
+        let records = self.cache.records().clone();
+        self.blocking(move || {
+            let changed = records.change(&name, |record| record.pinned = pinned)?;
+            changed.ok_or(KeepError::NotFound { reference: name })
+        })
+        .await
+    }
+
+    /// Hashes what lies on the disk, of one image or of all. What is damaged goes.
+    pub async fn verify(&self, reference: Option<&str>) -> Result<Verified, KeepError> {
+        let only = reference.map(parse).transpose()?;
+        let only = only.map(|reference| reference.to_string());
+        let records = self.records().await?;
+        let mut images: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
+        let mut known = false;
+        for record in &records {
+            if only.as_ref().is_some_and(|only| *only != record.reference) {
+                continue;
+            }
+            known = true;
+            for digest in blobs(record) {
+                images
+                    .entry(digest)
+                    .or_default()
+                    .push(record.reference.clone());
+            }
+        }
+        if let Some(reference) = only.filter(|_| !known) {
+            return Err(KeepError::NotFound { reference });
+        }
+        let blobs = self.cache.blobs().clone();
+        self.blocking(move || {
+            let mut verified = Verified::default();
+            for (digest, images) in images {
+                match blobs.check(&digest)? {
+                    Check::Absent => verified.absent += 1,
+                    Check::Right { size } => {
+                        verified.right += 1;
+                        verified.bytes += size;
+                    }
+                    Check::Damaged { got } => verified.damaged.push((digest, got, images)),
+                }
+            }
+            Ok(verified)
+        })
+        .await
+    }
+
+    /// Evicts images until `bytes` are free, or all that may go. `in_use` are full names that have
+    /// to stay. With `dry_run` nothing is done.
+    pub async fn evict(
+        &self,
+        bytes: Option<u64>,
+        in_use: &BTreeSet<String>,
+        dry_run: bool,
+    ) -> Result<Evicted, KeepError> {
+        let records = self.records().await?;
+        let (candidates, sizes) = candidates(&records, in_use);
+        let need = Size {
+            bytes: bytes.unwrap_or(u64::MAX),
+            inodes: 0,
+        };
+        let mut plan = evict::plan(&candidates, &sizes, need);
+        if bytes.is_none() {
+            plan.short = Size::default();
+        }
+        if dry_run {
+            return Ok(plan);
+        }
+        for eviction in &plan.evictions {
+            self.remove(&eviction.name).await?;
+        }
+        Ok(plan)
+    }
+
+    /// Removes an image: containerd's record first, so that nobody starts from it any more, ours
+    /// last, so that a kill in between leaves something to go on with.
+    async fn remove(&self, name: &str) -> Result<(), KeepError> {
+        self.containerd.forget_image(name).await?;
+        let (records, store) = (self.cache.records().clone(), self.cache.blobs().clone());
+        let name = name.to_owned();
+        self.blocking(move || {
+            let mut gone: BTreeSet<Digest> = BTreeSet::new();
+            let mut needed: BTreeSet<Digest> = BTreeSet::new();
+            for record in records.list()? {
+                match record.reference == name {
+                    true => gone.extend(blobs(&record)),
+                    false => needed.extend(blobs(&record)),
+                }
+            }
+            for digest in gone.difference(&needed) {
+                store.remove(digest)?;
+            }
+            records.remove(&name)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, KeepError> + Send + 'static,
+    ) -> Result<T, KeepError> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(error) => Err(KeepError::Ended(error.to_string())),
+        }
+    }
+}
+
+/// Blobs of an image's layers.
+fn blobs(record: &Record) -> impl Iterator<Item = Digest> {
+    let digests = record.layers.iter().map(|layer| layer.digest.parse());
+    digests.filter_map(Result::ok)
+}
+
+fn candidates(
+    records: &[Record],
+    in_use: &BTreeSet<String>,
+) -> (Vec<Candidate>, BTreeMap<Digest, Size>) {
+    let mut sizes = BTreeMap::new();
+    let candidates = records.iter().map(|record| {
+        for layer in &record.layers {
+            if let Ok(digest) = layer.digest.parse() {
+                let size = Size {
+                    bytes: layer.size,
+                    inodes: 1,
+                };
+                sizes.insert(digest, size);
+            }
+        }
+        Candidate {
+            name: record.reference.clone(),
+            kept: match (record.pinned, in_use.contains(&record.reference)) {
+                (true, _) => Some(Kept::Pinned),
+                (false, true) => Some(Kept::InUse),
+                (false, false) => None,
+            },
+            last_used: UNIX_EPOCH + Duration::from_secs(record.used_at),
+            parts: blobs(record).collect(),
+        }
+    });
+    (candidates.collect(), sizes)
+}
+
+/// Chains of an image that a former boot left unsettled, each with its mark.
+pub(super) fn suspect_chains(record: &Record, unsettled: &Unsettled) -> Vec<(String, String)> {
+    let diff_ids: Result<Vec<Digest>, _> = record
+        .layers
+        .iter()
+        .map(|layer| layer.diff_id.parse())
+        .collect();
+    let chains = diff_ids.map(|ids| chain_ids(&ids)).unwrap_or_default();
+    let marks = chains
+        .iter()
+        .map(|chain| (chain.to_string(), imagecache::chain_mark(chain)));
+    marks
+        .filter(|(_, mark)| unsettled.is_suspect(mark))
+        .collect()
+}

@@ -1,0 +1,155 @@
+//! How far pulls are: for whoever wants to look.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{Descriptor, Digest};
+
+/// How far a layer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Its bytes are not all here.
+    Fetching,
+    /// Verified; waits for a free place, or is being extracted.
+    Extracting,
+    /// Extracted; waits for the layers below.
+    Extracted,
+    /// Unpacked.
+    Ready,
+}
+
+/// A layer of a pull.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerProgress {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Size of the blob in bytes.
+    pub size: u64,
+    /// Bytes of it that are here.
+    pub fetched: u64,
+    /// How far it is.
+    pub stage: Stage,
+}
+
+/// A pull under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Full name.
+    pub reference: String,
+    /// Layers from the bottom up; none until the manifest is here.
+    pub layers: Vec<LayerProgress>,
+}
+
+type Pulls = BTreeMap<u64, (String, Vec<(Descriptor, Stage)>)>;
+
+/// Pulls under way.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Board(Arc<Mutex<(u64, Pulls)>>);
+
+/// The place of one pull on the board; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    board: Board,
+    number: u64,
+}
+
+impl Board {
+    pub fn enter(&self, reference: String) -> Entry {
+        let mut board = self.lock();
+        board.0 += 1;
+        let number = board.0;
+        board.1.insert(number, (reference, Vec::new()));
+        Entry {
+            board: self.clone(),
+            number,
+        }
+    }
+
+    /// `fetched` says how many bytes of a blob are here while it is being fetched.
+    pub fn look(&self, fetched: impl Fn(&Digest) -> Option<u64>) -> Vec<PullProgress> {
+        let pulls: Vec<_> = self.lock().1.values().cloned().collect();
+        let layer = |(blob, stage): (Descriptor, Stage)| LayerProgress {
+            fetched: match stage {
+                Stage::Fetching => fetched(&blob.digest).unwrap_or(0),
+                Stage::Extracting | Stage::Extracted | Stage::Ready => blob.size,
+            },
+            digest: blob.digest,
+            size: blob.size,
+            stage,
+        };
+        let progress = |(reference, layers): (String, Vec<_>)| PullProgress {
+            reference,
+            layers: layers.into_iter().map(layer).collect(),
+        };
+        pulls.into_iter().map(progress).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (u64, Pulls)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    /// Says which layers there are; the first `ready` of them are unpacked.
+    pub fn layers(&self, layers: &[Descriptor], ready: usize) {
+        let stage = |at| match at < ready {
+            true => Stage::Ready,
+            false => Stage::Fetching,
+        };
+        let layers = layers.iter().enumerate();
+        let layers = layers.map(|(at, blob)| (blob.clone(), stage(at))).collect();
+        if let Some((_, known)) = self.board.lock().1.get_mut(&self.number) {
+            *known = layers;
+        }
+    }
+
+    /// Says how far a layer is, counted from the bottom.
+    pub fn reached(&self, layer: usize, stage: Stage) {
+        let mut board = self.board.lock();
+        let pull = board.1.get_mut(&self.number);
+        if let Some(known) = pull.and_then(|(_, layers)| layers.get_mut(layer)) {
+            known.1 = stage;
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.board.lock().1.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pull_is_on_the_board_as_long_as_it_lasts() {
+        let board = Board::default();
+        let entry = board.enter("web".to_owned());
+        let blob = |text: &[u8]| Descriptor {
+            media_type: String::new(),
+            digest: Digest::of(text),
+            size: 10,
+        };
+        entry.layers(&[blob(b"a"), blob(b"b"), blob(b"c")], 1);
+        entry.reached(2, Stage::Extracting);
+        let pulls = board.look(|digest| (*digest == Digest::of(b"b")).then_some(4));
+        assert_eq!(pulls[0].reference, "web");
+        let seen: Vec<_> = pulls[0]
+            .layers
+            .iter()
+            .map(|l| (l.fetched, l.stage))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                (10, Stage::Ready),
+                (4, Stage::Fetching),
+                (10, Stage::Extracting)
+            ]
+        );
+        drop(entry);
+        assert_eq!(board.look(|_| None), []);
+    }
+}
