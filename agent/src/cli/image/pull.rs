@@ -15,18 +15,18 @@ use crate::cli::{Options, Report, duration};
 const EXAMPLES: &str = "\
 Examples:
   nodeagent image pull registry.lan/web:1
-  nodeagent image pull --pin registry.lan/web@sha256:…
+  nodeagent image pull --pin registry.lan/web@sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5...
   nodeagent image pull registry.lan/web:1 -o json | jq .receipt
 
 An image that is ready is not pulled again, whatever its tag names in the registry now: pull by
-digest for exactly that. The receipt says where each layer came from: the registry, a mirror, another
-agent, the store of this host (store), or nowhere because it was unpacked already (unpacked).";
+digest for exactly that. The receipt says where each layer came from: the registry, a mirror or
+another agent; from the store of this host; or from nowhere because it was unpacked already.";
 
 /// Make an image ready: pulled, verified, unpacked and kept
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Pull {
-    /// Name of the image: registry/repository:tag, or @sha256:… for exactly one
+    /// Name of the image: registry/repository:tag, or @sha256:... for exactly one
     image: String,
     /// Pin it, too: it is never evicted
     #[arg(long)]
