@@ -16,6 +16,7 @@ pub mod fetch;
 pub mod layer;
 mod manifest;
 pub mod memory;
+pub mod peers;
 mod pull;
 mod reference;
 pub mod registry;
