@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::blobs::BlobsError;
 use crate::registry::HostsError;
 use crate::{Digest, InvalidReference, StoreError, UnpackError};
 
@@ -158,6 +159,9 @@ pub enum PullError {
     /// A file of the hosts directory cannot be used.
     #[error(transparent)]
     Hosts(#[from] HostsError),
+    /// Our own store of blobs failed.
+    #[error(transparent)]
+    Blobs(#[from] BlobsError),
     /// The content store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -176,6 +180,7 @@ impl PullError {
             | Self::WrongDigest { .. }
             | Self::WrongSize { .. } => Retry::Later,
             Self::Registry { retry, .. } => *retry,
+            Self::Blobs(error) => error.retry(),
             Self::Store(error) => error.retry(),
             Self::Unpack(error) => error.retry(),
             Self::Reference(_)

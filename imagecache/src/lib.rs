@@ -13,6 +13,7 @@ pub mod conformance;
 mod digest;
 mod error;
 pub mod fetch;
+pub mod inflate;
 pub mod layer;
 mod manifest;
 pub mod memory;
@@ -21,6 +22,7 @@ mod pull;
 mod reference;
 pub mod registry;
 mod store;
+mod sys;
 pub mod transfer;
 mod unpack;
 

@@ -1,25 +1,38 @@
 //! Fetching blobs: from whoever has them, in the order in which they are asked, verified.
 //!
 //! ```text
-//! Source (registry, mirror, peer)  ── Incoming ──►  ContentStore   configs
-//!    ▲ who is next, and when: retry
+//! Source (registry, mirror, peer) ── Incoming ──►  ContentStore   content: configs
+//!    ▲                                        └──►  Blobs          engine: layers
+//!    │ who is next, and when: retry                  flight       one for each digest, a turn
+//!                                                    transfer     coordinates its connections
+//!                                                    connection   lane, bandwidth, patience
 //! ```
 //!
 //! A blob that is too long, too short or has another sha256 is never committed. Deliberately not
 //! here: HTTP (that is [`crate::registry`]'s), and what blobs mean.
 
+mod bandwidth;
+mod connection;
 mod content;
+mod engine;
 mod failure;
+mod flight;
+mod lanes;
 mod options;
+mod plan;
 mod retry;
 mod source;
+mod transfer;
 
 pub use content::{Sources, into_content_store};
+pub use engine::{Fetched, Fetcher, Share};
 pub use failure::{Failure, Verdict};
+pub use lanes::{Passing, Urgency};
 pub use options::{FetchOptions, ProxySettings};
 pub use retry::Budget;
 pub use source::{Incoming, Source, SourceKind};
 
+pub(crate) use bandwidth::Bandwidth;
 pub(crate) use content::keep;
 pub(crate) use retry::{Attempts, Turn, retry_after};
 

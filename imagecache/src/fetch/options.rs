@@ -10,6 +10,8 @@ pub struct FetchOptions {
     pub insecure_registries: Vec<String>,
     /// docker's `config.json` with credentials, when there is one.
     pub auth_file: Option<PathBuf>,
+    /// Where the credential helpers that this file names are; `PATH` says it when this does not.
+    pub credential_helpers: Option<PathBuf>,
     /// containerd's directory of hosts (`/etc/containerd/certs.d`), when there is one.
     pub hosts_dir: Option<PathBuf>,
     /// Certificates (PEM) trusted beside the system's.
@@ -38,6 +40,7 @@ impl Default for FetchOptions {
         Self {
             insecure_registries: Vec::new(),
             auth_file: None,
+            credential_helpers: None,
             hosts_dir: None,
             ca_file: None,
             proxy: ProxySettings::Environment,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
 use futures_util::{FutureExt as _, StreamExt as _};
 use reqwest::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, HeaderMap, HeaderValue, LOCATION, RANGE,
@@ -27,6 +28,8 @@ const CONNECT: Duration = Duration::from_millis(500);
 const ANSWER: Duration = Duration::from_secs(2);
 /// The answer to a request for bytes begins within this: requests queue for uploads.
 const UPLOAD: Duration = Duration::from_secs(5);
+/// A peer that sends no byte for this long has failed.
+pub(super) const SILENT: Duration = Duration::from_secs(5);
 /// How long an idle connection is kept: shorter than the server does.
 const IDLE: Duration = Duration::from_secs(20);
 
@@ -233,13 +236,23 @@ impl PeerSource {
             Some(got) if got != expected => Err(Failure::WrongSize { expected, got }),
             _ => Ok(Incoming {
                 range,
-                bytes: response
-                    .bytes_stream()
-                    .map(|piece| piece.map_err(unreachable))
-                    .boxed(),
+                bytes: stream(response),
             }),
         }
     }
+}
+
+/// The bytes as they come: a peer is known to be quick, so silence is an end sooner than elsewhere.
+fn stream(response: Response) -> BoxStream<'static, Result<Bytes, Failure>> {
+    let pieces = response.bytes_stream().boxed();
+    stream::try_unfold(pieces, |mut pieces| async move {
+        match tokio::time::timeout(SILENT, pieces.next()).await {
+            Err(_) => Err(Failure::Stalled(SILENT)),
+            Ok(None) => Ok(None),
+            Ok(Some(piece)) => Ok(Some((piece.map_err(unreachable)?, pieces))),
+        }
+    })
+    .boxed()
 }
 
 fn refusal(status: StatusCode, response: &Response) -> Failure {

@@ -4,16 +4,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all};
 
 use super::access::Token;
-use super::client::{Client, PeerSource, Reply, blob_path};
+use super::client::{Client, PeerSource, Reply, SILENT, blob_path};
 use super::hosts::{Hosts, InvalidPeer, OWN, Peer};
 use super::keeper::{Keeper, Way};
 use super::standing::{PeerStatus, Standing, Trouble};
 use super::wanted::{Bring, Wanted};
-use crate::blobs::Blobs;
-use crate::fetch::{Budget, Sources};
+use crate::blobs::{Blobs, BlobsError};
+use crate::fetch::{Budget, Fetched, Fetcher, Sources, Urgency};
 use crate::{Descriptor, Digest, PullError, Retry};
 
 /// Peers that are tried for a blob one after the other before the registry is asked.
@@ -28,8 +29,8 @@ const WAIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// A peer that brings a blob and shows no progress for this long is not waited for any more.
 const NO_PROGRESS: Duration = Duration::from_secs(10);
-/// A peer that sends no byte for this long has failed.
-const STALL: Duration = Duration::from_secs(5);
+/// Stands where a registry names no repository: peers do not look at it.
+const NO_REPOSITORY: &str = "blobs";
 /// Tries of one transfer from a peer.
 const RETRIES: u32 = 8;
 /// What a transfer from a peer may take beside the time for its bytes.
@@ -99,8 +100,8 @@ enum Followed {
 }
 
 /// How a transfer from a peer ended.
-enum Transfer<T> {
-    Done(T),
+enum Transfer {
+    Done(Fetched),
     /// It has too much to do, and nothing is wrong with it.
     Busy,
     /// It is of no use for this blob.
@@ -137,35 +138,49 @@ impl Peers {
         others.map(status).collect()
     }
 
-    /// Brings a blob that is not here: from a peer where one has it or is about to, else from
-    /// `registry`. `fetch` brings it from the sources that it is given into the store that this was
-    /// made for, verified; it is called once for each try, and dropped when a peer is too slow.
-    /// What one try wrote, the next one goes on with.
+    /// Brings a blob into the store unless it is there, as [`Fetcher::blob`] does: from a peer where
+    /// one has it or is about to, else from `registry`. What one source sent before it failed, the
+    /// next one goes on with.
     ///
-    /// Waits for others hold no connection and no place of the caller's: all blobs of an image may
-    /// be brought at a time.
-    pub async fn bring<T, F, Fut>(
+    /// Waits for others hold no connection of the fetcher: all blobs of an image may be asked for at
+    /// a time.
+    pub async fn blob(
         &self,
-        blob: &Descriptor,
-        repository: &str,
+        fetcher: &Fetcher,
         registry: &Sources,
-        fetch: F,
-    ) -> Result<T, PullError>
-    where
-        F: Fn(Sources) -> Fut,
-        Fut: Future<Output = Result<T, PullError>>,
-    {
-        if self.0.hosts.len() == 1 {
-            return fetch(registry.clone()).await;
+        kind: &str,
+        blob: &Descriptor,
+        urgency: Urgency,
+    ) -> Result<Fetched, PullError> {
+        let shared = &*self.0;
+        let alone = shared.hosts.len() == 1;
+        if alone || shared.has(&blob.digest).await? {
+            let into = &shared.blobs;
+            return fetcher.blob(registry, kind, blob, into, urgency).await;
         }
+        let asked = Instant::now();
+        let repository = registry
+            .ordered
+            .last()
+            .map_or(NO_REPOSITORY, |last| last.repository());
         let bring = Bringing {
-            shared: &self.0,
+            shared,
             blob,
             path: blob_path(repository, &blob.digest),
             repository,
-            on_its_way: self.0.wanted.begin(&blob.digest),
+            on_its_way: shared.wanted.begin(&blob.digest),
+            fetch: &|sources| {
+                let fetcher = fetcher.clone();
+                async move {
+                    let into = &shared.blobs;
+                    fetcher.blob(&sources, kind, blob, into, urgency).await
+                }
+                .boxed()
+            },
         };
-        bring.run(registry, &fetch).await
+        let fetched = bring.run(registry).await?;
+        let elapsed = asked.elapsed();
+        Ok(Fetched { elapsed, ..fetched })
     }
 
     /// A manifest, index or config by its digest from a peer, for when its registry is away:
@@ -190,6 +205,13 @@ impl Shared {
         order
     }
 
+    async fn has(&self, digest: &Digest) -> Result<bool, BlobsError> {
+        let (blobs, digest) = (self.blobs.clone(), digest.clone());
+        let found = tokio::task::spawn_blocking(move || blobs.find(&digest)).await;
+        // A panic of the store is passed on by the engine, which looks again.
+        found.unwrap_or(Ok(None)).map(|found| found.is_some())
+    }
+
     fn rests(&self, host: usize) -> bool {
         self.standing.rests(host, Instant::now()).is_some()
     }
@@ -209,6 +231,8 @@ impl Shared {
     }
 }
 
+type Fetch<'b> = dyn Fn(Sources) -> BoxFuture<'b, Result<Fetched, PullError>> + Sync + 'b;
+
 /// One blob being brought.
 struct Bringing<'b> {
     shared: &'b Shared,
@@ -216,16 +240,11 @@ struct Bringing<'b> {
     path: String,
     repository: &'b str,
     on_its_way: Bring,
+    fetch: &'b Fetch<'b>,
 }
 
 impl Bringing<'_> {
-    async fn run<T, F, Fut>(&self, registry: &Sources, fetch: &F) -> Result<T, PullError>
-    where
-        F: Fn(Sources) -> Fut,
-        Fut: Future<Output = Result<T, PullError>>,
-    {
-        // Peers of which bytes may be in what was written.
-        let mut senders = Vec::new();
+    async fn run(&self, registry: &Sources) -> Result<Fetched, PullError> {
         let mut lost = None;
         for _ in 0..MOST_PEERS {
             let Way::From(host) = self.claim(lost.take()).await else {
@@ -233,23 +252,19 @@ impl Bringing<'_> {
             };
             match self.follow(host).await {
                 Followed::Lost => lost = Some(host),
-                Followed::Has => match self.transfer(host, &mut senders, fetch).await? {
+                Followed::Has => match self.transfer(host).await? {
                     Transfer::Done(done) => return Ok(done),
                     Transfer::Busy => {}
                     Transfer::Failed => lost = Some(host),
                 },
             }
         }
-        if let Some(done) = self.sweep(&mut senders, fetch).await? {
+        if let Some(done) = self.sweep().await? {
             return Ok(done);
         }
-        let mut result = fetch(registry.clone()).await;
-        if matches!(result, Err(PullError::WrongDigest { .. })) && !senders.is_empty() {
-            // Bytes of a peer were in it, and are gone now.
-            result = fetch(registry.clone()).await;
-        }
+        let result = (self.fetch)(registry.clone()).await;
         if result.as_ref().is_err_and(is_of_the_source)
-            && let Some(done) = self.sweep(&mut senders, fetch).await?
+            && let Some(done) = self.sweep().await?
         {
             return Ok(done);
         }
@@ -310,15 +325,7 @@ impl Bringing<'_> {
     }
 
     /// Asks some near ones at once, and takes it from one that has it.
-    async fn sweep<T, F, Fut>(
-        &self,
-        senders: &mut Vec<usize>,
-        fetch: &F,
-    ) -> Result<Option<T>, PullError>
-    where
-        F: Fn(Sources) -> Fut,
-        Fut: Future<Output = Result<T, PullError>>,
-    {
+    async fn sweep(&self) -> Result<Option<Fetched>, PullError> {
         let shared = self.shared;
         let ask = |host: usize| async move {
             let address = &shared.hosts.get(host).address;
@@ -329,7 +336,7 @@ impl Bringing<'_> {
         for (host, reply) in join_all(asked.map(ask)).await {
             match reply {
                 Ok(Reply::Here) => {
-                    if let Transfer::Done(done) = self.transfer(host, senders, fetch).await? {
+                    if let Transfer::Done(done) = self.transfer(host).await? {
                         return Ok(Some(done));
                     }
                 }
@@ -341,16 +348,7 @@ impl Bringing<'_> {
     }
 
     /// Fetches from one peer. The error is one that no other source would mend.
-    async fn transfer<T, F, Fut>(
-        &self,
-        host: usize,
-        senders: &mut Vec<usize>,
-        fetch: &F,
-    ) -> Result<Transfer<T>, PullError>
-    where
-        F: Fn(Sources) -> Fut,
-        Fut: Future<Output = Result<T, PullError>>,
-    {
+    async fn transfer(&self, host: usize) -> Result<Transfer, PullError> {
         let source = PeerSource {
             client: self.shared.client.clone(),
             address: self.shared.hosts.get(host).address.clone(),
@@ -359,11 +357,10 @@ impl Bringing<'_> {
         let sources = Sources {
             ordered: vec![Arc::new(source)],
             budget: Arc::new(Budget::new(RETRIES)),
-            stall_timeout: STALL,
+            stall_timeout: SILENT,
         };
-        senders.push(host);
         let digest = &self.blob.digest;
-        let error = match tokio::time::timeout(self.patience(), fetch(sources)).await {
+        let error = match tokio::time::timeout(self.patience(), (self.fetch)(sources)).await {
             Ok(Ok(done)) => return Ok(Transfer::Done(done)),
             Ok(Err(error)) if is_of_the_source(&error) => error,
             Ok(Err(error)) => return Err(error),
@@ -376,14 +373,7 @@ impl Bringing<'_> {
         tracing::debug!(%digest, %error, "a peer did not give a blob");
         Ok(match error {
             PullError::WrongDigest { .. } | PullError::WrongSize { .. } => {
-                // Of several, nobody knows who it was: none of them for a while.
-                let trouble = match senders.len() {
-                    1 => Trouble::WrongBytes,
-                    _ => Trouble::Away,
-                };
-                for host in senders.drain(..) {
-                    self.shared.failed(host, trouble, digest);
-                }
+                self.shared.failed(host, Trouble::WrongBytes, digest);
                 Transfer::Failed
             }
             PullError::Registry {

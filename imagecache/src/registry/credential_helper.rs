@@ -3,6 +3,7 @@
 //! `get` is asked with the server on standard input; the answer is JSON on standard output. A
 //! helper gets [`DEADLINE`] and may say [`LONGEST`] bytes; what it says is never in an error.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -33,20 +34,22 @@ pub(crate) enum HelperError {
 }
 
 /// What the helper has for `server`; none when it has nothing.
-pub(crate) async fn get(name: &str, server: &str) -> Result<Option<Credentials>, HelperError> {
-    let program = format!("docker-credential-{name}");
-    match tokio::time::timeout(DEADLINE, ask(&program, server)).await {
+pub(crate) async fn get(program: &Path, server: &str) -> Result<Option<Credentials>, HelperError> {
+    match tokio::time::timeout(DEADLINE, ask(program, server)).await {
         Ok(answer) => answer,
-        Err(_) => Err(HelperError::Deadline { program }),
+        Err(_) => Err(HelperError::Deadline {
+            program: program.display().to_string(),
+        }),
     }
 }
 
-async fn ask(program: &str, server: &str) -> Result<Option<Credentials>, HelperError> {
+async fn ask(path: &Path, server: &str) -> Result<Option<Credentials>, HelperError> {
+    let program = &*path.to_string_lossy();
     let run = |error: std::io::Error| HelperError::Run {
         program: program.to_owned(),
         why: error.to_string(),
     };
-    let mut child = Command::new(program)
+    let mut child = Command::new(path)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -119,7 +122,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_helper_that_is_not_there_is_named() {
-        let error = get("nodeagent-has-none", "r.lan").await.unwrap_err();
+        let error = get(Path::new("docker-credential-nodeagent-has-none"), "r.lan")
+            .await
+            .unwrap_err();
         assert!(
             matches!(&error, HelperError::Run { program, .. }
                 if program == "docker-credential-nodeagent-has-none"),

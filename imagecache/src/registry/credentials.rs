@@ -65,8 +65,8 @@ pub(crate) enum Login {
     Helper {
         /// The file that names it, for errors.
         file: PathBuf,
-        /// `docker-credential-<this>`.
-        name: String,
+        /// `docker-credential-<name>`, with its directory unless `PATH` says it.
+        program: PathBuf,
         /// What the program is asked for.
         server: String,
         /// What `auths` says.
@@ -81,10 +81,10 @@ impl Login {
             Self::Known(credentials) => Ok(credentials.clone()),
             Self::Helper {
                 file,
-                name,
+                program,
                 server,
                 otherwise,
-            } => match credential_helper::get(name, server).await {
+            } => match credential_helper::get(program, server).await {
                 Ok(Some(credentials)) => Ok(credentials),
                 Ok(None) => Ok(otherwise.clone()),
                 Err(error) => Err(Failure::Credentials {
@@ -97,12 +97,14 @@ impl Login {
 
     /// Differs for every change, and tells nothing: names what is cached for these credentials.
     pub(crate) fn fingerprint(&self) -> Digest {
-        let parts: [&str; 4] = match self {
-            Self::Known(Credentials::Anonymous) => ["anonymous", "", "", ""],
-            Self::Known(Credentials::Basic { user, password }) => ["basic", user, password, ""],
-            Self::Known(Credentials::Identity(token)) => ["identity", token, "", ""],
-            Self::Known(Credentials::Token(token)) => ["token", token, "", ""],
-            Self::Helper { name, server, .. } => ["helper", name, server, ""],
+        let parts: [&str; 3] = match self {
+            Self::Known(Credentials::Anonymous) => ["anonymous", "", ""],
+            Self::Known(Credentials::Basic { user, password }) => ["basic", user, password],
+            Self::Known(Credentials::Identity(token)) => ["identity", token, ""],
+            Self::Known(Credentials::Token(token)) => ["token", token, ""],
+            Self::Helper {
+                program, server, ..
+            } => ["helper", &program.to_string_lossy(), server],
         };
         Digest::of(parts.join("\0").as_bytes())
     }
@@ -113,11 +115,12 @@ impl Login {
 pub(crate) struct DockerConfig {
     path: PathBuf,
     config: Value,
+    helpers: Option<PathBuf>,
 }
 
 impl DockerConfig {
-    /// Reads the file.
-    pub(crate) fn read(path: &Path) -> Result<Self, PullError> {
+    /// Reads the file. Helpers are in `helpers`, else where `PATH` says.
+    pub(crate) fn read(path: &Path, helpers: Option<&Path>) -> Result<Self, PullError> {
         let refuse = |why: String| PullError::Credentials {
             path: path.to_owned(),
             why,
@@ -134,6 +137,7 @@ impl DockerConfig {
         Ok(Self {
             path: path.to_owned(),
             config,
+            helpers: helpers.map(Path::to_owned),
         })
     }
 
@@ -180,9 +184,13 @@ impl DockerConfig {
                 "credential helper {named:?}: letters, digits, `-`, `_`, `.` are allowed"
             )));
         }
+        let program = PathBuf::from(format!("docker-credential-{named}"));
         Ok(Login::Helper {
             file: self.path.clone(),
-            name: named.to_owned(),
+            program: match &self.helpers {
+                Some(directory) => directory.join(program),
+                None => program,
+            },
             server: names[0].to_owned(),
             otherwise: known,
         })
@@ -235,7 +243,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("config.json");
         std::fs::write(&path, text).unwrap();
-        DockerConfig::read(&path)?.login(registry)
+        DockerConfig::read(&path, None)?.login(registry)
     }
 
     #[test]
@@ -282,7 +290,7 @@ mod tests {
         ] {
             let login = ask(text, registry).unwrap();
             let Login::Helper {
-                name,
+                program,
                 otherwise: known,
                 server,
                 ..
@@ -290,7 +298,8 @@ mod tests {
             else {
                 panic!("{registry}: no helper")
             };
-            assert_eq!((name.as_str(), known), (helper, otherwise), "{registry}");
+            let helper = PathBuf::from(format!("docker-credential-{helper}"));
+            assert_eq!((program, known), (helper, otherwise), "{registry}");
             assert_eq!(server == DOCKER_HUB, registry == "docker.io");
         }
     }

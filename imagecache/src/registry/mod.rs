@@ -81,7 +81,10 @@ impl Registries {
             &options.insecure_registries,
         )?;
         let config = match &options.auth_file {
-            Some(path) => Some(DockerConfig::read(path)?),
+            Some(path) => {
+                let helpers = options.credential_helpers.as_deref();
+                Some(DockerConfig::read(path, helpers)?)
+            }
             None => None,
         };
         let mut endpoints = Vec::with_capacity(hosts.len());
