@@ -38,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(20);
 pub(super) enum Reply {
     /// It has it.
     Here,
-    /// It is bringing it; this much was seen of the work.
+    /// It is bringing it; the number changes while it gets on.
     Bringing(u64),
     /// This peer has it or is bringing it.
     Elsewhere(String),

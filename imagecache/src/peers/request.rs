@@ -12,7 +12,7 @@ use crate::Digest;
 pub(super) const PEER: HeaderName = HeaderName::from_static("nodeagent-peer");
 /// Who neither had nor brought it.
 pub(super) const FAILED: HeaderName = HeaderName::from_static("nodeagent-failed");
-/// Sign of life of who brings it: grows while something happens.
+/// Sign of life of who brings it: a number that changes while something happens.
 pub(super) const PROGRESS: HeaderName = HeaderName::from_static("nodeagent-progress");
 /// `wait=SECONDS` (RFC 7240, section 4.3).
 pub(super) const PREFER: HeaderName = HeaderName::from_static("prefer");

@@ -325,10 +325,11 @@ impl Serving {
 
     /// 503: it is on its way.
     fn bringing(&self, digest: &Digest) -> Response<Body> {
-        let seen = self.peers.wanted.get(digest).map_or(0, |it| it.seen());
-        let begun = self.peers.blobs.begun(digest).unwrap_or(0);
+        let here = self.peers.blobs.begun(digest).unwrap_or(0);
+        let bringing = self.peers.wanted.get(digest);
+        let progress = bringing.map_or(here, |bringing| bringing.progress(here));
         let mut response = busy("it is on its way");
-        set(response.headers_mut(), PROGRESS, seen.saturating_add(begun));
+        set(response.headers_mut(), PROGRESS, progress);
         response
     }
 

@@ -1,7 +1,7 @@
 //! What this host is bringing now, so that those who were sent to it may wait for it.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -16,8 +16,11 @@ pub(super) struct Wanted(Arc<Mutex<HashMap<Digest, Arc<Bringing>>>>);
 pub(super) struct Bringing {
     /// How many bring it: those of one host share the engine's work.
     by: AtomicU64,
-    /// Sign of life of whoever we wait for: grows while something happens.
+    /// Sign of life of whoever we wait for. Never falls, so that two who wait for each other come
+    /// to a standstill that both notice.
     seen: AtomicU64,
+    /// Whether bytes come, or we wait for another.
+    fetching: AtomicBool,
     over: watch::Sender<bool>,
 }
 
@@ -37,6 +40,7 @@ impl Wanted {
             Arc::new(Bringing {
                 by: AtomicU64::new(0),
                 seen: AtomicU64::new(0),
+                fetching: AtomicBool::new(false),
                 over: watch::Sender::new(false),
             })
         });
@@ -66,15 +70,24 @@ impl Bringing {
         drop(over.wait_for(|over| *over).await);
     }
 
-    /// What was seen of whoever we wait for.
-    pub fn seen(&self) -> u64 {
-        self.seen.load(Ordering::Relaxed)
+    /// A number that changes while the work goes on; `here` are the bytes that are here.
+    pub fn progress(&self, here: u64) -> u64 {
+        match self.fetching.load(Ordering::Relaxed) {
+            true => here,
+            false => self.seen.load(Ordering::Relaxed),
+        }
     }
 }
 
 impl Bring {
-    /// Something happened at whoever we wait for.
+    /// Bytes come from now on.
+    pub fn fetches(&self) {
+        self.bringing.fetching.store(true, Ordering::Relaxed);
+    }
+
+    /// We wait for another, and this was seen of it.
     pub fn saw(&self, progress: u64) {
+        self.bringing.fetching.store(false, Ordering::Relaxed);
         self.bringing.seen.fetch_max(progress, Ordering::Relaxed);
     }
 }
@@ -103,7 +116,9 @@ mod tests {
         let bringing = wanted.get(&digest).unwrap();
         one.saw(7);
         two.saw(5);
-        assert_eq!(bringing.seen(), 7);
+        assert_eq!(bringing.progress(3), 7);
+        two.fetches();
+        assert_eq!(bringing.progress(3), 3);
         drop(one);
         assert!(bringing.over().now_or_never().is_none());
         drop(two);
