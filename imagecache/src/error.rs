@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::blobs::BlobsError;
+use crate::registry::HostsError;
 use crate::{Digest, InvalidReference, StoreError, UnpackError};
 
 /// Whether the same request can succeed later, with nothing changed by the caller.
@@ -154,6 +156,12 @@ pub enum PullError {
         #[source]
         source: Cause,
     },
+    /// A file of the hosts directory cannot be used.
+    #[error(transparent)]
+    Hosts(#[from] HostsError),
+    /// Our own store of blobs failed.
+    #[error(transparent)]
+    Blobs(#[from] BlobsError),
     /// The content store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -172,6 +180,7 @@ impl PullError {
             | Self::WrongDigest { .. }
             | Self::WrongSize { .. } => Retry::Later,
             Self::Registry { retry, .. } => *retry,
+            Self::Blobs(error) => error.retry(),
             Self::Store(error) => error.retry(),
             Self::Unpack(error) => error.retry(),
             Self::Reference(_)
@@ -181,6 +190,7 @@ impl PullError {
             | Self::UnsupportedPlatform { .. }
             | Self::Malformed { .. }
             | Self::Credentials { .. }
+            | Self::Hosts(_)
             | Self::Client { .. } => Retry::Never,
         }
     }

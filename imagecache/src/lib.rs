@@ -10,17 +10,19 @@
 pub mod archive;
 pub mod blobs;
 pub mod conformance;
-mod credentials;
 mod digest;
 mod error;
-mod fetch;
+pub mod fetch;
+pub mod inflate;
 pub mod layer;
 mod manifest;
 pub mod memory;
 mod pull;
 mod reference;
-mod registry;
+pub mod registry;
 mod store;
+mod sys;
+pub mod transfer;
 mod unpack;
 
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};

@@ -230,7 +230,10 @@ pub(crate) fn settings(
     })
 }
 
-fn descriptor(object: &str, from: &oci_spec::image::Descriptor) -> Result<Descriptor, PullError> {
+pub(crate) fn descriptor(
+    object: &str,
+    from: &oci_spec::image::Descriptor,
+) -> Result<Descriptor, PullError> {
     Ok(Descriptor {
         media_type: from.media_type().to_string(),
         digest: from

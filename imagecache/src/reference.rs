@@ -26,7 +26,7 @@ const LONGEST: usize = 1024;
 /// A parsed and normalised reference. `Display` gives the full name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Reference {
-    parsed: oci_client::Reference,
+    parsed: oci_spec::distribution::Reference,
     digest: Option<Digest>,
 }
 
@@ -70,10 +70,6 @@ impl Reference {
                 .is_ok_and(|address| address.is_loopback())
             || insecure.iter().any(|listed| listed == registry)
     }
-
-    pub(crate) fn as_oci(&self) -> &oci_client::Reference {
-        &self.parsed
-    }
 }
 
 impl fmt::Display for Reference {
@@ -93,9 +89,9 @@ impl FromStr for Reference {
         if value.len() > LONGEST {
             return Err(refuse(format!("more than {LONGEST} bytes")));
         }
-        let parsed: oci_client::Reference = value
+        let parsed: oci_spec::distribution::Reference = value
             .parse()
-            .map_err(|error: oci_client::ParseError| refuse(error.to_string()))?;
+            .map_err(|error: oci_spec::distribution::ParseError| refuse(error.to_string()))?;
         let digest = match parsed.digest() {
             None => None,
             Some(digest) => Some(digest.parse().map_err(|_| {

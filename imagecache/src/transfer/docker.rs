@@ -1,0 +1,153 @@
+//! What `docker save` writes (docker image specification v1.2): `manifest.json`, configs, and
+//! layers that are tars, not compressed, so that a layer's digest is its diff id.
+//!
+//! There is no manifest in it: one is made, the same one from the same archive.
+
+use oci_spec::image::{ImageConfiguration, MediaType};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::ImportError;
+use super::found::{Found, Name, check_config, named};
+use super::survey::Survey;
+use crate::manifest::Manifest;
+use crate::{Descriptor, Digest, Reference};
+
+/// What is in the archive.
+pub(super) const MANIFEST: &str = "manifest.json";
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Saved {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// The images of the archive.
+pub(super) fn images(
+    survey: &Survey,
+    given: Option<&Reference>,
+) -> Result<Vec<Found>, ImportError> {
+    let saved: Vec<Saved> = survey.json(MANIFEST)?;
+    if saved.is_empty() {
+        return Err(malformed("it names no image"));
+    }
+    let mut listed = Vec::new();
+    for saved in saved {
+        let made = make(survey, &saved)?;
+        let tags = saved.repo_tags.unwrap_or_default();
+        if tags.is_empty() {
+            let name = Name::None("no RepoTags".to_owned());
+            listed.push((name, made.target.clone(), made.clone()));
+        }
+        for tag in tags {
+            let name = tag.parse().map(Name::Full);
+            let name = name.map_err(|error| malformed(&format!("RepoTags: {error}")))?;
+            listed.push((name, made.target.clone(), made.clone()));
+        }
+    }
+    let mut images = Vec::new();
+    for (reference, target, made) in named(listed, given)? {
+        check_config(&reference, &made.manifest, &made.config)?;
+        images.push(Found {
+            reference,
+            target: target.clone(),
+            documents: vec![
+                (made.manifest.config.clone(), made.config),
+                (target, made.text.into()),
+            ],
+            layers: made.names.into_iter().zip(made.manifest.layers).collect(),
+        });
+    }
+    Ok(images)
+}
+
+/// A manifest that was made for a config and its layers.
+#[derive(Debug, Clone)]
+struct Made {
+    target: Descriptor,
+    text: Vec<u8>,
+    manifest: Manifest,
+    config: bytes::Bytes,
+    /// Of the files of the layers.
+    names: Vec<String>,
+}
+
+fn make(survey: &Survey, saved: &Saved) -> Result<Made, ImportError> {
+    let config = survey.document(&saved.config, MANIFEST)?;
+    let parsed: ImageConfiguration =
+        serde_json::from_slice(&config).map_err(|error| ImportError::Malformed {
+            name: saved.config.clone(),
+            why: error.to_string(),
+        })?;
+    let diff_ids = parsed.rootfs().diff_ids();
+    if diff_ids.len() != saved.layers.len() {
+        return Err(malformed(&format!(
+            "it names {} layers, {} has {} diff ids",
+            saved.layers.len(),
+            saved.config,
+            diff_ids.len()
+        )));
+    }
+    let (mut layers, mut names) = (Vec::new(), Vec::new());
+    for (name, diff_id) in saved.layers.iter().zip(diff_ids) {
+        let (at, seen) = survey.file(name, MANIFEST)?;
+        if seen.gzip {
+            return Err(ImportError::Entry {
+                name: name.clone(),
+                why: "it is compressed, which layers of a docker-archive are not: an OCI layout may have it (`skopeo copy docker-archive:… oci-archive:…`)".to_owned(),
+            });
+        }
+        let digest = diff_id.parse().map_err(|error: crate::InvalidDigest| {
+            let (name, why) = (saved.config.clone(), error.to_string());
+            ImportError::Malformed { name, why }
+        })?;
+        layers.push(Descriptor {
+            media_type: MediaType::ImageLayer.to_string(),
+            digest,
+            size: seen.size,
+        });
+        names.push(at.to_owned());
+    }
+    let manifest = Manifest {
+        config: Descriptor {
+            media_type: MediaType::ImageConfig.to_string(),
+            digest: Digest::of(&config),
+            size: config.len() as u64,
+        },
+        layers,
+    };
+    let text = text_of(&manifest);
+    let target = Descriptor {
+        media_type: MediaType::ImageManifest.to_string(),
+        digest: Digest::of(&text),
+        size: text.len() as u64,
+    };
+    Ok(Made {
+        target,
+        text,
+        manifest,
+        config,
+        names,
+    })
+}
+
+fn text_of(manifest: &Manifest) -> Vec<u8> {
+    let describe = |of: &Descriptor| json!({"mediaType": of.media_type, "digest": of.digest.as_str(), "size": of.size});
+    let layers: Vec<_> = manifest.layers.iter().map(describe).collect();
+    let text = json!({
+        "schemaVersion": 2,
+        "mediaType": MediaType::ImageManifest.to_string(),
+        "config": describe(&manifest.config),
+        "layers": layers,
+    });
+    text.to_string().into_bytes()
+}
+
+fn malformed(why: &str) -> ImportError {
+    ImportError::Malformed {
+        name: MANIFEST.to_owned(),
+        why: why.to_owned(),
+    }
+}
