@@ -18,6 +18,7 @@ pub mod layer;
 mod manifest;
 pub mod memory;
 pub mod peers;
+pub mod policy;
 mod pull;
 mod reference;
 pub mod registry;
