@@ -20,6 +20,7 @@ pub mod inflate;
 pub mod layer;
 mod manifest;
 pub mod memory;
+pub mod peers;
 pub mod policy;
 pub mod progress;
 mod pull;
