@@ -13,7 +13,6 @@ use crate::agent::Agent;
 use crate::containerd::Containerd;
 use crate::ground::Ground;
 use crate::image::layout::Layout;
-use crate::manifest::Manifest;
 use crate::netns::Netns;
 use crate::process::tail;
 use crate::registry::Registry;
@@ -202,20 +201,10 @@ impl Stage {
         }
     }
 
-    /// Until the agent has a verb for it, an app is applied that needs the image.
     fn pull_by_agent(&self, reference: &str) -> Result<()> {
         let agent = self.agent.as_ref().context("no agent")?;
-        let app: String = reference
-            .chars()
-            .skip_while(|letter| *letter != '/')
-            .filter(char::is_ascii_alphanumeric)
-            .collect();
-        let manifest = Manifest::new(&app, "unused:1")
-            .armed(0)
-            .with("image", reference.into());
-        let file = self.ground.path(&format!("{app}.yaml"));
-        fs::write(&file, manifest.text()).with_context(|| format!("write {}", file.display()))?;
-        agent.cli().apply(&file)
+        agent.cli().run(&["image", "pull", reference])?.ok()?;
+        Ok(())
     }
 
     /// Runs a program that has to succeed; returns its largest resident memory.

@@ -1,0 +1,244 @@
+//! Images by the agent: the same trees as containerd's own unpack, and what is kept of them.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result, ensure};
+use nodeagent::api::v1::{
+    EvictResult, ImageDocument, ImageList, ImageState, ProblemCode, VerifyResult,
+};
+use nodeagent_tests::ctr::Ctr;
+use nodeagent_tests::image::catalogue::{catalogue, refused_by_containerd};
+use nodeagent_tests::image::{Image, PAGE};
+use nodeagent_tests::tree::Tree;
+use nodeagent_tests::{Agent, Containerd, Ground, Registry};
+
+const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n";
+
+/// A host with an agent on which nothing was pulled.
+struct Scene {
+    agent: Agent,
+    containerd: Containerd,
+    registry: Registry,
+    ground: Ground,
+}
+
+impl Scene {
+    fn new(config: &str) -> Result<Self> {
+        let ground = Ground::new()?;
+        let containerd = Containerd::start(&ground)?;
+        let registry = Registry::start(&ground)?;
+        let mut agent = Agent::prepare(&ground, containerd.socket(), config)?;
+        agent.start(&ground)?;
+        Ok(Self {
+            agent,
+            containerd,
+            registry,
+            ground,
+        })
+    }
+
+    fn image(&self, arguments: &[&str]) -> Result<nodeagent_tests::cli::Answer> {
+        self.agent.cli().json(&[&["image"], arguments].concat())
+    }
+
+    fn pull(&self, reference: &str) -> Result<ImageDocument> {
+        self.image(&["pull", reference])?.document(0)
+    }
+
+    fn list(&self) -> Result<ImageList> {
+        self.image(&["list"])?.document(0)
+    }
+
+    /// What a container of this namespace would see.
+    fn tree(&self, namespace: &str, reference: &str) -> Result<Tree> {
+        let ctr = Ctr::new(&self.ground, &self.containerd).within(namespace);
+        // The name of the mount is the name of a snapshot, so each image has its own.
+        let name = format!("{namespace}-{}", reference.replace(['/', ':'], "-"));
+        let point = self.ground.path(&name);
+        fs::create_dir_all(&point)?;
+        let point = point.display().to_string();
+        ctr.run(&["images", "mount", reference, &point])?;
+        let tree = Tree::read(point.as_ref());
+        ctr.run(&["images", "unmount", &point])?;
+        tree
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.agent.state().join("images/blobs/sha256")
+    }
+}
+
+/// What has the time of its unpacking (directories that no layer mentions) has none.
+fn timeless(mut tree: Tree, began: i64) -> Tree {
+    for node in tree.0.values_mut().filter(|node| node.mtime.0 >= began) {
+        node.mtime = (0, 0);
+    }
+    tree
+}
+
+#[test]
+fn the_agent_unpacks_every_image_as_containerd_does() -> Result<()> {
+    let scene = Scene::new(CONFIG)?;
+    let oracle = Ctr::new(&scene.ground, &scene.containerd);
+    let began = UNIX_EPOCH.elapsed()?.as_secs() as i64;
+    let mut wrong = Vec::new();
+    let images = catalogue();
+    ensure!(images.len() >= 20, "{} images", images.len());
+    for image in &images {
+        let layout = image.build(&scene.ground.path(&format!("image-{}", image.name)))?;
+        let reference = layout.place(&scene.registry, &format!("{}:1", image.name))?;
+        let pulled = scene.pull(&reference).context(image.name)?;
+        assert_eq!(pulled.state, ImageState::Ready, "{}", image.name);
+        oracle.pull(&reference).context(image.name)?;
+        let ours = timeless(scene.tree(scene.agent.namespace(), &reference)?, began);
+        let theirs = timeless(scene.tree(oracle.namespace(), &reference)?, began);
+        ensure!(!theirs.0.is_empty(), "{} is empty", image.name);
+        for difference in ours.differences(&theirs) {
+            wrong.push(format!("{}: {difference}", image.name));
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn what_containerd_refuses_the_agent_refuses_and_leaves_nothing() -> Result<()> {
+    let scene = Scene::new(CONFIG)?;
+    for image in refused_by_containerd() {
+        let layout = image.build(&scene.ground.path(image.name))?;
+        let reference = layout.place(&scene.registry, &format!("{}:1", image.name))?;
+        let problem = scene.image(&["pull", &reference])?.problem(3)?;
+        assert_eq!(problem.code, ProblemCode::ImageRefused, "{problem:?}");
+        ensure!(problem.detail.contains("is refused"), "{problem:?}");
+    }
+    assert_eq!(scene.list()?, ImageList::default());
+    let ours = Ctr::new(&scene.ground, &scene.containerd).within(scene.agent.namespace());
+    assert_eq!(ours.run(&["snapshots", "list"])?.lines().count(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_receipt_says_where_each_layer_came_from() -> Result<()> {
+    let scene = Scene::new(CONFIG)?;
+    let web = Image::web()?.push(&scene.registry, "web:1")?;
+    let first = scene.pull(&web.reference)?;
+    let receipt = first.receipt.context("no receipt")?;
+    let [layer] = &receipt.layers[..] else {
+        anyhow::bail!("{receipt:?}");
+    };
+    assert_eq!(
+        (layer.digest.as_str(), layer.from.as_str()),
+        (web.layer.as_str(), "registry")
+    );
+    assert_eq!(
+        (layer.fetched_bytes, receipt.fetched_bytes),
+        (layer.bytes, layer.bytes)
+    );
+    assert_eq!(layer.sender.as_deref(), Some("127.0.0.1:5000"));
+    // The same layer below another name: nothing comes over the network.
+    let other = Image::web()?.push(&scene.registry, "other:1")?;
+    let second = scene.pull(&other.reference)?;
+    let receipt = second.receipt.context("no receipt")?;
+    assert_eq!(
+        (receipt.fetched_bytes, receipt.layers[0].from.as_str()),
+        (0, "unpacked")
+    );
+    Ok(())
+}
+
+#[test]
+fn a_damaged_layer_is_found_and_fetched_again_when_it_is_needed() -> Result<()> {
+    let scene = Scene::new(CONFIG)?;
+    let web = Image::web()?.push(&scene.registry, "web:1")?;
+    scene.pull(&web.reference)?;
+    let verified: VerifyResult = scene.image(&["verify"])?.document(0)?;
+    assert_eq!((verified.right, verified.damaged.len()), (1, 0));
+    let blob = scene.blobs().join(web.layer.trim_start_matches("sha256:"));
+    let mut bytes = fs::read(&blob).with_context(|| format!("read {}", blob.display()))?;
+    bytes[1000] ^= 1;
+    fs::write(&blob, &bytes)?;
+    let verified: VerifyResult = scene.image(&["verify", &web.reference])?.document(1)?;
+    assert_eq!(verified.damaged[0].digest, web.layer);
+    assert_eq!(verified.damaged[0].images, [web.reference.clone()]);
+    ensure!(!blob.exists(), "the damaged layer stays");
+    let verified: VerifyResult = scene.image(&["verify"])?.document(0)?;
+    assert_eq!((verified.right, verified.absent), (0, 1));
+    let problem = scene
+        .image(&["verify", "127.0.0.1:5000/other:1"])?
+        .problem(4)?;
+    assert_eq!(problem.code, ProblemCode::NotFound);
+    Ok(())
+}
+
+#[test]
+fn what_is_pinned_or_in_use_is_not_evicted() -> Result<()> {
+    let scene = Scene::new(CONFIG)?;
+    let pinned = Image::web()?.push(&scene.registry, "pinned:1")?;
+    let page = Image::web()?.file("www/other.html", 0o644, PAGE);
+    let free = page.push(&scene.registry, "free:1")?;
+    scene.pull(&pinned.reference)?;
+    scene.pull(&free.reference)?;
+    let pin: ImageDocument = scene.image(&["pin", &pinned.reference])?.document(0)?;
+    assert!(pin.pinned);
+    let dry: EvictResult = scene.image(&["evict", "--dry-run"])?.document(0)?;
+    assert_eq!(dry.evicted[0].reference, free.reference);
+    assert_eq!(scene.list()?.images.len(), 2);
+    let done: EvictResult = scene.image(&["evict"])?.document(0)?;
+    assert_eq!(done.evicted, dry.evicted);
+    assert_eq!(
+        (done.kept[0].reference.as_str(), done.kept[0].why.as_str()),
+        (pinned.reference.as_str(), "pinned")
+    );
+    ensure!(done.freed_bytes > 0, "{done:?}");
+    let left = scene.list()?.images;
+    assert_eq!(left.len(), 1);
+    assert_eq!(
+        (left[0].reference.as_str(), left[0].state),
+        (pinned.reference.as_str(), ImageState::Ready)
+    );
+    let ours = Ctr::new(&scene.ground, &scene.containerd).within(scene.agent.namespace());
+    let names = ours.run(&["images", "list", "-q"])?;
+    assert_eq!(names.trim(), pinned.reference);
+    // The layers of the one that went are gone; those of the other are there.
+    assert_eq!(fs::read_dir(scene.blobs())?.count(), 1);
+    let unpinned: ImageDocument = scene.image(&["unpin", &pinned.reference])?.document(0)?;
+    assert!(!unpinned.pinned);
+    scene.image(&["evict"])?.document::<EvictResult>(0)?;
+    assert_eq!(scene.list()?, ImageList::default());
+    assert_eq!(fs::read_dir(scene.blobs())?.count(), 0);
+    assert_eq!(ours.run(&["snapshots", "list"])?.lines().count(), 1);
+    Ok(())
+}
+
+#[test]
+fn layers_are_dropped_when_they_are_unpacked_where_that_is_wanted() -> Result<()> {
+    let config = format!("{CONFIG}[images]\nkeep_blobs = false\n");
+    let scene = Scene::new(&config)?;
+    let web = Image::web()?.push(&scene.registry, "web:1")?;
+    assert_eq!(scene.pull(&web.reference)?.state, ImageState::Ready);
+    assert_eq!(fs::read_dir(scene.blobs())?.count(), 0);
+    Ok(())
+}
+
+#[test]
+fn an_image_that_cannot_be_had_is_refused_with_its_reason() -> Result<()> {
+    let scene = Scene::new(CONFIG)?;
+    let problem = scene
+        .image(&["pull", "127.0.0.1:5000/none:1"])?
+        .problem(3)?;
+    assert_eq!(problem.code, ProblemCode::ImageRefused);
+    ensure!(
+        problem
+            .detail
+            .contains("has no manifest 1 in repository none"),
+        "{problem:?}"
+    );
+    let problem = scene.image(&["pull", "Web::1"])?.problem(3)?;
+    assert_eq!(problem.code, ProblemCode::InvalidRequest);
+    assert_eq!(problem.findings[0].field, "reference");
+    let problem = scene.image(&["pin", "127.0.0.1:5000/none:1"])?.problem(4)?;
+    assert_eq!(problem.code, ProblemCode::NotFound);
+    Ok(())
+}
