@@ -30,7 +30,7 @@ help:
 	@echo 'make test-vm          those in a virtual machine: cgroup 2, crun, reboots, power cuts'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
 	@echo 'make soak             eleven minutes of 10 000 forks a second below container-init'
-	@echo 'make bench [NAME]     measure: activation, agent, discovery, init; all without a name'
+	@echo 'make bench [NAME]     measure: activation, agent, discovery, init, pull; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
 	@echo 'make fuzz             fuzz what PID 1 and the image cache read (FUZZ_SECONDS=60 a target)'
 	@echo 'make build            everything, for development'
@@ -166,7 +166,7 @@ fuzz:
 	done
 
 # `make bench`, `make bench activation`, `make bench activation agent`.
-BENCHMARKS := activation agent discovery init
+BENCHMARKS := activation agent discovery init pull
 NAME ?= $(filter $(BENCHMARKS),$(MAKECMDGOALS))
 
 .PHONY: bench bench-check $(BENCHMARKS)

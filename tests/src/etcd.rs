@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::ground::Ground;
 use crate::http;
 use crate::netns::Netns;
+use crate::peers;
 use crate::process::Process;
 use crate::wait::{Look, until};
 
@@ -30,20 +31,10 @@ const SETTLES: Duration = Duration::from_secs(30);
 /// Port of the first member for clients; the next member has the next but one.
 const FIRST_PORT: u16 = 2379;
 
-/// Where `tests/peers/build` puts the programs of a peer: below `NODEAGENT_PEERS`, if that is set.
-pub fn peer(name: &str) -> PathBuf {
-    let cache = std::env::var_os("NODEAGENT_PEERS");
-    let cache = cache.map_or_else(
-        || PathBuf::from("/var/cache/nodeagent-peers"),
-        PathBuf::from,
-    );
-    cache.join(name).join("bin")
-}
-
 /// The etcd program: below `NODEAGENT_PEERS`, else where `tests/peers/build` puts it.
 pub fn program() -> Result<PathBuf> {
     // Go names a program after its import path, `go.etcd.io/etcd/server/v3`.
-    let program = peer(PEER).join("server");
+    let program = peers::programs(PEER).join("server");
     program.canonicalize().with_context(|| {
         format!(
             "{} is missing; build it by `tests/peers/build {PEER}`",

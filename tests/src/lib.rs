@@ -37,11 +37,14 @@ pub mod manifest;
 pub mod neighbour;
 pub mod netns;
 pub mod nspawn;
+pub mod peers;
 pub mod process;
+pub mod pull;
 pub mod reboot;
 pub mod registry;
 pub mod server;
 pub mod teardown;
+pub mod tree;
 pub mod vm;
 pub mod wait;
 

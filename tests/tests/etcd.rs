@@ -159,7 +159,7 @@ fn every_command_of_the_discovery_page_works_and_its_user_is_enough() -> Result<
 }
 
 fn etcdctl() -> Result<std::path::PathBuf> {
-    let programs = nodeagent_tests::etcd::peer("etcdctl-3.6.6");
+    let programs = nodeagent_tests::peers::programs("etcdctl-3.6.6");
     let there = programs.join("etcdctl").exists();
     ensure!(
         there,

@@ -58,9 +58,7 @@ impl Vm {
     /// A machine that has booted; `fill` adds to the payload what the test needs inside.
     pub fn boot(guest: &Path, fill: impl FnOnce(&Payload) -> Result<()>) -> Result<Self> {
         let ground = Ground::new()?;
-        let image = std::env::var_os("NODEAGENT_PEERS");
-        let image = image.unwrap_or_else(|| "/var/cache/nodeagent-peers".into());
-        let image = Path::new(&image).join("vm");
+        let image = crate::peers::cache().join("vm");
         let payload = Payload::new(&ground, guest)?;
         fill(&payload)?;
         let payload = payload.disk()?;

@@ -1,4 +1,10 @@
-//! Real, small OCI images: the machine's static busybox, a page, whatever else a test needs.
+//! Real, small OCI images: the machine's static busybox, a page, whatever else a test needs. Large
+//! ones, and odd ones, are on disk: [`cached`], [`layout`].
+
+pub mod archive;
+pub mod cached;
+pub mod catalogue;
+pub mod layout;
 
 use std::fs;
 use std::io::Write;

@@ -1,0 +1,208 @@
+//! `make bench pull`: pull, verify, unpack and pin, beside `ctr images pull` on a containerd of the
+//! same kind and `podman pull`, in turn, each on an empty store.
+//!
+//! `PULL_CASES` (words of [`CASES`]) and `PULL_TIMES` make it shorter; `PULL_TOOL` puts a command in
+//! the agent's place.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use nodeagent_tests::bench::{Machine, Report, Row, Samples, Target};
+use nodeagent_tests::image::cached;
+use nodeagent_tests::image::layout::Layout;
+use nodeagent_tests::pull::{Cost, Puller, Stage};
+
+const STATE: &str = "empty store each time; the registry's files in the page cache, nothing dirty";
+
+/// What is pulled, how often, and by which peers.
+struct Case {
+    name: &'static str,
+    images: fn() -> Result<Vec<Layout>>,
+    times: usize,
+    peers: &'static [(Puller, f64)],
+}
+
+const CASES: [Case; 5] = [
+    Case {
+        name: "debian",
+        images: || Ok(vec![cached::debian()?]),
+        times: 3,
+        peers: &[(Puller::Ctr, 3.0), (Puller::Podman, 2.5)],
+    },
+    Case {
+        name: "layers",
+        images: || Ok(vec![cached::hundred_layers()?]),
+        times: 5,
+        peers: &[(Puller::Ctr, 3.0), (Puller::Podman, 2.5)],
+    },
+    Case {
+        name: "big",
+        images: || Ok(vec![cached::one_big_layer()?]),
+        times: 3,
+        peers: &[(Puller::Ctr, 1.0)],
+    },
+    Case {
+        name: "files",
+        images: || Ok(vec![cached::small_files()?]),
+        times: 3,
+        peers: &[(Puller::Ctr, 1.0)],
+    },
+    Case {
+        name: "eight",
+        images: || (0..8).map(cached::one_of_many).collect(),
+        times: 3,
+        peers: &[(Puller::Ctr, 3.0)],
+    },
+];
+
+fn main() -> ExitCode {
+    match measure() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench-pull: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure() -> Result<()> {
+    let wanted = std::env::var("PULL_CASES").ok();
+    let times = std::env::var("PULL_TIMES").ok();
+    let times: Option<usize> = times.and_then(|times| times.parse().ok());
+    let mut rows = Vec::new();
+    let mut version = None;
+    for case in CASES {
+        let named = |wanted: &String| wanted.split_whitespace().any(|word| word == case.name);
+        if wanted.as_ref().is_some_and(|wanted| !named(wanted)) {
+            continue;
+        }
+        rows.extend(measure_case(
+            &case,
+            times.unwrap_or(case.times),
+            &mut version,
+        )?);
+    }
+    let report = Report {
+        bench: "pull".to_owned(),
+        host: Machine::here(version.context("nothing was measured")?),
+        rows,
+    };
+    report.publish()
+}
+
+/// All pullers in turn, so often.
+fn measure_case(case: &Case, times: usize, version: &mut Option<String>) -> Result<Vec<Row>> {
+    let images = (case.images)()?;
+    let mut ours = Vec::new();
+    let mut peers: Vec<Vec<Cost>> = case.peers.iter().map(|_| Vec::new()).collect();
+    for time in 1..=times {
+        eprintln!("{}: {time} of {times}", case.name);
+        ours.push(pull(&Puller::ours(), &images, version)?);
+        for ((peer, _), costs) in case.peers.iter().zip(&mut peers) {
+            costs.push(pull(peer, &images, version)?);
+        }
+    }
+    let mut rows = Vec::new();
+    for ((peer, ratio), theirs) in case.peers.iter().zip(&peers) {
+        for figure in FIGURES {
+            // Said once; the peers differ in these by nature.
+            if figure.once && !rows.is_empty() && *peer != Puller::Ctr {
+                continue;
+            }
+            let targets: &[Target] = match figure.name {
+                "time" => &[Target::RatioAtLeast(*ratio)],
+                "peak memory" => &[Target::MaxAtMost(128.0)],
+                _ => &[],
+            };
+            let name = format!("{}, {}", case.name, figure.name);
+            let row = Row::new(&name, STATE, figure.unit, &samples(&ours, figure.of))
+                .beside(label(peer), &samples(theirs, figure.of));
+            rows.push(if targets.is_empty() {
+                row
+            } else {
+                row.wanted(targets)
+            });
+        }
+    }
+    Ok(rows)
+}
+
+struct Figure {
+    name: &'static str,
+    unit: &'static str,
+    of: fn(&Cost) -> f64,
+    once: bool,
+}
+
+const FIGURES: [Figure; 6] = [
+    Figure {
+        name: "time",
+        unit: "s",
+        of: |cost| cost.took.as_secs_f64(),
+        once: false,
+    },
+    Figure {
+        name: "then synced",
+        unit: "s",
+        of: |cost| cost.synced.as_secs_f64(),
+        once: false,
+    },
+    Figure {
+        name: "CPU",
+        unit: "s",
+        of: |cost| cost.cpu.as_secs_f64(),
+        once: false,
+    },
+    Figure {
+        name: "CPU of the registry",
+        unit: "s",
+        of: |cost| cost.registry_cpu.as_secs_f64(),
+        once: true,
+    },
+    Figure {
+        name: "peak memory",
+        unit: "MiB",
+        of: |cost| cost.peak as f64 / f64::from(1 << 20),
+        once: true,
+    },
+    Figure {
+        name: "fetched",
+        unit: "MB",
+        of: |cost| cost.fetched as f64 / 1e6,
+        once: true,
+    },
+];
+
+fn samples(costs: &[Cost], of: fn(&Cost) -> f64) -> Samples {
+    costs.iter().map(of).collect()
+}
+
+fn label(peer: &Puller) -> &'static str {
+    match peer {
+        Puller::Ctr => "ctr images pull",
+        Puller::Podman => "podman pull",
+        Puller::Agent | Puller::Tool(_) => "nodeagent",
+    }
+}
+
+fn pull(puller: &Puller, images: &[Layout], version: &mut Option<String>) -> Result<Cost> {
+    let stage = Stage::new(puller)?;
+    if version.is_none() {
+        *version = stage.containerd_version().ok();
+    }
+    let cost = stage.pull(&stage.offer(images)?)?;
+    let Cost {
+        took,
+        synced,
+        cpu,
+        registry_cpu,
+        peak,
+        fetched,
+    } = cost;
+    eprintln!(
+        "  {puller:?}: {took:.2?}, synced after {synced:.2?}, CPU {cpu:.2?}, of the registry {registry_cpu:.2?}, {} MiB, {} MB",
+        peak >> 20,
+        fetched / 1_000_000,
+    );
+    Ok(cost)
+}
