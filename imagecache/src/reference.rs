@@ -92,6 +92,12 @@ impl FromStr for Reference {
         let parsed: oci_spec::distribution::Reference = value
             .parse()
             .map_err(|error: oci_spec::distribution::ParseError| refuse(error.to_string()))?;
+        // Without a dot or a colon the first name is no registry, whatever the parser took it for.
+        if parsed.repository().bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(refuse(
+                "the names of a repository have no upper-case letters".to_owned(),
+            ));
+        }
         let digest = match parsed.digest() {
             None => None,
             Some(digest) => Some(digest.parse().map_err(|_| {
@@ -144,6 +150,7 @@ mod tests {
         for (bad, why) in [
             ("", "at least one component"),
             ("Web", "invalid reference format"),
+            ("Team/web:1", "no upper-case letters"),
             ("web:", "invalid reference format"),
             ("http://127.0.0.1/web", "invalid reference format"),
             ("web@sha256:abc", "invalid reference format"),
