@@ -17,6 +17,7 @@ pub mod inflate;
 pub mod layer;
 mod manifest;
 pub mod memory;
+pub mod peers;
 pub mod policy;
 mod pull;
 mod reference;

@@ -254,6 +254,7 @@ fn malformed(object: &str, why: impl ToString) -> PullError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -369,5 +370,89 @@ mod tests {
             matches!(read(config(&here, &["x"])), Err(PullError::Malformed { why, .. })
             if why.contains("not a digest"))
         );
+    }
+
+    /// JSON that has the keys that are looked at, right and wrong.
+    fn json_value() -> impl Strategy<Value = Value> {
+        let text = prop_oneof![
+            Just(OCI_INDEX.to_owned()),
+            Just(OCI_MANIFEST.to_owned()),
+            Just(CONFIGS[0].to_owned()),
+            Just(LAYERS[1].to_owned()),
+            Just(Digest::of(b"x").to_string()),
+            Just("linux".to_owned()),
+            Just("amd64".to_owned()),
+            "\\PC{0,12}",
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<u64>().prop_map(Value::from),
+            text.prop_map(Value::from),
+        ];
+        let keys = proptest::sample::select(vec![
+            "schemaVersion",
+            "mediaType",
+            "manifests",
+            "layers",
+            "config",
+            "digest",
+            "size",
+            "platform",
+            "os",
+            "architecture",
+            "rootfs",
+            "diff_ids",
+            "type",
+            "fsLayers",
+            "urls",
+        ]);
+        leaf.prop_recursive(4, 48, 6, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                proptest::collection::vec((keys.clone(), inner), 0..6).prop_map(|entries| {
+                    let entries = entries
+                        .into_iter()
+                        .map(|(key, value)| (key.to_owned(), value));
+                    Value::Object(entries.collect())
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_document_breaks_the_decoder(value in json_value(), bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            drop(read(&value));
+            drop(settings("r/web:1", "config c", value.to_string().as_bytes(), 1));
+            drop(document("r/web:1", "manifest 1", &bytes));
+        }
+
+        #[test]
+        fn a_manifest_is_decoded_as_it_was_written(
+            config in 0..=CONFIG_LIMIT,
+            layers in proptest::collection::vec((any::<u64>(), 0..LAYERS.len()), 1..6),
+        ) {
+            // Sizes are signed where descriptors are made by Go.
+            let layers: Vec<Descriptor> = layers.into_iter().enumerate().map(|(n, (size, kind))| Descriptor {
+                media_type: LAYERS[kind].to_owned(),
+                digest: Digest::of(&n.to_le_bytes()),
+                size: size >> 1,
+            }).collect();
+            let describe = |of: &Descriptor| json!({"mediaType": of.media_type,
+                "digest": of.digest.as_str(), "size": of.size, "urls": ["https://evil.example/"]});
+            let config = Descriptor {
+                media_type: CONFIGS[1].to_owned(),
+                digest: Digest::of(b"config"),
+                size: config,
+            };
+            let written = json!({"schemaVersion": 2, "mediaType": DOCKER_MANIFEST,
+                "config": describe(&config), "layers": layers.iter().map(describe).collect::<Vec<_>>()});
+            let Document::Manifest(manifest) = read(&written).unwrap() else {
+                panic!("no manifest")
+            };
+            prop_assert_eq!(manifest, Manifest { config, layers });
+        }
     }
 }

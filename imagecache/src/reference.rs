@@ -104,6 +104,9 @@ impl FromStr for Reference {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::string::string_regex;
+
     use super::*;
 
     fn read(value: &str) -> Reference {
@@ -172,6 +175,31 @@ mod tests {
             "10.0.0.1:5000/web",
         ] {
             assert!(!read(secure).is_plain_http(&listed), "{secure}");
+        }
+    }
+
+    /// Names as the reference grammar has them (distribution, reference/regexp.go).
+    fn written() -> impl Strategy<Value = String> {
+        let domain = "([a-z0-9]{1,8}(\\.[a-z0-9]{1,8}){1,2}(:[0-9]{1,5})?/)?";
+        let repository = "[a-z0-9]{1,8}([._-][a-z0-9]{1,8}){0,2}(/[a-z0-9]{1,8}){0,3}";
+        let tag = "(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,20})?";
+        let digest = "(@sha256:[0-9a-f]{64})?";
+        string_regex(&[domain, repository, tag, digest].concat()).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_the_parser(text in "\\PC{0,80}|[a-zA-Z0-9:/@._-]{0,80}") {
+            drop(text.parse::<Reference>());
+        }
+
+        #[test]
+        fn a_full_name_is_read_as_it_was_written(text in written()) {
+            let reference = read(&text);
+            let full = reference.to_string();
+            prop_assert_eq!(&read(&full), &reference);
+            prop_assert_eq!(read(&full).to_string(), full);
+            prop_assert!(reference.tag().is_some() || reference.digest().is_some());
         }
     }
 }

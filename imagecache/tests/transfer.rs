@@ -285,11 +285,7 @@ async fn what_is_no_image_is_refused_with_what_is_allowed() {
         0,
     )
     .unwrap();
-    for (path, what) in [
-        (pipe, "neither a file"),
-        (host.file("zstd", b"\x28\xb5\x2f\xfd...."), "zstd"),
-        (host.file("empty", b""), "empty"),
-    ] {
+    for (path, what) in [(pipe, "neither a file"), (host.file("empty", b""), "empty")] {
         let refused = host.import(&path, None).await.unwrap_err();
         assert!(
             matches!(&refused, ImportError::NotReadable { what: said, .. } if said.contains(what)),

@@ -179,6 +179,13 @@ impl Blobs {
         Ok(blobs)
     }
 
+    /// Bytes on the disk of a blob that was begun, by whomever: about right, and grows while it is
+    /// being written. None when there is nothing.
+    pub fn begun(&self, digest: &Digest) -> Option<u64> {
+        let metadata = fs::metadata(self.partial(digest)).ok()?;
+        Some(metadata.blocks().saturating_mul(512))
+    }
+
     /// Removes a blob; whether it was there. Who reads it reads on.
     pub fn remove(&self, digest: &Digest) -> Result<bool, BlobsError> {
         let removed = remove(&self.path(digest))?;

@@ -1,4 +1,5 @@
-//! How many bytes a second all pulls of the process may bring: a token bucket.
+//! How many bytes a second may pass: a token bucket, for what all pulls of the process bring and
+//! for what all peers are sent.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ impl Bucket {
 
 /// The limit. Clones of a fetcher share it.
 #[derive(Debug)]
-pub(super) struct Bandwidth(Option<Mutex<Bucket>>);
+pub(crate) struct Bandwidth(Option<Mutex<Bucket>>);
 
 impl Bandwidth {
     /// Bytes per second; 0 is no limit.
@@ -51,7 +52,7 @@ impl Bandwidth {
         Self((rate > 0).then(|| Mutex::new(Bucket::new(rate, Instant::now()))))
     }
 
-    /// Counts bytes that have come, and waits until more may.
+    /// Counts bytes that have come, or are about to go, and waits until more may.
     pub async fn spend(&self, bytes: usize) {
         let Some(bucket) = &self.0 else { return };
         let wait = bucket

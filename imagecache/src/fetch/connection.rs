@@ -7,6 +7,7 @@
 //!                   └ an activation passes: yields
 //! ```
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,6 +29,8 @@ use crate::blobs::{BlobsError, Partial};
 
 /// Bytes gathered before they are written: a write costs a switch to another thread.
 const GATHER: usize = 512 << 10;
+/// Writes of one connection under way.
+const WRITES: usize = 2;
 /// A connection that brings fewer bytes per second than this, while it is waited for, is as good
 /// as silent: another one is tried beside it.
 const SLOW: f64 = 64.0 * 1024.0;
@@ -120,7 +123,7 @@ impl Connection<'_> {
         }
         let mut writer = Writer {
             shared: self.shared,
-            under_way: None,
+            under_way: VecDeque::with_capacity(WRITES),
         };
         let mut at = sent.start;
         let mut gathered: Vec<Bytes> = Vec::new();
@@ -321,35 +324,46 @@ impl Patience {
     }
 }
 
-/// Writes behind: one write is under way while the next bytes are received.
+/// Writes behind: while bytes are received, those before are written, and those before them are
+/// hashed (the store hashes in its writes, one at a time).
 struct Writer<'w> {
     shared: &'w Shared<'w>,
-    under_way: Option<JoinHandle<Result<(), BlobsError>>>,
+    under_way: VecDeque<JoinHandle<Result<(), BlobsError>>>,
 }
 
 impl Writer<'_> {
     async fn write(&mut self, pieces: Vec<(u64, Bytes)>) -> Result<(), BlobsError> {
-        self.finish().await?;
+        while self.under_way.len() >= WRITES {
+            self.finish_one().await?;
+        }
         if pieces.is_empty() {
             return Ok(());
         }
         let permit = Arc::clone(&self.shared.writes).acquire_owned().await;
         let partial = Arc::clone(&self.shared.partial);
         let bytes: u64 = pieces.iter().map(|(_, bytes)| bytes.len() as u64).sum();
-        self.under_way = Some(tokio::task::spawn_blocking(move || {
-            let written = write_all(&partial, &pieces);
-            // Whoever has all permits is to be the only one who has the partial.
-            drop(partial);
-            drop::<Result<OwnedSemaphorePermit, _>>(permit);
-            written
-        }));
+        self.under_way
+            .push_back(tokio::task::spawn_blocking(move || {
+                let written = write_all(&partial, &pieces);
+                // Whoever has all permits is to be the only one who has the partial.
+                drop(partial);
+                drop::<Result<OwnedSemaphorePermit, _>>(permit);
+                written
+            }));
         let done = &self.shared.joined.flight.done;
         done.fetch_add(bytes, Ordering::Relaxed);
         Ok(())
     }
 
     async fn finish(&mut self) -> Result<(), BlobsError> {
-        match self.under_way.take() {
+        while !self.under_way.is_empty() {
+            self.finish_one().await?;
+        }
+        Ok(())
+    }
+
+    async fn finish_one(&mut self) -> Result<(), BlobsError> {
+        match self.under_way.pop_front() {
             None => Ok(()),
             Some(write) => match write.await {
                 Ok(written) => written,

@@ -32,6 +32,7 @@ pub use options::{FetchOptions, ProxySettings};
 pub use retry::Budget;
 pub use source::{Incoming, Source, SourceKind};
 
+pub(crate) use bandwidth::Bandwidth;
 pub(crate) use content::keep;
 pub(crate) use retry::{Attempts, Turn, retry_after};
 

@@ -1,4 +1,4 @@
-//! The files of a layout, wherever they are: in a directory or in a tar, plain or gzip.
+//! The files of a layout, wherever they are: in a directory or in a tar, compressed or not.
 //!
 //! Visits them one after the other, in any order, as often as wanted. Follows no link, opens
 //! nothing outside of the directory, and refuses names that mean to lead out.
@@ -9,12 +9,12 @@ use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use flate2::bufread::MultiGzDecoder;
 use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use super::ImportError;
 use crate::archive::{Bounds, Entry, Kind, Reader};
+use crate::inflate;
 
 /// Longest name; those of docker and OCI have less than 80 bytes.
 const LONGEST_NAME: usize = 255;
@@ -29,11 +29,7 @@ pub(super) enum Contents {
     /// A layout as a directory.
     Directory { root: OwnedFd, path: PathBuf },
     /// A tar of files.
-    Archive {
-        file: File,
-        path: PathBuf,
-        gzip: bool,
-    },
+    Archive { file: File, path: PathBuf },
 }
 
 /// What has a name.
@@ -56,7 +52,7 @@ impl Contents {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::open(path, flags, Mode::empty());
         let fd = fd.map_err(|errno| fail("open")(errno.into()))?;
-        let mut file = File::from(fd);
+        let file = File::from(fd);
         let kind = file.metadata().map_err(fail("look at"))?.file_type();
         if kind.is_dir() {
             let (root, path) = (file.into(), path.to_owned());
@@ -69,34 +65,22 @@ impl Contents {
         if !kind.is_file() {
             return Err(not_readable("neither a file nor a directory"));
         }
-        let mut magic = Vec::new();
-        let first = (&mut file).take(4).read_to_end(&mut magic);
-        first.map_err(fail("read"))?;
-        let gzip = match &magic[..] {
-            [0x1f, 0x8b, ..] => true,
-            [0x28, 0xb5, 0x2f, 0xfd] => return Err(not_readable("compressed with zstd")),
-            [] => return Err(not_readable("empty")),
-            _ => false,
-        };
+        if file.metadata().map_err(fail("look at"))?.len() == 0 {
+            return Err(not_readable("empty"));
+        }
         let path = path.to_owned();
-        Ok(Self::Archive { file, path, gzip })
+        Ok(Self::Archive { file, path })
     }
 
     /// Shows every file until `each` breaks off or fails. Blocks.
     pub fn visit(&self, each: &mut dyn FnMut(&str, Item<'_>) -> Go) -> Result<(), ImportError> {
         match self {
             Self::Directory { root, path } => visit_directory(root, path, each),
-            Self::Archive { file, path, gzip } => {
+            Self::Archive { file, path } => {
                 let mut file = file.try_clone().map_err(io_error("open", path))?;
                 file.rewind().map_err(io_error("read", path))?;
-                let file = BufReader::with_capacity(BUFFER, file);
-                match gzip {
-                    true => visit_archive(
-                        BufReader::with_capacity(BUFFER, MultiGzDecoder::new(file)),
-                        each,
-                    ),
-                    false => visit_archive(file, each),
-                }
+                let archive = inflate::open(file).map_err(io_error("read", path))?;
+                visit_archive(BufReader::with_capacity(BUFFER, archive), each)
             }
         }
     }

@@ -93,7 +93,7 @@ fn make(survey: &Survey, saved: &Saved) -> Result<Made, ImportError> {
     let (mut layers, mut names) = (Vec::new(), Vec::new());
     for (name, diff_id) in saved.layers.iter().zip(diff_ids) {
         let (at, seen) = survey.file(name, MANIFEST)?;
-        if seen.gzip {
+        if seen.compressed {
             return Err(ImportError::Entry {
                 name: name.clone(),
                 why: "it is compressed, which layers of a docker-archive are not: an OCI layout may have it (`skopeo copy docker-archive:… oci-archive:…`)".to_owned(),

@@ -22,7 +22,7 @@ pub enum ImportError {
         source: io::Error,
     },
     /// Neither a directory nor a file.
-    #[error("{} is {what}: a directory, or a tar archive, plain or gzip, is allowed", .path.display())]
+    #[error("{} is {what}: a directory, or a tar archive, plain or compressed, is allowed", .path.display())]
     NotReadable {
         /// What was to be imported.
         path: PathBuf,

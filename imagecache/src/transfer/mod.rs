@@ -1,6 +1,6 @@
 //! Import and export: images as files, for hosts without a registry.
 //!
-//! [`import`] reads an OCI image layout (a directory, or a tar of it, plain or gzip) or what
+//! [`import`] reads an OCI image layout (a directory, or a tar of it, plain, gzip or zstd) or what
 //! `docker save` writes; [`Export`] writes an OCI layout that containerd, docker and skopeo read
 //! too. Nothing is extracted: an archive is read twice, first for its names and documents
 //! ([`survey`]), from which all decisions are made, then for the blobs that they name.

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use super::ImportError;
 use super::contents::{BLOBS, Contents, Item};
 use super::import::Cancel;
+use crate::inflate::Format;
 use crate::manifest::CONFIG_LIMIT;
 use crate::{Descriptor, Digest};
 
@@ -38,8 +39,8 @@ enum Found {
 pub(super) struct Seen {
     /// In bytes.
     pub size: u64,
-    /// Whether it begins as gzip does.
-    pub gzip: bool,
+    /// Whether it is compressed.
+    pub compressed: bool,
     document: Option<Bytes>,
 }
 
@@ -164,8 +165,8 @@ fn look(name: &str, size: u64, data: &mut dyn Read) -> Result<Seen, ImportError>
         source,
     };
     let mut bytes = Vec::new();
-    data.take(2).read_to_end(&mut bytes).map_err(failed)?;
-    let gzip = bytes == [0x1f, 0x8b];
+    data.take(4).read_to_end(&mut bytes).map_err(failed)?;
+    let compressed = Format::of(&bytes) != Format::Plain;
     let begins = matches!(
         bytes.first(),
         Some(b'{' | b'[' | b' ' | b'\n' | b'\r' | b'\t')
@@ -179,7 +180,7 @@ fn look(name: &str, size: u64, data: &mut dyn Read) -> Result<Seen, ImportError>
     }
     Ok(Seen {
         size,
-        gzip,
+        compressed,
         document,
     })
 }

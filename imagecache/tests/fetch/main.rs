@@ -6,3 +6,6 @@
 mod authorisation;
 mod blobs;
 mod server;
+mod speed;
+mod tls;
+mod ways;

@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
 
 /// What came.
 #[derive(Debug, Clone)]
@@ -126,6 +129,14 @@ pub struct Server {
 
 impl Server {
     pub async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_with(None, answer).await
+    }
+
+    /// By TLS, when there is an acceptor.
+    pub async fn start_with(
+        tls: Option<TlsAcceptor>,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let asked: Arc<Mutex<Vec<Request>>> = Arc::default();
@@ -139,9 +150,17 @@ impl Server {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (answer, kept) = (Arc::clone(&answer), Arc::clone(&kept));
                 let counted = Arc::clone(&counted);
-                // A client that goes away in the middle is part of every fault.
-                connections
-                    .spawn(async move { drop(serve(stream, &answer, &kept, &counted).await) });
+                let tls = tls.clone();
+                connections.spawn(async move {
+                    stream.set_nodelay(true)?;
+                    // A client that goes away in the middle is part of every fault.
+                    match tls {
+                        None => serve(stream, &answer, &kept, &counted).await,
+                        Some(tls) => {
+                            serve(tls.accept(stream).await?, &answer, &kept, &counted).await
+                        }
+                    }
+                });
             }
         });
         Self {
@@ -178,13 +197,12 @@ impl Drop for Server {
     }
 }
 
-async fn serve(
-    stream: TcpStream,
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
     answer: &Arc<Answer>,
     asked: &Mutex<Vec<Request>>,
     counted: &watch::Sender<usize>,
 ) -> std::io::Result<()> {
-    stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
     loop {
         let Some(request) = read(&mut stream, asked).await? else {
@@ -198,8 +216,8 @@ async fn serve(
     }
 }
 
-async fn read(
-    stream: &mut BufReader<TcpStream>,
+async fn read<S: AsyncRead + Unpin>(
+    stream: &mut BufReader<S>,
     asked: &Mutex<Vec<Request>>,
 ) -> std::io::Result<Option<Request>> {
     let mut line = String::new();
@@ -235,7 +253,11 @@ async fn read(
 }
 
 /// Whether the connection goes on.
-async fn send(stream: &mut TcpStream, request: &Request, reply: &Reply) -> std::io::Result<bool> {
+async fn send<S: AsyncWrite + Unpin>(
+    stream: &mut S,
+    request: &Request,
+    reply: &Reply,
+) -> std::io::Result<bool> {
     let (first, end) = reply.part.unwrap_or((0, reply.body.len()));
     let body = &reply.body[first..end];
     let mut head = format!("HTTP/1.1 {} Scripted\r\n", reply.status);
@@ -256,6 +278,7 @@ async fn send(stream: &mut TcpStream, request: &Request, reply: &Reply) -> std::
         return std::future::pending().await;
     }
     stream.write_all(head.as_bytes()).await?;
+    stream.flush().await?;
     if request.method == "HEAD" {
         return Ok(true);
     }
@@ -267,6 +290,7 @@ async fn send(stream: &mut TcpStream, request: &Request, reply: &Reply) -> std::
         }
         Fault::Stall(after) => {
             stream.write_all(&body[..after.min(body.len())]).await?;
+            stream.flush().await?;
             return std::future::pending().await;
         }
         Fault::Trickle(bytes, pause) => {
@@ -286,5 +310,6 @@ async fn send(stream: &mut TcpStream, request: &Request, reply: &Reply) -> std::
             stream.write_all(b"0\r\n\r\n").await?;
         }
     }
+    stream.flush().await?;
     Ok(true)
 }
