@@ -59,6 +59,13 @@ impl Reference {
         }
     }
 
+    /// The same repository, by tag; none when it is no tag.
+    pub fn with_tag(&self, tag: &str) -> Option<Self> {
+        let name = format!("{}/{}:{tag}", self.registry(), self.repository());
+        let named: Self = name.parse().ok()?;
+        (named.tag() == Some(tag) && named.digest.is_none()).then_some(named)
+    }
+
     /// Whether the registry is spoken to by plain HTTP: loopback always, others when listed in
     /// `insecure` as `host[:port]`.
     pub fn is_plain_http(&self, insecure: &[String]) -> bool {
@@ -134,6 +141,16 @@ mod tests {
         assert_eq!(reference.to_string(), format!("r.example/web:1@{digest}"));
         let by_digest = read("r.example/web:1").with_digest(&digest);
         assert_eq!(by_digest.to_string(), format!("r.example/web@{digest}"));
+    }
+
+    #[test]
+    fn a_tag_takes_the_place_of_tag_and_digest() {
+        let reference = read("r.example/web:1").with_digest(&Digest::of(b"x"));
+        let tagged = reference.with_tag("sha256-0.sig").unwrap();
+        assert_eq!(tagged.to_string(), "r.example/web:sha256-0.sig");
+        for bad in ["", ".", "a b", "1@sha256:0", "1/2"] {
+            assert_eq!(reference.with_tag(bad), None, "{bad}");
+        }
     }
 
     #[test]
