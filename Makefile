@@ -32,7 +32,7 @@ help:
 	@echo 'make soak             eleven minutes of 10 000 forks a second below container-init'
 	@echo 'make bench [NAME]     measure: activation, agent, discovery, init, pull; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
-	@echo 'make fuzz             fuzz what PID 1 reads (FUZZ_SECONDS=60 for each target)'
+	@echo 'make fuzz             fuzz what PID 1 and the image cache read (FUZZ_SECONDS=60 a target)'
 	@echo 'make build            everything, for development'
 	@echo 'make package-files    what a package brings beside the programs, in target/package'
 	@echo 'make clean            remove what was built'
@@ -143,18 +143,24 @@ check:
 		echo 'skipped: cargo deny is not installed (cargo install --locked cargo-deny, about 6 minutes)'; \
 	fi
 
-# Coverage-guided: any bytes as a plan, and on the connection. Needs a nightly compiler, which rustup
-# brings; `make test` has the same decoders under property tests.
+# Coverage-guided: any bytes as a plan and on the connection of PID 1; as a layer, a manifest and a
+# reference of the image cache. Needs a nightly compiler, which rustup brings; `make test` has the
+# same decoders under property tests. C is built without the address sanitizer: ISA-L's build links
+# statically, which that refuses.
 FUZZ := $(CURDIR)/target/fuzz
 FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := $(addprefix agent/container-init/fuzz:,plan protocol) \
+	$(addprefix imagecache/fuzz:,archive inflate manifest reference)
 .PHONY: fuzz
 fuzz:
+	@tests/peers/install check
 	@rustup toolchain install nightly --profile minimal >/dev/null
 	@[ -x $(FUZZ)/bin/cargo-fuzz ] || $(CARGO) +nightly install cargo-fuzz --locked --root $(FUZZ)
-	@for target in plan protocol; do \
+	@for each in $(FUZZ_TARGETS); do \
+		target=$${each#*:}; \
 		mkdir -p $(FUZZ)/corpus/$$target; \
-		PATH=$(FUZZ)/bin:$$PATH CARGO_TARGET_DIR=$(FUZZ) $(CARGO) +nightly fuzz run \
-			--fuzz-dir agent/container-init/fuzz \
+		PATH=$(FUZZ)/bin:$$PATH CARGO_TARGET_DIR=$(FUZZ) CFLAGS=-fno-sanitize=address \
+			$(CARGO) +nightly fuzz run --fuzz-dir $${each%:*} \
 			$$target $(FUZZ)/corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
 			-artifact_prefix=$(FUZZ)/$$target- || exit 1; \
 	done

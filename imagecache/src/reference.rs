@@ -59,6 +59,13 @@ impl Reference {
         }
     }
 
+    /// The same repository, by tag; none when it is no tag.
+    pub fn with_tag(&self, tag: &str) -> Option<Self> {
+        let name = format!("{}/{}:{tag}", self.registry(), self.repository());
+        let named: Self = name.parse().ok()?;
+        (named.tag() == Some(tag) && named.digest.is_none()).then_some(named)
+    }
+
     /// Whether the registry is spoken to by plain HTTP: loopback always, others when listed in
     /// `insecure` as `host[:port]`.
     pub fn is_plain_http(&self, insecure: &[String]) -> bool {
@@ -92,6 +99,12 @@ impl FromStr for Reference {
         let parsed: oci_spec::distribution::Reference = value
             .parse()
             .map_err(|error: oci_spec::distribution::ParseError| refuse(error.to_string()))?;
+        // Without a dot or a colon the first name is no registry, whatever the parser took it for.
+        if parsed.repository().bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(refuse(
+                "the names of a repository have no upper-case letters".to_owned(),
+            ));
+        }
         let digest = match parsed.digest() {
             None => None,
             Some(digest) => Some(digest.parse().map_err(|_| {
@@ -137,6 +150,16 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_takes_the_place_of_tag_and_digest() {
+        let reference = read("r.example/web:1").with_digest(&Digest::of(b"x"));
+        let tagged = reference.with_tag("sha256-0.sig").unwrap();
+        assert_eq!(tagged.to_string(), "r.example/web:sha256-0.sig");
+        for bad in ["", ".", "a b", "1@sha256:0", "1/2"] {
+            assert_eq!(reference.with_tag(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn what_is_no_reference_is_refused_with_a_reason() {
         let long = "w".repeat(LONGEST + 1);
         let upper = format!("web@sha256:{}", "A".repeat(64));
@@ -144,6 +167,7 @@ mod tests {
         for (bad, why) in [
             ("", "at least one component"),
             ("Web", "invalid reference format"),
+            ("Team/web:1", "no upper-case letters"),
             ("web:", "invalid reference format"),
             ("http://127.0.0.1/web", "invalid reference format"),
             ("web@sha256:abc", "invalid reference format"),

@@ -330,6 +330,22 @@ fn a_wrong_checksum_or_length_is_refused() {
 }
 
 #[test]
+fn what_was_found_wrong_stays_wrong() {
+    let content = content(100_000);
+    for mut blob in [gzip(&content), zstd(&content)] {
+        let middle = blob.len() / 2;
+        blob[middle..middle + 200].fill(0xff);
+        let mut inflate = Inflate::new(Cursor::new(&blob)).unwrap();
+        let mut out = Vec::new();
+        let first = inflate.read_to_end(&mut out).unwrap_err().to_string();
+        for _ in 0..3 {
+            let again = inflate.read(&mut [0; 100_000]).unwrap_err();
+            assert_eq!(again.to_string(), first);
+        }
+    }
+}
+
+#[test]
 fn a_window_that_no_host_should_allocate_is_refused() {
     let refusal = "a frame wants a window of more than 32 MiB";
     for exponent in 0..=31_u8 {

@@ -66,6 +66,22 @@ impl TestHost {
         })
     }
 
+    /// The same with a file system of its own for containerd's root: so many bytes, so many inodes.
+    pub fn with_small_containerd(config: &str, bytes: u64, inodes: u32) -> Result<Self> {
+        let ground = Ground::new()?;
+        small_disk(&ground.path("containerd/root"), bytes, inodes)?;
+        let containerd = Containerd::start(&ground)?;
+        let registry = Registry::start(&ground)?;
+        let mut agent = Agent::prepare(&ground, containerd.socket(), config)?;
+        agent.start(&ground)?;
+        Ok(Self {
+            agent,
+            containerd,
+            registry,
+            ground,
+        })
+    }
+
     /// The first start of the agent, with this drop-in (behind `version = 1`) beside its
     /// configuration; the web image is there.
     pub fn start_beside(&mut self, drop_in: &str) -> Result<()> {
@@ -239,12 +255,7 @@ impl TestHost {
     /// The same with room for so many inodes.
     pub fn small_disk_of(&self, name: &str, bytes: u64, inodes: u32) -> Result<PathBuf> {
         let point = self.ground.path(name);
-        fs::create_dir(&point).with_context(|| format!("create {}", point.display()))?;
-        let options = CString::new(format!("size={bytes},nr_inodes={inodes}"))
-            .context("options of a mount")?;
-        let options = Some(options.as_c_str());
-        mount("tmpfs", &point, "tmpfs", MountFlags::empty(), options)
-            .with_context(|| format!("mount a tmpfs at {}", point.display()))?;
+        small_disk(&point, bytes, inodes)?;
         Ok(point)
     }
 }
@@ -255,6 +266,16 @@ impl Drop for TestHost {
             eprintln!("{}", self.agent.tail(60));
         }
     }
+}
+
+/// Mounts a small file system of its own at `point`, which is made.
+pub fn small_disk(point: &Path, bytes: u64, inodes: u32) -> Result<()> {
+    fs::create_dir_all(point).with_context(|| format!("create {}", point.display()))?;
+    let options =
+        CString::new(format!("size={bytes},nr_inodes={inodes}")).context("options of a mount")?;
+    let options = Some(options.as_c_str());
+    mount("tmpfs", point, "tmpfs", MountFlags::empty(), options)
+        .with_context(|| format!("mount a tmpfs at {}", point.display()))
 }
 
 /// Where an instance of a task serves.

@@ -210,7 +210,10 @@ fn a_damaged_layer_is_found_and_fetched_again_when_it_is_needed() -> Result<()> 
     fs::write(&blob, &bytes)?;
     let verified: VerifyResult = scene.image(&["verify", &web.reference])?.document(1)?;
     assert_eq!(verified.damaged[0].digest, web.layer);
-    assert_eq!(verified.damaged[0].images, [web.reference.clone()]);
+    assert_eq!(
+        verified.damaged[0].images,
+        std::slice::from_ref(&web.reference)
+    );
     ensure!(!blob.exists(), "the damaged layer stays");
     let verified: VerifyResult = scene.image(&["verify"])?.document(0)?;
     assert_eq!((verified.right, verified.absent), (0, 1));

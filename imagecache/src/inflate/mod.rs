@@ -97,6 +97,8 @@ impl Format {
 #[derive(Debug)]
 pub struct Inflate<R: Read = File> {
     source: Source<Blob<R>>,
+    /// What was found wrong: a decompressor that goes on behind it could make something up.
+    flaw: Option<InflateError>,
 }
 
 /// A blob, with its first bytes put back.
@@ -127,7 +129,7 @@ impl<R: Read> Inflate<R> {
             Format::Gzip => Source::Gzip(gzip::Gzip::new(blob)),
             Format::Zstd => Source::Zstd(zstd::Zstd::new(blob)?),
         };
-        Ok(Self { source })
+        Ok(Self { source, flaw: None })
     }
 
     /// What the blob is compressed with.
@@ -157,10 +159,18 @@ impl<R: Read> Read for Steady<R> {
 
 impl<R: Read> Read for Inflate<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.source {
+        if let Some(flaw) = &self.flaw {
+            return Err(flaw.clone().into());
+        }
+        let read = match &mut self.source {
             Source::Plain(blob) => blob.read(buffer),
             Source::Gzip(gzip) => gzip.read(buffer),
             Source::Zstd(zstd) => zstd.read(buffer),
+        };
+        if let Err(error) = &read {
+            let flaw = error.get_ref().and_then(|inner| inner.downcast_ref());
+            self.flaw = flaw.cloned();
         }
+        read
     }
 }

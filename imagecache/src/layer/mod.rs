@@ -10,6 +10,7 @@
 //!
 //! Not durable when it returns: whoever calls syncs the file system.
 
+mod compare;
 mod metadata;
 mod names;
 mod place;
@@ -22,6 +23,8 @@ use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use crate::archive::{ArchiveError, Entry, Kind, Reader};
+
+pub use compare::{CompareError, Comparison, Difference, What, compare};
 
 use metadata::{Metadata, Times};
 use names::{Clean, Marker};

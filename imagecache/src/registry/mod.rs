@@ -20,6 +20,7 @@ mod endpoint;
 mod hosts;
 mod hosts_file;
 mod http;
+mod signatures;
 mod token;
 
 use std::collections::HashMap;

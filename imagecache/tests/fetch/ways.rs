@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use imagecache::fetch::{FetchOptions, ProxySettings};
+use imagecache::policy::SignatureSource as _;
 use imagecache::registry::Registries;
-use imagecache::{Digest, PullError, Reference};
+use imagecache::{Descriptor, Digest, PullError, Reference};
 
 use crate::server::{Fault, Reply, Request, Server};
 
@@ -156,4 +157,39 @@ async fn a_registry_is_asked_by_way_of_the_proxy_and_loopback_is_not() {
         .await
         .unwrap();
     assert_eq!((proxy.asked().len(), registry.asked().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn signatures_of_an_image_come_from_its_registry() {
+    let payload = b"{\"critical\":{}}".to_vec();
+    let blob = Descriptor {
+        media_type: "application/vnd.dev.cosign.simplesigning.v1+json".to_owned(),
+        digest: Digest::of(&payload),
+        size: payload.len() as u64,
+    };
+    let served = payload.clone();
+    let path = format!("/v2/web/blobs/{}", blob.digest);
+    let server = Server::start(move |request| match request.path.as_str() {
+        "/v2/web/manifests/sha256-0.sig" => Reply::body(MANIFEST),
+        blob if blob == path => Reply::body(served.clone()),
+        _ => Reply::status(404),
+    })
+    .await;
+    let reference: Reference = format!("{}/web:1", server.address).parse().unwrap();
+    let registry = Registries::new(&options(None)).open(&reference).unwrap();
+    let found = registry
+        .signature_manifest(&reference, "sha256-0.sig")
+        .await;
+    assert_eq!(found.unwrap().as_deref(), Some(MANIFEST));
+    let none = registry
+        .signature_manifest(&reference, "sha256-1.sig")
+        .await;
+    assert_eq!(none.unwrap(), None);
+    assert_eq!(registry.payload(&reference, &blob).await.unwrap(), payload);
+    let other = Descriptor {
+        digest: Digest::of(b"other"),
+        ..blob
+    };
+    let error = registry.payload(&reference, &other).await.unwrap_err();
+    assert!(matches!(&error, PullError::NotFound { .. }), "{error:?}");
 }

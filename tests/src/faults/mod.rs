@@ -102,9 +102,9 @@ impl FaultyRegistry {
     /// How often the blob was asked for, and how many bytes of it were passed on, so far.
     pub fn passed(&self, digest: &str) -> (usize, u64) {
         let log = locked(&self.state.log);
-        let passed = |exchange: &&Exchange| exchange.blob.as_deref() == Some(digest);
-        let sent = log.iter().filter(passed).map(|exchange| exchange.sent);
-        (log.iter().filter(passed).count(), sent.sum())
+        let asked = |exchange: &&Exchange| exchange.blob.as_deref() == Some(digest);
+        let sent = log.iter().map(|exchange| exchange.bytes_of(digest)).sum();
+        (log.iter().filter(asked).count(), sent)
     }
 
     /// Bytes of the blob that were passed on more than once so far.

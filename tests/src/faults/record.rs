@@ -27,12 +27,19 @@ pub struct Exchange {
     pub fault: Option<Fault>,
 }
 
+impl Exchange {
+    /// Bytes of the blob `digest` that were passed on; a refusal has a body, too, and none of them.
+    pub(super) fn bytes_of(&self, digest: &str) -> u64 {
+        let blob = self.blob.as_deref() == Some(digest) && matches!(self.status, 200 | 206);
+        if blob { self.sent } else { 0 }
+    }
+}
+
 /// Bytes of the blob `digest` that were passed on more than once.
 pub(super) fn sent_twice(log: &[Exchange], digest: &str) -> u64 {
     let mut parts: Vec<(u64, u64)> = log
         .iter()
-        .filter(|exchange| exchange.blob.as_deref() == Some(digest) && exchange.sent > 0)
-        .map(|exchange| (exchange.offset, exchange.offset + exchange.sent))
+        .map(|exchange| (exchange.offset, exchange.offset + exchange.bytes_of(digest)))
         .collect();
     parts.sort_unstable();
     let (mut twice, mut end) = (0, 0);
@@ -68,6 +75,11 @@ mod tests {
         assert_eq!(sent_twice(&beside, "sha256:ab"), 0);
         let resumed = [part(0, 60), part(50, 50)];
         assert_eq!(sent_twice(&resumed, "sha256:ab"), 10);
+        let refused = Exchange {
+            status: 401,
+            ..part(0, 149)
+        };
+        assert_eq!(sent_twice(&[refused, part(0, 100)], "sha256:ab"), 0);
         let whole = [part(0, 100), part(20, 10), part(0, 100)];
         assert_eq!(sent_twice(&whole, "sha256:ab"), 110);
         assert_eq!(sent_twice(&whole, "sha256:cd"), 0);

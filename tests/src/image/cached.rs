@@ -97,6 +97,20 @@ pub fn one_of_many(number: usize) -> Result<Layout> {
     })
 }
 
+/// So many layers of one file of so many bytes, about two fifths of that in gzip; made anew in
+/// `directory`.
+pub fn layers(directory: &Path, count: usize, bytes: usize) -> Result<Layout> {
+    let mut writer = LayoutWriter::create(directory)?;
+    let scratch = directory.join("scratch.tar");
+    for layer in 0..count {
+        let mut archive = Archive::create(&scratch)?;
+        archive.file(&format!("file-{layer}"), layer, bytes)?;
+        archive.finish()?;
+        writer.layer(&scratch, Compression::Gzip)?;
+    }
+    writer.finish()
+}
+
 /// `below` with one more layer of one small file on top: the next version of an image.
 pub fn next_version(below: &Layout, directory: &Path) -> Result<Layout> {
     let mut writer = LayoutWriter::create(directory)?;
