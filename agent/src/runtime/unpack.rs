@@ -49,6 +49,11 @@ impl ContainerdUnpacker<'_> {
         SnapshotsClient::new(self.connection().channel())
     }
 
+    async fn is_there(&self, chain_id: &Digest) -> Result<bool, UnpackError> {
+        let found = self.connection().snapshot(chain_id.as_str()).await;
+        found.map(|info| info.is_some()).map_err(of_runtime)
+    }
+
     /// Prepares the snapshot of a layer; none when its chain is there.
     async fn begin(&self, layer: &Layer, key: &str) -> Result<Option<Vec<Mount>>, UnpackError> {
         let request = self.lease.request(PrepareSnapshotRequest {
@@ -179,15 +184,17 @@ impl ContainerdUnpacker<'_> {
 
 impl Unpacker for ContainerdUnpacker<'_> {
     async fn unpacked(&self, chain_id: &Digest) -> Result<bool, UnpackError> {
-        let snapshotter = self.connection().snapshotter();
+        // A lease is a write to containerd's database: only what is there is worth one.
+        if !self.is_there(chain_id).await? {
+            return Ok(false);
+        }
         // First under the lease, then asked for: what is found there stays there.
-        let kind = format!("snapshots/{snapshotter}");
+        let kind = format!("snapshots/{}", self.connection().snapshotter());
         self.lease
             .cover(&kind, chain_id.as_str())
             .await
             .map_err(of_runtime)?;
-        let found = self.connection().snapshot(chain_id.as_str()).await;
-        found.map(|info| info.is_some()).map_err(of_runtime)
+        self.is_there(chain_id).await
     }
 
     fn workplace(&self) -> Option<&Workplace> {
