@@ -106,8 +106,14 @@ impl Images {
         let images = self.clone();
         let work = async move {
             let result = images.make_ready(&reference).await;
-            let mut under_way = images.pulls.lock().unwrap_or_else(PoisonError::into_inner);
-            under_way.remove(&reference.to_string());
+            let is_last = {
+                let mut under_way = images.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+                under_way.remove(&reference.to_string());
+                under_way.is_empty()
+            };
+            if is_last {
+                images.settle_in_background();
+            }
             result
         };
         let ended = move |why: String| RuntimeError::Unavailable {
@@ -161,13 +167,11 @@ impl Images {
             }
             Err(error) => tracing::error!(%error, image = name, "no record of it"),
         }
-        if pulled {
-            self.settle_in_background();
-        }
         Ok(describe(&image))
     }
 
-    /// Brings what was pulled to the disk. Until it is there, a loss of power makes it suspect.
+    /// Brings what was pulled to the disk, once nothing is being pulled: what is written then would
+    /// wait for it. Until it is there, a loss of power makes it suspect.
     fn settle_in_background(&self) {
         let (unsettled, trees) = (
             self.cache.blobs().unsettled().clone(),

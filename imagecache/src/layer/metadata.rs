@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat, fchmod,
-    fchown, fsetxattr, futimens, lsetxattr, statat, utimensat,
+    fchown, fsetxattr, fstat, futimens, lsetxattr, statat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -73,11 +73,12 @@ impl Metadata {
 
     /// Of a regular file that is open; its times are set last, nothing is written after it.
     pub fn set_open(&self, file: BorrowedFd<'_>) -> io::Result<()> {
-        fchown(
-            file,
-            Some(Uid::from_raw(self.uid)),
-            Some(Gid::from_raw(self.gid)),
-        )?;
+        // Each change of an inode goes through the journal: most files are root's from the start.
+        let made = fstat(file)?;
+        if (made.st_uid, made.st_gid) != (self.uid, self.gid) {
+            let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+            fchown(file, Some(uid), Some(gid))?;
+        }
         for (name, value) in &self.xattrs {
             known(fsetxattr(
                 file,
