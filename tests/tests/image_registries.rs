@@ -151,9 +151,9 @@ fn a_token_that_ends_in_the_middle_of_a_pull_is_renewed() -> Result<()> {
     let tokens = Tokens::dying_early(Visitors::Known, Duration::from_secs(1));
     let registry = SecuredRegistry::start(&host.ground, PORT, Access::Token(tokens), None)?;
     let proxy = FaultyRegistry::start_at(&host.ground, faults::PORT, registry.address())?;
-    let image = cached::layers(&host.ground.path("image"), 8, 400_000)?;
+    // More layers than connections, each of which takes a second and more.
+    let image = cached::layers(&host.ground.path("image"), 16, 400_000)?;
     image.place(&host.registry, "layers:1")?;
-    // Each layer takes a second and more.
     proxy.set([Rule::layers(Fault::Slow(120_000))]);
     let reference = FaultyRegistry::reference("layers:1");
     host.apply(&Manifest::new("layers", "unused:1").with("image", reference.into()))?;
