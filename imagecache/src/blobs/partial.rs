@@ -118,7 +118,7 @@ impl Partial {
     }
 
     /// Writes some bytes. Those that are there already, or are being written by another, are left
-    /// as they are. A kill after this returns loses less than [`PIECE`] bytes at the end of what
+    /// as they are. A kill after this returns loses less than 1 MiB at the end of what
     /// was written in one go. May hash what lies before, so it takes its time; blocks.
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), BlobsError> {
         let end = offset.saturating_add(bytes.len() as u64);
