@@ -30,7 +30,7 @@ help:
 	@echo 'make test-vm          those in a virtual machine: cgroup 2, crun, reboots, power cuts'
 	@echo 'make check            formatting, lints, dependencies, scripts, documentation'
 	@echo 'make soak             eleven minutes of 10 000 forks a second below container-init'
-	@echo 'make bench [NAME]     measure: activation, agent, discovery, init, pull; all without a name'
+	@echo 'make bench [NAME]     measure: activation, agent, discovery, init, peers, pull; all without a name'
 	@echo 'make bench-check      compare the newest figures with the targets'
 	@echo 'make fuzz             fuzz what PID 1 and the image cache read (FUZZ_SECONDS=60 a target)'
 	@echo 'make build            everything, for development'
@@ -88,7 +88,7 @@ test-core:
 # 2.2 what speaks with containerd or lives through its death.
 test-peers:
 	@tests/peers/install test
-	@tests/peers/build etcd-3.6.6 etcdctl-3.6.6 containerd-2.2.0 >/dev/null
+	@tests/peers/build etcd-3.6.6 etcdctl-3.6.6 containerd-2.2.0 kubelet-1.34.4 >/dev/null
 	@$(MAKE) --no-print-directory build
 	$(DEBUG) $(CARGO) test --locked --package nodeagent --test discovery -- --ignored
 	$(DEBUG) $(CARGO) test --locked --package nodeagent-tests --test etcd --test etcd_faults --test etcd_crashes \
@@ -96,7 +96,10 @@ test-peers:
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent --test runtime
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test harness --test main_job --test containerd_faults --test app_faults \
-		--test registry_faults --test hostile_container --test exec
+		--test registry_faults --test hostile_container --test exec \
+		--test images --test unpack --test image_faults --test image_kills --test image_presence \
+		--test shared_store
+	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests --test kubelet -- --include-ignored
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test crashes a_cold_activation
 
@@ -166,7 +169,7 @@ fuzz:
 	done
 
 # `make bench`, `make bench activation`, `make bench activation agent`.
-BENCHMARKS := activation agent discovery init pull
+BENCHMARKS := activation agent discovery init peers pull
 NAME ?= $(filter $(BENCHMARKS),$(MAKECMDGOALS))
 
 .PHONY: bench bench-check $(BENCHMARKS)

@@ -35,16 +35,19 @@ pub enum AlarmCode {
     DiscoveryRefused,
     /// Something of ours was found at start that no instance accounts for, and could not be removed.
     Leak,
+    /// Images take more of the disk than the budget allows, and none of them may go.
+    ImagesOverBudget,
 }
 
 impl AlarmCode {
     /// Every code.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::InstancesFail,
         Self::JournalLost,
         Self::DiscoveryUnreachable,
         Self::DiscoveryRefused,
         Self::Leak,
+        Self::ImagesOverBudget,
     ];
 
     /// As spelt in documents and label values.
@@ -55,6 +58,7 @@ impl AlarmCode {
             Self::DiscoveryUnreachable => "discovery_unreachable",
             Self::DiscoveryRefused => "discovery_refused",
             Self::Leak => "leak",
+            Self::ImagesOverBudget => "images_over_budget",
         }
     }
 }

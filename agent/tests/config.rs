@@ -387,3 +387,153 @@ proptest! {
         let _ = files.load(&[""]);
     }
 }
+
+#[test]
+fn the_policy_of_images_is_read_shown_and_refused_with_its_field() {
+    let rules = "[images.policy]\ndefault = \"deny\"\n[[images.policy.rules]]\nscope = \"r.lan:5000/team\"\nrequire_signature = [\"/etc/k.pub\"]\nsigned_as = \"*\"\n[[images.policy.rules]]\nscope = \"*\"\nverdict = \"deny\"\n";
+    let files = Files::new(&[("a.toml", &format!("{ID}{rules}"))]);
+    let loaded = files.load(&[""]).unwrap();
+    assert_eq!(loaded.settings.images.policy.rules.len(), 2);
+    let again = Files::new(&[("a.toml", &show(&loaded))]);
+    assert_eq!(again.load(&[""]).unwrap().settings, loaded.settings);
+
+    let rule = |members: &str| {
+        let text = format!("{ID}[[images.policy.rules]]\n{members}\n");
+        Files::new(&[("etc/a.toml", &text)]).findings(&["etc"])
+    };
+    for (members, wrong) in [
+        (
+            "verdict = \"deny\"",
+            "images.policy.rules[0].scope: required: *, REGISTRY",
+        ),
+        (
+            "scope = \"team/web\"",
+            "images.policy.rules[0].scope: \"team/web\" is no scope",
+        ),
+        (
+            "scope = \"*\"\nverdict = \"no\"",
+            "images.policy.rules[0].verdict: \"no\" is not allowed; allowed: allow, deny",
+        ),
+        (
+            "scope = \"*\"\nrequire_signature = [\"k.pub\"]",
+            "images.policy.rules[0].require_signature[0]: \"k.pub\" is not allowed; allowed: an absolute path",
+        ),
+        (
+            "scope = \"*\"\nrequire_signature = []",
+            "images.policy.rules[0].require_signature: an empty list is not allowed",
+        ),
+        (
+            "scope = \"*\"\nrequire_digests = true",
+            "images.policy.rules[0].require_digests: ",
+        ),
+        (
+            "scope = \"*\"\n[[images.policy.rules]]\nscope = \"r.lan\"",
+            "images.policy.rules[1].scope: r.lan is never reached: rule 1 for * comes first",
+        ),
+    ] {
+        let findings = rule(members);
+        assert!(
+            findings.len() == 1 && findings[0].contains(wrong),
+            "{members}: {findings:?}"
+        );
+    }
+}
+
+#[test]
+fn a_proxy_is_a_url_without_secrets() {
+    let findings = |text: &str| {
+        let files = Files::new(&[("etc/a.toml", &format!("{ID}[images]\n{text}\n"))]);
+        files.findings(&["etc"])
+    };
+    for (text, wrong) in [
+        (
+            "proxy = \"p.lan\"",
+            "images.proxy: \"p.lan\" is not allowed",
+        ),
+        ("proxy = \"socks5://p.lan:1\"", "images.proxy: \"socks5:"),
+        ("no_proxy = [\"a.lan\"]", "images.no_proxy: means nothing"),
+        (
+            "proxy = \"http://p.lan:3128\"\nno_proxy = [\"a b\"]",
+            "images.no_proxy[0]: \"a b\" is not allowed",
+        ),
+        (
+            "connections = 2\nconnections_per_blob = 3",
+            "images.connections_per_blob: 3 is not allowed; allowed: 1 to 2",
+        ),
+    ] {
+        let findings = findings(text);
+        assert!(
+            findings.len() == 1 && findings[0].contains(wrong),
+            "{text}: {findings:?}"
+        );
+    }
+    let secret = findings("proxy = \"http://me:hunter2@p.lan:3128\"");
+    assert!(
+        secret.len() == 1 && !secret[0].contains("hunter2"),
+        "{secret:?}"
+    );
+    let text = "[images]\nproxy = \"http://p.lan:3128\"\nno_proxy = [\".lan\", \"10.0.0.0/8\"]\n";
+    let files = Files::new(&[("a.toml", &format!("{ID}{text}"))]);
+    let loaded = files.load(&[""]).unwrap();
+    let again = Files::new(&[("a.toml", &show(&loaded))]);
+    assert_eq!(again.load(&[""]).unwrap().settings, loaded.settings);
+}
+
+#[test]
+fn peers_are_read_shown_and_refused_with_their_field() {
+    let peers = "[images.peers]\nlisten = \"0.0.0.0:7070\"\naddress = \"a.lan:7070\"\nzone = \"z1\"\nrack = \"r1\"\ntoken_file = \"/etc/t\"\nhosts = [{ address = \"a.lan:7070\", zone = \"z1\" }, { address = \"10.0.0.8:7070\", rack = \"r2\" }]\n";
+    let files = Files::new(&[("a.toml", &format!("{ID}{peers}"))]);
+    let loaded = files.load(&[""]).unwrap();
+    let settings = loaded.settings.images.peers.clone().unwrap();
+    assert_eq!((settings.hosts.len(), settings.uploads), (2, 8));
+    let again = Files::new(&[("a.toml", &show(&loaded))]);
+    assert_eq!(again.load(&[""]).unwrap().settings, loaded.settings);
+    let off = Files::new(&[("a.toml", &format!("{ID}[images.peers]\nzone = \"z1\"\n"))]);
+    assert_eq!(off.load(&[""]).unwrap().settings.images.peers, None);
+
+    let findings = |text: &str| {
+        let text = format!("{ID}[images.peers]\n{text}\n");
+        Files::new(&[("etc/a.toml", &text)]).findings(&["etc"])
+    };
+    let on = "listen = \"10.0.0.7:7070\"\ntoken_file = \"/etc/t\"\n";
+    for (text, wrong) in [
+        (
+            "listen = \"10.0.0.7:7070\"".to_owned(),
+            "images.peers.token_file: required with images.peers.listen",
+        ),
+        (
+            "listen = \"10.0.0.7:7070\"\ncertificate = \"/c\"\nkey = \"/k\"".to_owned(),
+            "images.peers.ca: required with TLS between peers",
+        ),
+        (
+            "listen = \"0.0.0.0:7070\"\ntoken_file = \"/etc/t\"".to_owned(),
+            "images.peers.address: required, because images.peers.listen is every address",
+        ),
+        (
+            format!("{on}hosts = [{{ address = \"10.0.0.8\" }}]"),
+            "images.peers.hosts[0].address: \"10.0.0.8\" is not allowed; allowed: host:port, each once (no port)",
+        ),
+        (
+            format!("{on}hosts = [{{ address = \"b:1\" }}, {{ address = \"b:1\" }}]"),
+            "images.peers.hosts[1].address: \"b:1\" is not allowed",
+        ),
+        (
+            format!("{on}hosts = [{{ zone = \"z\" }}]"),
+            "images.peers.hosts[0].address: required",
+        ),
+        (
+            format!("{on}uploads = 0"),
+            "images.peers.uploads: 0 is not allowed; allowed: 1 to 256",
+        ),
+        (
+            format!("{on}zone = \"a b\""),
+            "images.peers.zone: \"a b\" is not allowed",
+        ),
+    ] {
+        let findings = findings(&text);
+        assert!(
+            findings.len() == 1 && findings[0].contains(wrong),
+            "{text}: {findings:?}"
+        );
+    }
+}

@@ -1,15 +1,20 @@
 //! The image cache of a process: what all its pulls share.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::Descriptor;
 use crate::blobs::{Blobs, BlobsError};
 use crate::error::PullError;
 use crate::fetch::{FetchOptions, Fetched, Fetcher, Sources, Urgency};
+use crate::peers::{Peers, PeersError, PeersOptions};
+use crate::policy::{self, Allowed, KeptSignature, Policy};
 use crate::progress::{Board, PullProgress};
+use crate::pull::within;
 use crate::records::{Records, RecordsError};
-use crate::registry::Registries;
+use crate::registry::{Registries, Registry};
 use crate::unpack::Extraction;
+use crate::{Descriptor, Digest, Reference};
 
 /// The image cache. Clones share it.
 #[derive(Debug, Clone)]
@@ -20,6 +25,8 @@ pub struct Cache {
     pub(crate) extraction: Extraction,
     pub(crate) board: Board,
     records: Records,
+    policy: Arc<Policy>,
+    peers: Option<Peers>,
 }
 
 /// Why a cache was not opened.
@@ -47,7 +54,67 @@ impl Cache {
             extraction,
             board: Board::default(),
             records: Records::open(root)?,
+            policy: Arc::new(Policy::everything()),
+            peers: None,
         })
+    }
+
+    /// With this policy of what may be pulled and used; everything without.
+    pub fn with_policy(mut self, policy: Policy) -> Self {
+        self.policy = Arc::new(policy);
+        self
+    }
+
+    /// Shares layers with these peers: they are asked first.
+    pub fn with_peers(mut self, options: &PeersOptions) -> Result<Self, PeersError> {
+        self.peers = Some(Peers::new(options, &self.blobs)?);
+        Ok(self)
+    }
+
+    /// Those that layers are shared with.
+    pub fn peers(&self) -> Option<&Peers> {
+        self.peers.as_ref()
+    }
+
+    /// Whether the policy lets images of this name in, as far as the name tells. Asks nobody.
+    pub fn permit_name(&self, reference: &Reference) -> Result<(), PullError> {
+        Ok(policy::judge_name(&self.policy, reference)?)
+    }
+
+    /// Whether the policy lets an image be used that is here, or came by another way than
+    /// [`Self::pull`]. `target` is what its name leads to. Asks the registry for a signature when
+    /// the policy wants one and none that counts was kept; the answer is one to be kept.
+    pub async fn permit(
+        &self,
+        reference: &Reference,
+        target: &Digest,
+        deadline: Duration,
+    ) -> Result<Option<KeptSignature>, PullError> {
+        self.permit_name(reference)?;
+        // A record that cannot be read keeps nothing.
+        let record = self.records.get(&reference.to_string()).ok().flatten();
+        let record = record.filter(|record| record.target == target.as_str());
+        let kept = record.and_then(|record| record.signature);
+        if policy::judge_kept(&self.policy, reference, target, kept.as_ref())?.is_some() {
+            return Ok(None);
+        }
+        let ask = async {
+            let registry = self.registries.open(reference)?;
+            self.permit_by(reference, target, &registry).await
+        };
+        within(reference, deadline, ask).await
+    }
+
+    pub(crate) async fn permit_by(
+        &self,
+        reference: &Reference,
+        target: &Digest,
+        registry: &Registry,
+    ) -> Result<Option<KeptSignature>, PullError> {
+        match policy::check(&self.policy, reference, target, registry).await? {
+            Allowed::BySignature { signature, .. } => Ok(KeptSignature::of(&signature)),
+            Allowed::ByDefault | Allowed::ByRule(_) => Ok(None),
+        }
     }
 
     /// Our own store.
@@ -72,8 +139,16 @@ impl Cache {
         blob: Descriptor,
         urgency: Urgency,
     ) -> Result<Fetched, PullError> {
-        self.fetcher
-            .blob(sources, "layer", &blob, &self.blobs, urgency)
-            .await
+        match &self.peers {
+            Some(peers) => {
+                let bring = peers.blob(&self.fetcher, sources, "layer", &blob, urgency);
+                bring.await
+            }
+            None => {
+                let into = &self.blobs;
+                let fetch = self.fetcher.blob(sources, "layer", &blob, into, urgency);
+                fetch.await
+            }
+        }
     }
 }

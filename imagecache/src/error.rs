@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::blobs::BlobsError;
+use crate::policy::Refusal;
 use crate::registry::HostsError;
 use crate::{Digest, InvalidReference, StoreError, UnpackError};
 
@@ -156,6 +157,9 @@ pub enum PullError {
         #[source]
         source: Cause,
     },
+    /// The image policy is against it. Nothing of its layers was fetched.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// A file of the hosts directory cannot be used.
     #[error(transparent)]
     Hosts(#[from] HostsError),
@@ -180,6 +184,7 @@ impl PullError {
             | Self::WrongDigest { .. }
             | Self::WrongSize { .. } => Retry::Later,
             Self::Registry { retry, .. } => *retry,
+            Self::Refused(refusal) => refusal.retry(),
             Self::Store(error) => error.retry(),
             Self::Blobs(error) => error.retry(),
             Self::Unpack(error) => error.retry(),

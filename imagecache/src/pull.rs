@@ -1,16 +1,19 @@
 //! The way of an image: manifest, config, then all layers at a time, each extracted as soon as it
 //! is verified and placed in order.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use oci_spec::image::Config;
 
+use crate::blobs::BlobsError;
 use crate::cache::Cache;
 use crate::error::{PullError, named};
-use crate::fetch::Urgency;
+use crate::fetch::{Budget, Hedge, Sources, Urgency};
 use crate::manifest::{self, CONFIG_LIMIT, Document, MANIFEST_LIMIT, Manifest};
+use crate::policy::KeptSignature;
 use crate::progress::Entry;
 use crate::receipt::{LayerReceipt, Origin, Receipt};
 use crate::registry::Registry;
@@ -78,6 +81,8 @@ pub struct Pulled {
     pub image: Image,
     /// How it came.
     pub receipt: Receipt,
+    /// The signature by which the policy let it in, where it wanted one.
+    pub signature: Option<KeptSignature>,
 }
 
 impl Cache {
@@ -94,47 +99,146 @@ impl Cache {
     ) -> Result<Pulled, PullError> {
         let begin = Instant::now();
         let entry = self.board.enter(reference.to_string());
-        let whole = async {
+        let whole_pull = async {
+            self.permit_name(reference)?;
             let registry = self.registries.open(reference)?;
-            let image = documents(reference, &registry, store).await?;
+            let (image, signature) = self.documents(reference, &registry, store).await?;
+            let sources = registry.sources();
             let layers = self
-                .layers(&image, &registry, unpacker, options.urgency, &entry)
+                .layers(&image, &sources, unpacker, options.urgency, &entry)
                 .await?;
-            if options.blobs == Afterwards::Dropped {
-                for layer in &image.layers {
-                    self.blobs.remove(&layer.digest)?;
-                }
-            }
+            self.drop_layers(&image, options)?;
             Ok(Pulled {
-                receipt: Receipt {
-                    reference: reference.to_string(),
-                    target: image.target.digest.to_string(),
-                    digest: image.manifest.digest.to_string(),
-                    seconds: Receipt::seconds(begin.elapsed()),
-                    fetched_bytes: layers.iter().map(|layer| layer.fetched_bytes).sum(),
-                    layers,
-                },
+                receipt: whole(&image, layers, begin),
                 image,
+                signature,
             })
         };
-        within(reference, options.deadline, whole).await
+        within(reference, options.deadline, whole_pull).await
+    }
+
+    /// Has an image unpacked whose documents and layers are here, because an archive had them. The
+    /// layers stay: see [`Self::drop_layers`].
+    pub async fn unpack<U: Unpacker>(
+        &self,
+        image: &Image,
+        unpacker: &U,
+        options: &PullOptions,
+    ) -> Result<Receipt, PullError> {
+        let begin = Instant::now();
+        let entry = self.board.enter(image.reference.to_string());
+        // There is nobody to be asked.
+        let sources = Sources {
+            ordered: Vec::new(),
+            budget: Arc::new(Budget::new(0)),
+            stall_timeout: options.deadline,
+            hedge: Hedge::Others,
+        };
+        let work = async {
+            let mut layers = self
+                .layers(image, &sources, unpacker, options.urgency, &entry)
+                .await?;
+            for layer in layers
+                .iter_mut()
+                .filter(|layer| layer.from == Origin::Store)
+            {
+                layer.from = Origin::Import;
+            }
+            Ok(whole(image, layers, begin))
+        };
+        within(&image.reference, options.deadline, work).await
+    }
+
+    /// Drops the layers of an image that is unpacked, where they are not to stay.
+    pub fn drop_layers(&self, image: &Image, options: &PullOptions) -> Result<(), BlobsError> {
+        if options.blobs == Afterwards::Dropped {
+            for layer in &image.layers {
+                self.blobs.remove(&layer.digest)?;
+            }
+        }
+        Ok(())
     }
 
     /// What the reference names in its registry now: the digest of an index or manifest. Costs no
-    /// network when the reference has a digest. Keeps nothing.
+    /// network when the reference has a digest, or the policy is against the name. Keeps nothing.
     pub async fn resolve(
         &self,
         reference: &Reference,
         deadline: Duration,
     ) -> Result<Digest, PullError> {
+        self.permit_name(reference)?;
         let look = async { self.registries.open(reference)?.resolve(reference).await };
         within(reference, deadline, look).await
+    }
+
+    /// The documents of an image, and the signature by which it may be had. Nothing is kept of one
+    /// that may not.
+    async fn documents<S: ContentStore>(
+        &self,
+        reference: &Reference,
+        registry: &Registry,
+        store: &S,
+    ) -> Result<(Image, Option<KeptSignature>), PullError> {
+        let name = reference.to_string();
+        let bytes = self.manifest(reference, registry).await?;
+        let digest = Digest::of(&bytes);
+        let signature = self.permit_by(reference, &digest, registry).await?;
+        let object = named("manifest", &digest);
+        let target = Descriptor {
+            media_type: manifest::media_type(&object, &bytes)?,
+            digest,
+            size: bytes.len() as u64,
+        };
+        let (manifest, parsed) = match manifest::document(&name, &object, &bytes)? {
+            Document::Manifest(parsed) => (target.clone(), parsed),
+            Document::Index(chosen) => {
+                let chosen_name = reference.with_digest(&chosen.digest);
+                let bytes = self.manifest(&chosen_name, registry).await?;
+                let parsed = image_manifest(&name, &chosen, &bytes)?;
+                fetch::keep(store, &chosen, bytes).await?;
+                (chosen, parsed)
+            }
+        };
+        fetch::keep(store, &target, bytes).await?;
+        if let Err(error) = fetch::blob(registry, "config", &parsed.config, store).await {
+            let found = self.of_peers(reference, &parsed.config.digest).await;
+            fetch::keep(store, &parsed.config, found.ok_or(error)?).await?;
+        }
+        let config = store.read(&parsed.config.digest, CONFIG_LIMIT).await?;
+        let image = assemble(reference, target, manifest, parsed, &config)?;
+        Ok((image, signature))
+    }
+
+    /// The manifest or index; by digest from a peer when the registry does not have it, or is away.
+    async fn manifest(
+        &self,
+        reference: &Reference,
+        registry: &Registry,
+    ) -> Result<Bytes, PullError> {
+        let error = match registry.manifest(reference).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) => error,
+        };
+        let found = match reference.digest() {
+            Some(digest) => self.of_peers(reference, digest).await,
+            None => None,
+        };
+        found
+            .filter(|bytes| bytes.len() as u64 <= MANIFEST_LIMIT)
+            .ok_or(error)
+    }
+
+    async fn of_peers(&self, reference: &Reference, digest: &Digest) -> Option<Bytes> {
+        let peers = self.peers()?;
+        let found = peers.document(reference.repository(), digest).await?;
+        tracing::info!(%digest, "a document came from a peer: the registry did not give it");
+        Some(found)
     }
 
     async fn layers<U: Unpacker>(
         &self,
         image: &Image,
-        registry: &Registry,
+        sources: &Sources,
         unpacker: &U,
         urgency: Urgency,
         entry: &Entry,
@@ -155,8 +259,6 @@ impl Cache {
             blobs: &self.blobs,
             tell: &|layer, stage| entry.reached(present + layer, stage),
         };
-        let sources = registry.sources();
-        let sources = &sources;
         let fetch = move |blob: Descriptor| self.fetch(sources, blob, urgency).boxed();
         let unpacked = unpack::layers(&chain[present..], &parts, &fetch).await?;
         let before = chain[..present].iter().map(|layer| receipt(layer, None));
@@ -164,6 +266,18 @@ impl Cache {
         Ok(before
             .chain(now.map(|(layer, unpacked)| receipt(layer, Some(unpacked))))
             .collect())
+    }
+}
+
+/// The receipt of an image whose layers came like this, since `begin`.
+fn whole(image: &Image, layers: Vec<LayerReceipt>, begin: Instant) -> Receipt {
+    Receipt {
+        reference: image.reference.to_string(),
+        target: image.target.digest.to_string(),
+        digest: image.manifest.digest.to_string(),
+        seconds: Receipt::seconds(begin.elapsed()),
+        fetched_bytes: layers.iter().map(|layer| layer.fetched_bytes).sum(),
+        layers,
     }
 }
 
@@ -191,7 +305,7 @@ fn receipt(layer: &Layer, unpacked: Option<Unpacked>) -> LayerReceipt {
     }
 }
 
-async fn within<T>(
+pub(crate) async fn within<T>(
     reference: &Reference,
     deadline: Duration,
     work: impl Future<Output = Result<T, PullError>>,
@@ -248,37 +362,6 @@ async fn read<S: ContentStore>(
         Err(StoreError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
-}
-
-async fn documents<S: ContentStore>(
-    reference: &Reference,
-    registry: &Registry,
-    store: &S,
-) -> Result<Image, PullError> {
-    let name = reference.to_string();
-    let bytes = registry.manifest(reference).await?;
-    let digest = Digest::of(&bytes);
-    let object = named("manifest", &digest);
-    let target = Descriptor {
-        media_type: manifest::media_type(&object, &bytes)?,
-        digest,
-        size: bytes.len() as u64,
-    };
-    let (manifest, parsed) = match manifest::document(&name, &object, &bytes)? {
-        Document::Manifest(parsed) => (target.clone(), parsed),
-        Document::Index(chosen) => {
-            let bytes = registry
-                .manifest(&reference.with_digest(&chosen.digest))
-                .await?;
-            let parsed = image_manifest(&name, &chosen, &bytes)?;
-            fetch::keep(store, &chosen, bytes).await?;
-            (chosen, parsed)
-        }
-    };
-    fetch::keep(store, &target, bytes).await?;
-    fetch::blob(registry, "config", &parsed.config, store).await?;
-    let config = store.read(&parsed.config.digest, CONFIG_LIMIT).await?;
-    assemble(reference, target, manifest, parsed, &config)
 }
 
 /// The manifest that an index chose; an index inside an index is not followed.

@@ -2,7 +2,8 @@
 //!
 //! A record is written when an image is ready and goes when the image is evicted; it says what the
 //! image needs, whether it is pinned, and how it came (its receipt). Promises: a file is replaced
-//! whole or not at all, and one that cannot be read is told and left alone. What runs from an image,
+//! whole or not at all, one that cannot be read is told and left alone, and several processes may
+//! change the records of one store. What runs from an image,
 //! and what containerd still has of it, is not here: that is asked.
 
 use std::fs::{self, DirBuilder, File};
@@ -12,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use crate::policy::KeptSignature;
 use crate::{Digest, Image, Receipt};
 
 /// Version of the files.
@@ -45,6 +48,9 @@ pub struct Record {
     /// How it came; none when it was there before anybody pulled it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<Receipt>,
+    /// The signature by which the image policy let it in, where it wanted one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<KeptSignature>,
 }
 
 /// A layer of an image that is ready.
@@ -81,6 +87,7 @@ impl Record {
             ready_at: now,
             used_at: now,
             receipt,
+            signature: None,
         }
     }
 }
@@ -130,8 +137,9 @@ pub enum RecordsError {
 #[derive(Debug, Clone)]
 pub struct Records {
     root: Arc<Path>,
-    /// Whoever reads a record to change it is alone in this process.
-    changing: Arc<Mutex<()>>,
+    /// Whoever reads a record to change it is alone: in this process by the mutex, and by a
+    /// flock(2) on the file among all that have the store open.
+    changing: Arc<Mutex<File>>,
 }
 
 impl Records {
@@ -141,9 +149,13 @@ impl Records {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&root);
         made.map_err(failed("create", &root))?;
+        let lock = root.join("lock");
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false);
+        let opened = options.open(&lock).map_err(failed("create", &lock))?;
         Ok(Self {
             root: Arc::from(root),
-            changing: Arc::default(),
+            changing: Arc::new(Mutex::new(opened)),
         })
     }
 
@@ -167,9 +179,12 @@ impl Records {
 
     /// Writes the record of an image that is ready. One that is pinned stays pinned.
     pub fn put(&self, mut record: Record) -> Result<Record, RecordsError> {
-        let _changing = self.changing();
+        let _changing = self.changing()?;
         if let Some(before) = self.get(&record.reference)? {
             record.pinned |= before.pinned;
+            if before.target == record.target {
+                record.signature = record.signature.or(before.signature);
+            }
             if before.digest == record.digest && record.receipt.is_none() {
                 record.receipt = before.receipt;
                 record.ready_at = before.ready_at;
@@ -185,7 +200,7 @@ impl Records {
         reference: &str,
         change: impl FnOnce(&mut Record),
     ) -> Result<Option<Record>, RecordsError> {
-        let _changing = self.changing();
+        let _changing = self.changing()?;
         let Some(mut record) = self.get(reference)? else {
             return Ok(None);
         };
@@ -212,7 +227,7 @@ impl Records {
 
     /// Removes a record; whether it was there.
     pub fn remove(&self, reference: &str) -> Result<bool, RecordsError> {
-        let _changing = self.changing();
+        let _changing = self.changing()?;
         let path = self.path(reference);
         match fs::remove_file(&path) {
             Ok(()) => Ok(true),
@@ -242,8 +257,22 @@ impl Records {
         self.root.join(name.hex()).with_extension("json")
     }
 
-    fn changing(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits for who is at it: for as long as one file takes to be written.
+    fn changing(&self) -> Result<Changing<'_>, RecordsError> {
+        let file = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let locked = flock(&*file, FlockOperation::LockExclusive).map_err(io::Error::from);
+        locked.map_err(failed("lock", &self.root))?;
+        Ok(Changing(file))
+    }
+}
+
+/// As long as it is there, nobody else changes records.
+struct Changing<'r>(MutexGuard<'r, File>);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        // The kernel unlocks it when the file is closed, at the latest.
+        let _ = flock(&*self.0, FlockOperation::Unlock);
     }
 }
 
@@ -303,6 +332,7 @@ mod tests {
             ready_at: 100,
             used_at: 100,
             receipt: None,
+            signature: None,
         }
     }
 
@@ -343,6 +373,24 @@ mod tests {
         assert!(records.get("web").unwrap().unwrap().pinned);
         records.used("web").unwrap();
         assert!(records.get("web").unwrap().unwrap().used_at > 100);
+    }
+
+    #[test]
+    fn two_that_have_the_store_open_change_records_in_turn() {
+        let store = tempfile::tempdir().unwrap();
+        let first = Records::open(store.path()).unwrap();
+        first.put(record("web")).unwrap();
+        let second = Records::open(store.path()).unwrap();
+        std::thread::scope(|scope| {
+            for records in [&first, &second, &first, &second] {
+                scope.spawn(move || {
+                    for _ in 0..25 {
+                        records.change("web", |record| record.used_at += 1).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(first.get("web").unwrap().unwrap().used_at, 200);
     }
 
     #[test]

@@ -342,3 +342,51 @@ proptest! {
         prop_assert!(read == bytes);
     }
 }
+
+/// As if nobody had written to it for an hour.
+fn age(path: &Path) {
+    let hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+    let file = fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(hour_ago).unwrap();
+}
+
+#[test]
+fn what_no_image_names_goes_when_it_is_old_and_nobody_writes_it() {
+    let root = tempfile::tempdir().unwrap();
+    let blobs = open(root.path());
+    let named = content(3 * MIB);
+    let [unnamed, young, given_up, under_way] =
+        [1, 2, 3, 4].map(|by| content(MIB + by).into_iter().rev().collect::<Vec<u8>>());
+    for bytes in [&named, &unnamed, &young] {
+        put(&blobs, bytes);
+    }
+    let partial = begin(&blobs, &given_up);
+    partial.write_at(0, &given_up[..MIB / 2]).unwrap();
+    drop(partial);
+    let writing = begin(&blobs, &under_way);
+    writing.write_at(0, &under_way[..MIB / 2]).unwrap();
+    let hex = |bytes: &[u8]| Digest::of(bytes).hex().to_owned();
+    for bytes in [&named, &unnamed] {
+        age(&root.path().join("blobs/sha256").join(hex(bytes)));
+    }
+    for bytes in [&given_up, &under_way] {
+        age(&root.path().join("partial").join(hex(bytes)));
+    }
+    let keep = [Digest::of(&named)].into_iter().collect();
+    let untouched = std::time::Duration::from_secs(1800);
+    let bytes = blobs.remove_unnamed(&keep, untouched).unwrap();
+    assert!(bytes > unnamed.len() as u64, "{bytes}");
+    let left = files(root.path()).join("\n");
+    for (bytes, stays) in [
+        (&named, true),
+        (&young, true),
+        (&under_way, true),
+        (&unnamed, false),
+        (&given_up, false),
+    ] {
+        assert_eq!(left.contains(&hex(bytes)), stays, "{left}");
+    }
+    assert_eq!(blobs.remove_unnamed(&keep, untouched).unwrap(), 0);
+    writing.write_at(0, &under_way).unwrap();
+    writing.commit().unwrap();
+}

@@ -24,6 +24,7 @@ const STOPS: Duration = Duration::from_secs(20);
 /// The agent of a test host. Dropped, it is killed; its containers stay until the host goes.
 #[derive(Debug)]
 pub struct Agent {
+    name: &'static str,
     directory: PathBuf,
     config: PathBuf,
     socket: PathBuf,
@@ -49,7 +50,17 @@ enum Stored {
 impl Agent {
     /// Writes the configuration (`extra` is appended to it) without starting the agent.
     pub fn prepare(ground: &Ground, containerd: &Path, extra: &str) -> Result<Self> {
-        let directory = ground.path("agent");
+        Self::prepare_as(ground, "agent", containerd, extra)
+    }
+
+    /// The same for one of several agents of a host; `name` is that of its directory and its log.
+    pub fn prepare_as(
+        ground: &Ground,
+        name: &'static str,
+        containerd: &Path,
+        extra: &str,
+    ) -> Result<Self> {
+        let directory = ground.path(name);
         let config = directory.join("config.d");
         fs::create_dir_all(&config).with_context(|| format!("create {}", config.display()))?;
         // As /run of a real host: what is renamed there waits for no disk.
@@ -59,7 +70,10 @@ impl Agent {
         mount("tmpfs", &run, "tmpfs", flags, Some(c"mode=0755,size=64m"))
             .with_context(|| format!("mount a tmpfs at {}", run.display()))?;
         let socket = run.join("api.sock");
-        let namespace = format!("nodeagent.{}", ground.id());
+        let namespace = match name {
+            "agent" => format!("nodeagent.{}", ground.id()),
+            name => format!("{name}.{}", ground.id()),
+        };
         let text = format!(
             r#"version = 1
 [host]
@@ -89,6 +103,7 @@ host_address = "{address}"
         let base = config.join("10-test-host.toml");
         fs::write(&base, text).with_context(|| format!("write {}", base.display()))?;
         let agent = Self {
+            name,
             config,
             namespace,
             process: None,
@@ -177,7 +192,7 @@ host_address = "{address}"
     /// Starts it and does not wait.
     pub fn launch(&mut self, ground: &Ground) -> Result<()> {
         ensure!(self.process.is_none(), "the agent runs already");
-        let notify = ground.path("notify.sock");
+        let notify = ground.path(&format!("{}-notify.sock", self.name));
         let _ = fs::remove_file(&notify);
         let notifications =
             UnixDatagram::bind(&notify).with_context(|| format!("bind {}", notify.display()))?;
@@ -210,7 +225,7 @@ host_address = "{address}"
             .arg(&self.config)
             .env("NOTIFY_SOCKET", &notify)
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
-        self.process = Some(Process::start_with(ground, "agent", command, passed)?);
+        self.process = Some(Process::start_with(ground, self.name, command, passed)?);
         self.notifications = Some(notifications);
         Ok(())
     }
@@ -298,7 +313,7 @@ host_address = "{address}"
 
     /// The last `lines` of its log.
     pub fn tail(&self, lines: usize) -> String {
-        let log = self.directory.with_file_name("agent.log");
+        let log = self.directory.with_extension("log");
         let mut text = String::new();
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{}:", log.display());

@@ -1,4 +1,5 @@
-//! A real containerd of the host's own: own configuration, root, state and socket, no CRI.
+//! A real containerd of the host's own: own configuration, root, state and socket; with the plugin
+//! for the kubelet (CRI) where a test wants it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use containerd_client::services::v1::leases_client::LeasesClient;
 use containerd_client::services::v1::snapshots::{
-    ListSnapshotsRequest, snapshots_client::SnapshotsClient,
+    ListSnapshotsRequest, RemoveSnapshotRequest, ViewSnapshotRequest,
+    snapshots_client::SnapshotsClient,
 };
 use containerd_client::services::v1::tasks_client::TasksClient;
 use containerd_client::services::v1::version_client::VersionClient;
@@ -17,12 +19,16 @@ use containerd_client::services::v1::{
     DeleteContainerRequest, ListContainersRequest, ListTasksRequest,
     containers_client::ContainersClient,
 };
+use rustix::mount::{UnmountFlags, unmount};
 use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
+use crate::faults::FaultyRegistry;
 use crate::ground::Ground;
 use crate::process::Process;
+use crate::registry::Registry;
+use crate::tree::Tree;
 use crate::wait::{Look, until};
 
 const STARTS: Duration = Duration::from_secs(20);
@@ -31,6 +37,48 @@ const ANSWERS: Duration = Duration::from_secs(10);
 
 /// Snapshotter of all test hosts.
 pub const SNAPSHOTTER: &str = "overlayfs";
+
+/// Where that keeps the layers, below a host's directory.
+const SNAPSHOTS: &str = "containerd/root/io.containerd.snapshotter.v1.overlayfs/snapshots";
+
+/// What speaks with the kubelet: in 1.6, and in 2.x.
+const CRI_PLUGINS: [&str; 3] = [
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime",
+];
+
+/// Registries of tests speak plain HTTP, which 2.x tries only after TLS.
+fn plain_http(hosts: &Path, registry: &str) -> Result<()> {
+    let directory = hosts.join(registry);
+    fs::create_dir_all(&directory).with_context(|| format!("create {}", directory.display()))?;
+    let file = directory.join("hosts.toml");
+    fs::write(&file, format!("server = \"http://{registry}\"\n"))
+        .with_context(|| format!("write {}", file.display()))
+}
+
+/// The CRI plugin's configuration, in the words of 1.6 that 2.x understands, too: nothing of it is
+/// the machine's.
+fn cri(ground: &Ground, sandbox: &str) -> String {
+    let directory = ground.path("cri");
+    let directory = directory.display();
+    format!(
+        r#"[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{sandbox}"
+restrict_oom_score_adj = true
+netns_mounts_under_state_dir = true
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{directory}/cni-bin"
+conf_dir = "{directory}/cni"
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{directory}/hosts"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+Root = "{directory}/runc"
+"#
+    )
+}
 
 /// The socket of the containerd of the host in `directory`.
 pub(crate) fn socket(directory: &Path) -> PathBuf {
@@ -71,8 +119,28 @@ impl Containerd {
         self.process.as_ref().map(Process::pid)
     }
 
+    /// The same with the CRI plugin; pods' sandboxes are of the image `sandbox`.
+    pub fn start_with_cri(ground: &Ground, sandbox: &str) -> Result<Self> {
+        for registry in [Registry::address(), FaultyRegistry::address()] {
+            plain_http(&ground.path("cri/hosts"), &registry.to_string())?;
+        }
+        let containerd = Self::prepare_with(ground, &[], &cri(ground, sandbox))?;
+        Ok(Self {
+            process: Some(containerd.launch(ground)?),
+            ..containerd
+        })
+    }
+
     /// Writes the configuration without starting it.
     pub fn prepare(ground: &Ground) -> Result<Self> {
+        Self::prepare_with(ground, &CRI_PLUGINS, "")
+    }
+
+    fn prepare_with(ground: &Ground, disabled: &[&str], more: &str) -> Result<Self> {
+        let disabled: String = disabled
+            .iter()
+            .map(|name| format!("  {name:?},\n"))
+            .collect();
         let socket = socket(ground.directory());
         let config = ground.path("containerd.toml");
         let directory = ground.directory().display();
@@ -83,10 +151,7 @@ impl Containerd {
 root = "{directory}/containerd/root"
 state = "{directory}/containerd/state"
 disabled_plugins = [
-  "io.containerd.grpc.v1.cri",
-  "io.containerd.cri.v1.images",
-  "io.containerd.cri.v1.runtime",
-  "io.containerd.nri.v1.nri",
+{disabled}  "io.containerd.nri.v1.nri",
   "io.containerd.snapshotter.v1.aufs",
   "io.containerd.snapshotter.v1.blockfile",
   "io.containerd.snapshotter.v1.btrfs",
@@ -99,7 +164,7 @@ disabled_plugins = [
 address = "{socket}"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{directory}/containerd/opt"
-"#,
+{more}"#,
             socket = socket.display(),
         );
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
@@ -224,6 +289,50 @@ path = "{directory}/containerd/opt"
         .with_context(|| format!("list snapshots in {namespace}"))
     }
 
+    /// What a container of `namespace` would see of an image whose topmost layer is unpacked as
+    /// `chain_id`. `ctr images mount` is not asked: that of 2.2 fails where it is the only layer.
+    pub fn tree(&self, ground: &Ground, namespace: &str, chain_id: &str) -> Result<Tree> {
+        let key = format!("{namespace}-{}", chain_id.trim_start_matches("sha256:"));
+        let point = ground.path(&key);
+        fs::create_dir_all(&point).with_context(|| format!("create {}", point.display()))?;
+        let view = ViewSnapshotRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            key: key.clone(),
+            parent: chain_id.to_owned(),
+            // Nobody else refers to it: the collector leaves it alone.
+            labels: [("containerd.io/gc.root".to_owned(), "1".to_owned())].into(),
+        };
+        let mounts = self.ask(async |channel| {
+            let mut client = SnapshotsClient::new(channel);
+            let viewed = client.view(within(namespace, view)?).await?;
+            Ok(viewed.into_inner().mounts)
+        });
+        for mount in mounts.with_context(|| format!("view {chain_id} in {namespace}"))? {
+            // A hundred lower directories by their whole names are more than mount(2) takes.
+            let snapshots = ground.path(SNAPSHOTS);
+            let options = mount.options.join(",");
+            let options = options.replace(&format!("{}/", snapshots.display()), "");
+            let mut command = Command::new("mount");
+            command.args(["-t", &mount.r#type, &mount.source, "-o", &options]);
+            command.arg(&point).current_dir(&snapshots);
+            let mounted = command.output().context("run mount(8)")?;
+            let said = String::from_utf8_lossy(&mounted.stderr);
+            ensure!(mounted.status.success(), "{command:?}: {}", said.trim());
+        }
+        let tree = Tree::read(&point);
+        unmount(&point, UnmountFlags::empty())
+            .with_context(|| format!("unmount {}", point.display()))?;
+        let remove = RemoveSnapshotRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            key,
+        };
+        self.ask(async |channel| {
+            let mut client = SnapshotsClient::new(channel);
+            client.remove(within(namespace, remove)?).await.map(drop)
+        })?;
+        tree
+    }
+
     /// Ids of the leases in `namespace`.
     pub fn leases(&self, namespace: &str) -> Result<Vec<String>> {
         self.ask(async |channel| {
@@ -237,7 +346,10 @@ path = "{directory}/containerd/opt"
         .with_context(|| format!("list leases in {namespace}"))
     }
 
-    fn ask<T>(&self, question: impl AsyncFnOnce(Channel) -> Result<T, Status>) -> Result<T> {
+    pub(crate) fn ask<T>(
+        &self,
+        question: impl AsyncFnOnce(Channel) -> Result<T, Status>,
+    ) -> Result<T> {
         self.runtime.block_on(async {
             let answer = tokio::time::timeout(ANSWERS, async {
                 let channel = containerd_client::connect(&self.socket)

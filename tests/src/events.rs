@@ -14,7 +14,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// One event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// `reset`, `synced`, `app`, `instance`, `task` or `alarm`.
+    /// `reset`, `synced`, `app`, `instance`, `task`, `alarm` or `pull`.
     pub name: String,
     /// Its document.
     pub data: Value,

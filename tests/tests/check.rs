@@ -125,3 +125,38 @@ fn each_wrong_thing_is_named_alone_and_the_rest_is_judged_all_the_same() -> Resu
     not(&host, "containerd.answers", "nothing on ")?;
     Ok(())
 }
+
+#[test]
+fn a_containerd_too_old_for_pins_wants_the_kubelets_threshold_to_be_100() -> Result<()> {
+    let host = TestHost::without_agent("")?;
+    ensure!(
+        finding(&check(&host)?.0, "images.kubelet").is_err(),
+        "the kubelet is looked for in a namespace of our own"
+    );
+    let kubelet = host.ground.path("kubelet.yaml");
+    let text =
+        format!("[containerd]\nnamespace = \"k8s.io\"\n[images]\nkubelet_config = {kubelet:?}\n");
+    host.agent.configure(&text)?;
+    // 1.6.20 of Debian 12 is too old, 2.x is not.
+    let is_old = host.containerd.version()?.starts_with("1.6.20");
+    let threshold = |percent: u32| {
+        let text = format!("kind: KubeletConfiguration\nimageGCHighThresholdPercent: {percent}\n");
+        std::fs::write(&kubelet, text).context("write the kubelet's configuration")
+    };
+    let look = || finding(&check(&host)?.0, "images.kubelet");
+    let wanted = if is_old { "part" } else { "full" };
+    let (works, found) = look()?;
+    assert_eq!(works, wanted, "{found}");
+    assert_eq!(found.contains("No such file"), is_old, "{found}");
+    threshold(85)?;
+    let (works, found) = look()?;
+    assert_eq!(works, wanted, "{found}");
+    assert_eq!(
+        found.contains("imageGCHighThresholdPercent is 85"),
+        is_old,
+        "{found}"
+    );
+    threshold(100)?;
+    assert_eq!(look()?.0, "full");
+    Ok(())
+}

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nodeagent_tests::TestHost;
 use nodeagent_tests::events::{Event, Stream};
+use nodeagent_tests::{Image, TestHost};
 
 const WITHIN: Duration = Duration::from_secs(30);
 
@@ -88,4 +88,29 @@ fn a_watcher_of_an_agent_that_was_killed_begins_anew() -> Result<()> {
         event.data["instance"]["state"] == "armed"
     })?;
     host.remove_app("web")
+}
+
+#[test]
+fn a_watcher_is_told_of_pulls_with_their_receipt_or_their_error() -> Result<()> {
+    let host = TestHost::start()?;
+    let web = host.push(&Image::web()?, "web:1")?;
+    let mut stream = Stream::open(host.agent.socket(), "/v1/events", None)?;
+    stream.until("synced", WITHIN, synced)?;
+    let over = |event: &Event| event.name == "pull" && event.data["pull"].is_null();
+    host.cli().json(&["image", "pull", &web.reference])?.ok()?;
+    let seen = stream.until("the pull's end", WITHIN, over)?;
+    let end = seen.last().context("an end")?;
+    assert_eq!(end.data["reference"], web.reference, "{end:?}");
+    assert_eq!(end.data["receipt"]["layers"][0]["digest"], web.layer);
+    assert!(end.data["error"].is_null());
+    // One that is here is no pull, and one that is nowhere ends with the reason.
+    host.cli().json(&["image", "pull", &web.reference])?.ok()?;
+    let none = web.reference.replace("web:1", "none:1");
+    host.cli().json(&["image", "pull", &none])?.problem(3)?;
+    let seen = stream.until("the refused pull", WITHIN, over)?;
+    let end = seen.last().context("an end")?;
+    assert_eq!(end.data["reference"], none, "{seen:?}");
+    let why = end.data["error"].as_str().unwrap_or_default();
+    assert!(why.contains("has no manifest 1"), "{why}");
+    Ok(())
 }

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nodeagent::api::v1::VerifyResult;
 use nodeagent_tests::faults::{At, Fault, FaultyRegistry, Rule};
 use nodeagent_tests::image::cached;
 use nodeagent_tests::image::layout::Layout;
@@ -180,6 +181,44 @@ fn full(bytes: u64, inodes: u32, option: &str) -> Result<()> {
     ensure!(mounted.status.success(), "{mounted:?}");
     host.apply(&manifest)?;
     host.remove_app("layers")
+}
+
+#[test]
+fn a_store_that_is_full_is_told_and_with_room_the_same_image_comes() -> Result<()> {
+    full_store(3 << 20, 10_000, "size=200m")
+}
+
+#[test]
+fn a_store_without_inodes_is_told_and_with_some_the_same_image_comes() -> Result<()> {
+    // The directories of the store take most of them.
+    full_store(200 << 20, 14, "nr_inodes=10k")
+}
+
+/// The agent's own store is too small for an image until it is mounted again with `option`.
+fn full_store(bytes: u64, inodes: u32, option: &str) -> Result<()> {
+    let mut host = TestHost::without_agent("")?;
+    let store = host.small_disk_of("store", bytes, inodes)?;
+    host.agent
+        .configure(&format!("{CONFIG}root = {store:?}\n"))?;
+    host.agent.start(&host.ground)?;
+    let image = cached::layers(&host.ground.path("image"), 6, 3 << 20)?;
+    image.place(&host.registry, "large:1")?;
+    let reference = Registry::reference("large:1");
+    let refused = host.cli().json(&["image", "pull", &reference])?;
+    let problem = refused.problem(refused.code)?;
+    let said = problem.detail.to_lowercase();
+    ensure!(said.contains("no space left"), "{}", problem.detail);
+    host.assert_nothing_left()?;
+
+    let mut mount = Command::new("mount");
+    mount.args(["-o", &format!("remount,{option}")]).arg(&store);
+    let mounted = mount.output().context("run mount(8)")?;
+    ensure!(mounted.status.success(), "{mounted:?}");
+    host.cli().json(&["image", "pull", &reference])?.ok()?;
+    let verified = host.cli().json(&["image", "verify"])?;
+    let verified: VerifyResult = verified.document(0)?;
+    assert_eq!((verified.right, verified.absent), (6, 0));
+    Ok(())
 }
 
 #[test]

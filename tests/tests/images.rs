@@ -35,19 +35,13 @@ impl Oracle {
 
     /// The tree of an image by containerd's own unpack.
     fn tree(&self, name: &str) -> Result<Tree> {
-        let reference = self
-            .build(name)?
-            .place(&self.registry, &format!("{name}:1"))?;
+        let layout = self.build(name)?;
+        let reference = layout.place(&self.registry, &format!("{name}:1"))?;
         let ctr = Ctr::new(&self.ground, &self.containerd);
         ctr.pull(&reference)?;
-        // The name of the mount is the name of a snapshot, so each image has its own.
-        let point = self.ground.path(&format!("mounted-{name}"));
-        std::fs::create_dir_all(&point)?;
-        let point = point.display().to_string();
-        ctr.run(&["images", "mount", &reference, &point])?;
-        let tree = Tree::read(point.as_ref());
-        ctr.run(&["images", "unmount", &point])?;
-        tree
+        let chain_id = layout.chain_id()?;
+        self.containerd
+            .tree(&self.ground, ctr.namespace(), &chain_id)
     }
 }
 

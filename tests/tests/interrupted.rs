@@ -200,3 +200,40 @@ fn a_create_that_is_cut_off_inside_the_runtime_is_taken_back_and_made_anew() -> 
     ensure!(failed.is_empty(), "{failed:?}");
     host.remove_app("web")
 }
+
+#[test]
+fn an_agent_that_is_stopped_while_it_makes_containers_goes_on_with_each_of_them() -> Result<()> {
+    const ROUNDS: usize = 8;
+    let mut host = TestHost::start_with("[discovery.file]\npropagation_bound = \"100ms\"\n")?;
+    host.warm_web(1)?;
+    for round in 0..ROUNDS {
+        let id = format!("up-{round}");
+        let begun = ["activate", "web", "--to", "5", "--task-id", id.as_str()];
+        let begin = [&begun[..], &["--timeout", "10ms"]].concat();
+        let mut answer = host.cli().json(&begin)?;
+        // Not durable yet when the wait ended: asked again, as the answer says.
+        while answer.code == 1 && answer.stderr.contains("is not durable yet") {
+            answer = host.cli().json(&begin)?;
+        }
+        ensure!(answer.code == 6, "{answer}");
+        let made = 1 + round % 4;
+        until("some of the containers", Duration::from_secs(30), || {
+            let there = host.containers()?.len();
+            Ok(match there > made {
+                true => Look::Seen(()),
+                false => Look::NotYet(format!("{there} containers")),
+            })
+        })?;
+        host.agent.stop()?;
+        host.agent.start(&host.ground)?;
+        let task = host.cli().activate("web", 5, &id)?;
+        ensure!(
+            task.state == "done",
+            "round {round}: {task:?}\n{}",
+            host.agent.tail(60)
+        );
+        host.cli().json(&["deactivate", "web", "--to", "0"])?.ok()?;
+        host.assert_exactly("web", 0, 1)?;
+    }
+    host.remove_app("web")
+}

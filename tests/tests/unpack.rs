@@ -50,20 +50,6 @@ impl Scene {
         self.image(&["list"])?.document(0)
     }
 
-    /// What a container of this namespace would see.
-    fn tree(&self, namespace: &str, reference: &str) -> Result<Tree> {
-        let ctr = Ctr::new(&self.ground, &self.containerd).within(namespace);
-        // The name of the mount is the name of a snapshot, so each image has its own.
-        let name = format!("{namespace}-{}", reference.replace(['/', ':'], "-"));
-        let point = self.ground.path(&name);
-        fs::create_dir_all(&point)?;
-        let point = point.display().to_string();
-        ctr.run(&["images", "mount", reference, &point])?;
-        let tree = Tree::read(point.as_ref());
-        ctr.run(&["images", "unmount", &point])?;
-        tree
-    }
-
     fn blobs(&self) -> PathBuf {
         self.agent.state().join("images/blobs/sha256")
     }
@@ -90,6 +76,7 @@ fn without_times_of_unpacking(ours: &mut Tree, theirs: &mut Tree, began: i64) {
 #[test]
 fn the_agent_unpacks_every_image_as_containerd_does() -> Result<()> {
     let scene = Scene::new(CONFIG)?;
+    // Of 2.2 with one unpack at a time, its default: with more it loses whiteouts.
     let oracle = Ctr::new(&scene.ground, &scene.containerd);
     let began = UNIX_EPOCH.elapsed()?.as_secs() as i64;
     let mut wrong = Vec::new();
@@ -101,8 +88,10 @@ fn the_agent_unpacks_every_image_as_containerd_does() -> Result<()> {
         let pulled = scene.pull(&reference).context(image.name)?;
         assert_eq!(pulled.state, ImageState::Ready, "{}", image.name);
         oracle.pull(&reference).context(image.name)?;
-        let mut ours = scene.tree(scene.agent.namespace(), &reference)?;
-        let mut theirs = scene.tree(oracle.namespace(), &reference)?;
+        let chain_id = layout.chain_id()?;
+        let tree = |namespace| scene.containerd.tree(&scene.ground, namespace, &chain_id);
+        let mut ours = tree(scene.agent.namespace())?;
+        let mut theirs = tree(oracle.namespace())?;
         without_times_of_unpacking(&mut ours, &mut theirs, began);
         ensure!(!theirs.0.is_empty(), "{} is empty", image.name);
         for difference in ours.differences(&theirs) {
@@ -120,7 +109,8 @@ fn the_old_format_of_sparse_files_is_unpacked_too() -> Result<()> {
         let layout = image.build(&scene.ground.path(image.name))?;
         let reference = layout.place(&scene.registry, &format!("{}:1", image.name))?;
         scene.pull(&reference)?;
-        scene.tree(scene.agent.namespace(), &reference)
+        let (ours, chain_id) = (scene.agent.namespace(), layout.chain_id()?);
+        scene.containerd.tree(&scene.ground, ours, &chain_id)
     };
     let newer = catalogue();
     let newer = newer

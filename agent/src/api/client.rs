@@ -32,9 +32,10 @@ pub use log::LogStream;
 pub use tls::{Credentials, Remote};
 
 use super::v1::{
-    AppDocument, AppList, ApplyResult, EvictRequest, EvictResult, ImageDocument, ImageList,
-    ImageRequest, JournalDocument, Problem, ProcessList, Status, Task, TaskList, TaskRequest,
-    Trail, Verb, VerifyRequest, VerifyResult,
+    AppDocument, AppImages, AppList, ApplyResult, EvictRequest, EvictResult, ExportRequest,
+    ExportResult, ImageDocument, ImageList, ImageRequest, ImportRequest, ImportResult,
+    JournalDocument, Problem, ProcessList, StableList, StableRequest, Status, Task, TaskList,
+    TaskRequest, Trail, Verb, VerifyRequest, VerifyResult,
 };
 use super::{Deletion, TaskFilter};
 
@@ -271,9 +272,38 @@ impl Client {
         self.ask("/v1/images/verify", request).await
     }
 
+    /// `GET /v1/images/stable`.
+    pub async fn stable_images(&self) -> Result<StableList, ClientError> {
+        self.get("/v1/images/stable").await
+    }
+
+    /// `POST /v1/images/stable`.
+    pub async fn set_stable_image(
+        &self,
+        request: &StableRequest,
+    ) -> Result<AppImages, ClientError> {
+        self.ask("/v1/images/stable", request).await
+    }
+
     /// `POST /v1/images/evict`.
     pub async fn evict_images(&self, request: &EvictRequest) -> Result<EvictResult, ClientError> {
         self.ask("/v1/images/evict", request).await
+    }
+
+    /// `POST /v1/images/import`.
+    pub async fn import_images(
+        &self,
+        request: &ImportRequest,
+    ) -> Result<ImportResult, ClientError> {
+        self.ask("/v1/images/import", request).await
+    }
+
+    /// `POST /v1/images/export`.
+    pub async fn export_images(
+        &self,
+        request: &ExportRequest,
+    ) -> Result<ExportResult, ClientError> {
+        self.ask("/v1/images/export", request).await
     }
 
     /// `PUT /v1/apps`; the app's name stands in the manifest.

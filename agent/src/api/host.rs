@@ -12,9 +12,10 @@ use tokio::sync::mpsc;
 use super::Feed;
 use super::exec::{ExecInput, ExecOutput};
 use super::v1::{
-    AppDocument, AppList, ApplyResult, EvictRequest, EvictResult, ExecRequest, ImageDocument,
-    ImageList, ImageRequest, JournalDocument, Problem, ProcessList, Status, Task, TaskList,
-    TaskRequest, TaskState, Trail, Verb, VerifyRequest, VerifyResult,
+    AppDocument, AppImages, AppList, ApplyResult, EvictRequest, EvictResult, ExecRequest,
+    ExportRequest, ExportResult, ImageDocument, ImageList, ImageRequest, ImportRequest,
+    ImportResult, JournalDocument, Problem, ProcessList, StableList, StableRequest, Status, Task,
+    TaskList, TaskRequest, TaskState, Trail, Verb, VerifyRequest, VerifyResult,
 };
 use crate::logs::Since;
 use crate::metrics::Page;
@@ -214,6 +215,29 @@ pub trait Host: Send + Sync + 'static {
         &self,
         request: EvictRequest,
     ) -> impl Future<Output = Result<EvictResult, Problem>> + Send;
+
+    /// Which images belong on this host, and which one scale-out uses.
+    fn stable_images(&self) -> impl Future<Output = Result<StableList, Problem>> + Send;
+
+    /// Says which image of an app is stable. Problems: `invalid_request`, `not_found`, `deleting`.
+    fn set_stable_image(
+        &self,
+        request: StableRequest,
+    ) -> impl Future<Output = Result<AppImages, Problem>> + Send;
+
+    /// Makes the images of an archive ready. Problems: `invalid_request`, `image_refused`,
+    /// `unavailable`, `internal`.
+    fn import_images(
+        &self,
+        request: ImportRequest,
+    ) -> impl Future<Output = Result<ImportResult, Problem>> + Send;
+
+    /// Writes images to a file. Problems: `invalid_request`, `not_found`, `image_refused`,
+    /// `unavailable`, `internal`.
+    fn export_images(
+        &self,
+        request: ExportRequest,
+    ) -> impl Future<Output = Result<ExportResult, Problem>> + Send;
 
     /// The journal, and whether one before it was lost.
     fn journal(&self) -> impl Future<Output = Result<JournalDocument, Problem>> + Send;

@@ -13,10 +13,11 @@ use super::TaskFilter;
 use super::exec::PROTOCOL;
 use super::server::{Operation, ROUTES, Route};
 use super::v1::{
-    AlarmChange, AppChange, AppDocument, AppList, ApplyResult, EvictRequest, EvictResult,
-    ExecRequest, ImageDocument, ImageList, ImageRequest, InstanceChange, JournalDocument, Problem,
-    ProblemCode, ProcessList, Status, Task, TaskList, TaskRequest, TaskState, TaskSummary, Trail,
-    VerifyRequest, VerifyResult,
+    AlarmChange, AppChange, AppDocument, AppImages, AppList, ApplyResult, EvictRequest,
+    EvictResult, ExecRequest, ExportRequest, ExportResult, ImageDocument, ImageList, ImageRequest,
+    ImportRequest, ImportResult, InstanceChange, JournalDocument, Problem, ProblemCode,
+    ProcessList, PullChange, StableList, StableRequest, Status, Task, TaskList, TaskRequest,
+    TaskState, TaskSummary, Trail, VerifyRequest, VerifyResult,
 };
 
 /// The document.
@@ -164,6 +165,10 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
         }
         Operation::VerifyImages => document::<VerifyResult>(answers),
         Operation::EvictImages => document::<EvictResult>(answers),
+        Operation::ListStableImages => document::<StableList>(answers),
+        Operation::SetStableImage => document::<AppImages>(answers),
+        Operation::ImportImages => document::<ImportResult>(answers),
+        Operation::ExportImages => document::<ExportResult>(answers),
         Operation::ShowJournal | Operation::AcceptJournal => document::<JournalDocument>(answers),
         Operation::ListApps => document::<AppList>(answers),
         Operation::ShowApp => document::<AppDocument>(answers),
@@ -178,6 +183,7 @@ fn success(operation: Operation, answers: &mut SchemaGenerator) -> Vec<Answer> {
                     "instance": answers.subschema_for::<InstanceChange>(),
                     "task": answers.subschema_for::<TaskSummary>(),
                     "alarm": answers.subschema_for::<AlarmChange>(),
+                    "pull": answers.subschema_for::<PullChange>(),
                 },
             });
             vec![(
@@ -218,9 +224,21 @@ fn body(operation: Operation, requests: &mut SchemaGenerator) -> Option<(&'stati
             "application/json",
             requests.subschema_for::<VerifyRequest>(),
         )),
+        Operation::SetStableImage => Some((
+            "application/json",
+            requests.subschema_for::<StableRequest>(),
+        )),
         Operation::EvictImages => {
             Some(("application/json", requests.subschema_for::<EvictRequest>()))
         }
+        Operation::ImportImages => Some((
+            "application/json",
+            requests.subschema_for::<ImportRequest>(),
+        )),
+        Operation::ExportImages => Some((
+            "application/json",
+            requests.subschema_for::<ExportRequest>(),
+        )),
         Operation::ApplyApp => Some(("application/yaml", schema(json!({"type": "string"})))),
         _ => None,
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    cgroups, clock, containerd, discovery, disk, forwarding, images, init, kernel, limits,
+    cgroups, clock, containerd, discovery, disk, forwarding, images, init, kernel, kubelet, limits,
     namespaces, oci_runtime, sockets,
 };
 use crate::config::Settings;
@@ -24,6 +24,7 @@ pub struct Facts {
     pub(super) sockets: sockets::Sockets,
     pub(super) discovery: discovery::Discovery,
     pub(super) images: images::Images,
+    pub(super) kubelet: kubelet::Kubelet,
 }
 
 impl Facts {
@@ -48,6 +49,7 @@ impl Facts {
             clock: clock::read(),
             discovery: discovery::read(&settings.discovery),
             images: images::read(&settings.images),
+            kubelet: kubelet::read(&settings.images),
             containerd,
             sockets,
         }

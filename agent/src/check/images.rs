@@ -1,7 +1,10 @@
 //! Registries: the file with credentials, and who is spoken to without TLS.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use imagecache::policy::Key;
 
 use super::finding::Finding;
 use crate::config;
@@ -12,6 +15,10 @@ pub(super) struct Images {
     pub insecure: Vec<String>,
     /// The file with credentials; its permission bits, or why it cannot be used.
     pub auth: Option<(PathBuf, Result<u32, String>)>,
+    /// How many rules the policy has.
+    pub rules: usize,
+    /// What is wrong with keys of the policy.
+    pub keys: Vec<String>,
 }
 
 pub(super) fn read(settings: &config::Images) -> Images {
@@ -21,7 +28,17 @@ pub(super) fn read(settings: &config::Images) -> Images {
             .auth_file
             .as_ref()
             .map(|path| (path.clone(), auth(path))),
+        rules: settings.policy.rules.len(),
+        keys: keys(settings),
     }
+}
+
+fn keys(settings: &config::Images) -> Vec<String> {
+    let rules = settings.policy.rules.iter();
+    let paths: BTreeSet<&PathBuf> = rules.flat_map(|rule| &rule.require_signature).collect();
+    let read = paths.into_iter().map(|path| Key::read(path).key);
+    read.filter_map(|key| Some(key.err()?.to_string()))
+        .collect()
 }
 
 /// Only that it is a document of its kind: credentials are not looked at.
@@ -63,7 +80,22 @@ pub(super) fn judge(images: &Images) -> Vec<Finding> {
             "mend the file, or another one: images.auth_file",
         ),
     });
-    [registries].into_iter().chain(auth).collect()
+    let policy = policy(images);
+    [registries].into_iter().chain(auth).chain(policy).collect()
+}
+
+fn policy(images: &Images) -> Option<Finding> {
+    let check = "images.policy";
+    match (images.rules, images.keys.as_slice()) {
+        (0, _) => None,
+        (rules, []) => Some(Finding::full(check, format!("{rules} rules"))),
+        (_, keys) => Some(Finding::part(
+            check,
+            keys.join("; "),
+            "images that have to be signed with this key are refused",
+            "put the public key (PEM, ECDSA on P-256) there, or another file into the rule: images.policy.rules",
+        )),
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +111,8 @@ mod tests {
             let images = Images {
                 insecure: Vec::new(),
                 auth: Some((path.clone(), auth(&path))),
+                rules: 0,
+                keys: Vec::new(),
             };
             judge(&images)[1].clone()
         };

@@ -17,6 +17,7 @@ mod forwarding;
 mod images;
 mod init;
 pub(crate) mod kernel;
+mod kubelet;
 mod limits;
 mod namespaces;
 mod oci_runtime;
@@ -40,5 +41,6 @@ pub fn judge(facts: &Facts) -> Assessment {
     findings.extend(sockets::judge(&facts.sockets));
     findings.extend(discovery::judge(&facts.discovery));
     findings.extend(images::judge(&facts.images));
+    findings.extend(kubelet::judge(&facts.kubelet, &facts.containerd));
     Assessment::of(findings)
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::submit::{Force, Submission};
+use super::submit::{Force, ImageOption, Submission};
 use super::{Options, Report};
 use crate::api::v1::Verb;
 
@@ -12,6 +12,7 @@ Examples:
   nodeagent activate web --to 20 --task-id peak-7
   nodeagent activate web --to 20 --timeout 0 -o json
   nodeagent activate web --to 5 --expect-seq 12 --deadline 10s
+  nodeagent activate web --to 6 --image applied
 
 A pool that already has N active instances, or more, stays as it is.";
 
@@ -24,12 +25,14 @@ A pool that already has N active instances, or more, stays as it is.";
 pub(super) struct Activate {
     #[command(flatten)]
     submission: Submission,
+    #[command(flatten)]
+    image: ImageOption,
 }
 
 impl Activate {
     pub(super) async fn execute(&self, options: &Options) -> Report {
         self.submission
-            .execute(options, Verb::Activate, Force::No)
+            .execute(options, Verb::Activate, Force::No, self.image.which())
             .await
     }
 }

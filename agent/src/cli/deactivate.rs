@@ -31,7 +31,7 @@ impl Deactivate {
     pub(super) async fn execute(&self, options: &Options) -> Report {
         let force = if self.force { Force::Yes } else { Force::No };
         self.submission
-            .execute(options, Verb::Deactivate, force)
+            .execute(options, Verb::Deactivate, force, None)
             .await
     }
 }

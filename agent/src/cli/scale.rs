@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::submit::{Force, Submission};
+use super::submit::{Force, ImageOption, Submission};
 use super::{Options, Report};
 use crate::api::v1::Verb;
 
@@ -19,6 +19,8 @@ activate never takes an instance out, deactivate never brings one in; scale does
 pub(super) struct Scale {
     #[command(flatten)]
     submission: Submission,
+    #[command(flatten)]
+    image: ImageOption,
     /// On the way down, wait neither for deregistration nor for the drain
     #[arg(long)]
     force: bool,
@@ -27,6 +29,8 @@ pub(super) struct Scale {
 impl Scale {
     pub(super) async fn execute(&self, options: &Options) -> Report {
         let force = if self.force { Force::Yes } else { Force::No };
-        self.submission.execute(options, Verb::Scale, force).await
+        let image = self.image.which();
+        let scale = self.submission.execute(options, Verb::Scale, force, image);
+        scale.await
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::duration::{self, spoken};
 use super::report::{Exit, Report};
 use super::{Options, progress, task_view};
-use crate::api::v1::{Task, TaskRequest, TaskState, Verb};
+use crate::api::v1::{ScaleImage, Task, TaskRequest, TaskState, Verb};
 use crate::api::{ClientError, generate_task_id};
 
 /// Whether clients are waited for.
@@ -28,6 +28,31 @@ pub(super) struct Submission {
     to: u32,
     #[command(flatten)]
     options: TaskOptions,
+}
+
+/// Of a verb that brings instances into service.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ImageOption {
+    /// Image of the instances that come: the stable one [default], or the one applied last
+    ///
+    /// They differ from the application of another image on until it has covered all instances, as
+    /// by a roll (nodeagent image stable).
+    #[arg(long, value_name = "WHICH", value_parser = image)]
+    image: Option<ScaleImage>,
+}
+
+impl ImageOption {
+    pub(super) fn which(&self) -> Option<ScaleImage> {
+        self.image
+    }
+}
+
+fn image(text: &str) -> Result<ScaleImage, String> {
+    match text {
+        "stable" => Ok(ScaleImage::Stable),
+        "applied" => Ok(ScaleImage::Applied),
+        _ => Err("stable or applied".to_owned()),
+    }
 }
 
 /// Options of every submission.
@@ -62,9 +87,16 @@ pub(super) struct TaskOptions {
 }
 
 impl Submission {
-    pub(super) async fn execute(&self, options: &Options, verb: Verb, force: Force) -> Report {
+    pub(super) async fn execute(
+        &self,
+        options: &Options,
+        verb: Verb,
+        force: Force,
+        image: Option<ScaleImage>,
+    ) -> Report {
         let asked = TaskRequest {
             force: (force == Force::Yes).then_some(true),
+            image,
             ..TaskRequest::to(self.to)
         };
         self.options.execute(options, &self.app, verb, asked).await

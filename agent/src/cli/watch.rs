@@ -142,8 +142,8 @@ impl Watched {
                     false => self.alarms.remove(&key),
                 };
             }
-            // The tables have no tasks; the others have keys.
-            (Event::Task(_) | Event::Instance(_) | Event::Alarm(_), _) => {}
+            // The tables have no tasks and no pulls; the others have keys.
+            (Event::Task(_) | Event::Pull(_) | Event::Instance(_) | Event::Alarm(_), _) => {}
         }
     }
 

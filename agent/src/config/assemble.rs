@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::check::{Check, contains, overlap};
 use super::fragment::{self, Fragment};
 use super::settings::*;
-use super::{discovery, duration};
+use super::{discovery, duration, images, peers};
 use crate::app::CapabilitySet;
 use crate::document::{Findings, shown};
 
@@ -32,7 +32,7 @@ pub(super) fn assemble(merged: Fragment, facts: &HostFacts, findings: &mut Findi
         containerd: containerd(merged.containerd.unwrap_or_default(), &mut check),
         runtime: runtime(merged.runtime.unwrap_or_default(), &mut check),
         network: network(merged.network.unwrap_or_default(), &discovery, &mut check),
-        images: images(merged.images.unwrap_or_default(), &paths, &mut check),
+        images: images_of(merged.images.unwrap_or_default(), &paths, &mut check),
         volumes: volumes(merged.volumes.unwrap_or_default(), &mut check),
         logs: logs(merged.logs.unwrap_or_default(), &mut check),
         security: security(merged.security.unwrap_or_default(), &mut check),
@@ -381,7 +381,7 @@ fn security(given: fragment::Security, check: &mut Check<'_>) -> Security {
     }
 }
 
-fn images(given: fragment::Images, paths: &Paths, check: &mut Check<'_>) -> Images {
+fn images_of(given: fragment::Images, paths: &Paths, check: &mut Check<'_>) -> Images {
     let insecure_registries = given.insecure_registries.unwrap_or_default();
     for (index, registry) in insecure_registries.iter().enumerate() {
         if !is_registry(registry) {
@@ -414,6 +414,15 @@ fn images(given: fragment::Images, paths: &Paths, check: &mut Check<'_>) -> Imag
             ),
         );
     }
+    let connections = check.number("images.connections", given.connections, 12, 1..=256);
+    let connections_per_blob = check.number(
+        "images.connections_per_blob",
+        given.connections_per_blob,
+        4.min(connections),
+        1..=connections.max(1),
+    );
+    let [connections, connections_per_blob] =
+        [connections, connections_per_blob].map(|number| number as usize);
     Images {
         insecure_registries,
         pull_timeout,
@@ -430,6 +439,41 @@ fn images(given: fragment::Images, paths: &Paths, check: &mut Check<'_>) -> Imag
             given => check.size("images.bandwidth", given, 0, 64 << 10..=1 << 40),
         },
         keep_blobs: given.keep_blobs.unwrap_or(true),
+        stable_file: check.optional_path("images.stable_file", given.stable_file),
+        check_interval: check.duration(
+            "images.check_interval",
+            given.check_interval,
+            10 * MINUTE,
+            Duration::from_secs(1)..=DAY,
+        ),
+        max_size: match given.max_size {
+            None => 0,
+            given => check.size("images.max_size", given, 0, 1 << 20..=1 << 50),
+        },
+        max_files: match given.max_files {
+            None => 0,
+            given => u64::from(check.number("images.max_files", given, 0, 1000..=u32::MAX)),
+        },
+        kubelet_config: check.path(
+            "images.kubelet_config",
+            given.kubelet_config,
+            "/var/lib/kubelet/config.yaml",
+        ),
+        connections,
+        connections_per_blob,
+        chunk: check.size("images.chunk", given.chunk, 16 << 20, 1 << 20..=1 << 30),
+        retries: check.number("images.retries", given.retries, 32, 0..=1000),
+        hedge_after: check.duration(
+            "images.hedge_after",
+            given.hedge_after,
+            Duration::from_secs(3),
+            Duration::from_millis(100)..=DAY,
+        ),
+        proxy: images::proxy(given.proxy, given.no_proxy, check),
+        credential_helpers: check
+            .optional_path("images.credential_helpers", given.credential_helpers),
+        policy: images::policy(given.policy.unwrap_or_default(), check),
+        peers: given.peers.and_then(|given| peers::peers(given, check)),
     }
 }
 

@@ -119,6 +119,63 @@ pub(super) struct Images {
     pub(super) ca_file: Option<String>,
     pub(super) bandwidth: Option<String>,
     pub(super) keep_blobs: Option<bool>,
+    pub(super) stable_file: Option<String>,
+    pub(super) check_interval: Option<String>,
+    pub(super) max_size: Option<String>,
+    pub(super) max_files: Option<u32>,
+    pub(super) kubelet_config: Option<String>,
+    pub(super) connections: Option<u32>,
+    pub(super) connections_per_blob: Option<u32>,
+    pub(super) chunk: Option<String>,
+    pub(super) retries: Option<u32>,
+    pub(super) hedge_after: Option<String>,
+    pub(super) proxy: Option<String>,
+    pub(super) no_proxy: Option<Vec<String>>,
+    pub(super) credential_helpers: Option<String>,
+    pub(super) policy: Option<ImagePolicy>,
+    pub(super) peers: Option<ImagePeers>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ImagePeers {
+    pub(super) listen: Option<String>,
+    pub(super) address: Option<String>,
+    pub(super) zone: Option<String>,
+    pub(super) rack: Option<String>,
+    pub(super) hosts: Option<Vec<ImagePeer>>,
+    pub(super) token_file: Option<String>,
+    pub(super) certificate: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) uploads: Option<u32>,
+    pub(super) bandwidth: Option<String>,
+    pub(super) slowest: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ImagePeer {
+    pub(super) address: Option<String>,
+    pub(super) zone: Option<String>,
+    pub(super) rack: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ImagePolicy {
+    pub(super) default: Option<String>,
+    pub(super) rules: Option<Vec<ImageRule>>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ImageRule {
+    pub(super) scope: Option<String>,
+    pub(super) verdict: Option<String>,
+    pub(super) require_digest: Option<bool>,
+    pub(super) require_signature: Option<Vec<String>>,
+    pub(super) signed_as: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -12,7 +12,9 @@ mod check;
 mod discovery;
 mod duration;
 mod fragment;
+mod images;
 mod load;
+mod peers;
 mod settings;
 mod show;
 

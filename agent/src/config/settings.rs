@@ -6,6 +6,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use imagecache::fetch::ProxySettings;
+use imagecache::peers::Peer;
+use imagecache::policy::PolicySettings;
+
 use crate::app::CapabilitySet;
 
 /// Validated agent configuration.
@@ -304,6 +308,67 @@ pub struct Images {
     pub bandwidth: u64,
     /// Whether layers stay in the store when they are unpacked, default true.
     pub keep_blobs: bool,
+    /// File that names images which belong on this host, one a line, when there is one.
+    pub stable_file: Option<PathBuf>,
+    /// How often that file and the names of images are looked at, default 10 min.
+    pub check_interval: Duration,
+    /// Bytes that images may take on the disk; 0, the default, is no limit.
+    pub max_size: u64,
+    /// Files and directories that images may have on the disk; 0, the default, is no limit.
+    pub max_files: u64,
+    /// Configuration of the kubelet, which `nodeagent check` reads, default
+    /// `/var/lib/kubelet/config.yaml`.
+    pub kubelet_config: PathBuf,
+    /// Connections at a time of all pulls together, default 12.
+    pub connections: usize,
+    /// Connections at a time of one layer, default 4.
+    pub connections_per_blob: usize,
+    /// Bytes of a large layer that are asked for at a time, default 16 MiB.
+    pub chunk: u64,
+    /// How often one pull tries again, default 32.
+    pub retries: u32,
+    /// A connection without a byte for this long gets another beside it, default 3 s.
+    pub hedge_after: Duration,
+    /// Which proxy is asked, default that of the environment.
+    pub proxy: ProxySettings,
+    /// Where docker's credential helpers are; `PATH` when it is not said.
+    pub credential_helpers: Option<PathBuf>,
+    /// What may be pulled, default everything.
+    pub policy: PolicySettings,
+    /// Who shares layers with this host, when somebody does.
+    pub peers: Option<ImagePeers>,
+}
+
+/// Hosts that share layers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImagePeers {
+    /// Where this host serves its layers.
+    pub listen: SocketAddr,
+    /// This host as the others know it.
+    pub own: Peer,
+    /// All hosts; this one may be among them.
+    pub hosts: Vec<Peer>,
+    /// Uploads at a time, default 8.
+    pub uploads: usize,
+    /// Bytes per second of all uploads; 0, the default, is no limit.
+    pub bandwidth: u64,
+    /// Bytes per second of a connection below which a peer is given up, default 256 KiB.
+    pub slowest: u64,
+    /// The file with the token that all hosts have.
+    pub token_file: Option<PathBuf>,
+    /// Certificates on both sides.
+    pub tls: Option<PeersTls>,
+}
+
+/// Files for TLS between peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeersTls {
+    /// This host's certificate.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// The authorities of all hosts' certificates.
+    pub ca: PathBuf,
 }
 
 /// What of the host apps may mount.

@@ -4,9 +4,13 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use imagecache::fetch::ProxySettings;
+use imagecache::peers::Peer;
+use imagecache::policy::{Default as Otherwise, PolicySettings, RuleSettings, Verdict};
+
 use super::duration::spell;
 use super::fragment::VERSION;
-use super::{Account, AddressRange, Discovery, Forwarding, Loaded, Requirement};
+use super::{Account, AddressRange, Discovery, Forwarding, ImagePeers, Loaded, Requirement};
 use crate::app::quantity;
 
 /// Valid TOML of everything in effect; a comment names the file and line of each key, or `default`.
@@ -97,6 +101,28 @@ pub fn show(loaded: &Loaded) -> String {
         bytes => page.text("bandwidth", &quantity::spell(bytes)),
     }
     page.value("keep_blobs", &s.images.keep_blobs.to_string());
+    page.optional_path("stable_file", s.images.stable_file.as_deref());
+    page.duration("check_interval", s.images.check_interval);
+    match s.images.max_size {
+        0 => page.unset("max_size"),
+        bytes => page.text("max_size", &quantity::spell(bytes)),
+    }
+    match s.images.max_files {
+        0 => page.unset("max_files"),
+        files => page.value("max_files", &files.to_string()),
+    }
+    page.path("kubelet_config", &s.images.kubelet_config);
+    page.number("connections", s.images.connections as u64);
+    page.number("connections_per_blob", s.images.connections_per_blob as u64);
+    page.text("chunk", &quantity::spell(s.images.chunk));
+    page.number("retries", s.images.retries.into());
+    page.duration("hedge_after", s.images.hedge_after);
+    page.proxy(&s.images.proxy);
+    page.optional_path("credential_helpers", s.images.credential_helpers.as_deref());
+    page.policy(&s.images.policy);
+    if let Some(peers) = &s.images.peers {
+        page.peers(peers);
+    }
     page.table("volumes");
     page.paths("allowed_host_paths", &s.volumes.allowed_host_paths);
     page.table("logs");
@@ -179,6 +205,92 @@ impl Page<'_> {
 
     fn unset(&mut self, key: &str) {
         let _ = writeln!(self.text, "# {key} is not set");
+    }
+
+    fn proxy(&mut self, proxy: &ProxySettings) {
+        match proxy {
+            ProxySettings::Environment => {
+                self.unset("proxy");
+                self.unset("no_proxy");
+            }
+            ProxySettings::Direct => {
+                self.text("proxy", "none");
+                self.unset("no_proxy");
+            }
+            ProxySettings::Url { url, except } => {
+                self.text("proxy", url);
+                let except = except.split(',').filter(|host| !host.is_empty());
+                let except: Vec<String> = except.map(str::to_owned).collect();
+                self.list("no_proxy", &except);
+            }
+        }
+    }
+
+    fn policy(&mut self, policy: &PolicySettings) {
+        self.table("images.policy");
+        match policy.default {
+            None => self.unset("default"),
+            Some(Otherwise::Allow) => self.text("default", "allow"),
+            Some(Otherwise::Deny) => self.text("default", "deny"),
+        }
+        let rule = |rule: &RuleSettings| {
+            let mut members = vec![format!("scope = {}", quoted(&rule.scope))];
+            if rule.verdict == Verdict::Deny {
+                members.push("verdict = \"deny\"".to_owned());
+            }
+            if rule.require_digest {
+                members.push("require_digest = true".to_owned());
+            }
+            if !rule.require_signature.is_empty() {
+                let keys = rule.require_signature.iter();
+                let keys: Vec<String> = keys.map(|key| quoted(&key.to_string_lossy())).collect();
+                members.push(format!("require_signature = [{}]", keys.join(", ")));
+            }
+            if let Some(scope) = &rule.signed_as {
+                members.push(format!("signed_as = {}", quoted(scope)));
+            }
+            members.join(", ")
+        };
+        self.tables("rules", policy.rules.iter().map(rule));
+    }
+
+    fn peers(&mut self, peers: &ImagePeers) {
+        self.table("images.peers");
+        self.text("listen", &peers.listen.to_string());
+        self.text("address", &peers.own.address);
+        self.optional_text("zone", peers.own.zone.clone());
+        self.optional_text("rack", peers.own.rack.clone());
+        let host = |peer: &Peer| {
+            let mut members = vec![format!("address = {}", quoted(&peer.address))];
+            for (key, label) in [("zone", &peer.zone), ("rack", &peer.rack)] {
+                if let Some(label) = label {
+                    members.push(format!("{key} = {}", quoted(label)));
+                }
+            }
+            members.join(", ")
+        };
+        self.tables("hosts", peers.hosts.iter().map(host));
+        self.optional_path("token_file", peers.token_file.as_deref());
+        if let Some(tls) = &peers.tls {
+            self.path("certificate", &tls.certificate);
+            self.path("key", &tls.key);
+            self.path("ca", &tls.ca);
+        }
+        self.number("uploads", peers.uploads as u64);
+        match peers.bandwidth {
+            0 => self.unset("bandwidth"),
+            bytes => self.text("bandwidth", &quantity::spell(bytes)),
+        }
+        self.text("slowest", &quantity::spell(peers.slowest));
+    }
+
+    /// Small tables, each on one line with what is in it.
+    fn tables(&mut self, key: &str, tables: impl Iterator<Item = String>) {
+        let tables: Vec<String> = tables.map(|members| format!("{{ {members} }}")).collect();
+        match tables.is_empty() {
+            true => self.unset(key),
+            false => self.value(key, &format!("[{}]", tables.join(", "))),
+        }
     }
 
     fn discovery(&mut self, discovery: &Discovery) {

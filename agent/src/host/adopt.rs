@@ -24,8 +24,8 @@ use crate::instance::{AppName, ContainerId, Failure, InstanceName, Revision};
 use crate::journal::{InstanceRow, Loss, Recovered, Write};
 use crate::network::{Lease, LeaseState, Ledger};
 use crate::pool::{
-    Adopted, Effects, Event, Limits, Listed, Message, Observation, Pool, Shared, begin_steady_time,
-    driver, read_clocks,
+    Adopted, Effects, Event, Limits, Listed, Message, Observation, Pool, Shared, Stable,
+    begin_steady_time, driver, read_clocks,
 };
 use crate::runtime::{Observed, RuntimeError, TaskStatus};
 
@@ -507,9 +507,17 @@ fn revive<E: Effects>(
             .filter(|task| task.app == name)
             .cloned()
             .collect();
+        let stable = recovered.stable.get(&name).and_then(|row| {
+            Some(Stable {
+                revision: all.get(&row.revision)?.clone(),
+                evidence: row.evidence.clone(),
+                since_ms: row.since_ms,
+            })
+        });
         let adopted = Adopted {
             pool,
             revision: revision.clone(),
+            stable,
             revisions: all,
             instances,
             ends,

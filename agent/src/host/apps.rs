@@ -16,6 +16,7 @@ use crate::api::Deletion;
 use crate::api::v1::{ApplyOutcome, ApplyResult, Finding, Problem, ProblemCode};
 use crate::app::{self, App, NetworkMode, manifest_hash};
 use crate::chain::chain;
+use crate::images::Held;
 use crate::instance::{Failure, Revision};
 use crate::journal::Write;
 use crate::network::{self, HostPort};
@@ -38,7 +39,7 @@ impl<E: Effects> Node<E> {
         if !findings.is_empty() {
             return Err(invalid(findings));
         }
-        let image = self
+        let (image, _held) = self
             .image(&app.image)
             .await
             .map_err(|e| unusable_image(&app, &e))?;
@@ -116,15 +117,16 @@ impl<E: Effects> Node<E> {
         fixed(app).filter_map(finding).collect()
     }
 
-    /// What the reference means now. A registry that does not answer does not stand in the way of
+    /// What the reference means now, and held until the app names it. A registry that does not answer does not stand in the way of
     /// an image that is here.
-    async fn image(&self, reference: &str) -> Result<Image, RuntimeError> {
+    async fn image(&self, reference: &str) -> Result<(Image, Held), RuntimeError> {
         let images = &self.executor.images;
         match images.resolve(reference).await {
             Ok(resolved) => {
+                let held = images.belongs().hold(&resolved);
                 let image = images.ensure(&resolved).await;
                 sys::give_memory_back();
-                image
+                Ok((image?, held))
             }
             Err(error) => {
                 let known = self
@@ -141,7 +143,9 @@ impl<E: Effects> Node<E> {
                     digest = known.revision.image.digest,
                     "the registry does not answer; the image that is here is used"
                 );
-                images.ensure(&known.revision.image.reference).await
+                let known = &known.revision.image.reference;
+                let held = images.belongs().hold(known);
+                Ok((images.ensure(known).await?, held))
             }
         }
     }

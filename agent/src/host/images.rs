@@ -1,28 +1,47 @@
 //! `/v1/images`: what is known of images, and what is asked of them.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
 
 use imagecache::evict::Kept;
 use imagecache::progress::{PullProgress, Stage};
-use imagecache::{Receipt, Record, Reference};
+use imagecache::{Receipt, Record, Reference, Retry};
 
 use super::node::Node;
 use crate::api::v1::{
-    DamagedBlob, EvictRequest, EvictResult, EvictedImage, Finding, ImageDocument, ImageList,
-    ImageReceipt, ImageRequest, ImageState, KeptImage, LayerReceipt, LayerStage, Problem,
-    ProblemCode, PullDocument, PullLayer, Timestamp, VerifyRequest, VerifyResult,
+    DamagedBlob, EvictRequest, EvictResult, EvictedImage, ExportRequest, ExportResult, Finding,
+    ImageDocument, ImageList, ImageReceipt, ImageRequest, ImageState, ImportRequest, ImportResult,
+    KeptImage, LayerReceipt, LayerStage, Problem, ProblemCode, PullDocument, PullLayer, Timestamp,
+    VerifyRequest, VerifyResult,
 };
 use crate::chain::chain;
-use crate::images::KeepError;
+use crate::images::{KeepError, Needs, Overwrite};
 use crate::pool::Effects;
-use crate::runtime::RuntimeError;
+use crate::runtime::{RuntimeError, TransferError};
+
+/// How long containerd may take to say what it has of the images.
+const LOOK_DEADLINE: Duration = Duration::from_secs(5);
 
 impl<E: Effects> Node<E> {
     pub(super) async fn list_images(&self) -> Result<ImageList, Problem> {
         let images = &self.executor.images;
-        let listed = images.list().await.map_err(|error| refused(&error))?;
-        let in_use = self.images_in_use().await?;
-        let document = |(record, ready)| document(record, ready, &in_use);
+        let look = async {
+            let listed = images.list().await.map_err(|error| refused(&error))?;
+            Ok::<_, Problem>((listed, self.images_needed().await?))
+        };
+        let (listed, needs) = match tokio::time::timeout(LOOK_DEADLINE, look).await {
+            Ok(looked) => looked?,
+            Err(_) => {
+                let detail = format!(
+                    "containerd does not say within {} s what it has of the images; {} pulls are under way",
+                    LOOK_DEADLINE.as_secs(),
+                    images.under_way().len()
+                );
+                return Err(Problem::new(ProblemCode::Unavailable, detail));
+            }
+        };
+        let document = |(record, ready)| document(record, ready, &needs);
         Ok(ImageList {
             images: listed.into_iter().map(document).collect(),
             pulls: images.under_way().into_iter().map(pull).collect(),
@@ -32,6 +51,7 @@ impl<E: Effects> Node<E> {
     pub(super) async fn pull_image(&self, request: ImageRequest) -> Result<ImageDocument, Problem> {
         let images = &self.executor.images;
         let name = full_name(&request.reference)?;
+        let _held = images.belongs().hold(&name);
         images
             .ensure(&name)
             .await
@@ -41,6 +61,47 @@ impl<E: Effects> Node<E> {
         } else {
             self.image_document(&name).await
         }
+    }
+
+    pub(super) async fn import_images(
+        &self,
+        request: ImportRequest,
+    ) -> Result<ImportResult, Problem> {
+        let name = request.reference.as_deref().map(full_name).transpose()?;
+        let images = &self.executor.images;
+        let imported = images.import(Path::new(&request.path), name.as_deref());
+        let imported = imported.await.map_err(|error| refused(&error))?;
+        let mut documents = Vec::with_capacity(imported.len());
+        for name in imported {
+            documents.push(match request.pin {
+                true => self.pin_image(&name, true).await?,
+                false => self.image_document(&name).await?,
+            });
+        }
+        Ok(ImportResult { images: documents })
+    }
+
+    pub(super) async fn export_images(
+        &self,
+        request: ExportRequest,
+    ) -> Result<ExportResult, Problem> {
+        let names: Result<Vec<String>, Problem> = request
+            .references
+            .iter()
+            .map(|name| full_name(name))
+            .collect();
+        let references = names?;
+        let overwrite = match request.overwrite {
+            true => Overwrite::Allowed,
+            false => Overwrite::Never,
+        };
+        let path = Path::new(&request.path);
+        let export = self.executor.images.export(&references, path, overwrite);
+        Ok(ExportResult {
+            bytes: export.await.map_err(|error| refused(&error))?,
+            references,
+            path: request.path,
+        })
     }
 
     pub(super) async fn pin_image(
@@ -84,9 +145,9 @@ impl<E: Effects> Node<E> {
     }
 
     pub(super) async fn evict_images(&self, request: EvictRequest) -> Result<EvictResult, Problem> {
-        let in_use = self.images_in_use().await?;
+        let needs = self.images_needed().await?;
         let images = &self.executor.images;
-        let plan = images.evict(request.bytes, &in_use, request.dry_run).await;
+        let plan = images.evict(request.bytes, &needs, request.dry_run).await;
         let plan = plan.map_err(|error| refused(&error))?;
         let evicted = plan.evictions.into_iter();
         let kept = plan.kept.into_iter();
@@ -109,14 +170,29 @@ impl<E: Effects> Node<E> {
         })
     }
 
-    /// Full names of images that an app's revision or a container in our namespace was made from.
-    async fn images_in_use(&self) -> Result<BTreeSet<String>, Problem> {
+    /// Full names of images that an app's revision or a container in our namespace was made from,
+    /// and of those that are stable.
+    pub(super) async fn images_needed(&self) -> Result<Needs, Problem> {
+        // Before that the pools are not there that need them.
+        self.observation().await?;
         let containers = self.executor.runtime.images_of_containers().await;
-        let mut names: BTreeSet<String> = containers.map_err(|error| unpulled(&error))?;
+        let mut needs = Needs {
+            in_use: containers.map_err(|error| unpulled(&error))?,
+            stable: BTreeSet::new(),
+        };
         for entry in self.pools.all() {
-            names.insert(entry.revision.image.reference.clone());
+            needs.in_use.insert(entry.revision.image.reference.clone());
+            let snapshot = entry.handle.snapshot.borrow();
+            let stable = snapshot.stable.as_ref();
+            needs
+                .stable
+                .extend(stable.map(|stable| stable.revision.image.reference.clone()));
         }
-        Ok(names)
+        let (listed, _) = self.executor.images.belongs().listed();
+        needs
+            .stable
+            .extend(listed.into_iter().map(|listed| listed.image));
+        Ok(needs)
     }
 }
 
@@ -132,7 +208,7 @@ fn full_name(reference: &str) -> Result<String, Problem> {
     }
 }
 
-fn document(record: Record, ready: bool, in_use: &BTreeSet<String>) -> ImageDocument {
+fn document(record: Record, ready: bool, needs: &Needs) -> ImageDocument {
     let at = |seconds: u64| {
         let millis = i64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
         Timestamp::from_unix_millis(millis).unwrap_or_else(Timestamp::now)
@@ -143,7 +219,8 @@ fn document(record: Record, ready: bool, in_use: &BTreeSet<String>) -> ImageDocu
             false => ImageState::Incomplete,
         },
         pinned: record.pinned,
-        in_use: in_use.contains(&record.reference),
+        in_use: needs.in_use.contains(&record.reference),
+        stable: needs.stable.contains(&record.reference),
         bytes: record.layers.iter().map(|layer| layer.size).sum(),
         layers: u32::try_from(record.layers.len()).unwrap_or(u32::MAX),
         ready_at: at(record.ready_at),
@@ -154,7 +231,7 @@ fn document(record: Record, ready: bool, in_use: &BTreeSet<String>) -> ImageDocu
     }
 }
 
-fn receipt(receipt: Receipt) -> ImageReceipt {
+pub(super) fn receipt(receipt: Receipt) -> ImageReceipt {
     let layers = receipt.layers.into_iter().map(|layer| LayerReceipt {
         digest: layer.digest,
         bytes: layer.size,
@@ -171,7 +248,7 @@ fn receipt(receipt: Receipt) -> ImageReceipt {
     }
 }
 
-fn pull(pull: PullProgress) -> PullDocument {
+pub(super) fn pull(pull: PullProgress) -> PullDocument {
     let layers = pull.layers.into_iter().map(|layer| PullLayer {
         digest: layer.digest.to_string(),
         bytes: layer.size,
@@ -208,7 +285,19 @@ fn unpulled(error: &RuntimeError) -> Problem {
 fn refused(error: &KeepError) -> Problem {
     match error {
         KeepError::NotFound { reference } => Problem::not_found("image", reference),
-        KeepError::Runtime(error) => unpulled(error),
+        KeepError::Runtime(error) | KeepError::Transfer(TransferError::Runtime(error)) => {
+            unpulled(error)
+        }
+        KeepError::Transfer(TransferError::Import(wrong)) => {
+            let code = match wrong.retry() {
+                Retry::Later => ProblemCode::Unavailable,
+                Retry::Never => ProblemCode::ImageRefused,
+            };
+            Problem::new(code, chain(error))
+        }
+        KeepError::Transfer(TransferError::Export(_)) | KeepError::File(_) => {
+            Problem::new(ProblemCode::ImageRefused, chain(error))
+        }
         KeepError::Records(_) | KeepError::Blobs(_) | KeepError::Ended(_) => {
             Problem::new(ProblemCode::Internal, chain(error))
         }

@@ -12,9 +12,11 @@ use super::executor::Executor;
 use super::registrations::Listing;
 use super::strays;
 use crate::api::v1::{
-    AppDocument, AppList, ApplyResult, EvictRequest, EvictResult, ExecRequest, ImageDocument,
-    ImageList, ImageRequest, JournalDocument, Pool, Problem, ProblemCode, ProcessList, Status,
-    Task, TaskList, TaskRequest, TaskSummary, Trail, Verb, VerifyRequest, VerifyResult,
+    AppDocument, AppImages, AppList, ApplyResult, EvictRequest, EvictResult, ExecRequest,
+    ExportRequest, ExportResult, ImageDocument, ImageList, ImageRequest, ImportRequest,
+    ImportResult, JournalDocument, Pool, Problem, ProblemCode, ProcessList, StableList,
+    StableRequest, Status, Task, TaskList, TaskRequest, TaskSummary, Trail, Verb, VerifyRequest,
+    VerifyResult,
 };
 use crate::api::{Deletion, ExecSession, Feed, Host, Log, LogRequest, Received, TaskFilter};
 use crate::app::HostTerms;
@@ -307,8 +309,24 @@ impl<E: Effects> Host for Node<E> {
         Self::verify_images(self, request).await
     }
 
+    async fn stable_images(&self) -> Result<StableList, Problem> {
+        Self::list_stable(self).await
+    }
+
+    async fn set_stable_image(&self, request: StableRequest) -> Result<AppImages, Problem> {
+        self.set_stable(request).await
+    }
+
     async fn evict_images(&self, request: EvictRequest) -> Result<EvictResult, Problem> {
         Self::evict_images(self, request).await
+    }
+
+    async fn import_images(&self, request: ImportRequest) -> Result<ImportResult, Problem> {
+        Self::import_images(self, request).await
+    }
+
+    async fn export_images(&self, request: ExportRequest) -> Result<ExportResult, Problem> {
+        Self::export_images(self, request).await
     }
 
     async fn journal(&self) -> Result<JournalDocument, Problem> {

@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use imagecache::CacheError;
 use nodeagent_systemd::{Service, ServiceError, State};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -27,6 +26,7 @@ use super::route;
 use super::sentence;
 use super::shutdown::Departure;
 use super::sockets::{self, Sockets, SocketsError};
+use super::upkeep;
 use super::watch as events;
 use super::watchdog;
 use crate::alarm::Alarms;
@@ -39,7 +39,7 @@ use crate::discovery::{
     Backends, Discovery, DiscoveryError, EtcdDiscovery, FileDiscovery, Metered,
 };
 use crate::gate::{Directories, DirectoryError, Gate, GateError};
-use crate::images::Images;
+use crate::images::{Images, OpenError};
 use crate::instance::spec::HostFacts;
 use crate::journal::{Journal, JournalError};
 use crate::metrics::Metrics;
@@ -103,7 +103,7 @@ pub enum RunError {
     Runtime(#[from] RuntimeError),
     /// Our own store of images.
     #[error(transparent)]
-    Images(#[from] CacheError),
+    Images(#[from] OpenError),
     /// Signals.
     #[error("signals cannot be handled")]
     Signals(#[source] std::io::Error),
@@ -342,8 +342,10 @@ pub async fn run_with<E: Effects>(
         ));
         observed_to.send_replace(true);
         if notifier.is_heard() {
+            let node = node.clone();
             tokio::spawn(sentence::run(node, notifier.clone(), shutdown.clone()));
         }
+        tokio::spawn(upkeep::run(node, shutdown.clone()));
         exec::end_leftovers(&executor);
         tracing::info!(instances = known, "observed");
         sys::give_memory_back();

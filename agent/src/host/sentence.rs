@@ -101,6 +101,8 @@ mod tests {
             seq: 1,
             warm_armed: armed,
             alarm: None,
+            stable: None,
+            scale_out: String::new(),
             instances: Vec::new(),
         };
         Pool {

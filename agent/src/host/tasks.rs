@@ -8,7 +8,9 @@ use tokio::sync::watch;
 use super::answers;
 use super::node::{Node, app_name, stopping, unreadable};
 use crate::api::Received;
-use crate::api::v1::{Problem, ProblemCode, RollStep, STEP_RULE, Task, TaskRequest, Verb};
+use crate::api::v1::{
+    Problem, ProblemCode, RollStep, STEP_RULE, ScaleImage, Task, TaskRequest, Verb,
+};
 use crate::hex::hex;
 use crate::instance::InstanceName;
 use crate::instance::plan::APP_PROCESS;
@@ -215,6 +217,10 @@ fn accepted(
             Verb::Restart => task::Verb::Restart,
         },
         to: request.to.unwrap_or(0),
+        image: match request.image {
+            Some(ScaleImage::Applied) => task::ScaleImage::Applied,
+            Some(ScaleImage::Stable) | None => task::ScaleImage::Stable,
+        },
         step: (verb == Verb::Roll).then(|| step(request)).transpose()?,
         restart: (verb == Verb::Restart).then(|| RestartWish {
             ordinal,
@@ -269,6 +275,9 @@ fn hash(app: &str, verb: Verb, request: &TaskRequest) -> String {
     );
     if let Some(step) = &request.step {
         text.push_str(&format!("\n{step}"));
+    }
+    if request.image == Some(ScaleImage::Applied) {
+        text.push_str("\napplied");
     }
     if verb == Verb::Restart {
         let agent = agent(request).map(|agent| agent.name);

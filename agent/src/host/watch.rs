@@ -6,22 +6,29 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
 use super::{answers, changes};
-use crate::api::v1::{Alarm, Event, Pool, TaskState, TaskSummary};
+use crate::api::v1::{Alarm, Event, Pool, PullChange, PullDocument, TaskState, TaskSummary};
 use crate::api::{Feed, TaskFilter};
+use crate::images::News;
 use crate::pool::Effects;
 use crate::task::TaskId;
+
+/// How often it is told how far pulls are.
+const PULL_PACE: Duration = Duration::from_millis(500);
 
 /// What the feed's readers were told last.
 #[derive(Default)]
 struct Told {
     pools: BTreeMap<String, Pool>,
     alarms: Vec<Alarm>,
+    /// How far pulls were, by the full name of the image.
+    pulls: BTreeMap<String, PullDocument>,
 }
 
 /// Runs until `shutdown`.
@@ -50,6 +57,7 @@ async fn watch<E: Effects>(node: &Node<E>, feed: &Feed) {
     let mut tasks = node.shared.index.changes();
     let mut alarms = node.shared.alarms.changes();
     let mut observed = node.observed.clone();
+    let mut images = node.executor.images.news();
     let mut told = Told::default();
     let mut state = look(node, &mut told);
     state.extend(open_tasks(node).into_iter().map(Event::Task));
@@ -62,6 +70,8 @@ async fn watch<E: Effects>(node: &Node<E>, feed: &Feed) {
             // Its sender lives as long as the agent; observation ends once.
             Ok(()) = observed.changed() => {}
             _ = alarms.changed() => {}
+            news = images.recv() => pull_ended(news.as_ref().ok(), &mut told, &mut changed),
+            () = tokio::time::sleep(PULL_PACE), if !told.pulls.is_empty() => {}
             task = tasks.recv() => match task {
                 Ok(id) => changed.extend(task_event(node, &id)),
                 Err(broadcast::error::RecvError::Lagged(_)) => {
@@ -70,6 +80,9 @@ async fn watch<E: Effects>(node: &Node<E>, feed: &Feed) {
                 }
                 Err(broadcast::error::RecvError::Closed) => return,
             },
+        }
+        while let Ok(news) = images.try_recv() {
+            pull_ended(Some(&news), &mut told, &mut changed);
         }
         while let Ok(id) = tasks.try_recv() {
             changed.extend(task_event(node, &id));
@@ -97,8 +110,55 @@ fn look<E: Effects>(node: &Node<E>, told: &mut Told) -> Vec<Event> {
     }
     let alarms = answers::alarms(&node.shared.alarms);
     events.extend(changes::of_alarms(&told.alarms, &alarms));
-    *told = Told { pools, alarms };
+    let mut pulls = std::mem::take(&mut told.pulls);
+    for pull in node.executor.images.under_way() {
+        let pull = super::images::pull(pull);
+        if pulls.get(&pull.reference) != Some(&pull) {
+            pulls.insert(pull.reference.clone(), pull.clone());
+            events.push(Event::Pull(PullChange {
+                reference: pull.reference.clone(),
+                pull: Some(pull),
+                receipt: None,
+                error: None,
+            }));
+        }
+    }
+    *told = Told {
+        pools,
+        alarms,
+        pulls,
+    };
     events
+}
+
+/// The end of a pull that was told, or that has something to tell; after too many at once, that
+/// those which were told are over.
+fn pull_ended(news: Option<&News>, told: &mut Told, changed: &mut Vec<Event>) {
+    let over = |reference: String, receipt, error| {
+        Event::Pull(PullChange {
+            reference,
+            pull: None,
+            receipt,
+            error,
+        })
+    };
+    match news {
+        Some(News::Began) => {}
+        Some(News::Ended(reference, result)) => {
+            let was_told = told.pulls.remove(reference).is_some();
+            let (receipt, error) = match result {
+                Ok(receipt) => (receipt.clone().map(super::images::receipt), None),
+                Err(why) => (None, Some(why.clone())),
+            };
+            if was_told || receipt.is_some() || error.is_some() {
+                changed.push(over(reference.clone(), receipt, error));
+            }
+        }
+        None => {
+            let lost = std::mem::take(&mut told.pulls).into_keys();
+            changed.extend(lost.map(|reference| over(reference, None, None)));
+        }
+    }
 }
 
 fn task_event<E: Effects>(node: &Node<E>, id: &TaskId) -> Option<Event> {

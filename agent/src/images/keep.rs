@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 
 use imagecache::blobs::{BlobsError, Check, Unsettled};
-use imagecache::evict::{self, Candidate, Kept, Plan, Size};
+use imagecache::evict::{self, Budget, Candidate, Kept, Plan, Size};
 use imagecache::{Digest, Record, RecordsError, Reference, chain_ids};
 
+use super::transfer::FileError;
 use super::{Images, parse};
-use crate::runtime::RuntimeError;
+use crate::runtime::{RuntimeError, TransferError};
 
 /// Why something about images was not done. What was there before is there.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +29,12 @@ pub enum KeepError {
     /// The blobs.
     #[error(transparent)]
     Blobs(#[from] BlobsError),
+    /// An archive of images.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
+    /// The file of an export.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The work ended by a defect.
     #[error("the work ended: {0}")]
     Ended(String),
@@ -45,6 +52,18 @@ pub struct Verified {
     /// Blobs that were damaged and are gone: what they should have been, what they were, and the
     /// images that have them.
     pub damaged: Vec<(Digest, Digest, Vec<String>)>,
+}
+
+/// A layer that no image names is kept for this long: a pull that goes on needs it.
+const UNNAMED_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Images that somebody needs, by full name.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Needs {
+    /// An app's current revision or a container was made from it.
+    pub in_use: BTreeSet<String>,
+    /// It is the stable image of an app, or the host's file names it.
+    pub stable: BTreeSet<String>,
 }
 
 /// What was evicted, or would be.
@@ -121,16 +140,15 @@ impl Images {
         .await
     }
 
-    /// Evicts images until `bytes` are free, or all that may go. `in_use` are full names that have
-    /// to stay. With `dry_run` nothing is done.
+    /// Evicts images until `bytes` are free, or all that may go. With `dry_run` nothing is done.
     pub async fn evict(
         &self,
         bytes: Option<u64>,
-        in_use: &BTreeSet<String>,
+        needs: &Needs,
         dry_run: bool,
     ) -> Result<Evicted, KeepError> {
         let records = self.records().await?;
-        let (candidates, sizes) = candidates(&records, in_use);
+        let (candidates, sizes) = self.candidates(&records, needs).await?;
         let need = Size {
             bytes: bytes.unwrap_or(u64::MAX),
             inodes: 0,
@@ -146,6 +164,68 @@ impl Images {
             self.remove(&eviction.name).await?;
         }
         Ok(plan)
+    }
+
+    /// Evicts what exceeds the budget, by what was not used for longest.
+    pub async fn keep_to(&self, budget: Budget, needs: &Needs) -> Result<Evicted, KeepError> {
+        let records = self.records().await?;
+        let (candidates, sizes) = self.candidates(&records, needs).await?;
+        let parts: BTreeSet<&Digest> = candidates.iter().flat_map(|image| &image.parts).collect();
+        let mut used = Size::default();
+        for size in parts.into_iter().filter_map(|part| sizes.get(part)) {
+            used.bytes += size.bytes;
+            used.inodes += size.inodes;
+        }
+        let plan = match budget.excess(used) {
+            excess if excess == Size::default() => Plan::default(),
+            excess => evict::plan(&candidates, &sizes, excess),
+        };
+        for eviction in &plan.evictions {
+            self.remove(&eviction.name).await?;
+        }
+        Ok(plan)
+    }
+
+    /// Images with what they take on the disk: blobs in our store, and unpacked layers.
+    async fn candidates(
+        &self,
+        records: &[Record],
+        needs: &Needs,
+    ) -> Result<(Vec<Candidate>, BTreeMap<Digest, Size>), KeepError> {
+        let store = self.cache.blobs().clone();
+        let listed = self.blocking(move || Ok(store.list()?)).await?;
+        let blob = |(digest, bytes)| (digest, Size { bytes, inodes: 1 });
+        let mut sizes: BTreeMap<Digest, Size> = listed.into_iter().map(blob).collect();
+        let held = self.belongs.held();
+        let mut candidates = Vec::with_capacity(records.len());
+        for record in records {
+            let chains = chains(record);
+            for chain in &chains {
+                if !sizes.contains_key(chain)
+                    && let Some(size) = self.containerd.snapshot_usage(&chain.to_string()).await?
+                {
+                    sizes.insert(chain.clone(), size);
+                }
+            }
+            candidates.push(Candidate {
+                name: record.reference.clone(),
+                kept: kept(record, needs, &held),
+                last_used: UNIX_EPOCH + Duration::from_secs(record.used_at),
+                parts: blobs(record).chain(chains).collect(),
+            });
+        }
+        Ok((candidates, sizes))
+    }
+
+    /// Removes layers that no image names and that nobody has touched for long: of pulls and imports
+    /// that never ended. Bytes that went.
+    pub async fn remove_unnamed(&self) -> Result<u64, KeepError> {
+        let (records, store) = (self.cache.records().clone(), self.cache.blobs().clone());
+        self.blocking(move || {
+            let named = records.list()?.iter().flat_map(blobs).collect();
+            Ok(store.remove_unnamed(&named, UNNAMED_FOR)?)
+        })
+        .await
     }
 
     /// Removes an image: containerd's record first, so that nobody starts from it any more, ours
@@ -172,7 +252,7 @@ impl Images {
         .await
     }
 
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, KeepError> + Send + 'static,
     ) -> Result<T, KeepError> {
@@ -189,43 +269,32 @@ fn blobs(record: &Record) -> impl Iterator<Item = Digest> {
     digests.filter_map(Result::ok)
 }
 
-fn candidates(
-    records: &[Record],
-    in_use: &BTreeSet<String>,
-) -> (Vec<Candidate>, BTreeMap<Digest, Size>) {
-    let mut sizes = BTreeMap::new();
-    let candidates = records.iter().map(|record| {
-        for layer in &record.layers {
-            if let Ok(digest) = layer.digest.parse() {
-                let size = Size {
-                    bytes: layer.size,
-                    inodes: 1,
-                };
-                sizes.insert(digest, size);
-            }
-        }
-        Candidate {
-            name: record.reference.clone(),
-            kept: match (record.pinned, in_use.contains(&record.reference)) {
-                (true, _) => Some(Kept::Pinned),
-                (false, true) => Some(Kept::InUse),
-                (false, false) => None,
-            },
-            last_used: UNIX_EPOCH + Duration::from_secs(record.used_at),
-            parts: blobs(record).collect(),
-        }
-    });
-    (candidates.collect(), sizes)
+fn kept(record: &Record, needs: &Needs, held: &[String]) -> Option<Kept> {
+    let name = &record.reference;
+    if record.pinned {
+        Some(Kept::Pinned)
+    } else if needs.in_use.contains(name) || held.contains(name) {
+        Some(Kept::InUse)
+    } else if needs.stable.contains(name) {
+        Some(Kept::Stable)
+    } else {
+        None
+    }
 }
 
-/// Chains of an image that a former boot left unsettled, each with its mark.
-pub(super) fn suspect_chains(record: &Record, unsettled: &Unsettled) -> Vec<(String, String)> {
+/// Names of an image's unpacked layers from the bottom up.
+fn chains(record: &Record) -> Vec<Digest> {
     let diff_ids: Result<Vec<Digest>, _> = record
         .layers
         .iter()
         .map(|layer| layer.diff_id.parse())
         .collect();
-    let chains = diff_ids.map(|ids| chain_ids(&ids)).unwrap_or_default();
+    diff_ids.map(|ids| chain_ids(&ids)).unwrap_or_default()
+}
+
+/// Chains of an image that a former boot left unsettled, each with its mark.
+pub(super) fn suspect_chains(record: &Record, unsettled: &Unsettled) -> Vec<(String, String)> {
+    let chains = chains(record);
     let marks = chains
         .iter()
         .map(|chain| (chain.to_string(), imagecache::chain_mark(chain)));

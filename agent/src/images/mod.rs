@@ -3,7 +3,11 @@
 //! What takes the processor (hashing, inflating, writing) happens on threads of its own that exist
 //! while something is pulled: the thread that decides about instances never waits for an image.
 
+mod belongs;
 mod keep;
+pub mod listed;
+mod peers;
+mod transfer;
 mod workers;
 
 use std::collections::HashMap;
@@ -14,19 +18,51 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use imagecache::fetch::{FetchOptions, Urgency};
+use imagecache::policy::{InvalidPolicy, Policy};
 use imagecache::progress::PullProgress;
 use imagecache::{
-    Afterwards, Cache, CacheError, Extraction, PullError, PullOptions, Record, Reference,
+    Afterwards, Cache, CacheError, Extraction, PullError, PullOptions, Receipt, Record, Reference,
 };
+use tokio::sync::{broadcast, watch};
 
 use crate::chain::chain;
 use crate::config;
-use crate::runtime::{Containerd, Image, RuntimeError, Unanswered, describe, of_pull};
+use crate::runtime::{Containerd, Image, Ready, RuntimeError, Unanswered, describe, of_pull};
+use peers::{Serving, Sharing};
 use workers::Workers;
 
-pub use keep::{Evicted, KeepError, Verified};
+pub use belongs::{Belongs, Drift, Held, Listed};
+pub use keep::{Evicted, KeepError, Needs, Verified};
+pub use peers::SharingError;
+pub use transfer::{FileError, Overwrite};
 
 type Pull = Shared<BoxFuture<'static, Result<Image, RuntimeError>>>;
+
+/// Why there are no images of this host.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Our own store.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The policy cannot be meant.
+    #[error(transparent)]
+    Policy(#[from] InvalidPolicy),
+    /// Layers cannot be shared with the peers.
+    #[error(transparent)]
+    Sharing(#[from] SharingError),
+}
+
+/// News that a reader may be behind.
+const NEWS: usize = 256;
+
+/// What became of a pull.
+#[derive(Debug, Clone)]
+pub enum News {
+    /// It began; the image may turn out to be here.
+    Began,
+    /// It has ended, with its receipt or the reason; an image that was here has none.
+    Ended(String, Result<Option<Receipt>, String>),
+}
 
 /// Images of this host. Clones share everything.
 #[derive(Clone)]
@@ -37,23 +73,49 @@ pub struct Images {
     /// Pulls under way, by full name.
     pulls: Arc<Mutex<HashMap<String, Pull>>>,
     workers: Workers,
+    belongs: Belongs,
+    /// Told after a pull.
+    pulled: watch::Sender<()>,
+    /// How pulls began and ended.
+    news: broadcast::Sender<News>,
+    /// The server for peers.
+    _serving: Option<Arc<Serving>>,
 }
 
 impl Images {
-    /// Opens the store of `settings`; asks nobody for anything.
-    pub fn open(containerd: Containerd, settings: &config::Images) -> Result<Self, CacheError> {
+    /// Opens the store of `settings`, and serves peers where there are some; asks nobody for
+    /// anything.
+    pub fn open(containerd: Containerd, settings: &config::Images) -> Result<Self, OpenError> {
         let fetch = FetchOptions {
             insecure_registries: settings.insecure_registries.clone(),
             auth_file: settings.auth_file.clone(),
             hosts_dir: settings.hosts_dir.clone(),
             ca_file: settings.ca_file.clone(),
+            credential_helpers: settings.credential_helpers.clone(),
+            proxy: settings.proxy.clone(),
             stall_timeout: settings.stall_timeout,
+            hedge_after: settings.hedge_after,
+            connections: settings.connections,
+            connections_per_blob: settings.connections_per_blob,
+            chunk: settings.chunk,
+            retries: settings.retries,
             bandwidth: settings.bandwidth,
-            ..FetchOptions::default()
         };
+        let cache = Cache::open(&settings.root, &fetch, Extraction::for_this_machine())?;
+        let mut cache = cache.with_policy(Policy::new(&settings.policy)?);
+        let mut serving = None;
+        if let Some(peers) = &settings.peers {
+            let sharing = Sharing::open(peers)?;
+            cache = cache
+                .with_peers(&sharing.options)
+                .map_err(SharingError::Peers)?;
+            if let Some(peers) = cache.peers() {
+                serving = Some(Arc::new(sharing.serve(peers, containerd.clone())?));
+            }
+        }
         Ok(Self {
             containerd,
-            cache: Cache::open(&settings.root, &fetch, Extraction::for_this_machine())?,
+            cache,
             options: PullOptions {
                 deadline: settings.pull_timeout,
                 blobs: match settings.keep_blobs {
@@ -64,6 +126,10 @@ impl Images {
             },
             pulls: Arc::default(),
             workers: Workers::default(),
+            belongs: Belongs::default(),
+            pulled: watch::Sender::new(()),
+            news: broadcast::Sender::new(NEWS),
+            _serving: serving,
         })
     }
 
@@ -71,14 +137,51 @@ impl Images {
     /// image at the same time share one pull and its result; a caller that goes away does not end
     /// it.
     pub async fn ensure(&self, reference: &str) -> Result<Image, RuntimeError> {
-        let parsed = parse(reference)?;
+        self.shared_pull(parse(reference)?, Urgency::Activation)
+            .await
+    }
+
+    /// Makes an image ready before anybody asks, behind those that are asked for; what its name
+    /// meant when it was resolved, by digest.
+    pub async fn bring(&self, image: &Reference) -> Result<String, RuntimeError> {
+        self.shared_pull(image.clone(), Urgency::PrePull).await?;
+        let (records, name) = (self.cache.records().clone(), image.to_string());
+        let record = tokio::task::spawn_blocking(move || records.get(&name)).await;
+        let target = record.ok().and_then(Result::ok).flatten();
+        let target = target.and_then(|record| record.target.parse().ok());
+        Ok(match target {
+            Some(target) => image.with_digest(&target).to_string(),
+            None => image.to_string(),
+        })
+    }
+
+    /// What belongs on this host.
+    pub const fn belongs(&self) -> &Belongs {
+        &self.belongs
+    }
+
+    /// How pulls begin and end, from now on.
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.news.subscribe()
+    }
+
+    /// Changes when a pull has ended.
+    pub fn pulled(&self) -> watch::Receiver<()> {
+        self.pulled.subscribe()
+    }
+
+    async fn shared_pull(
+        &self,
+        parsed: Reference,
+        urgency: Urgency,
+    ) -> Result<Image, RuntimeError> {
         let name = parsed.to_string();
         let pull = {
             let mut under_way = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
             match under_way.get(&name) {
                 Some(pull) => pull.clone(),
                 None => {
-                    let pull = self.begin(parsed);
+                    let pull = self.begin(parsed, urgency);
                     under_way.insert(name, pull.clone());
                     pull
                 }
@@ -101,16 +204,30 @@ impl Images {
         self.options.deadline
     }
 
-    fn begin(&self, reference: Reference) -> Pull {
+    fn begin(&self, reference: Reference, urgency: Urgency) -> Pull {
         let name = reference.to_string();
         let images = self.clone();
         let work = async move {
-            let result = images.make_ready(&reference).await;
+            // Nobody may be listening.
+            images.news.send(News::Began).ok();
+            let made = images.make_ready(&reference, urgency).await;
+            let (result, news) = match made {
+                Ok((image, receipt)) => (Ok(image), Ok(receipt)),
+                Err(error) => {
+                    let why = chain(&error);
+                    (Err(error), Err(why))
+                }
+            };
             let is_last = {
                 let mut under_way = images.pulls.lock().unwrap_or_else(PoisonError::into_inner);
                 under_way.remove(&reference.to_string());
                 under_way.is_empty()
             };
+            images
+                .news
+                .send(News::Ended(reference.to_string(), news))
+                .ok();
+            images.pulled.send_replace(());
             if is_last {
                 images.settle_in_background();
             }
@@ -143,23 +260,40 @@ impl Images {
         self.cache.under_way()
     }
 
-    async fn make_ready(&self, reference: &Reference) -> Result<Image, RuntimeError> {
+    async fn make_ready(
+        &self,
+        reference: &Reference,
+        urgency: Urgency,
+    ) -> Result<(Image, Option<Receipt>), RuntimeError> {
         let name = reference.to_string();
         self.forget_what_is_suspect(&name).await?;
-        let (image, receipt) = self
+        let options = PullOptions {
+            urgency,
+            ..self.options
+        };
+        let ready = self
             .containerd
-            .ensure_image(reference, &self.cache, &self.options)
+            .ensure_image(reference, &self.cache, &options)
             .await?;
-        let pulled = receipt.is_some();
+        let (described, receipt) = (describe(&ready.image), ready.receipt.clone());
+        self.record(ready).await;
+        Ok((described, receipt))
+    }
+
+    /// Writes down what is ready. The image is here: what could not be written about it is told,
+    /// and nothing more.
+    async fn record(&self, ready: Ready) {
+        let is_new = ready.receipt.is_some() || ready.signature.is_some();
         let records = self.cache.records().clone();
-        let record = Record::of(&image, receipt);
+        let name = ready.image.reference.to_string();
+        let mut record = Record::of(&ready.image, ready.receipt);
+        record.signature = ready.signature;
         let recorded = tokio::task::spawn_blocking(move || {
-            match pulled || records.get(&record.reference)?.is_none() {
+            match is_new || records.get(&record.reference)?.is_none() {
                 true => records.put(record).map(drop),
                 false => records.used(&record.reference),
             }
         });
-        // The image is here: what could not be written about it is told, and nothing more.
         match recorded.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -167,7 +301,6 @@ impl Images {
             }
             Err(error) => tracing::error!(%error, image = name, "no record of it"),
         }
-        Ok(describe(&image))
     }
 
     /// Brings what was pulled to the disk, once nothing is being pulled: what is written then would

@@ -58,7 +58,11 @@ pub(super) fn check_for_start(db: &Connection, was_here: bool) -> rusqlite::Resu
         // All of a young journal is in its write-ahead log.
         return Ok(was_here.then(|| "journal.db has no tables".to_owned()));
     }
-    for table in CHECKED_AT_START {
+    // A journal of an older nodeagent has none.
+    let stable = "SELECT count(*) FROM sqlite_schema WHERE name = 'stable'";
+    let has_stable: i64 = db.query_row(stable, [], |row| row.get(0))?;
+    let newer = ["stable"].into_iter().filter(|_| has_stable > 0);
+    for table in CHECKED_AT_START.into_iter().chain(newer) {
         if let Some(finding) = quick_check(db, &format!("PRAGMA quick_check({table})"))? {
             return Ok(Some(finding));
         }

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::instance::{ImageConfig, InstanceName, Phase, Revision, Urgency};
+use crate::pool::Evidence;
 use crate::runtime::Image;
 
 const KEEP: Duration = Duration::from_secs(3600);
@@ -64,6 +65,14 @@ async fn written(state: &Path, instances: u32) {
             target: instances,
             seq: 4,
         },
+        Write::Stable(
+            "web".parse().unwrap(),
+            Some(StableRow {
+                revision: "r1".to_owned(),
+                evidence: Evidence::ByHand,
+                since_ms: 9,
+            }),
+        ),
     ];
     writes.extend((0..instances).map(|n| Write::Instance(instance(n))));
     journal.commit(writes).await.unwrap();

@@ -21,7 +21,7 @@ mod write;
 
 pub use loss::Loss;
 pub use read::{PoolRow, Recovered, RevisionRow};
-pub use rows::{InstanceRow, StoredTask, TaskQuery, TaskRow, Write};
+pub use rows::{InstanceRow, StableRow, StoredTask, TaskQuery, TaskRow, Write};
 pub use store::{Journal, JournalError};
 
 #[cfg(test)]

@@ -1,15 +1,16 @@
 //! Tables into rows.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::loss::Loss;
-use super::rows::{InstanceRow, StoredTask, TaskQuery, TaskRow};
+use super::rows::{InstanceRow, StableRow, StoredTask, TaskQuery, TaskRow};
 use crate::instance::{AppName, InstanceName, Phase, Urgency, Warmth};
 use crate::runtime::Image;
-use crate::task::{EndState, Roll, TaskContext, TaskId, Trail, Verb};
+use crate::task::{EndState, Roll, ScaleImage, TaskContext, TaskId, Trail, Verb};
 
 /// A pool's durable part.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +49,8 @@ pub struct Recovered {
     pub pools: Vec<PoolRow>,
     /// Revisions of all pools.
     pub revisions: Vec<RevisionRow>,
+    /// What is stable, by app.
+    pub stable: BTreeMap<AppName, StableRow>,
     /// Instances, also those of which only generation and address are left.
     pub instances: Vec<InstanceRow>,
     /// Tasks without an outcome.
@@ -84,6 +87,7 @@ pub(super) fn recover(db: &Connection) -> rusqlite::Result<Recovered> {
         loss: loss.transpose().map_err(|e| conversion(0, e))?,
         pools: pools(db)?,
         revisions: revisions(db)?,
+        stable: stable(db)?,
         instances: instances(db)?,
         open_tasks: all(
             db,
@@ -126,6 +130,19 @@ pub(super) fn revisions(db: &Connection) -> rusqlite::Result<Vec<RevisionRow>> {
     })
 }
 
+fn stable(db: &Connection) -> rusqlite::Result<BTreeMap<AppName, StableRow>> {
+    let sql = "SELECT app, revision, evidence, since_ms FROM stable";
+    let rows = all(db, sql, |row| {
+        let stable = StableRow {
+            revision: row.get(1)?,
+            evidence: json(row, 2)?,
+            since_ms: unsigned(row, 3)?,
+        };
+        Ok((parsed(row, 0)?, stable))
+    })?;
+    Ok(rows.into_iter().collect())
+}
+
 pub(super) fn instances(db: &Connection) -> rusqlite::Result<Vec<InstanceRow>> {
     all(db, &format!("{INSTANCE} ORDER BY app, ordinal"), instance)
 }
@@ -136,7 +153,7 @@ const INSTANCE: &str =
 
 const TASK: &str =
     "SELECT task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
-   finished_ms, outcome, step, revision, coalesce(steady_ms, created_ms), restart FROM tasks";
+   finished_ms, outcome, step, revision, coalesce(steady_ms, created_ms), restart, image FROM tasks";
 
 pub(super) fn find_task(db: &Connection, id: &TaskId) -> rusqlite::Result<Option<StoredTask>> {
     db.prepare_cached(&format!("{TASK} WHERE task_id = ?1"))?
@@ -245,6 +262,10 @@ fn task(row: &Row<'_>) -> rusqlite::Result<StoredTask> {
             restart: match row.get::<_, Option<String>>(15)? {
                 Some(_) => Some(json(row, 15)?),
                 None => None,
+            },
+            image: match row.get::<_, Option<String>>(16)? {
+                Some(_) => word(row, 16, ScaleImage::from_name)?,
+                None => ScaleImage::Stable,
             },
             hash: row.get(4)?,
             target: row.get(6)?,

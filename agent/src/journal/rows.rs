@@ -6,7 +6,10 @@ use std::sync::Arc;
 use super::loss::Loss;
 use crate::instance::{AppName, Instance, InstanceName, Phase, Revision, Urgency, Warmth};
 use crate::network::HostPort;
-use crate::task::{EndState, Outcome, Request, Restart, Roll, TaskContext, TaskId, Trail, Verb};
+use crate::pool::{Evidence, Stable};
+use crate::task::{
+    EndState, Outcome, Request, Restart, Roll, ScaleImage, TaskContext, TaskId, Trail, Verb,
+};
 
 /// One change of the journal. Several in one commit are one transaction.
 #[derive(Debug, Clone)]
@@ -17,6 +20,8 @@ pub enum Write {
     Deleting(AppName),
     /// Nothing of the app is left; its tasks stay.
     AppGone(AppName),
+    /// An app's stable image; `None`: none is.
+    Stable(AppName, Option<StableRow>),
     /// A pool's target.
     Target {
         /// The app.
@@ -130,6 +135,28 @@ impl InstanceRow {
     }
 }
 
+/// Which revision of an app is stable, and why.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StableRow {
+    /// Revision id.
+    pub revision: String,
+    /// Why.
+    pub evidence: Evidence,
+    /// Unix milliseconds since when.
+    pub since_ms: u64,
+}
+
+impl StableRow {
+    /// The row of what is stable.
+    pub fn of(stable: &Stable) -> Self {
+        Self {
+            revision: stable.revision.id.clone(),
+            evidence: stable.evidence.clone(),
+            since_ms: stable.since_ms,
+        }
+    }
+}
+
 /// A task as it was accepted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskRow {
@@ -141,6 +168,8 @@ pub struct TaskRow {
     pub verb: Verb,
     /// N; of a roll and of a restart the target that they found.
     pub to: u32,
+    /// Which image missing instances are made from.
+    pub image: ScaleImage,
     /// What a roll does.
     pub roll: Option<Roll>,
     /// What a restart does.
@@ -170,6 +199,7 @@ impl TaskRow {
                 Verb::Roll | Verb::Restart => target,
                 _ => request.to,
             },
+            image: request.image,
             roll: None,
             restart: None,
             hash: request.hash.clone(),

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 /// Version of the tables below; `PRAGMA user_version` of the file.
-pub(super) const VERSION: i64 = 6;
+pub(super) const VERSION: i64 = 7;
 
 pub(super) const V1: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
@@ -57,8 +57,16 @@ ALTER TABLE instances ADD COLUMN reuses INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE tasks ADD COLUMN restart TEXT;
 ";
 
+/// Stable images of apps; tasks that say which image they mean.
+const V7: &str = "
+CREATE TABLE stable (
+  app TEXT PRIMARY KEY, revision TEXT NOT NULL, evidence TEXT NOT NULL, since_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+ALTER TABLE tasks ADD COLUMN image TEXT;
+";
+
 /// What leads from each version to the next, the first from nothing.
-const STEPS: [&str; VERSION as usize] = [V1, V2, V3, V4, V5, V6];
+const STEPS: [&str; VERSION as usize] = [V1, V2, V3, V4, V5, V6, V7];
 
 /// What is wrong with a journal's version.
 #[derive(Debug)]

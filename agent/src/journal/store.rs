@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::copies::Copies;
 use super::log::{Log, QUIET};
 use super::loss::{self, Beside, Loss, Watch};
-use super::read::{self, Recovered};
+use super::read::{self, Recovered, RevisionRow};
 use super::rows::{InstanceRow, StoredTask, TaskQuery, Write};
 use super::schema::{self, Version};
 use super::write::{self, Unwritable};
@@ -258,6 +258,16 @@ impl Journal {
     /// `Read`.
     pub fn left_behind(&self, app: &AppName) -> Result<Vec<InstanceRow>, JournalError> {
         self.read(read::left_behind(&self.reader(), app))
+    }
+
+    /// Revisions of an app that the journal still has.
+    ///
+    /// # Errors
+    /// `Read`.
+    pub fn revisions(&self, app: &AppName) -> Result<Vec<RevisionRow>, JournalError> {
+        let mut revisions = self.read(read::revisions(&self.reader()))?;
+        revisions.retain(|row| row.app == *app);
+        Ok(revisions)
     }
 
     /// A task's steps.
@@ -525,7 +535,8 @@ impl Writer {
     }
 }
 
-/// Removes ended tasks past their time with their trails, revisions that nobody is made from, and
+/// Removes ended tasks past their time with their trails, revisions that nobody is made from and that are not
+/// stable, and
 /// all but the newest operations.
 fn prune(db: &Connection, keep: Duration) -> rusqlite::Result<()> {
     let now = SystemTime::now()
@@ -541,7 +552,8 @@ fn prune(db: &Connection, keep: Duration) -> rusqlite::Result<()> {
          DELETE FROM operations WHERE id < (SELECT MAX(id) FROM operations) - 1000;
          DELETE FROM revisions WHERE NOT EXISTS (SELECT 1 FROM apps WHERE apps.name = revisions.app AND apps.revision = revisions.id)
            AND NOT EXISTS (SELECT 1 FROM instances WHERE instances.app = revisions.app
-             AND instances.revision = revisions.id AND instances.released_ms IS NULL);",
+             AND instances.revision = revisions.id AND instances.released_ms IS NULL)
+           AND NOT EXISTS (SELECT 1 FROM stable WHERE stable.app = revisions.app AND stable.revision = revisions.id);",
     )
 }
 

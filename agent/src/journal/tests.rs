@@ -9,6 +9,7 @@ const KEEP: Duration = Duration::from_secs(3600);
 
 fn task(id: &str, created_ms: u64) -> TaskRow {
     TaskRow {
+        image: Default::default(),
         restart: None,
         roll: None,
         context: TaskContext {

@@ -57,10 +57,26 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
             for table in [
                 "DELETE FROM apps WHERE name = ?1",
                 "DELETE FROM revisions WHERE app = ?1",
+                "DELETE FROM stable WHERE app = ?1",
             ] {
                 db.prepare_cached(table)?.execute([app.as_str()])?;
             }
             // Generations and addresses outlive the app: an app of that name may come again.
+        }
+        Write::Stable(app, None) => {
+            db.prepare_cached("DELETE FROM stable WHERE app = ?1")?
+                .execute([app.as_str()])?;
+        }
+        Write::Stable(app, Some(row)) => {
+            db.prepare_cached(
+                "INSERT OR REPLACE INTO stable (app, revision, evidence, since_ms) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .execute(params![
+                app.as_str(),
+                row.revision,
+                serde_json::to_string(&row.evidence)?,
+                signed(row.since_ms)
+            ])?;
         }
         Write::Target { app, target, seq } => {
             db.prepare_cached("UPDATE apps SET target = ?2, seq = ?3 WHERE name = ?1")?
@@ -83,8 +99,8 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
             let restart = restart.transpose()?;
             db.prepare_cached(
                 "INSERT INTO tasks (task_id, app, verb, wanted, hash, traceparent, target, seq, created_ms, deadline_ms,
-                   step, revision, steady_ms, restart)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                   step, revision, steady_ms, restart, image)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             )?
             .execute(params![
                 task.context.task_id.as_str(),
@@ -101,6 +117,7 @@ pub(super) fn write(db: &Connection, change: &Write) -> Result<()> {
                 task.roll.as_ref().map(|roll| roll.revision.as_str()),
                 signed(task.steady_ms),
                 restart,
+                task.image.as_str(),
             ])?;
         }
         Write::TaskClosed {

@@ -16,6 +16,7 @@ use crate::task::{Roll, TaskId};
 use super::clock::Now;
 use super::machine::{Action, Event, Limits, OpenTask, Pool, Slot};
 use super::restart::OpenRestart;
+use super::stable::Stable;
 
 /// What was observed of one instance's container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Adopted {
     pub pool: PoolRow,
     /// The current revision.
     pub revision: Arc<Revision>,
+    /// The stable revision, if one is.
+    pub stable: Option<Stable>,
     /// All revisions of the app, by id.
     pub revisions: BTreeMap<String, Arc<Revision>>,
     /// Its instances with what was observed of each, and whether a backend lists it.
@@ -86,6 +89,7 @@ impl Pool {
         pool.target = adopted.pool.target;
         pool.seq = adopted.pool.seq;
         pool.deleting = adopted.pool.deleting;
+        pool.stable = adopted.stable;
         for (row, observation, listed) in adopted.instances {
             let ordinal = row.instance.ordinal;
             pool.generations.insert(ordinal, row.generation);
@@ -130,6 +134,7 @@ impl Pool {
             let task = OpenTask {
                 verb: row.verb,
                 to: row.to,
+                image: row.image,
                 failed: failed.collect(),
                 picked: mine()
                     .map(|slot| slot.instance.ordinal)

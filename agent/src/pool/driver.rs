@@ -33,6 +33,11 @@ pub enum Message {
         Arc<crate::instance::Revision>,
         oneshot::Sender<Result<(), Refusal>>,
     ),
+    /// The image of this revision is stable; `None`: the one that covers all instances is.
+    Stable(
+        Option<Arc<crate::instance::Revision>>,
+        oneshot::Sender<Result<(), Refusal>>,
+    ),
     /// Remove the app; the driver ends when it succeeded.
     Delete {
         /// Take instances out of service without drain.
@@ -177,7 +182,9 @@ impl<E: Effects> Driver<E> {
                     .shared
                     .index
                     .refused(&request.context.task_id, Refusal::Deleting),
-                Message::Revise(_, reply) => answer(Some(reply), Err(Refusal::Deleting)),
+                Message::Revise(_, reply) | Message::Stable(_, reply) => {
+                    answer(Some(reply), Err(Refusal::Deleting));
+                }
                 Message::Delete { reply, .. } => answer(Some(reply), Ok(())),
                 Message::Happened(_) | Message::Answered(..) => {}
             }
@@ -238,6 +245,10 @@ impl<E: Effects> Driver<E> {
             Message::Revise(revision, reply) => {
                 self.revisions.push_back(reply);
                 self.turn(Event::Command(Command::Revise(revision)));
+            }
+            Message::Stable(revision, reply) => {
+                self.revisions.push_back(reply);
+                self.turn(Event::Command(Command::Stable(revision)));
             }
             Message::Delete { force, reply } => {
                 self.deletions.push_back(reply);

@@ -2,11 +2,12 @@
 //!
 //! Until then nothing has changed: a journal that refuses leaves the pool as it was.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::instance::machine as life;
-use crate::instance::{Failure, Instance, Urgency};
-use crate::journal::{InstanceRow, TaskRow, Write};
+use crate::instance::{Failure, Instance, Revision, Urgency};
+use crate::journal::{InstanceRow, StableRow, TaskRow, Write};
 use crate::network::{Grant, Ledger};
 use crate::task::{Request, TaskContext, Verb};
 
@@ -26,6 +27,7 @@ pub(super) enum Change {
         ordinal: u32,
         generation: u64,
         serve: Option<u64>,
+        revision: Arc<Revision>,
         grant: Grant,
         task: Option<TaskContext>,
     },
@@ -127,6 +129,11 @@ impl Pool {
             Some(Command::Revise(revision)) => {
                 writes.push(Write::Revision(revision.clone(), now.wall_ms))
             }
+            Some(Command::Stable(stable)) => {
+                let stable = self.by_hand(stable.as_ref(), now);
+                let row = stable.as_ref().map(StableRow::of);
+                writes.push(Write::Stable(self.app.clone(), row));
+            }
             Some(Command::Delete { .. }) => writes.push(Write::Deleting(self.app.clone())),
             None => writes.push(Write::Operation {
                 app: self.app.clone(),
@@ -141,7 +148,7 @@ impl Pool {
         // Who is over is written as such, so that nobody counts its end again after a restart.
         writes.extend(intent.over.iter().map(|ordinal| self.row(*ordinal)));
         for change in &intent.changes {
-            if let Some(instance) = self.after(change, &intent) {
+            if let Some(instance) = self.after(change) {
                 writes.push(Write::Instance(InstanceRow::of(&self.app, &instance)));
             }
         }
@@ -154,15 +161,12 @@ impl Pool {
     }
 
     /// The instance as the change will leave it: what the journal is told before it happens.
-    fn after(&self, change: &Change, intent: &Intent) -> Option<Instance> {
-        let revision = match &intent.command {
-            Some(Command::Revise(revision)) => revision,
-            _ => &self.revision,
-        };
+    fn after(&self, change: &Change) -> Option<Instance> {
         let mut instance = match change {
             Change::Create {
                 ordinal,
                 generation,
+                revision,
                 grant,
                 ..
             } => Instance::create(*ordinal, *generation, revision.clone(), grant.clone()),
@@ -208,7 +212,12 @@ impl Pool {
         match intent.command.clone() {
             Some(Command::Target(request)) => self.open(&request, &intent, now, out),
             Some(Command::Revise(revision)) => {
+                self.keep_newest_of_stable();
                 self.revision = revision;
+                out.push(Action::Revised(Ok(())));
+            }
+            Some(Command::Stable(stable)) => {
+                self.stable = self.by_hand(stable.as_ref(), now);
                 out.push(Action::Revised(Ok(())));
             }
             Some(Command::Delete { .. }) => {
@@ -254,6 +263,7 @@ impl Pool {
                     Verb::Roll | Verb::Restart => intent.target,
                     Verb::Activate | Verb::Deactivate | Verb::Scale => request.to,
                 },
+                image: request.image,
                 roll,
                 restart: restart.map(OpenRestart::new),
                 target: intent.target,
@@ -282,11 +292,13 @@ impl Pool {
     fn apply(&mut self, change: Change, now: Now, ledger: &mut Ledger, out: &mut Vec<Action>) {
         let ordinal = change.ordinal();
         if let Change::Create {
-            generation, grant, ..
+            generation,
+            revision,
+            grant,
+            ..
         } = &change
         {
-            let instance =
-                Instance::create(ordinal, *generation, self.revision.clone(), grant.clone());
+            let instance = Instance::create(ordinal, *generation, revision.clone(), grant.clone());
             let first = instance.effect();
             let slot = Slot {
                 instance,

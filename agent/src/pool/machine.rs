@@ -22,12 +22,13 @@ use crate::instance::machine::{self as life, Next};
 use crate::instance::{AppName, EffectKind, Failure, Instance, Phase, Revision};
 use crate::journal::{InstanceRow, Write};
 use crate::network::Ledger;
-use crate::task::{Outcome, Request, RestartedAgent, Roll, TaskContext, TaskId, Verb};
+use crate::task::{Outcome, Request, RestartedAgent, Roll, ScaleImage, TaskContext, TaskId, Verb};
 
 use super::clock::Now;
 use super::close;
 use super::intent::Intent;
 use super::restart::{NotRestarted, OpenRestart};
+use super::stable::Stable;
 
 /// What the host allows a pool.
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +54,8 @@ pub enum Command {
     Target(Request),
     /// A changed manifest or image.
     Revise(Arc<Revision>),
+    /// The image of this revision is stable because somebody says so; `None`: by coverage again.
+    Stable(Option<Arc<Revision>>),
     /// Remove the app.
     Delete {
         /// Take instances out of service, without drain.
@@ -158,7 +161,7 @@ pub enum Action {
     Unwritten(TaskId, Failure),
     /// The request was refused.
     Refuse(TaskId, Refusal),
-    /// The revision is the pool's from now on, or was refused.
+    /// The revision is the pool's, or the stable one, from now on; or that was refused.
     Revised(Result<(), Refusal>),
     /// Nothing of the app is left on the host (end of the pool; everybody who asked is told), or
     /// the oldest request for it was refused.
@@ -172,6 +175,8 @@ pub(super) struct OpenTask {
     pub verb: Verb,
     /// N; of a roll and of a restart the target that they found.
     pub to: u32,
+    /// Which image missing instances are made from.
+    pub image: ScaleImage,
     /// What a roll does.
     pub roll: Option<Roll>,
     /// What a restart does, and how far it is.
@@ -210,7 +215,10 @@ pub(super) struct Slot {
 #[derive(Debug)]
 pub struct Pool {
     pub(super) app: AppName,
+    /// The one that was applied last.
     pub(super) revision: Arc<Revision>,
+    pub(super) stable: Option<Stable>,
+    pub(super) unwritten_stable: super::stable::Unwritten,
     pub(super) target: u32,
     pub(super) seq: u64,
     pub(super) slots: BTreeMap<u32, Slot>,
@@ -274,6 +282,8 @@ impl Pool {
         Self {
             app: revision.app.name.clone(),
             revision,
+            stable: None,
+            unwritten_stable: Default::default(),
             target: 0,
             seq: limits.floor,
             slots: BTreeMap::new(),
@@ -337,6 +347,7 @@ impl Pool {
             Event::Accepted => self.limits.keep_everything = false,
             Event::Tick => {}
         }
+        self.note_coverage(now);
         self.close_tasks(now, &mut out);
         self.plan_next(now, ledger, &mut out);
         self.settle(&mut out);
@@ -409,6 +420,7 @@ impl Pool {
     ) {
         self.dirty
             .extend(self.carried.remove(&id).unwrap_or_default());
+        self.stable_refused(id);
         self.stalled_until = Some(now.at + JOURNAL_PAUSE);
         if self.intent.as_ref().is_some_and(|intent| intent.id == id) {
             if let Some(intent) = self.intent.take() {
@@ -622,8 +634,9 @@ impl Pool {
     /// The rows of all instances whose row is behind, for this commit.
     pub(super) fn carry(&mut self, commit: u64) -> Vec<Write> {
         let dirty = std::mem::take(&mut self.dirty);
-        let rows = dirty.iter().map(|ordinal| self.row(*ordinal)).collect();
+        let mut rows: Vec<Write> = dirty.iter().map(|ordinal| self.row(*ordinal)).collect();
         self.carried.insert(commit, dirty);
+        rows.extend(self.carry_stable(commit));
         rows
     }
 
@@ -646,7 +659,7 @@ impl Pool {
             .iter()
             .any(|ordinal| !self.slots.contains_key(ordinal));
         let busy = self.intent.is_some() || self.settling.is_some() || self.removal.is_some();
-        if self.dirty.is_empty()
+        if self.dirty.is_empty() && !self.stable_is_behind()
             || busy
             || self.stalled_until.is_some()
             || !(gone || self.tasks.is_empty())

@@ -80,7 +80,7 @@ impl Pool {
                     serving: self.serving(),
                 })
             }
-            Command::Delete { .. } | Command::Revise(_) => None,
+            Command::Delete { .. } | Command::Revise(_) | Command::Stable(_) => None,
         }
     }
 
@@ -128,9 +128,9 @@ impl Pool {
                 self.retry_at = None;
                 self.alarm = None;
             }
-            None => {}
+            Some(Command::Stable(_)) | None => {}
         }
-        let revision = match &intent.command {
+        let applied = match &intent.command {
             Some(Command::Revise(revision)) => revision.clone(),
             _ => self.revision.clone(),
         };
@@ -139,16 +139,24 @@ impl Pool {
             self.plan_failed(&mut intent);
         }
         let rolling = self.rolling(intent.command.as_ref());
+        let revision = match rolling.is_some() {
+            true => applied.clone(),
+            false => self.scale_out(&applied),
+        };
         self.plan_lost(deleting, rolling.is_some(), &revision, &mut intent);
         let serving = self.serving() - ending;
         if serving < intent.target {
             if !self.pausing(now) {
                 let missing = intent.target - serving;
                 let task = task.clone().or_else(|| self.oldest_unmet());
-                self.plan_missing(missing, task, &revision, &mut intent, now, ledger);
+                let revision = match self.told_applied(intent.command.as_ref()) {
+                    true => &applied,
+                    false => &revision,
+                };
+                self.plan_missing(missing, task, revision, &mut intent, now, ledger);
             }
         } else if let Some(rolling) = &rolling {
-            self.plan_roll(rolling, &revision, &mut intent, now, ledger);
+            self.plan_roll(rolling, &applied, &mut intent, now, ledger);
         } else if serving > intent.target {
             let (excess, urgency) = (serving - intent.target, excess);
             let leave = Leave::Any(&revision.id);
@@ -338,14 +346,15 @@ impl Pool {
                 ordinal,
                 generation,
                 serve: serve.as_ref().map(|_| generation + 1),
+                revision: revision.clone(),
                 grant,
                 task: serve.clone().flatten(),
             });
         }
     }
 
-    /// Those that cost least to lose first: not yet let go, then not yet in service, then of an old
-    /// revision, then the highest ordinals.
+    /// Those that cost least to lose first: not yet let go, then not yet in service, then of another
+    /// revision than scale-out uses, then the highest ordinals.
     pub(super) fn plan_excess(
         &self,
         excess: u32,
@@ -497,7 +506,7 @@ impl Pool {
             .filter(|s| !s.instance.serving && !s.instance.phase.going_down());
         self.serving() < self.target
             || self.rolling(None).is_some()
-            || (!self.deleting && count(warm) < self.revision.app.warm.armed)
+            || (!self.deleting && count(warm) < self.scale_out(&self.revision).app.warm.armed)
     }
 
     /// What stood in the way of a plan is told with the task that waits longest.
@@ -532,7 +541,7 @@ impl Pool {
 pub(super) fn refuse(command: &Command, refusal: Refusal, out: &mut Vec<Action>) {
     out.push(match command {
         Command::Target(request) => Action::Refuse(request.context.task_id.clone(), refusal),
-        Command::Revise(_) => Action::Revised(Err(refusal)),
+        Command::Revise(_) | Command::Stable(_) => Action::Revised(Err(refusal)),
         Command::Delete { .. } => Action::Deleted(Err(refusal)),
     });
 }

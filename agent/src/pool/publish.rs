@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use super::Pool;
+use super::{Pool, Stable};
 use crate::instance::{AppName, Failure, Phase, Warmth};
 use crate::network::HostPort;
 use crate::task::TaskId;
@@ -15,6 +15,10 @@ pub struct Snapshot {
     pub app: AppName,
     /// Id of the revision that new instances are made from.
     pub revision: String,
+    /// What is stable.
+    pub stable: Option<Stable>,
+    /// The image that scale-out uses now, by digest.
+    pub scale_out: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Instances wanted in service.
@@ -87,13 +91,16 @@ impl Pool {
                 failure: instance.failure.clone(),
             }
         });
+        let scale_out = self.scale_out(&self.revision);
         Snapshot {
             app: self.app.clone(),
             revision: self.revision.id.clone(),
+            stable: self.stable.clone(),
             labels: self.revision.app.labels.clone(),
             target: self.target,
             seq: self.seq,
-            warm_armed: self.revision.app.warm.armed,
+            warm_armed: scale_out.app.warm.armed,
+            scale_out: scale_out.image.reference.clone(),
             alarm: self.alarm.clone().or_else(|| self.discovery_alarm()),
             instances: instances.collect(),
         }

@@ -5,6 +5,7 @@ mod probes;
 mod rest;
 mod restarts;
 mod rolls;
+mod stable;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -63,6 +64,14 @@ fn revision_of(id: &str, armed: u32, port: &str, fields: &str) -> Arc<Revision> 
     })
 }
 
+/// The same revision with image number `image`.
+fn with_image(revision: &Revision, image: usize) -> Arc<Revision> {
+    let mut revision = revision.clone();
+    revision.image.digest = format!("sha256:{image}");
+    revision.image.reference = format!("127.0.0.1:5000/web@sha256:{image}");
+    Arc::new(revision)
+}
+
 struct World {
     pool: Pool,
     ledger: Ledger,
@@ -80,6 +89,8 @@ struct World {
     performed: Vec<(u32, EffectKind)>,
     intents: usize,
     registered: BTreeSet<u32>,
+    /// What the journal says is stable.
+    stable: Option<crate::journal::StableRow>,
 }
 
 impl World {
@@ -122,6 +133,7 @@ impl World {
             performed: Vec::new(),
             intents: 0,
             registered: BTreeSet::new(),
+            stable: None,
         };
         world.event(Event::Tick);
         world
@@ -166,6 +178,7 @@ impl World {
                     Write::InstanceGone { instance, .. } => {
                         self.journal.insert(instance.ordinal, None);
                     }
+                    Write::Stable(_, row) => self.stable = row,
                     _ => {}
                 }
             }
@@ -289,13 +302,20 @@ impl World {
     }
 
     fn request(&mut self, id: &str, verb: Verb, to: u32, step: Option<RollStep>) -> TaskId {
-        let task_id: TaskId = id.parse().unwrap();
-        self.event(Event::Command(Command::Target(Request {
+        let request = self.a_request(id, verb, to, step);
+        let task_id = request.context.task_id.clone();
+        self.event(Event::Command(Command::Target(request)));
+        task_id
+    }
+
+    fn a_request(&self, id: &str, verb: Verb, to: u32, step: Option<RollStep>) -> Request {
+        Request {
             context: TaskContext {
-                task_id: task_id.clone(),
+                task_id: id.parse().unwrap(),
                 traceparent: "00-1-1-01".into(),
             },
             hash: String::new(),
+            image: Default::default(),
             verb,
             to,
             restart: None,
@@ -306,8 +326,7 @@ impl World {
             created_ms: self.now.wall_ms,
             steady_ms: self.now.steady_ms,
             first_byte: self.now.at,
-        })));
-        task_id
+        }
     }
 
     fn phases(&self) -> Vec<Phase> {
@@ -725,6 +744,7 @@ fn a_pool_that_was_killed_goes_on_from_what_is_observed() {
         ),
     ] {
         let adopted = Adopted {
+            stable: None,
             pool: crate::journal::PoolRow {
                 app: world.pool.app.clone(),
                 revision: "r1".into(),
@@ -776,6 +796,7 @@ fn what_discovery_lists_and_nobody_runs_is_deregistered_before_it_comes_again() 
         "the intent of a cold activation"
     );
     let adopted = Adopted {
+        stable: None,
         pool: crate::journal::PoolRow {
             app: world.pool.app.clone(),
             revision: "r1".into(),
@@ -827,6 +848,7 @@ fn rebooted(world: &mut World, serving: u32, warm: u32, target: u32) {
     };
     let rows = (0..serving + warm).map(|n| (row(n, n < serving), Observation::Absent, Listed::No));
     let adopted = Adopted {
+        stable: None,
         pool: crate::journal::PoolRow {
             app: world.pool.app.clone(),
             revision: "r1".into(),
@@ -913,6 +935,7 @@ fn what_has_ended_meanwhile_says_how_where_that_is_known() {
         world.settle();
         let row = world.journal[&0].clone().unwrap();
         let adopted = Adopted {
+            stable: None,
             pool: crate::journal::PoolRow {
                 app: world.pool.app.clone(),
                 revision: "r1".into(),
@@ -1081,7 +1104,11 @@ proptest! {
                 Move::Accept => world.event(Event::Accepted),
                 Move::RefuseNext => world.refuse_next = true,
                 Move::Pass(ms) => world.pass(Duration::from_millis(ms)),
-                Move::Revise => world.event(Event::Command(Command::Revise(probed_with(&format!("r{step_number}"), 2, policy)))),
+                Move::Revise => {
+                    let revision = probed_with(&format!("r{step_number}"), 2, policy);
+                    let revision = with_image(&revision, step_number % 3);
+                    world.event(Event::Command(Command::Revise(revision)));
+                }
             }
         }
         world.refuse_next = false;

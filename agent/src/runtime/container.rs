@@ -156,7 +156,8 @@ impl Containerd {
             .into_inner()
             .containers;
         let images = containers.into_iter().map(|container| container.image);
-        Ok(images.filter(|image| !image.is_empty()).collect())
+        let images = images.filter(|image| !image.is_empty()).collect();
+        self.all_names(images).await
     }
 
     pub(super) async fn container(&self, name: &str) -> Result<Option<Container>, RuntimeError> {

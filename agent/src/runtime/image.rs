@@ -8,6 +8,7 @@ use containerd_client::services::v1::{
     CreateImageRequest, DeleteImageRequest, GetImageRequest, Image as Record, UpdateImageRequest,
 };
 use containerd_client::types::Descriptor;
+use imagecache::policy::KeptSignature;
 use imagecache::{
     Cache, ContentStore as _, Digest, PullOptions, Pulled, Receipt, Reference, Workplace,
 };
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::connection::Deadline;
 use super::content::ContainerdStore;
 use super::error::{Answer, RuntimeError, of_pull};
+use super::kubernetes::{self, Forget};
 use super::lease::{Collect, Lease};
 use super::unpack::ContainerdUnpacker;
 use super::{Containerd, labels};
@@ -24,8 +26,6 @@ use crate::instance::ImageConfig;
 
 /// The snapshotter whose trees we know.
 const OVERLAYFS: &str = "overlayfs";
-/// The namespace that the kubelet looks at.
-const KUBERNETES: &str = "k8s.io";
 
 /// An image that is pulled, verified, unpacked and recorded: ready to prepare a rootfs from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,23 +42,44 @@ pub struct Image {
     pub config: ImageConfig,
 }
 
+/// An image that is ready, and how it came to be.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    pub image: imagecache::Image,
+    /// How it came; none when there was nothing to pull.
+    pub receipt: Option<Receipt>,
+    /// A signature by which the policy let it in, when one was asked for.
+    pub signature: Option<KeptSignature>,
+}
+
 impl Containerd {
     /// The image, from this host when it is there, else from its registry into `cache` and from
     /// there into containerd. A tag is looked up in the registry only when no image of that name is
-    /// here; a new look is a reference by digest. The receipt is that of a pull; none when there
-    /// was nothing to pull.
+    /// here; a new look is a reference by digest. The policy is asked of an image that is here,
+    /// too.
     pub(crate) async fn ensure_image(
         &self,
         reference: &Reference,
         cache: &Cache,
         options: &PullOptions,
-    ) -> Result<(imagecache::Image, Option<Receipt>), RuntimeError> {
+    ) -> Result<Ready, RuntimeError> {
+        let refused = |error| of_pull(&reference.to_string(), error);
+        cache.permit_name(reference).map_err(refused)?;
         // What a record names stays, so that looking for it needs no lease.
         let recorded = self.recorded(&reference.to_string()).await?;
-        if let Some(target) = &recorded
-            && let Some(image) = self.present(reference, target, None).await?
+        if let Some(recorded) = &recorded
+            && let Some(image) = self.present(reference, &recorded.target, None).await?
         {
-            return Ok((image, None));
+            let permit = cache.permit(reference, &recorded.target, options.deadline);
+            let signature = permit.await.map_err(refused)?;
+            if self.is_kubernetes() && !kubernetes::is_kept(&recorded.record) {
+                self.label_pinned(recorded.record.clone(), true).await?;
+            }
+            return Ok(Ready {
+                image,
+                receipt: None,
+                signature,
+            });
         }
         let lease = self.lease("image", options.deadline).await?;
         let result = self.make_present(reference, cache, options, &lease).await;
@@ -80,15 +101,35 @@ impl Containerd {
 
     /// Which of these names containerd has a record of, with all that is needed to run it.
     pub(crate) async fn is_ready(&self, reference: &Reference) -> Result<bool, RuntimeError> {
-        let Some(target) = self.recorded(&reference.to_string()).await? else {
+        let Some(recorded) = self.recorded(&reference.to_string()).await? else {
             return Ok(false);
         };
-        Ok(self.present(reference, &target, None).await?.is_some())
+        let present = self.present(reference, &recorded.target, None).await?;
+        Ok(present.is_some())
     }
 
     /// Removes containerd's record of an image, and what nothing else refers to, before it returns.
-    /// One that is gone is fine.
+    /// One that is gone is fine. An image that the kubelet made is the kubelet's again.
     pub(crate) async fn forget_image(&self, name: &str) -> Result<(), RuntimeError> {
+        if !self.is_kubernetes() {
+            return self.remove_record(name).await;
+        }
+        let Some(recorded) = self.recorded(name).await? else {
+            return Ok(());
+        };
+        let records = self.images_of(&[recorded.target.to_string()]).await?;
+        match kubernetes::forget(name, &records) {
+            Forget::GiveBack(record) => self.label_pinned(*record, false).await,
+            Forget::Remove(names) => {
+                for name in names {
+                    self.remove_record(&name).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn remove_record(&self, name: &str) -> Result<(), RuntimeError> {
         let request = self.connection.request(DeleteImageRequest {
             name: name.to_owned(),
             sync: true,
@@ -111,25 +152,38 @@ impl Containerd {
         cache: &Cache,
         options: &PullOptions,
         lease: &Lease,
-    ) -> Result<(imagecache::Image, Option<Receipt>), RuntimeError> {
+    ) -> Result<Ready, RuntimeError> {
         // The content may be here under another name: a digest needs no registry then.
         let here = match reference.digest() {
             Some(digest) => self.present(reference, digest, Some(lease)).await?,
             None => None,
         };
-        let (image, receipt) = match here {
-            Some(image) => (image, None),
+        let ready = match here {
+            Some(image) => {
+                let target = &image.target.digest;
+                let permit = cache.permit(reference, target, options.deadline).await;
+                let refused = |error| of_pull(&reference.to_string(), error);
+                Ready {
+                    signature: permit.map_err(refused)?,
+                    image,
+                    receipt: None,
+                }
+            }
             None => {
                 let pulled = self.fetch(reference, cache, options, lease).await?;
-                (pulled.image, Some(pulled.receipt))
+                Ready {
+                    image: pulled.image,
+                    receipt: Some(pulled.receipt),
+                    signature: pulled.signature,
+                }
             }
         };
-        self.keep(lease, &image).await?;
-        Ok((image, receipt))
+        self.keep(lease, &ready.image).await?;
+        Ok(ready)
     }
 
-    /// Digest of what the record of this name points to.
-    async fn recorded(&self, name: &str) -> Result<Option<Digest>, RuntimeError> {
+    /// The record of this name.
+    pub(super) async fn recorded(&self, name: &str) -> Result<Option<Recorded>, RuntimeError> {
         let request = self.connection.request(GetImageRequest {
             name: name.to_owned(),
         });
@@ -144,13 +198,16 @@ impl Containerd {
             Err(said) => return Err(said.into_error("look up image", name)),
         };
         // A record whose digest we cannot read is somebody else's; ours will replace it.
-        Ok(record
-            .and_then(|record| record.target)
-            .and_then(|target| target.digest.parse().ok()))
+        Ok(record.and_then(|record| {
+            Some(Recorded {
+                target: record.target.as_ref()?.digest.parse().ok()?,
+                record,
+            })
+        }))
     }
 
     /// The image, when all that is needed to run it is here; with a lease, it stays here.
-    async fn present(
+    pub(super) async fn present(
         &self,
         reference: &Reference,
         target: &Digest,
@@ -183,17 +240,29 @@ impl Containerd {
         lease: &Lease,
     ) -> Result<Pulled, RuntimeError> {
         let store = ContainerdStore::new(lease);
-        let apply_deadline = Deadline {
-            name: "images.pull_timeout",
-            length: options.deadline,
-        };
-        let unpacker = ContainerdUnpacker {
-            lease,
-            apply_deadline,
-            workplace: self.workplace().await?,
-        };
+        let unpacker = self.unpacker(lease, options).await?;
         let pulled = cache.pull(reference, &store, &unpacker, options).await;
         pulled.map_err(|error| of_pull(&reference.to_string(), error))
+    }
+
+    pub(super) async fn unpacker<'l>(
+        &'l self,
+        lease: &'l Lease,
+        options: &PullOptions,
+    ) -> Result<ContainerdUnpacker<'l>, RuntimeError> {
+        Ok(ContainerdUnpacker {
+            lease,
+            apply_deadline: Deadline {
+                name: "images.pull_timeout",
+                length: options.deadline,
+            },
+            workplace: self.workplace().await?,
+        })
+    }
+
+    /// Manifests, indexes and configs, to be read: whoever reads them sees that they are there.
+    pub(crate) fn documents(&self) -> ContainerdStore<'_> {
+        ContainerdStore::unleased(&self.connection)
     }
 
     /// Where trees are that we unpacked, when we have unpacked some.
@@ -231,7 +300,11 @@ impl Containerd {
     }
 
     /// Ties the parts of the image together for the collector, and records it.
-    async fn keep(&self, lease: &Lease, image: &imagecache::Image) -> Result<(), RuntimeError> {
+    pub(super) async fn keep(
+        &self,
+        lease: &Lease,
+        image: &imagecache::Image,
+    ) -> Result<(), RuntimeError> {
         let store = ContainerdStore::new(lease);
         let content = labels::GC_REF_CONTENT;
         let snapshot = format!(
@@ -263,30 +336,25 @@ impl Containerd {
     }
 
     async fn record(&self, image: &imagecache::Image) -> Result<(), RuntimeError> {
-        let name = image.reference.to_string();
-        let labels: HashMap<String, String> = match self.connection.namespace() {
-            KUBERNETES => labels::CRI
-                .iter()
-                .map(|(key, value)| ((*key).into(), (*value).into()))
-                .collect(),
-            _ => HashMap::new(),
-        };
-        let mut paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
-        paths.push("target".to_owned());
-        let record = Record {
-            name: name.clone(),
-            labels,
-            target: Some(Descriptor {
-                media_type: image.target.media_type.clone(),
-                digest: image.target.digest.to_string(),
-                size: i64::try_from(image.target.size).unwrap_or(i64::MAX),
-                ..Descriptor::default()
-            }),
-            ..Record::default()
-        };
+        let asked = image.reference.to_string();
+        if !self.is_kubernetes() {
+            return self.make_record(image, &asked, HashMap::new()).await;
+        }
+        for name in kubernetes::derived_names(image) {
+            let labels = kubernetes::labels_of(labels::DERIVED);
+            let record = record_of(image, &name, labels);
+            self.create_record(record).await?;
+        }
+        let labels = kubernetes::labels_of(labels::ASKED);
+        self.make_record(image, &asked, labels).await
+    }
+
+    /// Creates the record, or says that there is one.
+    async fn create_record(&self, record: Record) -> Result<bool, RuntimeError> {
+        let name = record.name.clone();
         let mut client = ImagesClient::new(self.connection.channel());
         let request = self.connection.request(CreateImageRequest {
-            image: Some(record.clone()),
+            image: Some(record),
             ..CreateImageRequest::default()
         });
         match self
@@ -294,20 +362,56 @@ impl Containerd {
             .answer(self.connection.plain(), client.create(request))
             .await
         {
-            Ok(_) => return Ok(()),
-            Err(Answer::Exists) => {}
-            Err(said) => return Err(said.into_error("record image", &name)),
+            Ok(_) => Ok(true),
+            Err(Answer::Exists) => Ok(false),
+            Err(said) => Err(said.into_error("record image", &name)),
         }
+    }
+
+    async fn make_record(
+        &self,
+        image: &imagecache::Image,
+        name: &str,
+        labels: HashMap<String, String>,
+    ) -> Result<(), RuntimeError> {
+        let mut paths: Vec<String> = labels.keys().map(|key| format!("labels.{key}")).collect();
+        paths.push("target".to_owned());
+        let record = record_of(image, name, labels);
+        if self.create_record(record.clone()).await? {
+            return Ok(());
+        }
+        let mut client = ImagesClient::new(self.connection.channel());
         let request = self.connection.request(UpdateImageRequest {
             image: Some(record),
             update_mask: Some(FieldMask { paths }),
             ..UpdateImageRequest::default()
         });
         self.connection
-            .call("update image", &name, client.update(request))
+            .call("update image", name, client.update(request))
             .await?;
         Ok(())
     }
+}
+
+fn record_of(image: &imagecache::Image, name: &str, labels: HashMap<String, String>) -> Record {
+    Record {
+        name: name.to_owned(),
+        labels,
+        target: Some(Descriptor {
+            media_type: image.target.media_type.clone(),
+            digest: image.target.digest.to_string(),
+            size: i64::try_from(image.target.size).unwrap_or(i64::MAX),
+            ..Descriptor::default()
+        }),
+        ..Record::default()
+    }
+}
+
+/// What containerd's record of an image says.
+pub(super) struct Recorded {
+    /// Digest of its index or manifest.
+    pub(super) target: Digest,
+    record: Record,
 }
 
 /// What an instance needs to know of an image.

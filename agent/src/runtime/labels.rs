@@ -28,11 +28,17 @@ pub(super) const GC_REF_SNAPSHOT: &str = "containerd.io/gc.ref.snapshot";
 /// On Prepare: the committed snapshot that this one shall become.
 pub(super) const SNAPSHOT_REF: &str = "containerd.io/snapshot.ref";
 
+/// On an image that the kubelet shall not collect.
+pub(super) const PINNED: &str = "io.cri-containerd.pinned";
 /// Images of the `k8s.io` namespace that the kubelet shall see, and shall not collect.
-pub(super) const CRI: [(&str, &str); 2] = [
-    ("io.cri-containerd.image", "managed"),
-    ("io.cri-containerd.pinned", "pinned"),
-];
+pub(super) const CRI: [(&str, &str); 2] =
+    [("io.cri-containerd.image", "managed"), (PINNED, "pinned")];
+/// On names of images that we made in that namespace: [`ASKED`] or [`DERIVED`].
+pub(super) const IMAGE: &str = "nodeagent/image";
+/// Somebody asked for the image by this name.
+pub(super) const ASKED: &str = "asked";
+/// Made beside a name that was asked for.
+pub(super) const DERIVED: &str = "derived";
 
 /// Now, as containerd writes times.
 pub(super) fn rfc3339(time: std::time::SystemTime) -> String {

@@ -70,6 +70,17 @@ pub(super) async fn end_orphans(of: ShimOf) -> io::Result<Activity> {
     Ok(others)
 }
 
+/// The shims of `of` that have no children and of which every thread sleeps. One that is found so
+/// again and again while it is asked to create waits for nothing that will come.
+pub(super) async fn asleep(of: ShimOf) -> io::Result<Vec<i32>> {
+    blocking(move || {
+        let seen = look(&of)?;
+        let sleeps = |pid: &i32| every_thread_sleeps(&Path::new("/proc").join(pid.to_string()));
+        Ok(seen.idle.into_iter().filter(sleeps).collect())
+    })
+    .await
+}
+
 /// What the shims of `of` do.
 pub(super) async fn activity(of: ShimOf) -> io::Result<Activity> {
     let seen = blocking(move || look(&of)).await?;
@@ -190,6 +201,19 @@ fn role_by_arguments(arguments: &[u8], of: &ShimOf) -> Option<Role> {
     is_ours.then(|| match words.contains(&&b"delete"[..]) {
         true => Role::Call,
         false => Role::Shim,
+    })
+}
+
+/// Whether no thread of `process` (a directory of `/proc`) runs or waits for a disk.
+fn every_thread_sleeps(process: &Path) -> bool {
+    let Ok(threads) = fs::read_dir(process.join("task")) else {
+        return false;
+    };
+    threads.flatten().all(|thread| {
+        let stat = fs::read(thread.path().join("stat")).unwrap_or_default();
+        let stat = String::from_utf8_lossy(&stat);
+        // Field 3 of proc_pid_stat(5).
+        split_stat(&stat).is_some_and(|(_, fields)| fields.first() == Some(&"S"))
     })
 }
 

@@ -8,9 +8,10 @@ use std::time::SystemTime;
 use containerd_client::services::v1::snapshots::snapshots_client::SnapshotsClient;
 use containerd_client::services::v1::snapshots::{
     Info, Kind, ListSnapshotsRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
-    StatSnapshotRequest,
+    StatSnapshotRequest, UsageRequest,
 };
 use containerd_client::types;
+use imagecache::evict::Size;
 
 use super::connection::Connection;
 use super::error::{Answer, RuntimeError};
@@ -116,6 +117,28 @@ impl Containerd {
         {
             Ok(_) | Err(Answer::NotFound) => Ok(()),
             Err(said) => Err(said.into_error("remove snapshot", key)),
+        }
+    }
+
+    /// What a committed snapshot takes on the disk, as it was counted when it was committed; none
+    /// when there is none.
+    pub async fn snapshot_usage(&self, key: &str) -> Result<Option<Size>, RuntimeError> {
+        let request = self.connection.request(UsageRequest {
+            snapshotter: self.connection.snapshotter(),
+            key: key.to_owned(),
+        });
+        let mut client = SnapshotsClient::new(self.connection.channel());
+        let asked = client.usage(request);
+        match self.connection.answer(self.connection.plain(), asked).await {
+            Ok(response) => {
+                let usage = response.into_inner();
+                Ok(Some(Size {
+                    bytes: u64::try_from(usage.size).unwrap_or(0),
+                    inodes: u64::try_from(usage.inodes).unwrap_or(0),
+                }))
+            }
+            Err(Answer::NotFound) => Ok(None),
+            Err(said) => Err(said.into_error("ask for the size of snapshot", key)),
         }
     }
 

@@ -7,6 +7,6 @@ mod trail;
 pub use index::{Index, Joined, Progress};
 pub use request::{
     EndState, InstanceResult, Outcome, Request, Restart, RestartWish, RestartedAgent, Roll,
-    RollStep, TaskContext, TaskId, Verb,
+    RollStep, ScaleImage, TaskContext, TaskId, Verb,
 };
 pub use trail::{Step, StepOutcome, Trail};

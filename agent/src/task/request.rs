@@ -119,6 +119,34 @@ impl Verb {
     }
 }
 
+/// Which image instances are made from that a task brings into service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ScaleImage {
+    /// The one that has covered all instances, or that was set by hand; the applied one where there
+    /// is none.
+    #[default]
+    Stable,
+    /// The one of the manifest that was applied last.
+    Applied,
+}
+
+impl ScaleImage {
+    /// The word in the CLI, the API and the journal.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Applied => "applied",
+        }
+    }
+
+    /// The one that [`as_str`](Self::as_str) names.
+    pub fn from_name(word: &str) -> Option<Self> {
+        [Self::Stable, Self::Applied]
+            .into_iter()
+            .find(|image| image.as_str() == word)
+    }
+}
+
 /// How many instances a roll replaces at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RollStep {
@@ -192,6 +220,8 @@ pub struct Request {
     pub verb: Verb,
     /// N; of no meaning for a roll.
     pub to: u32,
+    /// Which image missing instances are made from.
+    pub image: ScaleImage,
     /// Of a roll.
     pub step: Option<RollStep>,
     /// Of a restart.

@@ -101,6 +101,9 @@ fn the_help_of_every_verb_is_as_written() {
         "image unpin",
         "image verify",
         "image evict",
+        "image stable",
+        "image import",
+        "image export",
         "journal",
         "journal show",
         "journal accept",
@@ -176,6 +179,27 @@ async fn tables_and_documents_are_as_written() {
     shows(&served, "image-verify", "image verify").await;
     shows(&served, "image-evict", "image evict --free 2Gi").await;
     shows(&served, "image-evict-dry", "image evict --dry-run").await;
+    shows(&served, "image-stable", "image stable").await;
+    shows(&served, "image-stable-app", "image stable web").await;
+    shows(
+        &served,
+        "image-stable-set",
+        "image stable web --set r.lan/web:1",
+    )
+    .await;
+    shows(&served, "image-import", "image import --pin /srv/web.tar").await;
+    shows(
+        &served,
+        "image-import-refused",
+        "image import --name r.lan/web:1 /srv/broken.tar",
+    )
+    .await;
+    shows(
+        &served,
+        "image-export",
+        "image export r.lan/web:1 -f /srv/web.tar",
+    )
+    .await;
     shows(&served, "journal-lost", "journal show").await;
     shows(&served, "journal-accepted", "journal accept").await;
     shows(&served, "journal-json", "journal show -o json").await;

@@ -315,6 +315,7 @@ fn image(reference: &str, pinned: bool) -> ImageDocument {
         state: ImageState::Ready,
         pinned,
         in_use: false,
+        stable: false,
         bytes: 600_000_000,
         layers: 2,
         ready_at: at(10),
@@ -533,6 +534,46 @@ impl Host for Twin {
             }],
             freed_bytes: 1 << 30,
             short_bytes: request.bytes.unwrap_or(0).saturating_sub(1 << 30),
+        })
+    }
+
+    async fn stable_images(&self) -> Result<StableList, Problem> {
+        Ok(StableList {
+            apps: vec![app_images()],
+            listed: vec![ListedImage {
+                image: "r.lan/base:1".to_owned(),
+                reference: Some(format!("r.lan/base:1@sha256:{}", "c".repeat(64))),
+                ready: true,
+                error: None,
+                drift: None,
+            }],
+            unreadable: None,
+        })
+    }
+
+    async fn set_stable_image(&self, request: StableRequest) -> Result<AppImages, Problem> {
+        if request.app != "web" {
+            return Err(Problem::not_found("app", &request.app));
+        }
+        Ok(app_images())
+    }
+
+    async fn import_images(&self, request: ImportRequest) -> Result<ImportResult, Problem> {
+        if request.path.ends_with("broken.tar") {
+            let detail = "index.json is missing, which the layout names";
+            return Err(Problem::new(ProblemCode::ImageRefused, detail));
+        }
+        let name = request.reference.unwrap_or("r.lan/web:1".to_owned());
+        Ok(ImportResult {
+            images: vec![image(&name, request.pin)],
+        })
+    }
+
+    async fn export_images(&self, request: ExportRequest) -> Result<ExportResult, Problem> {
+        Ok(ExportResult {
+            references: request.references,
+            path: request.path,
+            bytes: 600_000_000,
         })
     }
 
@@ -917,5 +958,27 @@ fn process_list() -> ProcessList {
             },
         ],
         omitted: 0,
+    }
+}
+
+fn app_images() -> AppImages {
+    let reference = |hex: &str| format!("r.lan/web:1@sha256:{}", hex.repeat(64));
+    AppImages {
+        app: "web".to_owned(),
+        image: "r.lan/web:1".to_owned(),
+        applied: reference("b"),
+        scale_out: reference("a"),
+        stable: Some(StableImage {
+            reference: reference("a"),
+            revision: "0123456789ab".to_owned(),
+            evidence: StableEvidence::Covered,
+            instances: Some(6),
+            task_id: Some("roll-7".to_owned()),
+            since: Timestamp::from_unix_millis(1_790_000_000_000).unwrap(),
+        }),
+        drift: Some(Drift {
+            digest: format!("sha256:{}", "d".repeat(64)),
+            seen_at: Timestamp::from_unix_millis(1_790_000_100_000).unwrap(),
+        }),
     }
 }

@@ -120,6 +120,20 @@ impl Host {
             ca_file: None,
             bandwidth: 0,
             keep_blobs: true,
+            stable_file: None,
+            check_interval: Duration::from_secs(600),
+            max_size: 0,
+            max_files: 0,
+            kubelet_config: "/var/lib/kubelet/config.yaml".into(),
+            connections: 12,
+            connections_per_blob: 4,
+            chunk: 16 << 20,
+            retries: 32,
+            hedge_after: Duration::from_secs(3),
+            proxy: imagecache::fetch::ProxySettings::Environment,
+            credential_helpers: None,
+            policy: imagecache::policy::PolicySettings::default(),
+            peers: None,
         }
     }
 

@@ -21,11 +21,13 @@ pub use error::{BlobsError, CommitError};
 pub use partial::Partial;
 pub use unsettled::Unsettled;
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -193,6 +195,32 @@ impl Blobs {
         Ok(removed)
     }
 
+    /// Removes what no image names and what was not written to for `untouched`: blobs of a pull or an
+    /// import that never became an image, and parts of blobs that nobody writes. Bytes that went.
+    pub fn remove_unnamed(
+        &self,
+        named: &BTreeSet<Digest>,
+        untouched: Duration,
+    ) -> Result<u64, BlobsError> {
+        let mut bytes = 0;
+        for (digest, size) in self.list()? {
+            if !named.contains(&digest)
+                && is_untouched(&self.path(&digest), untouched)?
+                && self.remove(&digest)?
+            {
+                bytes += size;
+            }
+        }
+        let path = self.root.join("partial");
+        for entry in fs::read_dir(&path).map_err(failed("list", &path))? {
+            let path = entry.map_err(failed("list", &path))?.path();
+            if path.extension().is_none() && is_untouched(&path, untouched)? {
+                bytes += remove_partial(&path)?;
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Removes what was begun of a blob and nobody is writing; whether there was something.
     pub fn give_up(&self, blob: &Descriptor) -> Result<bool, BlobsError> {
         match self.begin(blob)? {
@@ -256,6 +284,31 @@ impl Blobs {
 }
 
 /// Removes a file; whether it was there.
+fn is_untouched(path: &Path, untouched: Duration) -> Result<bool, BlobsError> {
+    let modified = match fs::metadata(path).and_then(|metadata| metadata.modified()) {
+        Ok(modified) => modified,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed("look at", path)(error)),
+    };
+    Ok(modified.elapsed().is_ok_and(|age| age >= untouched))
+}
+
+/// Removes a part of a blob unless somebody writes it; its bytes on the disk.
+fn remove_partial(path: &Path) -> Result<u64, BlobsError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(failed("open", path)(error)),
+    };
+    // Whoever begins it looks, with the lock, whether the name is still that of its file.
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(0);
+    }
+    let bytes = file.metadata().map_err(failed("look at", path))?.blocks() * 512;
+    remove(&path.with_extension("map"))?;
+    Ok(if remove(path)? { bytes } else { 0 })
+}
+
 fn remove(path: &Path) -> Result<bool, BlobsError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),

@@ -22,6 +22,18 @@ pub struct Sources {
     pub budget: Arc<Budget>,
     /// A connection that brings no byte for this long has failed.
     pub stall_timeout: Duration,
+    /// Who is asked beside a connection that brings too little.
+    pub hedge: Hedge,
+}
+
+/// Who is asked beside a connection that brings too little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hedge {
+    /// Another source; the same one when there is no other: its next connection may be better.
+    Anybody,
+    /// Another source or nobody: the source is known to serve many, and what is asked twice is sent
+    /// twice.
+    Others,
 }
 
 /// Brings a blob into the store unless it is there. `kind` is for errors: `config`, `layer`.

@@ -279,6 +279,7 @@ impl Job<'_> {
                 writes: Arc::new(Semaphore::new(MOST_WRITES as usize)),
             },
             sources: &self.sources.ordered,
+            hedge: self.sources.hedge,
             usable: asked,
             budget: &self.sources.budget,
             limits: Limits {

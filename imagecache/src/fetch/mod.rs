@@ -24,7 +24,7 @@ mod retry;
 mod source;
 mod transfer;
 
-pub use content::{Sources, into_content_store};
+pub use content::{Hedge, Sources, into_content_store};
 pub use engine::{Fetched, Fetcher, Share};
 pub use failure::{Failure, Verdict};
 pub use lanes::{Passing, Urgency};

@@ -17,6 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc;
 
 use super::connection::{Connection, End, Event, Ranges, Shared};
+use super::content::Hedge;
 use super::failure::Failure;
 use super::plan::{Plan, common};
 use super::retry::{Attempts, Budget, Turn};
@@ -43,6 +44,8 @@ pub(super) struct Limits {
 pub(super) struct Transfer<'t> {
     pub shared: Shared<'t>,
     pub sources: &'t [Arc<dyn Source>],
+    /// Who is asked beside a connection that brings too little.
+    pub hedge: Hedge,
     /// Which of them may be asked.
     pub usable: &'t [bool],
     pub budget: &'t Budget,
@@ -242,6 +245,9 @@ impl Transfer<'_> {
                 let Turn::Ask(other) = state.attempts.turn(Instant::now(), Some(source)) else {
                     return;
                 };
+                if other == source && self.hedge == Hedge::Others {
+                    return;
+                }
                 let Some(lane) = self.shared.lanes.try_take(urgency) else {
                     return;
                 };

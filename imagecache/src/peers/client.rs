@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -24,8 +24,9 @@ use crate::{Descriptor, Digest};
 
 /// A peer that is not connected within this is away.
 const CONNECT: Duration = Duration::from_millis(500);
-/// A peer answers within this, and what it was asked to wait.
-const ANSWER: Duration = Duration::from_secs(2);
+/// A peer answers within this, and what it was asked to wait. A host that unpacks has little time
+/// to answer, and one that is taken for away makes another copy leave the registry.
+const ANSWER: Duration = Duration::from_secs(5);
 /// The answer to a request for bytes begins within this: requests queue for uploads.
 const UPLOAD: Duration = Duration::from_secs(5);
 /// A peer that sends no byte for this long has failed.
@@ -195,6 +196,8 @@ pub(super) struct PeerSource {
     pub client: Client,
     pub address: String,
     pub repository: String,
+    /// Bytes per second below which it is given up; 0 is never.
+    pub slowest: u64,
 }
 
 impl fmt::Debug for PeerSource {
@@ -236,20 +239,31 @@ impl PeerSource {
             Some(got) if got != expected => Err(Failure::WrongSize { expected, got }),
             _ => Ok(Incoming {
                 range,
-                bytes: stream(response),
+                bytes: stream(response, self.slowest),
             }),
         }
     }
 }
 
 /// The bytes as they come: a peer is known to be quick, so silence is an end sooner than elsewhere.
-fn stream(response: Response) -> BoxStream<'static, Result<Bytes, Failure>> {
+/// Only the time counts in which it is waited for.
+fn stream(response: Response, slowest: u64) -> BoxStream<'static, Result<Bytes, Failure>> {
     let pieces = response.bytes_stream().boxed();
-    stream::try_unfold(pieces, |mut pieces| async move {
+    let begun = (pieces, Duration::ZERO, 0_u64);
+    stream::try_unfold(begun, move |(mut pieces, waited, came)| async move {
+        let asked = Instant::now();
         match tokio::time::timeout(SILENT, pieces.next()).await {
             Err(_) => Err(Failure::Stalled(SILENT)),
             Ok(None) => Ok(None),
-            Ok(Some(piece)) => Ok(Some((piece.map_err(unreachable)?, pieces))),
+            Ok(Some(piece)) => {
+                let piece = piece.map_err(unreachable)?;
+                let (waited, came) = (waited + asked.elapsed(), came + piece.len() as u64);
+                if waited > SILENT && (came as f64) < slowest as f64 * waited.as_secs_f64() {
+                    let source = format!("it sends less than {slowest} bytes per second").into();
+                    return Err(Failure::Refused { source });
+                }
+                Ok(Some((piece, (pieces, waited, came))))
+            }
         }
     })
     .boxed()

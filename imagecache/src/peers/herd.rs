@@ -1,5 +1,6 @@
 //! Bringing a blob as one of many that may want it: who is asked, when, and for how long.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,9 @@ use super::hosts::{Hosts, InvalidPeer, OWN, Peer};
 use super::keeper::{Keeper, Way};
 use super::standing::{PeerStatus, Standing, Trouble};
 use super::wanted::{Bring, Wanted};
+use super::watched::Watched;
 use crate::blobs::{Blobs, BlobsError};
-use crate::fetch::{Budget, Fetched, Fetcher, Sources, Urgency};
+use crate::fetch::{Budget, Fetched, Fetcher, Hedge, Source, Sources, Urgency};
 use crate::{Descriptor, Digest, PullError, Retry};
 
 /// Peers that are tried for a blob one after the other before the registry is asked.
@@ -35,8 +37,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 const NO_REPOSITORY: &str = "blobs";
 /// Tries of one transfer from a peer.
 const RETRIES: u32 = 8;
-/// What a transfer from a peer may take beside the time for its bytes.
-const SPARE: Duration = Duration::from_secs(5);
 
 /// Who shares blobs with whom.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ pub struct PeersOptions {
     pub token: Option<Token>,
     /// Peers are spoken to by TLS with these settings, which may have a certificate of ours.
     pub tls: Option<rustls::ClientConfig>,
-    /// Bytes per second below which a peer is given up; 0 is never.
+    /// Bytes per second of one connection below which a peer is given up; 0 is never.
     pub slowest: u64,
 }
 
@@ -73,6 +73,9 @@ pub(super) struct Shared {
     pub hosts: Hosts,
     pub blobs: Blobs,
     pub wanted: Wanted,
+    /// Bytes that came of all blobs: as long as it grows, those that wait for a place are waited
+    /// for as well.
+    pub activity: Arc<AtomicU64>,
     keeper: Mutex<Keeper>,
     standing: Standing,
     client: Client,
@@ -118,6 +121,7 @@ impl Peers {
             hosts: Hosts::new(&options.own, &options.peers)?,
             blobs: blobs.clone(),
             wanted: Wanted::default(),
+            activity: Arc::default(),
             keeper: Mutex::default(),
             standing: Standing::default(),
             client: client.map_err(PeersError::Client)?,
@@ -225,9 +229,11 @@ impl Shared {
             Trouble::WrongBytes => {
                 tracing::warn!(peer, %digest, "a peer sent wrong bytes and is left alone");
             }
-            Trouble::Away | Trouble::Refuses => {
-                tracing::debug!(peer, %digest, trouble_is, "a peer is left alone for a while");
+            // Told once, not for each layer.
+            Trouble::Away | Trouble::Refuses if !self.rests(host) => {
+                tracing::info!(peer, trouble_is, "a peer is left alone for a while");
             }
+            Trouble::Away | Trouble::Refuses => {}
         }
         self.standing.failed(host, trouble, Instant::now());
     }
@@ -265,13 +271,27 @@ impl Bringing<'_> {
             return Ok(done);
         }
         self.on_its_way.fetches();
-        let result = (self.fetch)(registry.clone()).await;
+        let ordered = registry.ordered.iter();
+        let registry = Sources {
+            ordered: ordered
+                .map(|source| self.watched(Arc::clone(source)))
+                .collect(),
+            // It serves a herd: that it is slow says nothing about this connection.
+            hedge: Hedge::Others,
+            ..registry.clone()
+        };
+        let result = (self.fetch)(registry).await;
         if result.as_ref().is_err_and(is_of_the_source)
             && let Some(done) = self.sweep().await?
         {
             return Ok(done);
         }
         result
+    }
+
+    fn watched(&self, source: Arc<dyn Source>) -> Arc<dyn Source> {
+        let activity = Arc::clone(&self.shared.activity);
+        Arc::new(Watched { source, activity })
     }
 
     /// Asks the keeper; the next one when it is away.
@@ -357,23 +377,20 @@ impl Bringing<'_> {
             client: self.shared.client.clone(),
             address: self.shared.hosts.get(host).address.clone(),
             repository: self.repository.to_owned(),
+            slowest: self.shared.slowest,
         };
         let sources = Sources {
-            ordered: vec![Arc::new(source)],
+            ordered: vec![self.watched(Arc::new(source))],
             budget: Arc::new(Budget::new(RETRIES)),
             stall_timeout: SILENT,
+            hedge: Hedge::Others,
         };
         let digest = &self.blob.digest;
         self.on_its_way.fetches();
-        let error = match tokio::time::timeout(self.patience(), (self.fetch)(sources)).await {
-            Ok(Ok(done)) => return Ok(Transfer::Done(done)),
-            Ok(Err(error)) if is_of_the_source(&error) => error,
-            Ok(Err(error)) => return Err(error),
-            Err(_) => {
-                tracing::debug!(peer = host, %digest, "a peer is too slow");
-                self.shared.failed(host, Trouble::Away, digest);
-                return Ok(Transfer::Failed);
-            }
+        let error = match (self.fetch)(sources).await {
+            Ok(done) => return Ok(Transfer::Done(done)),
+            Err(error) if is_of_the_source(&error) => error,
+            Err(error) => return Err(error),
         };
         tracing::debug!(%digest, %error, "a peer did not give a blob");
         Ok(match error {
@@ -389,20 +406,14 @@ impl Bringing<'_> {
                 self.shared.failed(host, Trouble::Refuses, digest);
                 Transfer::Failed
             }
-            PullError::Unreachable { .. } | PullError::Stalled { .. } => {
+            PullError::Unreachable { .. }
+            | PullError::Stalled { .. }
+            | PullError::Registry { .. } => {
                 self.shared.failed(host, Trouble::Away, digest);
                 Transfer::Failed
             }
             _ => Transfer::Failed,
         })
-    }
-
-    /// How long a transfer from a peer may take.
-    fn patience(&self) -> Duration {
-        match self.blob.size.checked_div(self.shared.slowest) {
-            Some(seconds) => SPARE + Duration::from_secs(seconds),
-            None => Duration::from_secs(24 * 3600),
-        }
     }
 }
 

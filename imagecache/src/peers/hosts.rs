@@ -27,6 +27,12 @@ pub struct InvalidPeer {
     pub why: &'static str,
 }
 
+/// Whether a list of hosts is one, as [`super::Peers`] needs it: every address `host:port`, each
+/// once; `own` may be among them.
+pub fn check_list(own: &Peer, peers: &[Peer]) -> Result<(), InvalidPeer> {
+    Hosts::new(own, peers).map(drop)
+}
+
 /// All hosts; a number stands for each.
 #[derive(Debug)]
 pub(super) struct Hosts {

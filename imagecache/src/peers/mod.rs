@@ -29,9 +29,10 @@ mod request;
 mod server;
 mod standing;
 mod wanted;
+mod watched;
 
 pub use access::{Access, Token};
 pub use herd::{Peers, PeersError, PeersOptions};
-pub use hosts::{InvalidPeer, Peer};
+pub use hosts::{InvalidPeer, Peer, check_list};
 pub use server::{Documents, ServeOptions, Server, StoreDocuments};
 pub use standing::{PeerStatus, Trouble};

@@ -6,6 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -261,10 +262,12 @@ impl Serving {
         if let Some(from) = from.filter(|from| head && *from != OWN) {
             return self.claim(request, digest, from).await;
         }
+        // Before the look: what comes in between is seen by one of them.
+        let bringing = self.peers.wanted.get(digest);
         if let Some(blob) = self.find(digest).await {
             return self.found(request, digest, blob).await;
         }
-        if let Some(bringing) = self.peers.wanted.get(digest) {
+        if let Some(bringing) = bringing {
             let longest = wait(headers).min(LONGEST_WAIT);
             if let Ok(_waiting) = self.waits.try_acquire() {
                 // Over or not, it is looked at again.
@@ -289,18 +292,27 @@ impl Serving {
         digest: &Digest,
         from: usize,
     ) -> Response<Body> {
+        // Before the look: what comes in between is seen by one of them.
+        let before = self.peers.wanted.get(digest).is_some();
         let here = self.find(digest).await;
-        let bringing = self.peers.wanted.get(digest).is_some();
         let failed = request.headers().get(FAILED);
         let failed = failed.and_then(|value| value.to_str().ok());
-        let mut failed = failed.and_then(|address| self.peers.hosts.find(address));
-        if here.is_some() {
-            self.peers.keep(digest, OWN, None);
-        } else if !bringing && failed.is_none() {
-            // What we had once may be gone.
-            failed = Some(OWN);
-        }
-        match (self.peers.keep(digest, from, failed), here) {
+        let failed = failed.and_then(|address| self.peers.hosts.find(address));
+        let (way, bringing) = {
+            let mut keeper = self.peers.keeper();
+            // Who begins to bring it asks the keeper afterwards: with the keeper in our hands we
+            // see whether we have begun.
+            let bringing = before || self.peers.wanted.get(digest).is_some();
+            let (hosts, now) = (&self.peers.hosts, Instant::now());
+            if here.is_some() {
+                keeper.claim(hosts, digest, OWN, None, now);
+            } else if !bringing {
+                // What we had once may be gone.
+                keeper.claim(hosts, digest, from, Some(OWN), now);
+            }
+            (keeper.claim(hosts, digest, from, failed, now), bringing)
+        };
+        match (way, here) {
             (Way::Yours | Way::From(OWN), Some(blob)) => self.found(request, digest, blob).await,
             (Way::From(OWN), None) if bringing => self.bringing(digest),
             (Way::Yours | Way::From(OWN), None) => unknown(),
@@ -325,9 +337,11 @@ impl Serving {
 
     /// 503: it is on its way.
     fn bringing(&self, digest: &Digest) -> Response<Body> {
-        let here = self.peers.blobs.begun(digest).unwrap_or(0);
+        // Another process of this host may be the one that writes it.
+        let begun = self.peers.blobs.begun(digest).unwrap_or(0);
+        let own = begun.saturating_add(self.peers.activity.load(Ordering::Relaxed));
         let bringing = self.peers.wanted.get(digest);
-        let progress = bringing.map_or(here, |bringing| bringing.progress(here));
+        let progress = bringing.map_or(own, |bringing| bringing.progress(own));
         let mut response = busy("it is on its way");
         set(response.headers_mut(), PROGRESS, progress);
         response

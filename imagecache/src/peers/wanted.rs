@@ -70,10 +70,10 @@ impl Bringing {
         drop(over.wait_for(|over| *over).await);
     }
 
-    /// A number that changes while the work goes on; `here` are the bytes that are here.
-    pub fn progress(&self, here: u64) -> u64 {
+    /// A number that changes while the work goes on; `own` is that of this host.
+    pub fn progress(&self, own: u64) -> u64 {
         match self.fetching.load(Ordering::Relaxed) {
-            true => here,
+            true => own,
             false => self.seen.load(Ordering::Relaxed),
         }
     }

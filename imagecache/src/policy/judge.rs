@@ -30,6 +30,8 @@ pub enum Allowed {
         scope: String,
         /// The key's file.
         key: PathBuf,
+        /// The signature.
+        signature: Box<Signature>,
     },
 }
 
@@ -38,7 +40,7 @@ impl fmt::Display for Allowed {
         match self {
             Self::ByDefault => f.write_str("no rule of the image policy is for it"),
             Self::ByRule(scope) => write!(f, "the rule for {scope} allows it"),
-            Self::BySignature { scope, key } => {
+            Self::BySignature { scope, key, .. } => {
                 write!(
                     f,
                     "the rule for {scope} allows it, signed with {}",
@@ -244,6 +246,7 @@ pub fn judge(
                 return Ok(Allowed::BySignature {
                     scope: rule.scope.to_string(),
                     key: key.path.clone(),
+                    signature: Box::new(signature.clone()),
                 });
             }
             Err(flaw) => flaws.push(flaw),

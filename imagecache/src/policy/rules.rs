@@ -160,6 +160,14 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The policy that lets everything in.
+    pub fn everything() -> Self {
+        Self {
+            default: Default::Allow,
+            rules: Vec::new(),
+        }
+    }
+
     /// Checks what was written.
     pub fn new(settings: &PolicySettings) -> Result<Self, InvalidPolicy> {
         let mut rules: Vec<Rule> = Vec::with_capacity(settings.rules.len());

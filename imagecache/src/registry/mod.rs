@@ -36,7 +36,7 @@ use self::endpoint::{Endpoint, Health};
 pub use self::hosts_file::HostsError;
 use self::http::Http;
 use crate::error::{PullError, named};
-use crate::fetch::{Attempts, Budget, Failure, FetchOptions, Source, Sources, Turn};
+use crate::fetch::{Attempts, Budget, Failure, FetchOptions, Hedge, Source, Sources, Turn};
 use crate::{Digest, Reference};
 
 /// Entries kept of what is shared; more are dropped when nobody uses them.
@@ -191,6 +191,7 @@ impl Registry {
                 .collect(),
             budget: Arc::clone(&self.budget),
             stall_timeout: self.stall_timeout,
+            hedge: Hedge::Anybody,
         }
     }
 

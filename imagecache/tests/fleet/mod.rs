@@ -15,7 +15,8 @@ use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use imagecache::blobs::{Begun, Blobs};
 use imagecache::fetch::{
-    Budget, Failure, FetchOptions, Fetched, Fetcher, Incoming, Source, SourceKind, Sources, Urgency,
+    Budget, Failure, FetchOptions, Fetched, Fetcher, Hedge, Incoming, Source, SourceKind, Sources,
+    Urgency,
 };
 use imagecache::memory::MemoryStore;
 use imagecache::peers::{
@@ -84,6 +85,11 @@ impl Host {
         Self::with(listener, &options, &serve)
     }
 
+    /// Fetches with these options.
+    pub fn fetches(&mut self, options: &FetchOptions) {
+        self.fetcher = Fetcher::new(options);
+    }
+
     pub fn with(listener: TcpListener, options: &PeersOptions, serve: &ServeOptions) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let blobs = Blobs::open_in_boot(directory.path(), "boot-1").unwrap();
@@ -110,6 +116,7 @@ impl Host {
             ordered: vec![Arc::clone(registry) as Arc<dyn Source>],
             budget: Arc::new(Budget::new(4)),
             stall_timeout: Duration::from_secs(5),
+            hedge: Hedge::Anybody,
         };
         let urgency = Urgency::PrePull;
         let bring = self
@@ -177,8 +184,9 @@ pub struct Registry {
     blobs: Mutex<HashMap<Digest, Bytes>>,
     pub sent: AtomicU64,
     pub gone: AtomicBool,
-    /// Pause after each 64 KiB.
+    /// What each 64 KiB take on its link, which all hosts share.
     pub pause: Duration,
+    link: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Registry {
@@ -234,16 +242,17 @@ impl Source for Registry {
             let part = bytes.slice(range.start as usize..range.end as usize);
             // Counted when it is asked for: more than what comes in the end.
             self.sent.fetch_add(part.len() as u64, Ordering::Relaxed);
-            let pause = self.pause;
-            let pieces = stream::unfold(part, move |mut rest| async move {
+            let (pause, link) = (self.pause, Arc::clone(&self.link));
+            let pieces = stream::unfold((part, link), move |(mut rest, link)| async move {
                 if rest.is_empty() {
                     return None;
                 }
                 if !pause.is_zero() {
+                    let _link = link.lock().await;
                     tokio::time::sleep(pause).await;
                 }
                 let piece = rest.split_to(rest.len().min(64 << 10));
-                Some((Ok(piece), rest))
+                Some((Ok(piece), (rest, link)))
             });
             Ok(Incoming {
                 range,

@@ -69,6 +69,16 @@ struct Index {
 }
 
 #[derive(Debug, Deserialize)]
+struct Config {
+    rootfs: RootFs,
+}
+
+#[derive(Debug, Deserialize)]
+struct RootFs {
+    diff_ids: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
 struct Manifest {
     config: Described,
     layers: Vec<Described>,
@@ -101,6 +111,15 @@ impl Layout {
     /// The digest of its manifest.
     pub fn digest(&self) -> &str {
         &self.manifest.digest
+    }
+
+    /// The name of its topmost layer, unpacked.
+    pub fn chain_id(&self) -> Result<String> {
+        let config: Config = read(&self.blob(&self.config.digest))?;
+        let diff_ids = config.rootfs.diff_ids.iter().map(|id| id.parse());
+        let diff_ids: Vec<imagecache::Digest> = diff_ids.collect::<Result<_, _>>()?;
+        let top = imagecache::chain_ids(&diff_ids).pop();
+        Ok(top.context("an image without layers")?.to_string())
     }
 
     /// Its layers, the lowest first.

@@ -5,6 +5,7 @@ pub mod archive;
 pub mod cached;
 pub mod catalogue;
 pub mod layout;
+pub mod signer;
 
 use std::fs;
 use std::io::Write;

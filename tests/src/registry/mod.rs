@@ -39,11 +39,16 @@ pub struct Registry {
 impl Registry {
     /// Writes the configuration, starts the registry and waits until it answers.
     pub fn start(ground: &Ground) -> Result<Self> {
+        Self::start_on(ground, Ipv4Addr::LOCALHOST)
+    }
+
+    /// The same on this address of the host; loopback has to be among what it means.
+    pub fn start_on(ground: &Ground, address: Ipv4Addr) -> Result<Self> {
         let config = ground.path("registry.yml");
         let text = format!(
             "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {}\n",
             storage::root(ground).display(),
-            Self::address(),
+            SocketAddr::from((address, PORT)),
         );
         fs::write(&config, text).with_context(|| format!("write {}", config.display()))?;
         let mut registry = Self {

@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use crate::api::task_id::{TASK_ID_RULE, is_task_id};
 use crate::api::v1::{
-    ExecRequest, Finding, Problem, ProblemCode, RollStep, STEP_RULE, STRATEGY_RULE, TaskRequest,
-    TerminalSize, Verb,
+    ExecRequest, Finding, Problem, ProblemCode, RollStep, SCALE_IMAGE_RULE, STEP_RULE,
+    STRATEGY_RULE, TaskRequest, TerminalSize, Verb,
 };
 use crate::instance::AppName;
 
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
     "to",
     "step",
     "strategy",
@@ -22,6 +22,7 @@ const FIELDS: [&str; 9] = [
     "taskId",
     "expectSeq",
     "deadlineSeconds",
+    "image",
     "force",
     "newEpoch",
 ];
@@ -115,13 +116,21 @@ fn set(request: &mut TaskRequest, verb: Verb, name: &str, value: &Value) -> Resu
             let to = to.filter(|to| *to <= TaskRequest::MAX_TO);
             request.to = Some(to.ok_or(TO_RULE)?);
         }
+        ("image", _) if !matches!(verb, Verb::Activate | Verb::Scale) => {
+            return Err("only with activate and scale: the other verbs choose no image".to_owned());
+        }
         ("step", _) if verb != Verb::Roll => {
             return Err("only with roll: the other verbs act on all at once".to_owned());
         }
         (
-            "step" | "process" | "taskId" | "expectSeq" | "deadlineSeconds" | "force" | "newEpoch",
+            "image" | "step" | "process" | "taskId" | "expectSeq" | "deadlineSeconds" | "force"
+            | "newEpoch",
             Value::Null,
         ) => {}
+        ("image", _) => {
+            let image = serde_json::from_value(value.clone()).ok();
+            request.image = Some(image.ok_or(SCALE_IMAGE_RULE)?);
+        }
         ("taskId", _) => {
             let id = value
                 .as_str()
@@ -308,11 +317,12 @@ mod tests {
     #[test]
     fn a_whole_request_is_read() {
         let body =
-            br#"{"to":3,"taskId":"peak-7","expectSeq":8,"deadlineSeconds":1.5,"force":true,"newEpoch":true}"#;
+            br#"{"to":3,"taskId":"peak-7","expectSeq":8,"deadlineSeconds":1.5,"force":true,"newEpoch":true,"image":"applied"}"#;
         assert_eq!(
             task_request(Verb::Scale, body).unwrap(),
             TaskRequest {
                 to: Some(3),
+                image: Some(crate::api::v1::ScaleImage::Applied),
                 step: None,
                 strategy: None,
                 process: None,

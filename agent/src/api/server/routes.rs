@@ -131,6 +131,16 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
         Operation::EvictImages => with_images(method, |host: Arc<H>, body: Bytes| async move {
             host.evict_images(wishes::evict_request(&body)?).await
         }),
+        Operation::ListStableImages => on(method, stable_images::<H>),
+        Operation::SetStableImage => with_images(method, |host: Arc<H>, body: Bytes| async move {
+            host.set_stable_image(wishes::stable_request(&body)?).await
+        }),
+        Operation::ImportImages => with_images(method, |host: Arc<H>, body: Bytes| async move {
+            host.import_images(wishes::import_request(&body)?).await
+        }),
+        Operation::ExportImages => with_images(method, |host: Arc<H>, body: Bytes| async move {
+            host.export_images(wishes::export_request(&body)?).await
+        }),
         Operation::ShowJournal => on(method, journal::<H>),
         Operation::AcceptJournal => on(method, accept_journal::<H>),
         Operation::ListApps => on(method, apps::<H>),
@@ -408,6 +418,14 @@ async fn images<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
     let answer = async {
         query::no_parameters(&uri)?;
         api.host.images().await
+    };
+    json_or_problem(answer.await)
+}
+
+async fn stable_images<H: Host>(State(api): Shared<H>, uri: Uri) -> Response {
+    let answer = async {
+        query::no_parameters(&uri)?;
+        api.host.stable_images().await
     };
     json_or_problem(answer.await)
 }

@@ -79,6 +79,14 @@ pub enum Operation {
     VerifyImages,
     /// Evict images that nobody needs.
     EvictImages,
+    /// Stable images.
+    ListStableImages,
+    /// Which image of an app is stable.
+    SetStableImage,
+    /// Make the images of an archive ready.
+    ImportImages,
+    /// Write images to a file.
+    ExportImages,
     /// The journal, and whether one was lost.
     ShowJournal,
     /// Accept the loss of a journal.
@@ -279,6 +287,34 @@ pub const ROUTES: &[Route] = &{
             "/v1/images/evict",
             Some(Admin),
             "Evict images that nobody needs, or say which would go",
+        ),
+        route(
+            ListStableImages,
+            Get,
+            "/v1/images/stable",
+            Some(View),
+            "Which images belong on this host, and which one scale-out uses",
+        ),
+        route(
+            SetStableImage,
+            Post,
+            "/v1/images/stable",
+            Some(Admin),
+            "Say which image of an app is stable, or that coverage decides",
+        ),
+        route(
+            ImportImages,
+            Post,
+            "/v1/images/import",
+            Some(Admin),
+            "Make the images of an archive ready",
+        ),
+        route(
+            ExportImages,
+            Post,
+            "/v1/images/export",
+            Some(Admin),
+            "Write images to a file",
         ),
         route(
             ShowJournal,

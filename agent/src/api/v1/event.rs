@@ -7,7 +7,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Alarm, Instance, Pool, TaskSummary};
+use super::{Alarm, ImageReceipt, Instance, Pool, PullDocument, TaskSummary};
 
 /// One event. On the wire its name is the field `event` of the server-sent event, and its document
 /// the field `data`.
@@ -25,6 +25,8 @@ pub enum Event {
     Task(TaskSummary),
     /// An alarm was raised, changed or cleared.
     Alarm(AlarmChange),
+    /// A pull began, went on or ended.
+    Pull(PullChange),
 }
 
 /// Document of the event `app`.
@@ -62,6 +64,23 @@ pub struct AlarmChange {
     pub alarm: Alarm,
 }
 
+/// Document of the event `pull`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PullChange {
+    /// Full name of the image.
+    pub reference: String,
+    /// How far it is; absent when it has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pull: Option<PullDocument>,
+    /// How the image came, when the pull ended well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<ImageReceipt>,
+    /// Why it ended without the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 impl Event {
     /// The name on the wire.
     pub fn name(&self) -> &'static str {
@@ -72,13 +91,15 @@ impl Event {
             Self::Instance(_) => "instance",
             Self::Task(_) => "task",
             Self::Alarm(_) => "alarm",
+            Self::Pull(_) => "pull",
         }
     }
 
-    /// The app that it is about; none for the host's alarms, [`Event::Reset`] and [`Event::Synced`].
+    /// The app that it is about; none for the host's alarms, pulls, [`Event::Reset`] and
+    /// [`Event::Synced`].
     pub fn app(&self) -> Option<&str> {
         match self {
-            Self::Reset | Self::Synced => None,
+            Self::Reset | Self::Synced | Self::Pull(_) => None,
             Self::App(change) => Some(&change.app),
             Self::Instance(change) => Some(&change.app),
             Self::Task(task) => Some(&task.app),
@@ -102,6 +123,7 @@ impl Event {
                 alarm.app.clone(),
                 alarm.backend.clone(),
             )),
+            Self::Pull(change) => Some(EventKey::Pull(change.reference.clone())),
         }
     }
 
@@ -113,6 +135,7 @@ impl Event {
             Self::Instance(change) => change.instance.is_none(),
             Self::Task(task) => task.finished_at.is_some(),
             Self::Alarm(change) => !change.standing,
+            Self::Pull(change) => change.pull.is_none(),
         }
     }
 
@@ -127,6 +150,7 @@ impl Event {
             Self::Instance(document) => serde_json::to_string(document),
             Self::Task(document) => serde_json::to_string(document),
             Self::Alarm(document) => serde_json::to_string(document),
+            Self::Pull(document) => serde_json::to_string(document),
         }
     }
 
@@ -142,12 +166,14 @@ impl Event {
             "instance" => Self::Instance(serde_json::from_str(data)?),
             "task" => Self::Task(serde_json::from_str(data)?),
             "alarm" => Self::Alarm(serde_json::from_str(data)?),
+            "pull" => Self::Pull(serde_json::from_str(data)?),
             _ => return Ok(None),
         }))
     }
 }
 
-/// What an event is about. Ordered as a stream begins: apps, instances, tasks, alarms.
+/// What an event is about. Ordered as a stream begins: apps, instances, tasks, alarms,
+/// pulls.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EventKey {
     /// The app's name.
@@ -158,6 +184,8 @@ pub enum EventKey {
     Task(String),
     /// Code, app and backend of the alarm.
     Alarm(String, Option<String>, Option<String>),
+    /// Full name of the image.
+    Pull(String),
 }
 
 /// `3` of `web-3`: instances are listed by number, not by text.

@@ -29,6 +29,8 @@ pub struct ImageDocument {
     pub pinned: bool,
     /// Whether an app's revision or a container needs it.
     pub in_use: bool,
+    /// Whether it is the stable image of an app, or the host's file of images names it.
+    pub stable: bool,
     /// Bytes of its layers, compressed.
     pub bytes: u64,
     /// Layers.

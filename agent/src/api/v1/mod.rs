@@ -13,14 +13,16 @@ mod image;
 mod journal;
 mod problem;
 mod process;
+mod stable;
 mod status;
 mod task;
 mod time;
 mod trail;
+mod transfer;
 
 pub use alarm::Alarm;
 pub use app::{AppDocument, AppList, AppSummary, ApplyOutcome, ApplyResult, WarmTargets};
-pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange};
+pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange, PullChange};
 pub use exec::{ExecRequest, TerminalSize};
 pub use image::{
     DamagedBlob, EvictRequest, EvictResult, EvictedImage, ImageDocument, ImageList, ImageReceipt,
@@ -33,13 +35,17 @@ pub use process::{
     InstanceMemory, Process, ProcessExit, ProcessList, ProcessState, SupervisedProcess,
     SupervisedState,
 };
+pub use stable::{
+    AppImages, Drift, ListedImage, StableEvidence, StableImage, StableList, StableRequest,
+};
 pub use status::{
     ContainerdStatus, DiscoveryState, DiscoveryStatus, HostStatus, Instance, InstanceState,
     LeaseStatus, Pool, Reachability, Status,
 };
 pub use task::{
-    Current, InstanceError, RollStep, STEP_RULE, STRATEGY_RULE, StartedFrom, Strategy, Task,
-    TaskInstance, TaskList, TaskRequest, TaskState, TaskSummary, Verb,
+    Current, InstanceError, RollStep, SCALE_IMAGE_RULE, STEP_RULE, STRATEGY_RULE, ScaleImage,
+    StartedFrom, Strategy, Task, TaskInstance, TaskList, TaskRequest, TaskState, TaskSummary, Verb,
 };
 pub use time::{InvalidTimestamp, Timestamp, millis};
 pub use trail::{Step, StepOutcome, Trail};
+pub use transfer::{ExportRequest, ExportResult, ImportRequest, ImportResult};

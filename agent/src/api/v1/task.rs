@@ -7,6 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{InstanceState, Timestamp};
 
+/// Which image instances are made from that a task brings into service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ScaleImage {
+    /// The stable one; the applied one where there is none.
+    Stable,
+    /// The one of the manifest that was applied last.
+    Applied,
+}
+
+/// What a [`ScaleImage`] may be.
+pub const SCALE_IMAGE_RULE: &str = "\"stable\" or \"applied\"";
+
 /// What a task does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -105,6 +118,9 @@ pub struct TaskRequest {
     /// roll and of a restart, which have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u32>,
+    /// Activate and scale only: which image instances that come are made from. `stable` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ScaleImage>,
     /// Roll only: how many instances are replaced at a time. 1 when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<RollStep>,

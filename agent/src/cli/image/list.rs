@@ -61,10 +61,11 @@ pub(super) fn table(images: &[ImageDocument]) -> String {
             image.state.as_str().to_owned(),
             image.layers.to_string(),
             size(image.bytes),
-            match (image.pinned, image.in_use) {
-                (true, _) => "pinned",
-                (false, true) => "in use",
-                (false, false) => "-",
+            match (image.pinned, image.in_use, image.stable) {
+                (true, _, _) => "pinned",
+                (false, true, _) => "in use",
+                (false, false, true) => "stable",
+                (false, false, false) => "-",
             }
             .to_owned(),
             image.ready_at.to_string(),

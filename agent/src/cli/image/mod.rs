@@ -2,16 +2,20 @@
 
 mod bars;
 mod evict;
+mod export;
+mod import;
 mod list;
+mod path;
 mod pin;
 mod pull;
+mod stable;
 mod verify;
 
 use clap::{Args, Subcommand};
 
 use super::{Options, Report};
 
-/// List, pull, pin, verify and evict images
+/// List, pull, pin, verify, evict, import and export images
 #[derive(Debug, Args)]
 #[command(visible_alias = "images")]
 pub(super) struct Image {
@@ -27,6 +31,9 @@ enum Verb {
     Unpin(pin::Unpin),
     Verify(verify::Verify),
     Evict(evict::Evict),
+    Stable(stable::Stable),
+    Import(import::Import),
+    Export(export::Export),
 }
 
 impl Image {
@@ -38,6 +45,9 @@ impl Image {
             Verb::Unpin(verb) => verb.execute(options).await,
             Verb::Verify(verb) => verb.execute(options).await,
             Verb::Evict(verb) => verb.execute(options).await,
+            Verb::Stable(verb) => verb.execute(options).await,
+            Verb::Import(verb) => verb.execute(options).await,
+            Verb::Export(verb) => verb.execute(options).await,
         }
     }
 }

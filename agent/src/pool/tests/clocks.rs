@@ -22,6 +22,7 @@ fn what_is_left_of_a_deadline_is_the_same_whatever_the_wall_clock_says() {
             steady_ms: begun.steady_ms + millis,
         };
         let adopted = Adopted {
+            stable: None,
             pool: PoolRow {
                 app: world.pool.app.clone(),
                 revision: world.pool.revision.id.clone(),
@@ -35,6 +36,7 @@ fn what_is_left_of_a_deadline_is_the_same_whatever_the_wall_clock_says() {
             instances: Vec::new(),
             ends: BTreeMap::new(),
             tasks: vec![TaskRow {
+                image: Default::default(),
                 context,
                 app: world.pool.app.clone(),
                 verb: Verb::Activate,

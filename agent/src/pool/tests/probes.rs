@@ -160,6 +160,7 @@ fn an_unready_instance_is_unready_after_a_restart_until_it_is_seen_to_be_ready()
     let row = world.journal[&0].clone().unwrap();
     assert_eq!(row.phase, Phase::Unready);
     let adopted = Adopted {
+        stable: None,
         pool: crate::journal::PoolRow {
             app: world.pool.app.clone(),
             revision: "r1".into(),

@@ -137,6 +137,7 @@ fn an_end_counts_once_however_often_the_agent_is_killed() {
             over: false,
         };
         let adopted = Adopted {
+            stable: None,
             pool: crate::journal::PoolRow {
                 app: world.pool.app.clone(),
                 revision: "r1".into(),

@@ -26,6 +26,7 @@ impl World {
                 traceparent: "00-1-1-01".into(),
             },
             hash: String::new(),
+            image: Default::default(),
             verb: Verb::Restart,
             to: 0,
             step: None,
@@ -207,6 +208,7 @@ fn killed(world: &World, id: &TaskId, observed: u64) -> (Pool, Vec<Action>) {
     let restart = task.restart.as_ref().unwrap().what.clone();
     let rows = world.journal.values().flatten();
     let adopted = Adopted {
+        stable: None,
         pool: crate::journal::PoolRow {
             app: world.pool.app.clone(),
             revision: "r1".into(),
@@ -230,6 +232,7 @@ fn killed(world: &World, id: &TaskId, observed: u64) -> (Pool, Vec<Action>) {
             .collect(),
         ends: BTreeMap::new(),
         tasks: vec![crate::journal::TaskRow {
+            image: Default::default(),
             context: task.context.clone(),
             app: world.pool.app.clone(),
             verb: Verb::Restart,

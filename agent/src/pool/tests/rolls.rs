@@ -329,6 +329,7 @@ fn a_roll_that_was_killed_goes_on_where_it_was() {
     let rows = world.pool.slots.keys().map(row);
     let task = &world.pool.tasks[&id];
     let adopted = Adopted {
+        stable: None,
         pool: crate::journal::PoolRow {
             app: world.pool.app.clone(),
             revision: "r2".into(),
@@ -347,6 +348,7 @@ fn a_roll_that_was_killed_goes_on_where_it_was() {
             .collect(),
         ends: BTreeMap::new(),
         tasks: vec![crate::journal::TaskRow {
+            image: Default::default(),
             context: task.context.clone(),
             app: world.pool.app.clone(),
             verb: Verb::Roll,

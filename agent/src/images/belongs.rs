@@ -1,0 +1,160 @@
+//! What belongs on this host, as it was looked after last: listed images, names that drifted, names
+//! that must not go at the moment.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A name that means something else in its registry now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drift {
+    /// What it means now, by digest.
+    pub reference: String,
+    /// Unix milliseconds when that was seen first.
+    pub since_ms: u64,
+}
+
+/// An image that the file of this host names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Full name.
+    pub image: String,
+    /// What it was resolved to.
+    pub reference: Option<String>,
+    /// Why it is not ready; none when it is, or was not looked after yet.
+    pub error: Option<String>,
+    /// Whether it is ready.
+    pub ready: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    listed: Vec<Listed>,
+    unreadable: Option<String>,
+    drifted: BTreeMap<String, Drift>,
+    held: BTreeMap<String, usize>,
+}
+
+/// What belongs here. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Belongs(Arc<Mutex<State>>);
+
+/// An image that does not go while this is there.
+#[derive(Debug)]
+pub struct Held {
+    belongs: Belongs,
+    name: String,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.belongs.state();
+        if let Some(count) = state.held.get_mut(&self.name) {
+            *count -= 1;
+            if *count == 0 {
+                state.held.remove(&self.name);
+            }
+        }
+    }
+}
+
+impl Belongs {
+    /// The image of this full name does not go while what is returned is there: it was made ready
+    /// for something that does not name it yet.
+    pub fn hold(&self, name: &str) -> Held {
+        *self.state().held.entry(name.to_owned()).or_default() += 1;
+        Held {
+            belongs: self.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Names that are held.
+    pub fn held(&self) -> Vec<String> {
+        self.state().held.keys().cloned().collect()
+    }
+
+    /// The listed images, and why the file is not read.
+    pub fn listed(&self) -> (Vec<Listed>, Option<String>) {
+        let state = self.state();
+        (state.listed.clone(), state.unreadable.clone())
+    }
+
+    /// What the file says, as far as it is looked after.
+    pub fn say_listed(&self, listed: Vec<Listed>) {
+        let mut state = self.state();
+        state.listed = listed;
+        state.unreadable = None;
+    }
+
+    /// The file cannot be read; true when that is news.
+    pub fn say_unreadable(&self, why: String) -> bool {
+        let mut state = self.state();
+        let news = state.unreadable.as_ref() != Some(&why);
+        state.unreadable = Some(why);
+        news
+    }
+
+    /// Whether a name drifted.
+    pub fn drift(&self, name: &str) -> Option<Drift> {
+        self.state().drifted.get(name).cloned()
+    }
+
+    /// What a name means now is `drifted`; `None`: what it meant. True when that is news.
+    pub fn say_drift(&self, name: &str, drifted: Option<Drift>) -> bool {
+        let mut state = self.state();
+        let Some(drifted) = drifted else {
+            state.drifted.remove(name);
+            return false;
+        };
+        match state.drifted.get(name) {
+            Some(known) if known.reference == drifted.reference => false,
+            _ => {
+                state.drifted.insert(name.to_owned(), drifted);
+                true
+            }
+        }
+    }
+
+    /// Only these names are of interest any more.
+    pub fn forget_drift_but_of(&self, names: &[String]) {
+        self.state().drifted.retain(|name, _| names.contains(name));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_twice_is_held_until_both_let_go() {
+        let belongs = Belongs::default();
+        let one = belongs.hold("r.lan/web:1");
+        let two = belongs.hold("r.lan/web:1");
+        drop(one);
+        assert_eq!(belongs.held(), ["r.lan/web:1"]);
+        drop(two);
+        assert!(belongs.held().is_empty());
+    }
+
+    #[test]
+    fn drift_is_news_once_and_keeps_its_time() {
+        let belongs = Belongs::default();
+        let drift = |reference: &str, since_ms| {
+            Some(Drift {
+                reference: reference.to_owned(),
+                since_ms,
+            })
+        };
+        assert!(belongs.say_drift("web:1", drift("a", 5)));
+        assert!(!belongs.say_drift("web:1", drift("a", 9)));
+        assert_eq!(belongs.drift("web:1"), drift("a", 5));
+        assert!(belongs.say_drift("web:1", drift("b", 9)));
+        belongs.forget_drift_but_of(&["api:1".to_owned()]);
+        assert_eq!(belongs.drift("web:1"), None);
+    }
+}

@@ -1,0 +1,204 @@
+//! Hosts that share layers: agents, each with a containerd and a network of its own, and one
+//! registry, all on one switch.
+//!
+//! ```text
+//!                ┌─ registry (the switch's own network)
+//!   switch br0 ──┼─ wire ── host 0: agent, containerd
+//!                └─ wire ── host 1: agent, containerd
+//! ```
+//! What goes from host to host passes the switch; what the switch's own network sends is the
+//! registry's.
+
+use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nodeagent::api::v1::ImageDocument;
+
+use crate::agent::Agent;
+use crate::cli::Answer;
+use crate::containerd::Containerd;
+use crate::ground::Ground;
+use crate::neighbour::WIRE;
+use crate::registry::{PORT, Registry};
+
+/// Where agents serve their layers.
+pub const PEERS: u16 = 7070;
+/// What hosts know each other by.
+pub const TOKEN: &str = "the-token-of-this-swarm";
+/// The switch.
+const SWITCH: &str = "br0";
+
+/// Whether hosts share layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sharing {
+    /// All with all.
+    On,
+    /// Each host asks the registry.
+    Off,
+}
+
+/// One host.
+#[derive(Debug)]
+pub struct Member {
+    // Fields are dropped in this order.
+    /// Its agent.
+    pub agent: Agent,
+    containerd: Containerd,
+    /// What it stands on.
+    pub ground: Ground,
+    number: u8,
+}
+
+/// All of them. Dropped, they are removed.
+#[derive(Debug)]
+pub struct Swarm {
+    /// The hosts, their agents started.
+    pub hosts: Vec<Member>,
+    /// What they pull from.
+    pub registry: Registry,
+    /// Where that is.
+    pub center: Ground,
+}
+
+impl Swarm {
+    /// `count` hosts (at most 100); `images` is added to each one's `[images]`.
+    pub fn new(count: u8, sharing: Sharing, images: &str) -> Result<Self> {
+        let mut swarm = Self::prepare(count, sharing, images)?;
+        for host in &mut swarm.hosts {
+            host.agent.start(&host.ground)?;
+        }
+        Ok(swarm)
+    }
+
+    /// The same with agents that are not started.
+    pub fn prepare(count: u8, sharing: Sharing, images: &str) -> Result<Self> {
+        let center = Ground::new()?;
+        let netns = center.netns();
+        netns.ip(&format!("link add {SWITCH} type bridge"))?;
+        netns.ip(&format!("address add {}/24 dev {SWITCH}", center_address()))?;
+        netns.ip(&format!("link set {SWITCH} up"))?;
+        let registry = Registry::start_on(&center, Ipv4Addr::UNSPECIFIED)?;
+        let mut hosts = Vec::new();
+        for number in 0..count {
+            let ground = Ground::new()?;
+            connect(&center, &ground, number)?;
+            let containerd = Containerd::start(&ground)?;
+            let token = ground.path("peers.token");
+            fs::write(&token, format!("{TOKEN}\n"))?;
+            fs::set_permissions(&token, Permissions::from_mode(0o600))?;
+            let shared = match sharing {
+                Sharing::On => peers(count, number, &token),
+                Sharing::Off => String::new(),
+            };
+            let config = format!(
+                "[discovery.file]\npropagation_bound = \"100ms\"\n[images]\ninsecure_registries = [\"{}:{PORT}\"]\n{images}\n{shared}",
+                center_address()
+            );
+            hosts.push(Member {
+                agent: Agent::prepare(&ground, containerd.socket(), &config)?,
+                containerd,
+                ground,
+                number,
+            });
+        }
+        Ok(Self {
+            hosts,
+            registry,
+            center,
+        })
+    }
+
+    /// The reference of `name` (`web:1`) as hosts have it.
+    pub fn reference(name: &str) -> String {
+        format!("{}:{PORT}/{name}", center_address())
+    }
+
+    /// The registry sends no more than this, in Mbit/s.
+    pub fn pace(&self, rate: u32) -> Result<()> {
+        let rate = format!("{rate}mbit");
+        let words = ["qdisc", "add", "dev", SWITCH, "root", "tbf", "rate", &rate];
+        let more = ["burst", "1mb", "latency", "50ms"];
+        let netns = self.center.netns();
+        netns
+            .command("tc", &[&words[..], &more[..]].concat())
+            .map(drop)
+    }
+
+    /// Bytes that the registry sent so far, with all that belongs to them.
+    pub fn registry_sent(&self) -> Result<u64> {
+        self.center.netns().run(|| {
+            // Not /proc/net: that is the network of the process, not of this thread.
+            let text = fs::read_to_string("/proc/thread-self/net/dev").context("read net/dev")?;
+            let name = format!("{SWITCH}:");
+            let mut lines = text.lines();
+            let counters = lines.find_map(|line| line.trim().strip_prefix(&name));
+            // Sixteen columns: those of what was received come first.
+            let sent = counters.and_then(|line| line.split_whitespace().nth(8)?.parse().ok());
+            sent.context("no counters of the switch")
+        })
+    }
+}
+
+impl Member {
+    /// `nodeagent image pull`.
+    pub fn pull(&self, reference: &str) -> Result<ImageDocument> {
+        self.image(&["pull", reference])?.document(0)
+    }
+
+    /// `nodeagent image`.
+    pub fn image(&self, arguments: &[&str]) -> Result<Answer> {
+        self.agent.cli().json(&[&["image"], arguments].concat())
+    }
+
+    /// Where it serves its layers.
+    pub fn address(&self) -> SocketAddr {
+        (address(self.number), PEERS).into()
+    }
+
+    /// containerd's version.
+    pub fn containerd_version(&self) -> Result<String> {
+        self.containerd.version()
+    }
+}
+
+/// Everything is in TEST-NET-2 (RFC 5737).
+fn center_address() -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, 1)
+}
+
+fn address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 51, 100, 10 + number)
+}
+
+/// The settings of a host: the list is the same for all.
+fn peers(count: u8, own: u8, token: &Path) -> String {
+    let host = |number| format!("{{ address = \"{}:{PEERS}\" }}", address(number));
+    let hosts: Vec<String> = (0..count).map(host).collect();
+    format!(
+        "[images.peers]\nlisten = \"{}:{PEERS}\"\nhosts = [{}]\ntoken_file = {token:?}\n",
+        address(own),
+        hosts.join(", ")
+    )
+}
+
+fn connect(center: &Ground, host: &Ground, number: u8) -> Result<()> {
+    let other_end = center.netns().file().display().to_string();
+    let host_end = [
+        format!("link add {WIRE} type veth peer name host{number} netns {other_end}"),
+        format!("address add {}/24 dev {WIRE}", address(number)),
+        format!("link set {WIRE} up"),
+    ];
+    let center_end = [
+        format!("link set host{number} master {SWITCH}"),
+        format!("link set host{number} up"),
+    ];
+    for (ground, commands) in [(host, &host_end[..]), (center, &center_end[..])] {
+        for command in commands {
+            ground.netns().ip(command)?;
+        }
+    }
+    Ok(())
+}
