@@ -139,16 +139,7 @@ impl Executor {
             traceparent,
             env: Vec::new(),
         };
-        match self.gate.start(id, start.clone()).await {
-            Err(GateError::NotConnected { .. }) => {
-                let deadline = Instant::now() + DIAL_DEADLINE;
-                self.gate
-                    .wait(id, "coming to the gate", deadline, |s| s.connected)
-                    .await?;
-                self.gate.start(id, start).await?;
-            }
-            other => other?,
-        }
+        self.let_go(id, app, start).await?;
         let deadline = Instant::now() + START_DEADLINE;
         let started =
             |s: &Status| (s.started && s.generation >= generation) || alive(s, app).is_err();
@@ -157,6 +148,24 @@ impl Executor {
             .wait(id, "starting the app", deadline, started)
             .await?;
         alive(&status, app)
+    }
+
+    /// An init that does not hear it dials again or has ended, and what it said last tells why.
+    async fn let_go(&self, id: &ContainerId, app: &App, start: Start) -> Result<(), Failure> {
+        let deadline = Instant::now() + DIAL_DEADLINE;
+        loop {
+            let before = self.gate.status(id);
+            match self.gate.start(id, start.clone()).await {
+                Err(GateError::NotConnected { .. } | GateError::Write { .. }) => {}
+                heard => return Ok(heard?),
+            }
+            let news = |s: &Status| before.as_ref() != Some(s) || alive(s, app).is_err();
+            let status = self
+                .gate
+                .wait(id, "coming to the gate", deadline, news)
+                .await?;
+            alive(&status, app)?;
+        }
     }
 
     /// The startup probe first: it holds the others.
