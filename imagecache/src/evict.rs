@@ -101,6 +101,17 @@ pub struct Plan {
     pub kept: BTreeMap<String, Kept>,
 }
 
+/// What all images take together: what several need is there once. `sizes` has the size of each
+/// part; a part without one is nothing.
+pub fn used(images: &[Candidate], sizes: &BTreeMap<Digest, Size>) -> Size {
+    let parts: BTreeSet<&Digest> = images.iter().flat_map(|image| &image.parts).collect();
+    let mut used = Size::default();
+    for size in parts.into_iter().filter_map(|part| sizes.get(part)) {
+        used.add(*size);
+    }
+    used
+}
+
 /// Plans how to free at least `need`. `sizes` has the size of each part; a part without one is
 /// nothing.
 pub fn plan(images: &[Candidate], sizes: &BTreeMap<Digest, Size>, need: Size) -> Plan {
@@ -235,6 +246,27 @@ mod tests {
             inodes: 1 << 40,
         };
         assert_eq!(budget.excess(used), bytes(30));
+    }
+
+    #[test]
+    fn what_images_share_is_used_once() {
+        let images = [
+            image("a", None, 1, &[1, 2]),
+            image("b", Some(Kept::InUse), 2, &[2, 3, 200]),
+        ];
+        assert_eq!(
+            used(&images, &sizes()),
+            Size {
+                bytes: 60,
+                inodes: 3
+            }
+        );
+        let all = Size {
+            bytes: u64::MAX,
+            inodes: u64::MAX,
+        };
+        let huge = BTreeMap::from([(part(1), all), (part(2), all)]);
+        assert_eq!(used(&images, &huge), all);
     }
 
     proptest! {

@@ -157,11 +157,8 @@ impl Images {
         if bytes.is_none() {
             plan.short = Size::default();
         }
-        if dry_run {
-            return Ok(plan);
-        }
-        for eviction in &plan.evictions {
-            self.remove(&eviction.name).await?;
+        if !dry_run {
+            self.carry_out(&plan).await?;
         }
         Ok(plan)
     }
@@ -170,20 +167,17 @@ impl Images {
     pub async fn keep_to(&self, budget: Budget, needs: &Needs) -> Result<Evicted, KeepError> {
         let records = self.records().await?;
         let (candidates, sizes) = self.candidates(&records, needs).await?;
-        let parts: BTreeSet<&Digest> = candidates.iter().flat_map(|image| &image.parts).collect();
-        let mut used = Size::default();
-        for size in parts.into_iter().filter_map(|part| sizes.get(part)) {
-            used.bytes += size.bytes;
-            used.inodes += size.inodes;
-        }
-        let plan = match budget.excess(used) {
-            excess if excess == Size::default() => Plan::default(),
-            excess => evict::plan(&candidates, &sizes, excess),
-        };
+        let excess = budget.excess(evict::used(&candidates, &sizes));
+        let plan = evict::plan(&candidates, &sizes, excess);
+        self.carry_out(&plan).await?;
+        Ok(plan)
+    }
+
+    async fn carry_out(&self, plan: &Plan) -> Result<(), KeepError> {
         for eviction in &plan.evictions {
             self.remove(&eviction.name).await?;
         }
-        Ok(plan)
+        Ok(())
     }
 
     /// Images with what they take on the disk: blobs in our store, and unpacked layers.
