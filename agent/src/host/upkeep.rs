@@ -15,7 +15,7 @@ use super::node::Node;
 use super::stable::digest;
 use crate::alarm::{AlarmCode, Subject};
 use crate::chain::chain;
-use crate::images::{Drift, Listed, listed};
+use crate::images::{Drift, listed};
 use crate::pool::{Effects, read_clocks};
 
 /// How long a registry may take to say what a name means.
@@ -72,34 +72,23 @@ impl<E: Effects> Node<E> {
                 return;
             }
         };
-        let (known, _) = belongs.listed();
-        let mut now: Vec<Listed> = images.iter().map(|image| as_known(image, &known)).collect();
         // They must not go from the moment on that they are listed.
-        belongs.say_listed(now.clone());
-        for (position, image) in images.iter().enumerate() {
-            let Some(listed) = now.get_mut(position) else {
-                continue;
-            };
+        belongs.say_listed(images.iter().map(ToString::to_string));
+        for image in &images {
+            let name = image.to_string();
             match self.executor.images.bring(image).await {
-                Ok(reference) => {
-                    listed.reference = Some(reference);
-                    listed.ready = true;
-                    listed.error = None;
-                }
+                Ok(reference) => belongs.say_ready(&name, reference),
                 Err(error) => {
                     let why = chain(&error);
-                    if listed.error.as_ref() != Some(&why) {
+                    if belongs.say_not_ready(&name, &why) {
                         tracing::warn!(
-                            image = listed.image,
+                            image = name,
                             error = why,
                             "a listed image is not ready; it is tried again"
                         );
                     }
-                    listed.ready = false;
-                    listed.error = Some(why);
                 }
             }
-            belongs.say_listed(now.clone());
         }
     }
 
@@ -210,15 +199,4 @@ impl<E: Effects> Node<E> {
             }
         }
     }
-}
-
-fn as_known(image: &Reference, known: &[Listed]) -> Listed {
-    let name = image.to_string();
-    let known = known.iter().find(|listed| listed.image == name);
-    known.cloned().unwrap_or(Listed {
-        image: name,
-        reference: None,
-        error: None,
-        ready: false,
-    })
 }

@@ -34,6 +34,12 @@ struct State {
     held: BTreeMap<String, usize>,
 }
 
+impl State {
+    fn listed_as(&mut self, image: &str) -> Option<&mut Listed> {
+        self.listed.iter_mut().find(|listed| listed.image == image)
+    }
+}
+
 /// What belongs here. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Belongs(Arc<Mutex<State>>);
@@ -79,11 +85,42 @@ impl Belongs {
         (state.listed.clone(), state.unreadable.clone())
     }
 
-    /// What the file says, as far as it is looked after.
-    pub fn say_listed(&self, listed: Vec<Listed>) {
+    /// The file names these images, by full name. What is known of one that it named before stays.
+    pub fn say_listed(&self, images: impl Iterator<Item = String>) {
         let mut state = self.state();
-        state.listed = listed;
+        let known = std::mem::take(&mut state.listed).into_iter();
+        let mut known: BTreeMap<String, Listed> =
+            known.map(|listed| (listed.image.clone(), listed)).collect();
+        let listed = images.map(|image| {
+            known.remove(&image).unwrap_or(Listed {
+                image,
+                reference: None,
+                error: None,
+                ready: false,
+            })
+        });
+        state.listed = listed.collect();
         state.unreadable = None;
+    }
+
+    /// A listed image is ready; its name meant `reference`, by digest.
+    pub fn say_ready(&self, image: &str, reference: String) {
+        if let Some(listed) = self.state().listed_as(image) {
+            listed.reference = Some(reference);
+            listed.ready = true;
+            listed.error = None;
+        }
+    }
+
+    /// A listed image is not ready; true when that, or why, is news.
+    pub fn say_not_ready(&self, image: &str, why: &str) -> bool {
+        let mut state = self.state();
+        let Some(listed) = state.listed_as(image) else {
+            return false;
+        };
+        listed.ready = false;
+        let former = listed.error.replace(why.to_owned());
+        former.as_deref() != Some(why)
     }
 
     /// The file cannot be read; true when that is news.
@@ -139,6 +176,38 @@ mod tests {
         assert_eq!(belongs.held(), ["r.lan/web:1"]);
         drop(two);
         assert!(belongs.held().is_empty());
+    }
+
+    #[test]
+    fn why_a_listed_image_is_not_ready_is_news_once() {
+        let belongs = Belongs::default();
+        let names = |names: &'static [&str]| names.iter().map(|name| (*name).to_owned());
+        belongs.say_listed(names(&["web:1", "api:1"]));
+        belongs.say_ready("web:1", "web@sha256:a".to_owned());
+        assert!(belongs.say_not_ready("web:1", "away"));
+        assert!(!belongs.say_not_ready("web:1", "away"));
+        assert!(belongs.say_not_ready("web:1", "denied"));
+        assert!(!belongs.say_not_ready("other:1", "away"));
+        assert!(belongs.say_unreadable("line 3".to_owned()));
+        // What is known of an image stays when the file is read again.
+        belongs.say_listed(names(&["new:1", "web:1"]));
+        let (listed, unreadable) = belongs.listed();
+        let known = |image: &str, reference: Option<&str>, error: Option<&str>| Listed {
+            image: image.to_owned(),
+            reference: reference.map(str::to_owned),
+            error: error.map(str::to_owned),
+            ready: false,
+        };
+        assert_eq!(
+            listed,
+            [
+                known("new:1", None, None),
+                known("web:1", Some("web@sha256:a"), Some("denied"))
+            ]
+        );
+        assert_eq!(unreadable, None);
+        belongs.say_ready("new:1", "new@sha256:b".to_owned());
+        assert!(belongs.listed().0[0].ready);
     }
 
     #[test]
