@@ -116,10 +116,8 @@ fn look<E: Effects>(node: &Node<E>, told: &mut Told) -> Vec<Event> {
         if pulls.get(&pull.reference) != Some(&pull) {
             pulls.insert(pull.reference.clone(), pull.clone());
             events.push(Event::Pull(PullChange {
-                reference: pull.reference.clone(),
-                pull: Some(pull),
-                receipt: None,
-                error: None,
+                pull: Some(pull.clone()),
+                ..change_of(pull.reference)
             }));
         }
     }
@@ -134,14 +132,6 @@ fn look<E: Effects>(node: &Node<E>, told: &mut Told) -> Vec<Event> {
 /// The end of a pull that was told, or that has something to tell; after too many at once, that
 /// those which were told are over.
 fn pull_ended(news: Option<&News>, told: &mut Told, changed: &mut Vec<Event>) {
-    let over = |reference: String, receipt, error| {
-        Event::Pull(PullChange {
-            reference,
-            pull: None,
-            receipt,
-            error,
-        })
-    };
     match news {
         Some(News::Began) => {}
         Some(News::Ended(reference, result)) => {
@@ -151,13 +141,27 @@ fn pull_ended(news: Option<&News>, told: &mut Told, changed: &mut Vec<Event>) {
                 Err(why) => (None, Some(why.clone())),
             };
             if was_told || receipt.is_some() || error.is_some() {
-                changed.push(over(reference.clone(), receipt, error));
+                changed.push(Event::Pull(PullChange {
+                    receipt,
+                    error,
+                    ..change_of(reference.clone())
+                }));
             }
         }
         None => {
             let lost = std::mem::take(&mut told.pulls).into_keys();
-            changed.extend(lost.map(|reference| over(reference, None, None)));
+            changed.extend(lost.map(|reference| Event::Pull(change_of(reference))));
         }
+    }
+}
+
+/// What is told of a pull; as long as nothing is added, that it is over.
+fn change_of(reference: String) -> PullChange {
+    PullChange {
+        reference,
+        pull: None,
+        receipt: None,
+        error: None,
     }
 }
 
