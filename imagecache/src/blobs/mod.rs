@@ -283,7 +283,7 @@ impl Blobs {
     }
 }
 
-/// Removes a file; whether it was there.
+/// Whether a file was not written to for this long; not when it is gone, or when the clock was set back.
 fn is_untouched(path: &Path, untouched: Duration) -> Result<bool, BlobsError> {
     let modified = match fs::metadata(path).and_then(|metadata| metadata.modified()) {
         Ok(modified) => modified,
@@ -293,7 +293,8 @@ fn is_untouched(path: &Path, untouched: Duration) -> Result<bool, BlobsError> {
     Ok(modified.elapsed().is_ok_and(|age| age >= untouched))
 }
 
-/// Removes a part of a blob unless somebody writes it; its bytes on the disk.
+/// Removes what was begun of a blob, with its map, unless somebody is writing it. Bytes of the disk
+/// that went.
 fn remove_partial(path: &Path) -> Result<u64, BlobsError> {
     let file = match File::open(path) {
         Ok(file) => file,
@@ -309,6 +310,7 @@ fn remove_partial(path: &Path) -> Result<u64, BlobsError> {
     Ok(if remove(path)? { bytes } else { 0 })
 }
 
+/// Removes a file; whether it was there.
 fn remove(path: &Path) -> Result<bool, BlobsError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
