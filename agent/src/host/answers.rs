@@ -508,7 +508,8 @@ fn started_from(word: Option<&str>) -> StartedFrom {
     }
 }
 
-fn timestamp(unix_ms: u64) -> Timestamp {
+/// Unix milliseconds; now, when no date is that late.
+pub(super) fn timestamp(unix_ms: u64) -> Timestamp {
     i64::try_from(unix_ms)
         .ok()
         .and_then(Timestamp::from_unix_millis)

@@ -8,11 +8,12 @@ use imagecache::evict::Kept;
 use imagecache::progress::{PullProgress, Stage};
 use imagecache::{Receipt, Record, Reference, Retry};
 
+use super::answers::timestamp;
 use super::node::Node;
 use crate::api::v1::{
     DamagedBlob, EvictRequest, EvictResult, EvictedImage, ExportRequest, ExportResult, Finding,
     ImageDocument, ImageList, ImageReceipt, ImageRequest, ImageState, ImportRequest, ImportResult,
-    KeptImage, LayerReceipt, LayerStage, Problem, ProblemCode, PullDocument, PullLayer, Timestamp,
+    KeptImage, LayerReceipt, LayerStage, Problem, ProblemCode, PullDocument, PullLayer,
     VerifyRequest, VerifyResult,
 };
 use crate::chain::chain;
@@ -209,10 +210,6 @@ fn full_name(reference: &str) -> Result<String, Problem> {
 }
 
 fn document(record: Record, ready: bool, needs: &Needs) -> ImageDocument {
-    let at = |seconds: u64| {
-        let millis = i64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
-        Timestamp::from_unix_millis(millis).unwrap_or_else(Timestamp::now)
-    };
     ImageDocument {
         state: match ready {
             true => ImageState::Ready,
@@ -223,8 +220,8 @@ fn document(record: Record, ready: bool, needs: &Needs) -> ImageDocument {
         stable: needs.stable.contains(&record.reference),
         bytes: record.layers.iter().map(|layer| layer.size).sum(),
         layers: u32::try_from(record.layers.len()).unwrap_or(u32::MAX),
-        ready_at: at(record.ready_at),
-        used_at: at(record.used_at),
+        ready_at: timestamp(record.ready_at.saturating_mul(1000)),
+        used_at: timestamp(record.used_at.saturating_mul(1000)),
         receipt: record.receipt.map(receipt),
         reference: record.reference,
         digest: record.digest,

@@ -9,7 +9,7 @@ use super::answers;
 use super::node::{Entry, Node, app_name, stopping, unreadable};
 use crate::api::v1::{
     AppImages, Drift, Finding, ListedImage, Problem, ProblemCode, StableEvidence, StableImage,
-    StableList, StableRequest, Timestamp,
+    StableList, StableRequest,
 };
 use crate::images;
 use crate::instance::Revision;
@@ -143,7 +143,7 @@ impl<E: Effects> Node<E> {
 fn drifted(drift: &images::Drift) -> Drift {
     Drift {
         digest: digest(&drift.reference).to_owned(),
-        seen_at: at(drift.since_ms),
+        seen_at: answers::timestamp(drift.since_ms),
     }
 }
 
@@ -162,13 +162,8 @@ fn stable(stable: &Stable) -> StableImage {
         evidence,
         instances,
         task_id,
-        since: at(stable.since_ms),
+        since: answers::timestamp(stable.since_ms),
     }
-}
-
-fn at(millis: u64) -> Timestamp {
-    let millis = i64::try_from(millis).unwrap_or(0);
-    Timestamp::from_unix_millis(millis).unwrap_or_else(Timestamp::now)
 }
 
 /// The digest of a reference by digest.
