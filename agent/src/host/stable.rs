@@ -13,7 +13,7 @@ use crate::api::v1::{
 };
 use crate::images;
 use crate::instance::Revision;
-use crate::pool::{Effects, Evidence, Message, Stable};
+use crate::pool::{Effects, Evidence, Message, Stable, read_clocks};
 
 impl<E: Effects> Node<E> {
     pub(super) async fn list_stable(&self) -> Result<StableList, Problem> {
@@ -43,15 +43,19 @@ impl<E: Effects> Node<E> {
     pub(super) async fn set_stable(&self, request: StableRequest) -> Result<AppImages, Problem> {
         let name = app_name(&request.app)?;
         let entry = self.entry(&name).await?;
-        let revision = match &request.image {
-            Some(image) => Some(self.revision_with(&entry, image)?),
+        let stable = match &request.image {
+            Some(image) => Some(Stable {
+                revision: self.revision_with(&entry, image)?,
+                evidence: Evidence::ByHand,
+                since_ms: read_clocks().wall_ms,
+            }),
             None => None,
         };
         let (reply, answer) = oneshot::channel();
         entry
             .handle
             .messages
-            .send(Message::Stable(revision, reply))
+            .send(Message::Stable(stable, reply))
             .map_err(|_| stopping())?;
         answer
             .await

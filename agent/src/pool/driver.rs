@@ -15,7 +15,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::trails::Trails;
-use super::{Action, Command, Effect, Effects, Event, Now, Pool, Refusal, Snapshot, read_clocks};
+use super::{
+    Action, Command, Effect, Effects, Event, Now, Pool, Refusal, Snapshot, Stable, read_clocks,
+};
 use crate::alarm::{AlarmCode, Alarms, Subject};
 use crate::instance::{EffectKind, Failure};
 use crate::journal::Write;
@@ -33,11 +35,8 @@ pub enum Message {
         Arc<crate::instance::Revision>,
         oneshot::Sender<Result<(), Refusal>>,
     ),
-    /// The image of this revision is stable; `None`: the one that covers all instances is.
-    Stable(
-        Option<Arc<crate::instance::Revision>>,
-        oneshot::Sender<Result<(), Refusal>>,
-    ),
+    /// This is stable; `None`: the image that covers all instances is.
+    Stable(Option<Stable>, oneshot::Sender<Result<(), Refusal>>),
     /// Remove the app; the driver ends when it succeeded.
     Delete {
         /// Take instances out of service without drain.
@@ -246,9 +245,9 @@ impl<E: Effects> Driver<E> {
                 self.revisions.push_back(reply);
                 self.turn(Event::Command(Command::Revise(revision)));
             }
-            Message::Stable(revision, reply) => {
+            Message::Stable(stable, reply) => {
                 self.revisions.push_back(reply);
-                self.turn(Event::Command(Command::Stable(revision)));
+                self.turn(Event::Command(Command::Stable(stable)));
             }
             Message::Delete { force, reply } => {
                 self.deletions.push_back(reply);

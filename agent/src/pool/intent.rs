@@ -130,7 +130,6 @@ impl Pool {
                 writes.push(Write::Revision(revision.clone(), now.wall_ms))
             }
             Some(Command::Stable(stable)) => {
-                let stable = self.by_hand(stable.as_ref(), now);
                 let row = stable.as_ref().map(StableRow::of);
                 writes.push(Write::Stable(self.app.clone(), row));
             }
@@ -217,7 +216,7 @@ impl Pool {
                 out.push(Action::Revised(Ok(())));
             }
             Some(Command::Stable(stable)) => {
-                self.stable = self.by_hand(stable.as_ref(), now);
+                self.stable = stable;
                 out.push(Action::Revised(Ok(())));
             }
             Some(Command::Delete { .. }) => {

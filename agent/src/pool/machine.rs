@@ -54,8 +54,8 @@ pub enum Command {
     Target(Request),
     /// A changed manifest or image.
     Revise(Arc<Revision>),
-    /// The image of this revision is stable because somebody says so; `None`: by coverage again.
-    Stable(Option<Arc<Revision>>),
+    /// This is stable because somebody says so; `None`: what coverage says again.
+    Stable(Option<Stable>),
     /// Remove the app.
     Delete {
         /// Take instances out of service, without drain.

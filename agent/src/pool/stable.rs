@@ -87,13 +87,7 @@ impl Pool {
 
     /// Looks whether one revision covers all instances of the target now.
     pub(super) fn note_coverage(&mut self, now: Now) {
-        if self
-            .stable
-            .as_ref()
-            .is_some_and(|stable| stable.evidence == Evidence::ByHand)
-            || self.target == 0
-            || self.deleting
-        {
+        if self.target == 0 || self.deleting {
             return;
         }
         let mut serving = self.slots.values().filter(|slot| slot.instance.serving);
@@ -101,11 +95,10 @@ impl Pool {
             return;
         };
         let revision = first.instance.revision.clone();
-        if self
-            .stable
-            .as_ref()
-            .is_some_and(|stable| stable.revision.id == revision.id)
-        {
+        let stays = |stable: &Stable| {
+            stable.evidence == Evidence::ByHand || stable.revision.id == revision.id
+        };
+        if self.stable.as_ref().is_some_and(stays) {
             return;
         }
         let covers = serving.all(|slot| {
@@ -137,15 +130,6 @@ impl Pool {
             instances: count(serving()),
             task_id: task.map(|task| task.task_id.clone()),
         }
-    }
-
-    /// What is stable once somebody has said so; `None` of a revision: what coverage says.
-    pub(super) fn by_hand(&self, revision: Option<&Arc<Revision>>, now: Now) -> Option<Stable> {
-        revision.map(|revision| Stable {
-            revision: revision.clone(),
-            evidence: Evidence::ByHand,
-            since_ms: now.wall_ms,
-        })
     }
 
     /// Another revision is about to be applied: the stable image is remembered with the newest

@@ -1,8 +1,9 @@
 //! Which revision scale-out uses while another image is tried.
 
 use super::*;
-use crate::pool::Evidence;
+use crate::journal::StableRow;
 use crate::pool::machine::count;
+use crate::pool::{Evidence, Stable};
 use crate::task::ScaleImage;
 
 /// `count` in service from image 1 (revision `r1`), and image 2 (`r2`) applied.
@@ -109,8 +110,16 @@ fn with_nothing_of_the_stable_image_in_service_the_applied_one_is_used() {
 fn what_was_set_by_hand_holds_until_it_is_taken_back() {
     let mut world = tried(2, 0);
     let r1 = world.pool.stable.as_ref().unwrap().revision.clone();
-    world.event(Event::Command(Command::Stable(Some(r1))));
+    let said = Stable {
+        revision: r1,
+        evidence: Evidence::ByHand,
+        since_ms: 1_700_000_000_123,
+    };
+    world.event(Event::Command(Command::Stable(Some(said.clone()))));
     world.settle();
+    // The journal has what the pool has.
+    assert_eq!(world.stable, Some(StableRow::of(&said)));
+    assert_eq!(world.pool.stable, Some(said));
     assert_eq!(stable(&world), Some(("r1", true)));
     world.roll("roll", RollStep::Instances(1));
     world.settle();
