@@ -20,6 +20,7 @@ pub mod journal;
 pub mod logs;
 pub mod metrics;
 pub mod network;
+mod pem;
 pub mod pool;
 pub mod processes;
 pub mod runtime;

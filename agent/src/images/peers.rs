@@ -14,14 +14,13 @@ use imagecache::peers::{
     Access, Documents, Peers, PeersError, PeersOptions, ServeOptions, Server, StoreDocuments, Token,
 };
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use crate::config;
+use crate::pem::{self, Unreadable};
 use crate::runtime::Containerd;
 
 /// Why layers are not shared.
@@ -54,18 +53,8 @@ pub enum SharingError {
         path: PathBuf,
     },
     /// A file cannot be read, or is no PEM of what it should hold.
-    #[error("cannot read {what} from {} ({key})", path.display())]
-    Read {
-        /// What it should hold.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The configuration's key.
-        key: &'static str,
-        /// Why.
-        #[source]
-        source: pem::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] Unreadable),
     /// Certificate, key and authorities cannot be used, or not together.
     #[error(
         "certificate, key and ca of images.peers cannot be used together: {} {} {}",
@@ -196,19 +185,14 @@ fn tls(files: &config::PeersTls) -> Result<(ClientConfig, ServerConfig), Sharing
     };
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&files.ca, "images.peers.ca")? {
+    for certificate in pem::configured_certificates(&files.ca, "images.peers.ca")? {
         roots
             .add(certificate)
             .map_err(|error| unfit(error.into()))?;
     }
     let roots = Arc::new(roots);
-    let chain = certificates(&files.certificate, "images.peers.certificate")?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|source| SharingError::Read {
-        what: "a private key",
-        path: files.key.clone(),
-        key: "images.peers.key",
-        source,
-    })?;
+    let chain = pem::configured_certificates(&files.certificate, "images.peers.certificate")?;
+    let key = pem::configured_private_key(&files.key, "images.peers.key")?;
     let client = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| unfit(error.into()))?
@@ -225,22 +209,4 @@ fn tls(files: &config::PeersTls) -> Result<(ClientConfig, ServerConfig), Sharing
         .with_single_cert(chain, key)
         .map_err(|error| unfit(error.into()))?;
     Ok((client, server))
-}
-
-fn certificates(
-    path: &Path,
-    key: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, SharingError> {
-    let read = |source| SharingError::Read {
-        what: "certificates",
-        path: path.to_owned(),
-        key,
-        source,
-    };
-    let found = CertificateDer::pem_file_iter(path).map_err(read)?;
-    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(read)?;
-    match found.is_empty() {
-        true => Err(read(pem::Error::NoItemsFound)),
-        false => Ok(found),
-    }
 }

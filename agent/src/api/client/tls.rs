@@ -7,14 +7,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::{Client, ClientError};
+use crate::pem;
 
 /// Host and port of an agent: `https://host:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl Credentials {
                 .map_err(|e| unusable(authorities, &e))?;
         }
         let chain = certificates(certificate)?;
-        let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| unreadable(key, &e))?;
+        let secret = pem::private_key(key).map_err(|e| unreadable(key, &e))?;
         let provider = Arc::new(ring::default_provider());
         ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -167,12 +167,10 @@ fn given<'a>(file: &'a Option<PathBuf>, name: &str) -> Result<&'a Path, ClientEr
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match read {
-        Ok(found) if found.is_empty() => Err(unusable(path, &"it holds no certificate")),
-        Ok(found) => Ok(found),
-        Err(error) => Err(unreadable(path, &error)),
-    }
+    pem::certificates(path).map_err(|error| match error {
+        pem::Error::NoItemsFound => unusable(path, &"it holds no certificate"),
+        error => unreadable(path, &error),
+    })
 }
 
 fn unreadable(path: &Path, error: &pem::Error) -> ClientError {

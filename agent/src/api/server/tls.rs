@@ -15,8 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem};
+use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,6 +28,7 @@ use tokio_rustls::server::TlsStream;
 use super::caller::{Caller, Who};
 use super::{Limits, certificate};
 use crate::config;
+use crate::pem::{self, Unreadable};
 
 /// Why the API is not served by TCP.
 #[derive(Debug, thiserror::Error)]
@@ -43,18 +43,8 @@ pub enum TlsError {
         source: io::Error,
     },
     /// A file cannot be read, or is no PEM of what it should hold.
-    #[error("cannot read {what} from {} ({key})", path.display())]
-    Read {
-        /// What it should hold.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The configuration's key.
-        key: &'static str,
-        /// Why.
-        #[source]
-        source: pem::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] Unreadable),
     /// A file holds no certificate.
     #[error("{} holds no certificate ({key})", path.display())]
     Empty {
@@ -245,12 +235,7 @@ fn load(tls: &config::ApiTls) -> Result<Arc<ServerConfig>, TlsError> {
         .build()
         .map_err(|error: VerifierBuilderError| authorities(error.into()))?;
     let chain = certificates(&tls.certificate, "api.tls.certificate")?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|source| TlsError::Read {
-        what: "a private key",
-        path: tls.key.clone(),
-        key: "api.tls.key",
-        source,
-    })?;
+    let key = pem::configured_private_key(&tls.key, "api.tls.key")?;
     let pair = |source| TlsError::Pair {
         certificate: tls.certificate.clone(),
         key: tls.key.clone(),
@@ -269,19 +254,11 @@ fn load(tls: &config::ApiTls) -> Result<Arc<ServerConfig>, TlsError> {
 }
 
 fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = |source| TlsError::Read {
-        what: "certificates",
-        path: path.to_owned(),
-        key,
-        source,
-    };
-    let found = CertificateDer::pem_file_iter(path).map_err(read)?;
-    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(read)?;
-    if found.is_empty() {
-        return Err(TlsError::Empty {
-            path: path.to_owned(),
+    pem::configured_certificates(path, key).map_err(|error| match error.source {
+        pem::Error::NoItemsFound => TlsError::Empty {
+            path: error.path,
             key,
-        });
-    }
-    Ok(found)
+        },
+        _ => error.into(),
+    })
 }
