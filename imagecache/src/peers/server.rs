@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_RANGES, ALLOW, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap,
-    LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+    HeaderName, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -194,7 +194,7 @@ fn plain(status: StatusCode, code: &str, message: &str) -> Response<Body> {
     response
 }
 
-fn set(headers: &mut HeaderMap, name: hyper::header::HeaderName, value: impl ToString) {
+fn set(headers: &mut HeaderMap, name: HeaderName, value: impl ToString) {
     // All values are ours: numbers, addresses that were checked, digests.
     if let Ok(value) = value.to_string().try_into() {
         headers.insert(name, value);
@@ -257,8 +257,7 @@ impl Serving {
     async fn blob(&self, request: &Request<Incoming>, digest: &Digest) -> Response<Body> {
         let head = request.method() == Method::HEAD;
         let headers = request.headers();
-        let claims = headers.get(PEER).and_then(|value| value.to_str().ok());
-        let from = claims.and_then(|address| self.peers.hosts.find(address));
+        let from = self.host_in(headers, &PEER);
         if let Some(from) = from.filter(|from| head && *from != OWN) {
             return self.claim(request, digest, from).await;
         }
@@ -295,9 +294,7 @@ impl Serving {
         // Before the look: what comes in between is seen by one of them.
         let before = self.peers.wanted.get(digest).is_some();
         let here = self.find(digest).await;
-        let failed = request.headers().get(FAILED);
-        let failed = failed.and_then(|value| value.to_str().ok());
-        let failed = failed.and_then(|address| self.peers.hosts.find(address));
+        let failed = self.host_in(request.headers(), &FAILED);
         let (way, bringing) = {
             let mut keeper = self.peers.keeper();
             // Who begins to bring it asks the keeper afterwards: with the keeper in our hands we
@@ -326,6 +323,12 @@ impl Serving {
                 response
             }
         }
+    }
+
+    /// The host whose address a header has.
+    fn host_in(&self, headers: &HeaderMap, name: &HeaderName) -> Option<usize> {
+        let address = headers.get(name)?.to_str().ok()?;
+        self.peers.hosts.find(address)
     }
 
     fn scheme(&self) -> &'static str {
@@ -419,7 +422,7 @@ fn document(digest: &Digest, bytes: Bytes, media_type: Option<&str>) -> Response
 }
 
 fn content(headers: &mut HeaderMap, digest: &Digest, media_type: &str) {
-    let name = hyper::header::HeaderName::from_static("docker-content-digest");
+    let name = HeaderName::from_static("docker-content-digest");
     set(headers, name, digest);
     set(headers, CONTENT_TYPE, media_type);
 }
