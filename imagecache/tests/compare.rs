@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod shell;
+
 use std::fs::{self, File};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -9,16 +11,7 @@ use std::path::Path;
 use std::process::Command;
 
 use imagecache::layer::{Comparison, compare};
-
-fn sh(script: &str, at: &Path) {
-    let done = Command::new("sh")
-        .args(["-ec", script])
-        .current_dir(at)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{script}: {said}");
-}
+use shell::sh;
 
 /// A tree with everything that layers have.
 const EVERYTHING: &str = r"

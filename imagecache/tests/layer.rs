@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod shell;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Cursor;
@@ -12,6 +14,7 @@ use std::process::Command;
 
 use imagecache::archive::{Bounds, Reader};
 use imagecache::layer::{Applied, LayerError, Limits, Marks, apply};
+use shell::sh;
 
 /// What a tree looks like: for each path all that can be asked of it.
 fn tree(root: &Path) -> BTreeMap<String, String> {
@@ -72,19 +75,6 @@ fn applied(archive: &[u8], root: &Path, marks: Marks) -> Result<Applied, LayerEr
     let root = File::open(root).unwrap();
     let mut reader = Reader::new(Cursor::new(archive), Bounds::default());
     apply(&mut reader, root.as_fd(), marks, &Limits::default(), 2)
-}
-
-fn sh(script: &str, at: &Path) {
-    let done = Command::new("sh")
-        .args(["-ec", script])
-        .current_dir(at)
-        .output()
-        .unwrap();
-    assert!(
-        done.status.success(),
-        "{script}: {}",
-        String::from_utf8_lossy(&done.stderr)
-    );
 }
 
 /// A tree with everything that layers have.

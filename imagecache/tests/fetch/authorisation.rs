@@ -284,6 +284,17 @@ async fn a_credential_helper_is_asked_when_the_registry_wants_credentials() {
     assert_eq!(asked, format!("get {}\n", registry.address), "{program}");
 }
 
+/// Why there is no manifest for who has these credentials and helpers.
+async fn refused_with(registry: &Server, credentials: &Path, helpers: &Path) -> PullError {
+    let options = FetchOptions {
+        credential_helpers: Some(helpers.to_owned()),
+        ..options(Some(credentials))
+    };
+    let name = reference(registry, ":1");
+    let opened = Registries::new(&options).open(&name).unwrap();
+    opened.manifest(&name).await.unwrap_err()
+}
+
 #[tokio::test]
 async fn a_helper_that_fails_is_named_and_not_quoted() {
     let registry =
@@ -296,17 +307,7 @@ async fn a_helper_that_fails_is_named_and_not_quoted() {
         ("head -c 100000 /dev/zero", "it is too long"),
     ] {
         helper(directory.path(), script);
-        let options = FetchOptions {
-            credential_helpers: Some(directory.path().to_owned()),
-            ..options(Some(&file))
-        };
-        let opened = Registries::new(&options)
-            .open(&reference(&registry, ":1"))
-            .unwrap();
-        let error = opened
-            .manifest(&reference(&registry, ":1"))
-            .await
-            .unwrap_err();
+        let error = refused_with(&registry, &file, directory.path()).await;
         let PullError::Credentials { path, why: said } = &error else {
             panic!("{error:?}")
         };
@@ -321,17 +322,7 @@ async fn a_helper_that_fails_is_named_and_not_quoted() {
         directory.path(),
         "echo 'credentials not found in native keychain'; exit 1",
     );
-    let options = FetchOptions {
-        credential_helpers: Some(directory.path().to_owned()),
-        ..options(Some(&file))
-    };
-    let opened = Registries::new(&options)
-        .open(&reference(&registry, ":1"))
-        .unwrap();
-    let error = opened
-        .manifest(&reference(&registry, ":1"))
-        .await
-        .unwrap_err();
+    let error = refused_with(&registry, &file, directory.path()).await;
     assert!(
         matches!(&error, PullError::Unauthorised { message, .. } if message.contains("wants credentials")),
         "{error:?}"
