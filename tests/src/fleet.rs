@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::etcd::Etcd;
 use crate::ground::Ground;
 use crate::host::TestHost;
-use crate::neighbour::WIRE;
+use crate::neighbour::lay_wire;
 
 /// Hosts and the etcd that they share. Dropped, all of it is removed.
 #[derive(Debug)]
@@ -77,22 +77,9 @@ fn center_address(n: u8) -> Ipv4Addr {
 }
 
 fn connect(center: &Ground, host: &Ground, n: u8) -> Result<()> {
-    let address = center_address(n);
+    let (address, name) = (center_address(n), format!("host{n}"));
     let host_address = Ipv4Addr::new(198, 51, 100, 4 * n + 2);
-    let other_end = center.netns().file().display().to_string();
-    let host_end = [
-        format!("link add {WIRE} type veth peer name host{n} netns {other_end}"),
-        format!("address add {host_address}/30 dev {WIRE}"),
-        format!("link set {WIRE} up"),
-    ];
-    let center_end = [
-        format!("address add {address}/30 dev host{n}"),
-        format!("link set host{n} up"),
-    ];
-    for (ground, commands) in [(host, &host_end[..]), (center, &center_end[..])] {
-        for command in commands {
-            ground.netns().ip(command)?;
-        }
-    }
-    Ok(())
+    let center = center.netns();
+    lay_wire(host.netns(), &format!("{host_address}/30"), center, &name)?;
+    center.ip(&format!("address add {address}/30 dev {name}"))
 }

@@ -54,7 +54,10 @@ impl TestHost {
 
     /// containerd and registry run, the agent is configured and not started.
     pub fn without_agent(config: &str) -> Result<Self> {
-        let ground = Ground::new()?;
+        Self::on(Ground::new()?, config)
+    }
+
+    fn on(ground: Ground, config: &str) -> Result<Self> {
         let containerd = Containerd::start(&ground)?;
         let registry = Registry::start(&ground)?;
         let agent = Agent::prepare(&ground, containerd.socket(), config)?;
@@ -70,16 +73,9 @@ impl TestHost {
     pub fn with_small_containerd(config: &str, bytes: u64, inodes: u32) -> Result<Self> {
         let ground = Ground::new()?;
         small_disk(&ground.path("containerd/root"), bytes, inodes)?;
-        let containerd = Containerd::start(&ground)?;
-        let registry = Registry::start(&ground)?;
-        let mut agent = Agent::prepare(&ground, containerd.socket(), config)?;
-        agent.start(&ground)?;
-        Ok(Self {
-            agent,
-            containerd,
-            registry,
-            ground,
-        })
+        let mut host = Self::on(ground, config)?;
+        host.agent.start(&host.ground)?;
+        Ok(host)
     }
 
     /// The first start of the agent, with this drop-in (behind `version = 1`) beside its

@@ -14,6 +14,18 @@ pub const WIRE_NEIGHBOUR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// Name of the test host's end.
 pub const WIRE: &str = "wire0";
 
+/// Lays a wire from `host` to another namespace, where its end is called `name`. The host's end has
+/// this address with its prefix; both ends are up.
+pub(crate) fn lay_wire(host: &Netns, address: &str, other: &Netns, name: &str) -> Result<()> {
+    let file = other.file().display().to_string();
+    host.ip(&format!(
+        "link add {WIRE} type veth peer name {name} netns {file}"
+    ))?;
+    host.ip(&format!("address add {address} dev {WIRE}"))?;
+    host.ip(&format!("link set {WIRE} up"))?;
+    other.ip(&format!("link set {name} up"))
+}
+
 /// The neighbour; it goes with the ground.
 #[derive(Debug)]
 pub struct Neighbour {
@@ -25,22 +37,9 @@ impl Neighbour {
     /// not touched.
     pub fn connect(ground: &Ground) -> Result<Self> {
         let netns = Netns::create(&ground.path("neighbour"))?;
-        let file = netns.file().display().to_string();
-        let host_end = [
-            format!("link add {WIRE} type veth peer name wire1 netns {file}"),
-            format!("address add {WIRE_HOST}/24 dev {WIRE}"),
-            format!("link set {WIRE} up"),
-        ];
-        let own_end = [
-            format!("address add {WIRE_NEIGHBOUR}/24 dev wire1"),
-            "link set wire1 up".to_owned(),
-            format!("route add default via {WIRE_HOST}"),
-        ];
-        for (at, commands) in [(ground.netns(), host_end), (&netns, own_end)] {
-            for command in commands {
-                at.ip(&command)?;
-            }
-        }
+        lay_wire(ground.netns(), &format!("{WIRE_HOST}/24"), &netns, "wire1")?;
+        netns.ip(&format!("address add {WIRE_NEIGHBOUR}/24 dev wire1"))?;
+        netns.ip(&format!("route add default via {WIRE_HOST}"))?;
         Ok(Self { netns })
     }
 

@@ -21,7 +21,7 @@ use crate::agent::Agent;
 use crate::cli::Answer;
 use crate::containerd::Containerd;
 use crate::ground::Ground;
-use crate::neighbour::WIRE;
+use crate::neighbour::lay_wire;
 use crate::registry::{PORT, Registry};
 
 /// Where agents serve their layers.
@@ -185,20 +185,8 @@ fn peers(count: u8, own: u8, token: &Path) -> String {
 }
 
 fn connect(center: &Ground, host: &Ground, number: u8) -> Result<()> {
-    let other_end = center.netns().file().display().to_string();
-    let host_end = [
-        format!("link add {WIRE} type veth peer name host{number} netns {other_end}"),
-        format!("address add {}/24 dev {WIRE}", address(number)),
-        format!("link set {WIRE} up"),
-    ];
-    let center_end = [
-        format!("link set host{number} master {SWITCH}"),
-        format!("link set host{number} up"),
-    ];
-    for (ground, commands) in [(host, &host_end[..]), (center, &center_end[..])] {
-        for command in commands {
-            ground.netns().ip(command)?;
-        }
-    }
-    Ok(())
+    let (address, name) = (format!("{}/24", address(number)), format!("host{number}"));
+    let center = center.netns();
+    lay_wire(host.netns(), &address, center, &name)?;
+    center.ip(&format!("link set {name} master {SWITCH}"))
 }

@@ -6,40 +6,28 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent::api::v1::{EvictResult, ImageDocument, ImageList, ImageState, VerifyResult};
+use nodeagent_tests::TestHost;
 use nodeagent_tests::ctr::Ctr;
 use nodeagent_tests::image::catalogue::{ImageSpec, catalogue, refused_by_containerd};
 use nodeagent_tests::image::{Image, PAGE};
 use nodeagent_tests::tree::{Kind, Tree};
-use nodeagent_tests::{Agent, Containerd, Ground, Registry};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n";
 
 /// A host with an agent on which nothing was pulled.
 struct Scene {
-    agent: Agent,
-    containerd: Containerd,
-    registry: Registry,
-    ground: Ground,
+    host: TestHost,
 }
 
 impl Scene {
     fn new(config: &str) -> Result<Self> {
-        let ground = Ground::new()?;
-        let containerd = Containerd::start(&ground)?;
-        let registry = Registry::start(&ground)?;
-        let mut agent = Agent::prepare(&ground, containerd.socket(), config)?;
-        agent.start(&ground)?;
-        Ok(Self {
-            agent,
-            containerd,
-            registry,
-            ground,
-        })
+        let host = TestHost::start_with(config)?;
+        Ok(Self { host })
     }
 
     fn image(&self, arguments: &[&str]) -> Result<nodeagent_tests::cli::Answer> {
-        self.agent.cli().json(&[&["image"], arguments].concat())
+        self.host.cli().json(&[&["image"], arguments].concat())
     }
 
     fn pull(&self, reference: &str) -> Result<ImageDocument> {
@@ -51,7 +39,7 @@ impl Scene {
     }
 
     fn blobs(&self) -> PathBuf {
-        self.agent.state().join("images/blobs/sha256")
+        self.host.agent.state().join("images/blobs/sha256")
     }
 }
 
@@ -77,20 +65,25 @@ fn without_times_of_unpacking(ours: &mut Tree, theirs: &mut Tree, began: i64) {
 fn the_agent_unpacks_every_image_as_containerd_does() -> Result<()> {
     let scene = Scene::new(CONFIG)?;
     // Of 2.2 with one unpack at a time, its default: with more it loses whiteouts.
-    let oracle = Ctr::new(&scene.ground, &scene.containerd);
+    let oracle = Ctr::new(&scene.host.ground, &scene.host.containerd);
     let began = UNIX_EPOCH.elapsed()?.as_secs() as i64;
     let mut wrong = Vec::new();
     let images = catalogue();
     ensure!(images.len() >= 20, "{} images", images.len());
     for image in &images {
-        let layout = image.build(&scene.ground.path(&format!("image-{}", image.name)))?;
-        let reference = layout.place(&scene.registry, &format!("{}:1", image.name))?;
+        let layout = image.build(&scene.host.ground.path(&format!("image-{}", image.name)))?;
+        let reference = layout.place(&scene.host.registry, &format!("{}:1", image.name))?;
         let pulled = scene.pull(&reference).context(image.name)?;
         assert_eq!(pulled.state, ImageState::Ready, "{}", image.name);
         oracle.pull(&reference).context(image.name)?;
         let chain_id = layout.chain_id()?;
-        let tree = |namespace| scene.containerd.tree(&scene.ground, namespace, &chain_id);
-        let mut ours = tree(scene.agent.namespace())?;
+        let tree = |namespace| {
+            scene
+                .host
+                .containerd
+                .tree(&scene.host.ground, namespace, &chain_id)
+        };
+        let mut ours = tree(scene.host.agent.namespace())?;
         let mut theirs = tree(oracle.namespace())?;
         without_times_of_unpacking(&mut ours, &mut theirs, began);
         ensure!(!theirs.0.is_empty(), "{} is empty", image.name);
@@ -106,11 +99,14 @@ fn the_agent_unpacks_every_image_as_containerd_does() -> Result<()> {
 fn the_old_format_of_sparse_files_is_unpacked_too() -> Result<()> {
     let scene = Scene::new(CONFIG)?;
     let pulled = |image: &ImageSpec| -> Result<Tree> {
-        let layout = image.build(&scene.ground.path(image.name))?;
-        let reference = layout.place(&scene.registry, &format!("{}:1", image.name))?;
+        let layout = image.build(&scene.host.ground.path(image.name))?;
+        let reference = layout.place(&scene.host.registry, &format!("{}:1", image.name))?;
         scene.pull(&reference)?;
-        let (ours, chain_id) = (scene.agent.namespace(), layout.chain_id()?);
-        scene.containerd.tree(&scene.ground, ours, &chain_id)
+        let (ours, chain_id) = (scene.host.agent.namespace(), layout.chain_id()?);
+        scene
+            .host
+            .containerd
+            .tree(&scene.host.ground, ours, &chain_id)
     };
     let newer = catalogue();
     let newer = newer
@@ -127,10 +123,11 @@ fn the_old_format_of_sparse_files_is_unpacked_too() -> Result<()> {
 #[test]
 fn a_layer_that_is_no_archive_is_refused_and_leaves_nothing() -> Result<()> {
     let scene = Scene::new(CONFIG)?;
-    let web = Image::web()?.push(&scene.registry, "web:1")?;
+    let web = Image::web()?.push(&scene.host.registry, "web:1")?;
     let noise = b"this is no layer".repeat(64);
     let manifest =
         scene
+            .host
             .registry
             .request("GET", "/v2/web/manifests/1", &[("Accept", MANIFEST)], &[])?;
     let digest = nodeagent_tests::image::digest(&noise);
@@ -140,8 +137,9 @@ fn a_layer_that_is_no_archive_is_refused_and_leaves_nothing() -> Result<()> {
         &format!("\"size\":{size}"),
         &format!("\"size\":{}", noise.len()),
     );
-    scene.registry.push_blob("web", &digest, &noise)?;
+    scene.host.registry.push_blob("web", &digest, &noise)?;
     scene
+        .host
         .registry
         .push_manifest("web", "noise", MANIFEST, text.as_bytes())?;
     let problem = scene
@@ -153,7 +151,8 @@ fn a_layer_that_is_no_archive_is_refused_and_leaves_nothing() -> Result<()> {
         "{problem:?}"
     );
     assert_eq!(scene.list()?, ImageList::default());
-    let ours = Ctr::new(&scene.ground, &scene.containerd).within(scene.agent.namespace());
+    let ours =
+        Ctr::new(&scene.host.ground, &scene.host.containerd).within(scene.host.agent.namespace());
     assert_eq!(printed(&ours, &["snapshots", "list"])?.lines().count(), 1);
     Ok(())
 }
@@ -161,7 +160,7 @@ fn a_layer_that_is_no_archive_is_refused_and_leaves_nothing() -> Result<()> {
 #[test]
 fn a_receipt_says_where_each_layer_came_from() -> Result<()> {
     let scene = Scene::new(CONFIG)?;
-    let web = Image::web()?.push(&scene.registry, "web:1")?;
+    let web = Image::web()?.push(&scene.host.registry, "web:1")?;
     let first = scene.pull(&web.reference)?;
     let receipt = first.receipt.context("no receipt")?;
     let [layer] = &receipt.layers[..] else {
@@ -177,7 +176,7 @@ fn a_receipt_says_where_each_layer_came_from() -> Result<()> {
     );
     assert_eq!(layer.sender.as_deref(), Some("127.0.0.1:5000"));
     // The same layer below another name: nothing comes over the network.
-    let other = Image::web()?.push(&scene.registry, "other:1")?;
+    let other = Image::web()?.push(&scene.host.registry, "other:1")?;
     let second = scene.pull(&other.reference)?;
     let receipt = second.receipt.context("no receipt")?;
     assert_eq!(
@@ -190,7 +189,7 @@ fn a_receipt_says_where_each_layer_came_from() -> Result<()> {
 #[test]
 fn a_damaged_layer_is_found_and_fetched_again_when_it_is_needed() -> Result<()> {
     let scene = Scene::new(CONFIG)?;
-    let web = Image::web()?.push(&scene.registry, "web:1")?;
+    let web = Image::web()?.push(&scene.host.registry, "web:1")?;
     scene.pull(&web.reference)?;
     let verified: VerifyResult = scene.image(&["verify"])?.document(0)?;
     assert_eq!((verified.right, verified.damaged.len()), (1, 0));
@@ -217,9 +216,9 @@ fn a_damaged_layer_is_found_and_fetched_again_when_it_is_needed() -> Result<()> 
 #[test]
 fn what_is_pinned_or_in_use_is_not_evicted() -> Result<()> {
     let scene = Scene::new(CONFIG)?;
-    let pinned = Image::web()?.push(&scene.registry, "pinned:1")?;
+    let pinned = Image::web()?.push(&scene.host.registry, "pinned:1")?;
     let page = Image::web()?.file("www/other.html", 0o644, PAGE);
-    let free = page.push(&scene.registry, "free:1")?;
+    let free = page.push(&scene.host.registry, "free:1")?;
     scene.pull(&pinned.reference)?;
     scene.pull(&free.reference)?;
     let pin: ImageDocument = scene.image(&["pin", &pinned.reference])?.document(0)?;
@@ -240,7 +239,8 @@ fn what_is_pinned_or_in_use_is_not_evicted() -> Result<()> {
         (left[0].reference.as_str(), left[0].state),
         (pinned.reference.as_str(), ImageState::Ready)
     );
-    let ours = Ctr::new(&scene.ground, &scene.containerd).within(scene.agent.namespace());
+    let ours =
+        Ctr::new(&scene.host.ground, &scene.host.containerd).within(scene.host.agent.namespace());
     let names = printed(&ours, &["images", "list", "-q"])?;
     assert_eq!(names.trim(), pinned.reference);
     // The layers of the one that went are gone; those of the other are there.
@@ -258,7 +258,7 @@ fn what_is_pinned_or_in_use_is_not_evicted() -> Result<()> {
 fn layers_are_dropped_when_they_are_unpacked_where_that_is_wanted() -> Result<()> {
     let config = format!("{CONFIG}[images]\nkeep_blobs = false\n");
     let scene = Scene::new(&config)?;
-    let web = Image::web()?.push(&scene.registry, "web:1")?;
+    let web = Image::web()?.push(&scene.host.registry, "web:1")?;
     assert_eq!(scene.pull(&web.reference)?.state, ImageState::Ready);
     assert_eq!(fs::read_dir(scene.blobs())?.count(), 0);
     Ok(())
