@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nodeagent::alarm::AlarmCode;
 use nodeagent::instance::EffectKind;
-use nodeagent::metrics::{Call, Facts, Metrics, PoolFacts, Verdict, render};
+use nodeagent::metrics::{Call, Facts, ImageFacts, Metrics, PoolFacts, Verdict, render};
 use nodeagent::task::EndState;
 
 fn page() -> String {
@@ -30,6 +30,11 @@ fn page() -> String {
         }],
         alarms: vec![AlarmCode::Leak],
         ready: true,
+        images: ImageFacts {
+            fetched: vec![("registry", 700), ("peer", 300)],
+            served_bytes: 900,
+            uploads: 2,
+        },
         ..Facts::default()
     };
     render(&metrics, &facts).finish()
@@ -94,6 +99,9 @@ fn what_happened_is_counted_where_its_labels_say() {
         "nodeagent_alarm{code=\"journal_lost\"} 0",
         "nodeagent_instances{app=\"web\",state=\"armed\"} 2",
         "nodeagent_target_instances{app=\"web\"} 3",
+        "nodeagent_image_fetched_bytes_total{from=\"peer\"} 300",
+        "nodeagent_image_served_bytes_total 900",
+        "nodeagent_image_uploads 2",
     ] {
         assert!(
             page.lines().any(|found| found == line),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::blobs::{Blobs, BlobsError};
 use crate::error::PullError;
-use crate::fetch::{FetchOptions, Fetched, Fetcher, Sources, Urgency};
+use crate::fetch::{FetchOptions, Fetched, Fetcher, SourceKind, Sources, Urgency};
 use crate::peers::{Peers, PeersError, PeersOptions};
 use crate::policy::{self, Allowed, KeptSignature, Policy};
 use crate::progress::{Board, PullProgress};
@@ -130,6 +130,12 @@ impl Cache {
     /// Pulls under way, in the order in which they began.
     pub fn under_way(&self) -> Vec<PullProgress> {
         self.board.look(|digest| self.fetcher.progress(digest))
+    }
+
+    /// Bytes of layers that sources of this kind sent since the start, also those that were not
+    /// needed in the end.
+    pub fn fetched(&self, kind: SourceKind) -> u64 {
+        self.fetcher.arrived(kind)
     }
 
     /// Brings a layer's blob into our own store, unless it is there.

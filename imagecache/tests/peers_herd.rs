@@ -54,6 +54,14 @@ async fn a_herd_asks_the_registry_for_each_byte_about_once() {
         sent * 10 <= image * 11,
         "{sent} bytes were sent of an image of {image}"
     );
+    let sum = |of: &dyn Fn(&Host) -> u64| hosts.iter().map(of).sum::<u64>();
+    let by_registry = sum(&|host| host.fetcher.arrived(SourceKind::Registry));
+    let by_peers = sum(&|host| host.fetcher.arrived(SourceKind::Peer));
+    let served = sum(&|host| host.peers.served().bytes);
+    assert!(
+        by_registry <= sent && by_peers <= served && by_registry + by_peers >= 8 * image,
+        "{by_registry} of {sent} came from the registry, {by_peers} of {served} from peers"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -36,6 +36,7 @@ async fn blobs_are_served_whole_and_in_parts() {
     let head = ask(&host.address, &format!("HEAD {path}"), &[]).await;
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert_eq!(head.header("content-length"), Some("1048576"));
+    assert_eq!(host.peers.served().bytes, 1 << 20, "only of the upload");
 
     for (range, expected, said) in [
         ("bytes=0-0", 0..1, "bytes 0-0/1048576"),
@@ -213,6 +214,7 @@ async fn over_the_limit_peers_are_sent_elsewhere_and_who_does_not_read_is_cut_of
     send(&mut stuck, &path, &[("Authorization", &bearer)]).await;
     let mut first = [0; 1024];
     stuck.read_exact(&mut first).await.unwrap();
+    assert_eq!(host.peers.served().uploads, 1);
     let busy = ask(&address, &path, &[]).await;
     assert_eq!((busy.status, busy.header("retry-after")), (503, Some("1")));
     // Looking costs no upload.
@@ -236,6 +238,11 @@ async fn over_the_limit_peers_are_sent_elsewhere_and_who_does_not_read_is_cut_of
         end.is_err() || rest.len() < bytes.len() - 1024,
         "it was not cut off"
     );
+    // The last answer was taken; what sent it ends by itself.
+    while host.peers.served().uploads > 0 {
+        assert!(Instant::now() < deadline, "{:?}", host.peers.served());
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

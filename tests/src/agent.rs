@@ -12,7 +12,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::mount::{MountFlags, mount};
 
 use crate::cli::{Cli, container_init, nodeagent};
+use crate::exposition::Exposition;
 use crate::ground::Ground;
+use crate::http;
 use crate::manager::{self, Named};
 use crate::netns::HOST;
 use crate::process::{Process, tail};
@@ -294,6 +296,21 @@ host_address = "{address}"
     /// The directory of its configuration.
     pub fn config(&self) -> &Path {
         &self.config
+    }
+
+    /// What `/metrics` says now.
+    pub fn metrics(&self) -> Result<Exposition> {
+        let patience = Duration::from_secs(10);
+        let (answer, _) = http::request_unix(self.socket(), "GET", "/metrics", &[], patience)?;
+        ensure!(answer.status == 200, "{}", answer.text());
+        let kind = answer.header("content-type").context("no content type")?;
+        ensure!(
+            kind == "text/plain; version=0.0.4; charset=utf-8",
+            "{kind:?}"
+        );
+        let page = Exposition::parse(&answer.text())?;
+        page.check_histograms()?;
+        Ok(page)
     }
 
     /// Its durable state.

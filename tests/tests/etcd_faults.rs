@@ -542,9 +542,7 @@ fn renewals_are_counted() -> Result<()> {
     let (host, mut etcd) = start("ttl = \"3s\"")?;
     let patience = Duration::from_secs(10);
     let count = |outcome: &str| -> Result<f64> {
-        let socket = host.agent.socket();
-        let page = nodeagent_tests::http::request_unix(socket, "GET", "/metrics", &[], patience)?;
-        let page = nodeagent_tests::exposition::Exposition::parse(&page.0.text())?;
+        let page = host.agent.metrics()?;
         let labels = [("backend", "etcd"), ("call", "renew"), ("outcome", outcome)];
         page.value("nodeagent_discovery_call_duration_seconds_count", &labels)
             .context("no such sample")

@@ -2,6 +2,7 @@
 //! switch with one real registry.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent::api::v1::{ImageDocument, ImageState};
@@ -9,6 +10,7 @@ use nodeagent_tests::http;
 use nodeagent_tests::image::cached;
 use nodeagent_tests::image::layout::Layout;
 use nodeagent_tests::swarm::{Member, Sharing, Swarm};
+use nodeagent_tests::wait::{Look, until};
 
 /// Hosts, and an image of three layers in their registry.
 fn swarm(count: u8, images: &str) -> Result<(Swarm, Layout, String)> {
@@ -39,6 +41,23 @@ fn by_digest(image: &ImageDocument) -> String {
     format!("{}@{}", image.reference, image.digest)
 }
 
+/// Bytes of layers that came to a host from that kind of source, as its metrics say.
+fn fetched(host: &Member, from: &str) -> Result<f64> {
+    let page = host.agent.metrics()?;
+    page.value("nodeagent_image_fetched_bytes_total", &[("from", from)])
+        .with_context(|| format!("nothing is said of {from}"))
+}
+
+/// Bytes of layers that peers were sent, and uploads that are running, as a host's metrics say.
+fn served(host: &Member) -> Result<(f64, f64)> {
+    let page = host.agent.metrics()?;
+    let value = |name: &str| page.value(name, &[]).with_context(|| name.to_owned());
+    Ok((
+        value("nodeagent_image_served_bytes_total")?,
+        value("nodeagent_image_uploads")?,
+    ))
+}
+
 fn answers(host: &Member, by: &Member, target: &str) -> Result<u16> {
     Ok(http::get(by.ground.netns(), host.address(), target)?.status)
 }
@@ -64,7 +83,21 @@ fn the_second_host_gets_its_layers_from_the_first() -> Result<()> {
         "the registry sent {sent} bytes of an image of {}",
         image.size()
     );
-    Ok(())
+    let size = image.size() as f64;
+    let (came, passed_on) = (fetched(first, "registry")?, fetched(second, "peer")?);
+    ensure!(came >= size && passed_on >= size, "{came}, {passed_on}");
+    for (host, from) in [(first, "peer"), (second, "registry"), (second, "mirror")] {
+        assert_eq!(fetched(host, from)?, 0.0, "{from}");
+    }
+    assert_eq!(served(second)?, (0.0, 0.0));
+    let (given, _) = served(first)?;
+    ensure!(given >= passed_on, "{given} of {passed_on} bytes");
+    until("the uploads to end", Duration::from_secs(10), || {
+        Ok(match served(first)? {
+            (_, 0.0) => Look::Seen(()),
+            (_, running) => Look::NotYet(running.to_string()),
+        })
+    })
 }
 
 #[test]

@@ -3,26 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nodeagent_tests::exposition::Exposition;
 use nodeagent_tests::{TestHost, http};
-
-fn scrape(host: &TestHost) -> Result<Exposition> {
-    let patience = Duration::from_secs(10);
-    let (answer, _) = http::request_unix(host.agent.socket(), "GET", "/metrics", &[], patience)?;
-    ensure!(answer.status == 200, "{}", answer.text());
-    let kind = answer.header("content-type").context("no content type")?;
-    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
-    let page = Exposition::parse(&answer.text())?;
-    page.check_histograms()?;
-    Ok(page)
-}
 
 #[test]
 fn an_activation_is_counted_once_with_its_warmth_its_steps_and_its_time() -> Result<()> {
     let host = TestHost::start()?;
     host.warm_web(2)?;
     host.cli().activate("web", 2, "peak-7")?;
-    let page = scrape(&host)?;
+    let page = host.agent.metrics()?;
     let value = |metric: &str, labels: &[(&str, &str)]| {
         page.value(metric, labels)
             .with_context(|| format!("{metric} {labels:?} is missing"))
@@ -87,7 +75,7 @@ fn requests_are_counted_by_route_and_not_by_path() -> Result<()> {
             Duration::from_secs(10),
         )?;
     }
-    let page = scrape(&host)?;
+    let page = host.agent.metrics()?;
     let requests = |route: &str, method: &str| {
         let labels = [("code", "404"), ("method", method), ("route", route)];
         page.value("nodeagent_api_requests_total", &labels)
@@ -101,7 +89,7 @@ fn requests_are_counted_by_route_and_not_by_path() -> Result<()> {
 fn a_dead_containerd_is_down_in_the_metrics_and_the_answer_comes_in_time() -> Result<()> {
     let mut host = TestHost::start()?;
     host.containerd.kill()?;
-    let page = scrape(&host)?;
+    let page = host.agent.metrics()?;
     assert_eq!(page.value("nodeagent_containerd_up", &[]), Some(0.0));
     host.containerd.start_again(&host.ground)
 }

@@ -1,9 +1,12 @@
 //! What is looked up for a page of metrics.
 
+use imagecache::fetch::SourceKind;
+
 use super::node::Node;
 use super::{answers, node};
 use crate::api::v1::Pool;
-use crate::metrics::{Facts, PoolFacts, ProcessFacts};
+use crate::images::Images;
+use crate::metrics::{Facts, ImageFacts, PoolFacts, ProcessFacts};
 use crate::pool::Effects;
 
 /// `USER_HZ`, in which the kernel tells times of processes: 100 on every architecture that Rust
@@ -27,6 +30,7 @@ impl<E: Effects> Node<E> {
             ready: *self.observed.borrow(),
             containerd: matches!(version, Ok(Ok(_))),
             gate_sessions: self.gate.sessions(),
+            images: images(&self.executor.images),
             process: process(self.identity.started_ms),
         }
     }
@@ -46,6 +50,17 @@ fn pool(pool: &Pool) -> PoolFacts {
         target: pool.target,
         warm_armed: pool.warm.armed,
         instances,
+    }
+}
+
+fn images(images: &Images) -> ImageFacts {
+    let served = images.served();
+    ImageFacts {
+        fetched: SourceKind::ALL
+            .map(|kind| (kind.as_str(), images.fetched(kind)))
+            .to_vec(),
+        served_bytes: served.bytes,
+        uploads: served.uploads,
     }
 }
 

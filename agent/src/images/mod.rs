@@ -17,7 +17,8 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
-use imagecache::fetch::{FetchOptions, Urgency};
+use imagecache::fetch::{FetchOptions, SourceKind, Urgency};
+use imagecache::peers::{Peers, Served};
 use imagecache::policy::{InvalidPolicy, Policy};
 use imagecache::progress::PullProgress;
 use imagecache::{
@@ -255,6 +256,16 @@ impl Images {
 }
 
 impl Images {
+    /// Bytes of layers that sources of this kind sent since the start.
+    pub fn fetched(&self, kind: SourceKind) -> u64 {
+        self.cache.fetched(kind)
+    }
+
+    /// What peers were sent since the start; nothing without peers.
+    pub fn served(&self) -> Served {
+        self.cache.peers().map(Peers::served).unwrap_or_default()
+    }
+
     /// Pulls under way.
     pub fn under_way(&self) -> Vec<PullProgress> {
         self.cache.under_way()

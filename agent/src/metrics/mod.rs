@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use instrument::{BOUNDS_US, Counter, Histogram};
 pub use page::{CONTENT_TYPE, Family, Kind, Labels, Page};
-pub use render::{Facts, PoolFacts, ProcessFacts, render};
+pub use render::{Facts, ImageFacts, PoolFacts, ProcessFacts, render};
 
 use crate::instance::EffectKind;
 use crate::task::EndState;

@@ -20,6 +20,8 @@ pub struct Facts {
     pub containerd: bool,
     /// container-inits that are connected.
     pub gate_sessions: usize,
+    /// Layers that came and went.
+    pub images: ImageFacts,
     /// The process, as far as `/proc` tells.
     pub process: ProcessFacts,
 }
@@ -35,6 +37,17 @@ pub struct PoolFacts {
     pub warm_armed: u32,
     /// Instances by state; states without one are left out.
     pub instances: Vec<(&'static str, u64)>,
+}
+
+/// Layers that came over the network and that peers were sent, since the start.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ImageFacts {
+    /// Bytes that came, by kind of source.
+    pub fetched: Vec<(&'static str, u64)>,
+    /// Bytes that peers were sent.
+    pub served_bytes: u64,
+    /// Uploads to peers that are running.
+    pub uploads: u64,
 }
 
 /// This process (proc(5)).
@@ -61,6 +74,7 @@ pub fn render(metrics: &Metrics, facts: &Facts) -> Page {
     pools(&mut page, facts);
     work(&mut page, metrics);
     discovery(&mut page, metrics);
+    images(&mut page, &facts.images);
     process(&mut page, &facts.process);
     page
 }
@@ -233,6 +247,29 @@ fn discovery(page: &mut Page, metrics: &Metrics) {
         let at = std::time::Duration::from_millis(backend.last_success_ms.load(Ordering::Relaxed));
         family.sample(&[("backend", &backend.name)], at.as_secs_f64());
     }
+}
+
+fn images(page: &mut Page, images: &ImageFacts) {
+    let mut family = page.family(
+        "nodeagent_image_fetched_bytes_total",
+        Kind::Counter,
+        "Bytes of layers that came over the network, by kind of source.",
+    );
+    for (from, bytes) in &images.fetched {
+        family.sample(&[("from", from)], bytes);
+    }
+    page.single(
+        "nodeagent_image_served_bytes_total",
+        Kind::Counter,
+        "Bytes of layers that peers were sent.",
+        images.served_bytes,
+    );
+    page.single(
+        "nodeagent_image_uploads",
+        Kind::Gauge,
+        "Uploads of layers to peers that are running.",
+        images.uploads,
+    );
 }
 
 fn process(page: &mut Page, process: &ProcessFacts) {

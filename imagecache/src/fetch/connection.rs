@@ -18,6 +18,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
+use super::arrived::Arrived;
 use super::bandwidth::Bandwidth;
 use super::failure::Failure;
 use super::flight::Joined;
@@ -42,6 +43,7 @@ pub(super) struct Shared<'s> {
     pub joined: &'s Joined,
     pub lanes: &'s Arc<Lanes>,
     pub bandwidth: &'s Bandwidth,
+    pub arrived: &'s Arrived,
     pub stall_timeout: Duration,
     pub hedge_after: Duration,
     /// One for each write under way; all of them are free when nothing is being written.
@@ -133,8 +135,9 @@ impl Connection<'_> {
             let next = self.next(&mut incoming, &mut patience, tell).await;
             let ended = match next {
                 Ok(Some(bytes)) => {
-                    self.received
-                        .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                    let count = bytes.len() as u64;
+                    self.received.fetch_add(count, Ordering::Relaxed);
+                    self.shared.arrived.add(self.source.kind(), count);
                     self.shared.bandwidth.spend(bytes.len()).await;
                     length += bytes.len();
                     gathered.push(bytes);

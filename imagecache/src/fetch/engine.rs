@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::arrived::Arrived;
 use super::bandwidth::Bandwidth;
 use super::connection::Shared;
 use super::content::Sources;
@@ -62,6 +63,7 @@ struct Inner {
     options: FetchOptions,
     lanes: Arc<Lanes>,
     bandwidth: Bandwidth,
+    arrived: Arrived,
     flights: Flights,
 }
 
@@ -89,6 +91,7 @@ impl Fetcher {
         Self(Arc::new(Inner {
             lanes: Lanes::new(options.connections),
             bandwidth: Bandwidth::new(options.bandwidth),
+            arrived: Arrived::default(),
             flights: Flights::default(),
             options: options.clone(),
         }))
@@ -97,6 +100,12 @@ impl Fetcher {
     /// Bytes that are here of a blob that is being fetched now.
     pub fn progress(&self, digest: &Digest) -> Option<u64> {
         self.0.flights.done(digest)
+    }
+
+    /// Bytes that sources of this kind sent of blobs since the start, also those that were not
+    /// needed in the end.
+    pub fn arrived(&self, kind: SourceKind) -> u64 {
+        self.0.arrived.of(kind)
     }
 
     /// Lets pre-pulls ask for nothing as long as the result lives: for an activation that has more
@@ -274,6 +283,7 @@ impl Job<'_> {
                 joined: self.joined,
                 lanes: &self.fetcher.lanes,
                 bandwidth: &self.fetcher.bandwidth,
+                arrived: &self.fetcher.arrived,
                 stall_timeout: options.stall_timeout,
                 hedge_after: options.hedge_after,
                 writes: Arc::new(Semaphore::new(MOST_WRITES as usize)),

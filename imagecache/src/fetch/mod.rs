@@ -11,6 +11,7 @@
 //! A blob that is too long, too short or has another sha256 is never committed. Deliberately not
 //! here: HTTP (that is [`crate::registry`]'s), and what blobs mean.
 
+mod arrived;
 mod bandwidth;
 mod connection;
 mod content;

@@ -22,6 +22,9 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Registry, Self::Mirror, Self::Peer];
+
     /// One word, for receipts and logs.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -6,14 +6,13 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
+use super::served::Upload;
+use crate::fetch::Bandwidth;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Frame;
-use tokio::sync::OwnedSemaphorePermit;
-
-use crate::fetch::Bandwidth;
 
 /// Bytes read at a time: what one upload holds in memory.
 const PIECE: u64 = 256 * 1024;
@@ -27,12 +26,12 @@ pub(super) fn small(bytes: impl Into<Bytes>) -> Body {
         .boxed_unsync()
 }
 
-/// A part of a blob. `upload` is free again when the last byte was taken, or nobody takes any.
+/// A part of a blob. `upload` is over when the last byte was taken, or nobody takes any.
 pub(super) fn part(
     file: File,
     range: Range<u64>,
     bandwidth: Arc<Bandwidth>,
-    upload: OwnedSemaphorePermit,
+    upload: Upload,
 ) -> Body {
     let file = Arc::new(file);
     let pieces = stream::try_unfold((range, upload), move |(range, upload)| {
@@ -51,6 +50,7 @@ pub(super) fn part(
                 Ok::<_, io::Error>(piece)
             });
             let piece = read.await.map_err(io::Error::other)??;
+            upload.sent(piece.len());
             let rest = (end..range.end, upload);
             Ok(Some((Frame::data(Bytes::from(piece)), rest)))
         }

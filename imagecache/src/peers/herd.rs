@@ -12,6 +12,7 @@ use super::access::Token;
 use super::client::{Client, PeerSource, Reply, SILENT, blob_path};
 use super::hosts::{Hosts, InvalidPeer, OWN, Peer};
 use super::keeper::{Keeper, Way};
+use super::served::{Counts, Served};
 use super::standing::{PeerStatus, Standing, Trouble};
 use super::wanted::{Bring, Wanted};
 use super::watched::Watched;
@@ -76,6 +77,7 @@ pub(super) struct Shared {
     /// Bytes that came of all blobs: as long as it grows, those that wait for a place are waited
     /// for as well.
     pub activity: Arc<AtomicU64>,
+    pub served: Arc<Counts>,
     keeper: Mutex<Keeper>,
     standing: Standing,
     client: Client,
@@ -122,6 +124,7 @@ impl Peers {
             blobs: blobs.clone(),
             wanted: Wanted::default(),
             activity: Arc::default(),
+            served: Arc::default(),
             keeper: Mutex::default(),
             standing: Standing::default(),
             client: client.map_err(PeersError::Client)?,
@@ -131,6 +134,11 @@ impl Peers {
 
     pub(super) fn shared(&self) -> Arc<Shared> {
         Arc::clone(&self.0)
+    }
+
+    /// What they were sent of ours, by [`Server`](super::Server)s of these peers.
+    pub fn served(&self) -> Served {
+        self.0.served.now()
     }
 
     /// All peers, and how they are.

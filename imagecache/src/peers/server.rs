@@ -35,6 +35,7 @@ use super::hosts::OWN;
 use super::keeper::Way;
 use super::patient::Patient;
 use super::request::{Asked, FAILED, PEER, PROGRESS, asked, range, wait};
+use super::served::Upload;
 use crate::blobs::Blob;
 use crate::fetch::Bandwidth;
 use crate::manifest::{CONFIG_LIMIT, media_type};
@@ -383,13 +384,14 @@ impl Serving {
         let body = if request.method() == Method::HEAD {
             small(Bytes::new())
         } else {
-            let Ok(_place) = self.queue.try_acquire() else {
+            let Ok(_queued) = self.queue.try_acquire() else {
                 return busy("too many uploads");
             };
-            let upload = Arc::clone(&self.uploads).acquire_owned();
-            let Ok(Ok(upload)) = tokio::time::timeout(QUEUE, upload).await else {
+            let place = Arc::clone(&self.uploads).acquire_owned();
+            let Ok(Ok(place)) = tokio::time::timeout(QUEUE, place).await else {
                 return busy("too many uploads");
             };
+            let upload = Upload::begin(Arc::clone(&self.peers.served), place);
             part(blob.file, sent.clone(), Arc::clone(&self.bandwidth), upload)
         };
         let mut response = Response::new(body);
