@@ -181,6 +181,8 @@ impl Status {
                 news
             }
             Report::Refused { request, code } => {
+                // The status that says so may come behind it.
+                self.stopping |= *code == Refusal::Stopping;
                 self.refused = Some(Refused {
                     request: *request,
                     code: *code,
@@ -313,6 +315,17 @@ mod tests {
             status: ExitStatus::Code(3),
             oom: false,
             generation,
+        }
+    }
+
+    #[test]
+    fn who_refuses_because_it_stops_is_stopping() {
+        let mut status = Status::default();
+        for (code, stopping) in [(Refusal::NotArmed, false), (Refusal::Stopping, true)] {
+            let request = Some(RequestKind::Start);
+            status.apply(&Report::Refused { request, code });
+            assert_eq!(status.stopping, stopping, "{code:?}");
+            assert_eq!(status.refused, Some(Refused { request, code }));
         }
     }
 
