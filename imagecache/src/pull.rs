@@ -19,7 +19,8 @@ use crate::receipt::{LayerReceipt, Origin, Receipt};
 use crate::registry::Registry;
 use crate::unpack::{self, Parts, Unpacked};
 use crate::{
-    ContentStore, Descriptor, Digest, Layer, Reference, StoreError, Unpacker, chain_ids, fetch,
+    ContentStore, Descriptor, Digest, Layer, Reference, StoreError, UnpackError, Unpacker,
+    chain_ids, fetch,
 };
 
 /// How to pull.
@@ -244,14 +245,7 @@ impl Cache {
         entry: &Entry,
     ) -> Result<Vec<LayerReceipt>, PullError> {
         let chain = chain(image);
-        // From the top down: what lies below an unpacked layer is unpacked.
-        let mut present = 0;
-        for position in (0..chain.len()).rev() {
-            if unpacker.unpacked(&chain[position].chain_id).await? {
-                present = position + 1;
-                break;
-            }
-        }
+        let present = unpacked_below(&chain, unpacker).await?;
         entry.layers(&image.layers, present);
         let parts = Parts {
             unpacker,
@@ -267,6 +261,25 @@ impl Cache {
             .chain(now.map(|(layer, unpacked)| receipt(layer, Some(unpacked))))
             .collect())
     }
+}
+
+/// How many layers of `chain`, from the bottom up, are unpacked. What lies below an unpacked layer
+/// is unpacked: so the topmost is looked for by halves.
+async fn unpacked_below<U: Unpacker>(chain: &[Layer], unpacker: &U) -> Result<usize, UnpackError> {
+    let (mut present, mut absent) = (0, chain.len() + 1);
+    // The whole image is asked for first: mostly it is there, or nothing is.
+    let mut look = chain.len();
+    while let Some(layer) = look.checked_sub(1).and_then(|position| chain.get(position)) {
+        match unpacker.unpacked(&layer.chain_id).await? {
+            true => present = look,
+            false => absent = look,
+        }
+        if absent - present == 1 {
+            break;
+        }
+        look = present.midpoint(absent);
+    }
+    Ok(present)
 }
 
 /// The receipt of an image whose layers came like this, since `begin`.

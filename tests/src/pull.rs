@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::agent::Agent;
 use crate::containerd::Containerd;
 use crate::ground::Ground;
+use crate::http::request_unix;
 use crate::image::layout::Layout;
 use crate::netns::Netns;
 use crate::process::tail;
@@ -205,6 +206,34 @@ impl Stage {
         let agent = self.agent.as_ref().context("no agent")?;
         agent.cli().run(&["image", "pull", reference])?.ok()?;
         Ok(())
+    }
+
+    /// Pulls what is here, so often, one after the other; returns how long each took, and the bytes
+    /// that came over the network for all.
+    pub fn pull_again(&self, reference: &str, times: usize) -> Result<(Vec<Duration>, u64)> {
+        let before = received(self.ground.netns())?;
+        let mut took = Vec::with_capacity(times);
+        for _ in 0..times {
+            let start = Instant::now();
+            self.pull_one(reference)?;
+            took.push(start.elapsed());
+        }
+        Ok((took, received(self.ground.netns())? - before))
+    }
+
+    /// The same by requests to the agent, without a program that is started for each.
+    pub fn ask_again(&self, reference: &str, times: usize) -> Result<(Vec<Duration>, u64)> {
+        let agent = self.agent.as_ref().context("no agent")?;
+        let body = serde_json::json!({ "reference": reference }).to_string();
+        let before = received(self.ground.netns())?;
+        let mut took = Vec::with_capacity(times);
+        for _ in 0..times {
+            let (socket, target) = (agent.socket(), "/v1/images/pull");
+            let (answer, elapsed) = request_unix(socket, "POST", target, body.as_bytes(), LONGEST)?;
+            ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+            took.push(elapsed);
+        }
+        Ok((took, received(self.ground.netns())? - before))
     }
 
     /// Runs a program that has to succeed; returns its largest resident memory.

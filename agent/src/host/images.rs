@@ -29,19 +29,9 @@ impl<E: Effects> Node<E> {
         let images = &self.executor.images;
         let look = async {
             let listed = images.list().await.map_err(|error| refused(&error))?;
-            Ok::<_, Problem>((listed, self.images_needed().await?))
+            Ok((listed, self.images_needed().await?))
         };
-        let (listed, needs) = match tokio::time::timeout(LOOK_DEADLINE, look).await {
-            Ok(looked) => looked?,
-            Err(_) => {
-                let detail = format!(
-                    "containerd does not say within {} s what it has of the images; {} pulls are under way",
-                    LOOK_DEADLINE.as_secs(),
-                    images.under_way().len()
-                );
-                return Err(Problem::new(ProblemCode::Unavailable, detail));
-            }
-        };
+        let (listed, needs) = self.soon(look).await?;
         let document = |(record, ready)| document(record, ready, &needs);
         Ok(ImageList {
             images: listed.into_iter().map(document).collect(),
@@ -117,10 +107,26 @@ impl<E: Effects> Node<E> {
     }
 
     async fn image_document(&self, name: &str) -> Result<ImageDocument, Problem> {
-        let listed = self.list_images().await?;
-        let mut images = listed.images.into_iter();
-        let found = images.find(|image| image.reference == name);
-        found.ok_or_else(|| Problem::not_found("image", name))
+        let look = async {
+            let looked = self.executor.images.look(name).await;
+            let looked = looked.map_err(|error| refused(&error))?;
+            let (record, ready) = looked.ok_or_else(|| Problem::not_found("image", name))?;
+            Ok(document(record, ready, &self.images_needed().await?))
+        };
+        self.soon(look).await
+    }
+
+    /// What containerd says, or that it does not say it in time.
+    async fn soon<T>(&self, look: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+        let looked = tokio::time::timeout(LOOK_DEADLINE, look).await;
+        looked.unwrap_or_else(|_| {
+            let detail = format!(
+                "containerd does not say within {} s what it has of the images; {} pulls are under way",
+                LOOK_DEADLINE.as_secs(),
+                self.executor.images.under_way().len()
+            );
+            Err(Problem::new(ProblemCode::Unavailable, detail))
+        })
     }
 
     pub(super) async fn verify_images(

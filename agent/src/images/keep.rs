@@ -75,13 +75,28 @@ impl Images {
         let records = self.records().await?;
         let mut list = Vec::with_capacity(records.len());
         for record in records {
-            let ready = match record.reference.parse::<Reference>() {
-                Ok(reference) => self.containerd.is_ready(&reference).await?,
-                Err(_) => false,
-            };
+            let ready = self.is_ready(&record).await?;
             list.push((record, ready));
         }
         Ok(list)
+    }
+
+    /// The record of one, by its full name, with whether it is ready.
+    pub async fn look(&self, name: &str) -> Result<Option<(Record, bool)>, KeepError> {
+        let (records, name) = (self.cache.records().clone(), name.to_owned());
+        let record = self.blocking(move || Ok(records.get(&name)?)).await?;
+        let Some(record) = record else {
+            return Ok(None);
+        };
+        let ready = self.is_ready(&record).await?;
+        Ok(Some((record, ready)))
+    }
+
+    async fn is_ready(&self, record: &Record) -> Result<bool, KeepError> {
+        match record.reference.parse::<Reference>() {
+            Ok(reference) => Ok(self.containerd.is_ready(&reference).await?),
+            Err(_) => Ok(false),
+        }
     }
 
     async fn records(&self) -> Result<Vec<Record>, KeepError> {

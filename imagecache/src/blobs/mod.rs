@@ -3,7 +3,7 @@
 //! ```text
 //! blobs/sha256/<hex>      whole and verified; nothing else ever has a name here
 //! partial/<hex>           on its way; whoever writes it holds a flock(2) on it
-//! partial/<hex>.map       which pieces of it are there: one byte for each
+//! partial/<hex>.map       which pieces of it are there: one byte for each, where there are several
 //! unsettled/<boot>/<hex>  verified in this boot, and perhaps not on the disk yet
 //! ```
 //!

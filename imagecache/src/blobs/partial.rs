@@ -22,7 +22,8 @@ const PIECE: u64 = 1 << 20;
 pub struct Partial {
     file: File,
     path: PathBuf,
-    map: File,
+    /// Which pieces are there; none of a blob of one piece, of which all is lost by a kill.
+    map: Option<File>,
     target: PathBuf,
     digest: Digest,
     size: u64,
@@ -56,27 +57,30 @@ impl Partial {
         unsettled: Unsettled,
     ) -> Result<Self, BlobsError> {
         let map_path = map_of(&path);
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(false);
-        let map = options
-            .open(&map_path)
-            .map_err(failed("create", &map_path))?;
+        let map = match blob.size {
+            ..=PIECE => None,
+            _ => Some(open_map(&map_path)?),
+        };
         let mut present = Ranges::default();
         let length = file.metadata().map_err(failed("look at", &path))?.len();
         if length == blob.size {
-            let pieces = usize::try_from(blob.size.div_ceil(PIECE)).unwrap_or(0);
-            let mut there = Vec::new();
-            io::Read::read_to_end(&mut io::Read::take(&map, pieces as u64), &mut there)
-                .map_err(failed("read", &map_path))?;
-            for (piece, there) in there.iter().enumerate() {
-                if *there == 1 {
-                    let start = piece as u64 * PIECE;
-                    present.add(start..(start + PIECE).min(blob.size));
+            if let Some(map) = &map {
+                let pieces = usize::try_from(blob.size.div_ceil(PIECE)).unwrap_or(0);
+                let mut there = Vec::new();
+                io::Read::read_to_end(&mut io::Read::take(map, pieces as u64), &mut there)
+                    .map_err(failed("read", &map_path))?;
+                for (piece, there) in there.iter().enumerate() {
+                    if *there == 1 {
+                        let start = piece as u64 * PIECE;
+                        present.add(start..(start + PIECE).min(blob.size));
+                    }
                 }
             }
         } else {
             // New, or of somebody who was wrong about the size.
-            map.set_len(0).map_err(failed("truncate", &map_path))?;
+            if let Some(map) = &map {
+                map.set_len(0).map_err(failed("truncate", &map_path))?;
+            }
             file.set_len(0).map_err(failed("truncate", &path))?;
             file.set_len(blob.size).map_err(failed("extend", &path))?;
         }
@@ -138,10 +142,10 @@ impl Partial {
             ranges.present.add(range.clone());
             let whole = whole_pieces(&ranges.present, &range, self.size);
             drop(ranges);
-            if !whole.is_empty() {
+            if let Some(map) = self.map.as_ref().filter(|_| !whole.is_empty()) {
                 let ones = vec![1; usize::try_from(whole.end - whole.start).unwrap_or(0)];
                 let path = map_of(&self.path);
-                let marked = self.map.write_all_at(&ones, whole.start);
+                let marked = map.write_all_at(&ones, whole.start);
                 marked.map_err(failed("write", &path))?;
             }
         }
@@ -231,6 +235,12 @@ impl Partial {
 fn missing(present: &Ranges, size: u64) -> u64 {
     let gaps = present.gaps(0..size);
     gaps.iter().map(|gap| gap.end - gap.start).sum()
+}
+
+fn open_map(path: &Path) -> Result<File, BlobsError> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path).map_err(failed("create", path))
 }
 
 fn map_of(path: &Path) -> PathBuf {

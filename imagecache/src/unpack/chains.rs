@@ -12,8 +12,8 @@ use crate::Digest;
 pub(super) struct Chains(Arc<Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>>);
 
 impl Chains {
-    /// Waits until nobody else is at this chain.
-    pub async fn lock(&self, chain: &Digest) -> OwnedMutexGuard<()> {
+    /// Waits until nobody else is at this chain; says whether somebody was.
+    pub async fn lock(&self, chain: &Digest) -> (OwnedMutexGuard<()>, bool) {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match locks.get(chain).and_then(Weak::upgrade) {
@@ -26,6 +26,9 @@ impl Chains {
                 }
             }
         };
-        lock.lock_owned().await
+        match Arc::clone(&lock).try_lock_owned() {
+            Ok(guard) => (guard, false),
+            Err(_) => (lock.lock_owned().await, true),
+        }
     }
 }

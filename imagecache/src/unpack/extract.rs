@@ -17,6 +17,10 @@ use crate::layer::{Applied, Limits, Marks, apply};
 /// Bytes that a layer may have beside its files: headers, padding, zeros behind the end.
 const BESIDE: u64 = 1 << 30;
 
+/// Of a layer whose blob has at most so many bytes, all files are written by the thread that reads
+/// it: threads of its own would take longer to start, and other layers take the other cores.
+const SMALL: u64 = 1 << 20;
+
 /// Extracts layers: so many at a time for all pulls of the process.
 #[derive(Debug, Clone)]
 pub struct Extraction {
@@ -63,19 +67,17 @@ impl Extraction {
             None => Marks::Remove,
             Some(_) => Marks::Overlay,
         };
+        let writers = match blob.size {
+            ..=SMALL => 0,
+            _ => self.writers,
+        };
         let inflated = Bounded {
             from: inflate::open(blob.file).map_err(read)?,
             left: self.limits.bytes.saturating_add(BESIDE),
         };
         let hashing = Hashing::new(inflated).map_err(read)?;
         let mut archive = Reader::new(hashing, Bounds::default());
-        let applied = apply(
-            &mut archive,
-            root.as_fd(),
-            marks,
-            &self.limits,
-            self.writers,
-        );
+        let applied = apply(&mut archive, root.as_fd(), marks, &self.limits, writers);
         let applied = applied.map_err(extract)?;
         let hashing = archive.drain().map_err(|error| extract(error.into()))?;
         let got = hashing.finish().map_err(read)?;

@@ -64,9 +64,9 @@ async fn one<'f, U: Unpacker>(
     below: Option<oneshot::Receiver<()>>,
     tell: &(dyn Fn(Stage) + Sync),
 ) -> Result<Unpacked, PullError> {
-    // Another pull may be at this chain, or have finished it.
-    let _lock = parts.extraction.chains.lock(&layer.chain_id).await;
-    if parts.unpacker.unpacked(&layer.chain_id).await? {
+    let (_lock, somebody_was) = parts.extraction.chains.lock(&layer.chain_id).await;
+    // Nobody asks again for what was not there a moment ago, unless another pull was at it.
+    if somebody_was && parts.unpacker.unpacked(&layer.chain_id).await? {
         return Ok(Unpacked {
             fetched: None,
             unpacking: Duration::ZERO,

@@ -3,6 +3,7 @@
 //! As containerd has it (`pkg/archive`, `mkparent`): owner, mode, attributes and times of the first
 //! lower layer that has something of that name; nothing where that is no directory.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -40,7 +41,14 @@ pub(super) fn inherit(
         .iter()
         .map(|path| Ok((path, open_root(path)?)))
         .collect::<Result<_, UnpackError>>()?;
+    // From the top down: where nothing is below a directory, nothing is below those in it.
+    let mut new: HashSet<&Path> = HashSet::new();
     for path in implicit {
+        if path.parent().is_some_and(|above| new.contains(above)) {
+            new.insert(path);
+            continue;
+        }
+        let mut is_new = true;
         for (below, below_root) in &lower {
             let found = directory(below_root, path);
             match found.map_err(UnpackError::io("look below", below.join(path)))? {
@@ -55,9 +63,13 @@ pub(super) fn inherit(
                         copy(&from, &like, &to)
                     };
                     set().map_err(UnpackError::io("set owner and mode of", tree.join(path)))?;
+                    is_new = false;
                     break;
                 }
             }
+        }
+        if is_new {
+            new.insert(path);
         }
     }
     Ok(())
