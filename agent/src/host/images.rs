@@ -47,11 +47,7 @@ impl<E: Effects> Node<E> {
             .ensure(&name)
             .await
             .map_err(|error| unpulled(&error))?;
-        if request.pin {
-            self.pin_image(&name, true).await
-        } else {
-            self.image_document(&name).await
-        }
+        self.document_of_ready(&name, request.pin).await
     }
 
     pub(super) async fn import_images(
@@ -64,10 +60,7 @@ impl<E: Effects> Node<E> {
         let imported = imported.await.map_err(|error| refused(&error))?;
         let mut documents = Vec::with_capacity(imported.len());
         for name in imported {
-            documents.push(match request.pin {
-                true => self.pin_image(&name, true).await?,
-                false => self.image_document(&name).await?,
-            });
+            documents.push(self.document_of_ready(&name, request.pin).await?);
         }
         Ok(ImportResult { images: documents })
     }
@@ -101,18 +94,26 @@ impl<E: Effects> Node<E> {
         pinned: bool,
     ) -> Result<ImageDocument, Problem> {
         let name = full_name(reference)?;
-        let pin = self.executor.images.pin(&name, pinned).await;
-        pin.map_err(|error| refused(&error))?;
-        self.image_document(&name).await
-    }
-
-    async fn image_document(&self, name: &str) -> Result<ImageDocument, Problem> {
+        let images = &self.executor.images;
+        let pin = images.pin(&name, pinned).await;
+        let record = pin.map_err(|error| refused(&error))?;
         let look = async {
-            let looked = self.executor.images.look(name).await;
-            let looked = looked.map_err(|error| refused(&error))?;
-            let (record, ready) = looked.ok_or_else(|| Problem::not_found("image", name))?;
+            let ready = images.is_ready(&record).await;
+            let ready = ready.map_err(|error| refused(&error))?;
             Ok(document(record, ready, &self.images_needed().await?))
         };
+        self.soon(look).await
+    }
+
+    /// What is known of an image that was made ready a moment ago, and perhaps is to be pinned.
+    async fn document_of_ready(&self, name: &str, pin: bool) -> Result<ImageDocument, Problem> {
+        let images = &self.executor.images;
+        let record = match pin {
+            true => images.pin(name, true).await,
+            false => images.recorded(name).await,
+        };
+        let record = record.map_err(|error| refused(&error))?;
+        let look = async { Ok(document(record, true, &self.images_needed().await?)) };
         self.soon(look).await
     }
 

@@ -81,18 +81,18 @@ impl Images {
         Ok(list)
     }
 
-    /// The record of one, by its full name, with whether it is ready.
-    pub async fn look(&self, name: &str) -> Result<Option<(Record, bool)>, KeepError> {
+    /// The record of one, by its full name.
+    pub async fn recorded(&self, name: &str) -> Result<Record, KeepError> {
         let (records, name) = (self.cache.records().clone(), name.to_owned());
-        let record = self.blocking(move || Ok(records.get(&name)?)).await?;
-        let Some(record) = record else {
-            return Ok(None);
-        };
-        let ready = self.is_ready(&record).await?;
-        Ok(Some((record, ready)))
+        self.blocking(move || {
+            let record = records.get(&name)?;
+            record.ok_or(KeepError::NotFound { reference: name })
+        })
+        .await
     }
 
-    async fn is_ready(&self, record: &Record) -> Result<bool, KeepError> {
+    /// Whether what a record is about is still there.
+    pub async fn is_ready(&self, record: &Record) -> Result<bool, KeepError> {
         match record.reference.parse::<Reference>() {
             Ok(reference) => Ok(self.containerd.is_ready(&reference).await?),
             Err(_) => Ok(false),
