@@ -28,6 +28,9 @@ use crate::registry::{PORT, Registry};
 pub const PEERS: u16 = 7070;
 /// What hosts know each other by.
 pub const TOKEN: &str = "the-token-of-this-swarm";
+/// The hierarchy of cgroup 1 that limits processor time, and how often it counts anew.
+const CPU_CGROUPS: &str = "/sys/fs/cgroup/cpu";
+const CPU_PERIOD_US: u64 = 20_000;
 /// The switch.
 const SWITCH: &str = "br0";
 
@@ -125,6 +128,28 @@ impl Swarm {
         netns
             .command("tc", &[&words[..], &more[..]].concat())
             .map(drop)
+    }
+
+    /// Each host gets so many cores, less than one or several, as if it had them for itself: its
+    /// agent and its containerd. Takes cgroup 1.
+    pub fn limit_cores(&self, cores: f64) -> Result<()> {
+        for host in &self.hosts {
+            let parent = host.ground.cgroup_parent();
+            let group = Path::new(CPU_CGROUPS).join(parent.trim_start_matches('/'));
+            let write = |file: &str, value: u64| {
+                let file = group.join(file);
+                fs::write(&file, value.to_string()).with_context(|| format!("write {file:?}"))
+            };
+            fs::create_dir_all(&group).with_context(|| format!("create {group:?}"))?;
+            write("cpu.cfs_period_us", CPU_PERIOD_US)?;
+            write("cpu.cfs_quota_us", (cores * CPU_PERIOD_US as f64) as u64)?;
+            let agent = host.agent.pid().context("no agent")?;
+            let containerd = host.containerd.pid().context("no containerd")?;
+            for pid in [agent, containerd] {
+                write("cgroup.procs", pid.into())?;
+            }
+        }
+        Ok(())
     }
 
     /// Bytes that the registry sent so far, with all that belongs to them.

@@ -21,26 +21,41 @@ struct Case {
     image: fn() -> Result<Layout>,
     /// What the registry's link gives, in Mbit/s; none is what the machine gives.
     rate: Option<u32>,
+    /// What each host has for itself, alone or not; none shares the machine's with the others.
+    cores: Option<f64>,
     times: usize,
 }
 
-const CASES: [Case; 3] = [
+/// So that eight hosts, a registry and the switch fit on two cores.
+const OWN: Option<f64> = Some(0.2);
+
+const CASES: [Case; 4] = [
     Case {
         name: "100 Mbit/s",
         image: || cached::one_of_many(0),
         rate: Some(100),
+        cores: OWN,
         times: 3,
     },
     Case {
         name: "no limit",
         image: || cached::one_of_many(0),
         rate: None,
+        cores: OWN,
         times: 3,
     },
     Case {
         name: "100 layers",
         image: cached::hundred_layers,
         rate: Some(100),
+        cores: OWN,
+        times: 3,
+    },
+    Case {
+        name: "no limit, shared cores",
+        image: || cached::one_of_many(0),
+        rate: None,
+        cores: None,
         times: 3,
     },
 ];
@@ -91,15 +106,19 @@ fn measure_case(case: &Case, times: usize, version: &mut Option<String>) -> Resu
     let (mut alone, mut herds) = (Vec::new(), Vec::new());
     for time in 1..=times {
         eprintln!("{}: {time} of {times}", case.name);
-        alone.push(pull(1, Sharing::Off, &image, case.rate, version)?);
-        herds.push(pull(HOSTS, Sharing::On, &image, case.rate, version)?);
+        alone.push(pull(1, Sharing::Off, &image, case, version)?);
+        herds.push(pull(HOSTS, Sharing::On, &image, case, version)?);
     }
     let link = match case.rate {
         Some(rate) => format!("the registry's link {rate} Mbit/s"),
         None => "no link limited".to_owned(),
     };
+    let cores = match case.cores {
+        Some(cores) => format!("each host has {cores} cores, alone or not"),
+        None => format!("{HOSTS} hosts share the cores that one alone has"),
+    };
     let state = format!(
-        "{HOSTS} hosts share the cores; image of {} MB; {link}; empty stores, the registry's files in the page cache",
+        "{cores}; image of {} MB; {link}; empty stores, the registry's files in the page cache",
         image.size() / 1_000_000
     );
     let of = |herds: &[Herd], figure: fn(&Herd) -> f64| herds.iter().map(figure).collect();
@@ -127,7 +146,7 @@ fn pull(
     hosts: u8,
     sharing: Sharing,
     image: &Layout,
-    rate: Option<u32>,
+    case: &Case,
     version: &mut Option<String>,
 ) -> Result<Herd> {
     let swarm = Swarm::new(hosts, sharing, "pull_timeout = \"20m\"\n")?;
@@ -136,8 +155,11 @@ fn pull(
     }
     image.warm()?;
     image.place(&swarm.registry, "image:1")?;
-    if let Some(rate) = rate {
+    if let Some(rate) = case.rate {
         swarm.pace(rate)?;
+    }
+    if let Some(cores) = case.cores {
+        swarm.limit_cores(cores)?;
     }
     rustix::fs::sync();
     let reference = Swarm::reference("image:1");
