@@ -42,5 +42,6 @@ pub use records::{Record, RecordedLayer, Records, RecordsError};
 pub use reference::{InvalidReference, Reference};
 pub use store::{Begun, BlobWriter, ContentStore, StoreError};
 pub use unpack::{
-    Extraction, Layer, Prepared, Snapshot, Tree, UnpackError, Unpacker, Workplace, chain_mark,
+    Extraction, Layer, Prepared, Recheck, Snapshot, Tree, UnpackError, Unpacker, Workplace,
+    chain_mark,
 };

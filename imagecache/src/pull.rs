@@ -244,7 +244,7 @@ impl Cache {
         urgency: Urgency,
         entry: &Entry,
     ) -> Result<Vec<LayerReceipt>, PullError> {
-        let chain = chain(image);
+        let chain = image.chain();
         let present = unpacked_below(&chain, unpacker).await?;
         entry.layers(&image.layers, present);
         let parts = Parts {
@@ -417,19 +417,21 @@ fn assemble(
     })
 }
 
-fn chain(image: &Image) -> Vec<Layer> {
-    let mut parent = None;
-    let chain = chain_ids(&image.diff_ids);
-    image
-        .layers
-        .iter()
-        .zip(&image.diff_ids)
-        .zip(chain)
-        .map(|((blob, diff_id), chain_id)| Layer {
-            blob: blob.clone(),
-            diff_id: diff_id.clone(),
-            parent: parent.replace(chain_id.clone()),
-            chain_id,
-        })
-        .collect()
+impl Image {
+    /// What its layers are unpacked as, from the bottom up.
+    pub fn chain(&self) -> Vec<Layer> {
+        let mut parent = None;
+        let chain = chain_ids(&self.diff_ids);
+        self.layers
+            .iter()
+            .zip(&self.diff_ids)
+            .zip(chain)
+            .map(|((blob, diff_id), chain_id)| Layer {
+                blob: blob.clone(),
+                diff_id: diff_id.clone(),
+                parent: parent.replace(chain_id.clone()),
+                chain_id,
+            })
+            .collect()
+    }
 }

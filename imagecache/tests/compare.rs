@@ -65,6 +65,25 @@ fn a_copy_is_the_same_and_is_not_touched() {
 }
 
 #[test]
+fn the_time_of_a_mark_of_a_deletion_is_nobodys() {
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    sh(
+        "mkdir tree; mknod tree/gone c 0 0; mknod tree/null c 1 3",
+        place,
+    );
+    sh(
+        "cp -a tree copy; touch copy/gone; touch -r tree/gone copy/null tree/null",
+        place,
+    );
+    let same = compared(place, 10);
+    assert_eq!(said(&same), Vec::<String>::new());
+    assert_eq!(same.compared, 2);
+    sh("touch -d @1 copy/null", place);
+    assert_eq!(compared(place, 10).differences.len(), 1);
+}
+
+#[test]
 fn every_difference_is_found_from_both_sides() {
     let hour = "touch -h -d @1000000000";
     let cases = [

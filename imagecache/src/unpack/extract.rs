@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::chains::Chains;
+use super::turns::Turns;
 use super::{Layer, Tree, UnpackError};
 use crate::archive::{Bounds, Reader};
 use crate::blobs::Blob;
@@ -26,6 +27,7 @@ const SMALL: u64 = 1 << 20;
 pub struct Extraction {
     pub(super) places: Arc<Semaphore>,
     pub(super) chains: Chains,
+    pub(super) turns: Turns,
     writers: usize,
     limits: Limits,
 }
@@ -36,6 +38,7 @@ impl Extraction {
         Self {
             places: Arc::new(Semaphore::new(at_a_time.max(1))),
             chains: Chains::default(),
+            turns: Turns::default(),
             writers,
             limits,
         }
@@ -53,6 +56,7 @@ impl Extraction {
         layer: &Layer,
         blob: Blob,
         tree: &Tree,
+        turn: Turn,
     ) -> Result<Applied, UnpackError> {
         let read = |source| UnpackError::Read {
             layer: layer.blob.digest.clone(),
@@ -74,6 +78,10 @@ impl Extraction {
         let inflated = Bounded {
             from: inflate::open(blob.file).map_err(read)?,
             left: self.limits.bytes.saturating_add(BESIDE),
+            behind: match turn {
+                Turn::OfPull => None,
+                Turn::BehindPulls => Some(self.turns.clone()),
+            },
         };
         let hashing = Hashing::new(inflated).map_err(read)?;
         let mut archive = Reader::new(hashing, Bounds::default());
@@ -92,14 +100,28 @@ impl Extraction {
     }
 }
 
+/// Who waits for whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// Somebody waits for the image.
+    OfPull,
+    /// It rests while layers of pulls are extracted.
+    BehindPulls,
+}
+
 /// Ends what inflates without end.
 struct Bounded<R> {
     from: R,
     left: u64,
+    /// Those that go before each read.
+    behind: Option<Turns>,
 }
 
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(turns) = &self.behind {
+            turns.wait();
+        }
         let read = self.from.read(buffer)?;
         self.left = self
             .left

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{BoxFuture, try_join_all};
 use tokio::sync::oneshot;
 
+use super::extract::Turn;
 use super::implicit::inherit;
 use super::{Extraction, Layer, Snapshot, Tree, UnpackError, Unpacker};
 use crate::blobs::{Blob, Blobs, Check};
@@ -132,13 +133,14 @@ async fn extract(
     tree: Tree,
     extraction: &Extraction,
 ) -> Result<(Tree, Applied, Duration), UnpackError> {
+    let turn = extraction.turns.take();
     let place = extraction.places.clone().acquire_owned().await;
     let (layer, extraction) = (layer.clone(), extraction.clone());
     blocking(move || {
         // Held until the work ends, also when nobody waits for it any more.
-        let _place = place;
+        let (_turn, _place) = (turn, place);
         let begin = Instant::now();
-        let applied = extraction.run(&layer, blob, &tree)?;
+        let applied = extraction.run(&layer, blob, &tree, Turn::OfPull)?;
         Ok((tree, applied, begin.elapsed()))
     })
     .await
@@ -181,7 +183,7 @@ pub fn chain_mark(chain_id: &Digest) -> String {
     format!("chain-{}", chain_id.hex())
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, UnpackError> + Send + 'static,
 ) -> Result<T, UnpackError> {
     match tokio::task::spawn_blocking(work).await {

@@ -11,12 +11,15 @@ mod error;
 mod extract;
 mod image;
 mod implicit;
+mod recheck;
+mod turns;
 mod workplace;
 
 pub use error::UnpackError;
 pub use extract::Extraction;
 pub use image::chain_mark;
 pub(crate) use image::{Parts, Unpacked, layers};
+pub use recheck::Recheck;
 pub use workplace::{Tree, Workplace};
 
 use std::path::PathBuf;

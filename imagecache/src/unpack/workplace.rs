@@ -102,6 +102,15 @@ impl Tree {
         }
         Ok(())
     }
+
+    /// Removes it before it returns: whoever makes one tree after the other has one at a time.
+    pub(crate) fn remove(mut self) -> Result<(), UnpackError> {
+        if let Some(path) = self.path.take() {
+            let removed = fs::remove_dir_all(&path);
+            removed.map_err(UnpackError::io("remove", path))?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Tree {
