@@ -97,8 +97,8 @@ test-peers:
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test harness --test main_job --test containerd_faults --test app_faults \
 		--test registry_faults --test hostile_container --test exec \
-		--test images --test unpack --test image_faults --test image_kills --test image_presence \
-		--test shared_store
+		--test images --test unpack --test image_verify --test image_faults --test image_kills \
+		--test image_presence --test shared_store
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests --test kubelet -- --include-ignored
 	$(DEBUG) $(CONTAINERD_2) $(CARGO) test --locked --package nodeagent-tests \
 		--test crashes a_cold_activation

@@ -333,6 +333,34 @@ path = "{directory}/containerd/opt"
         tree
     }
 
+    /// Where `path` of an image lies on the disk, in the only layer that has it.
+    pub fn unpacked(&self, ground: &Ground, path: &str) -> Result<PathBuf> {
+        let snapshots = ground.path(SNAPSHOTS);
+        let mut found = Vec::new();
+        let list = || format!("list {}", snapshots.display());
+        for entry in fs::read_dir(&snapshots).with_context(list)? {
+            found.push(entry.with_context(list)?.path().join("fs").join(path));
+        }
+        found.retain(|file| file.symlink_metadata().is_ok());
+        match &found[..] {
+            [only] => Ok(only.clone()),
+            _ => anyhow::bail!("{path} lies at {found:?}"),
+        }
+    }
+
+    /// What lies in the directory in which agents extract layers, beside their own directories.
+    pub fn half_unpacked(&self, ground: &Ground) -> Result<Vec<PathBuf>> {
+        let workplace = ground.path(SNAPSHOTS).with_file_name("nodeagent");
+        let mut found = Vec::new();
+        let list = || format!("list {}", workplace.display());
+        for agent in fs::read_dir(&workplace).with_context(list)? {
+            for tree in fs::read_dir(agent.with_context(list)?.path()).with_context(list)? {
+                found.push(tree.with_context(list)?.path());
+            }
+        }
+        Ok(found)
+    }
+
     /// Ids of the leases in `namespace`.
     pub fn leases(&self, namespace: &str) -> Result<Vec<String>> {
         self.ask(async |channel| {

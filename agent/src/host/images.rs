@@ -10,11 +10,12 @@ use imagecache::{Receipt, Record, Reference, Retry};
 
 use super::answers::timestamp;
 use super::node::Node;
+use super::verified;
 use crate::api::v1::{
-    DamagedBlob, EvictRequest, EvictResult, EvictedImage, ExportRequest, ExportResult, Finding,
-    ImageDocument, ImageList, ImageReceipt, ImageRequest, ImageState, ImportRequest, ImportResult,
-    KeptImage, LayerReceipt, LayerStage, Problem, ProblemCode, PullDocument, PullLayer,
-    VerifyRequest, VerifyResult,
+    EvictRequest, EvictResult, EvictedImage, ExportRequest, ExportResult, Finding, ImageDocument,
+    ImageList, ImageReceipt, ImageRequest, ImageState, ImportRequest, ImportResult, KeptImage,
+    LayerReceipt, LayerStage, Problem, ProblemCode, PullDocument, PullLayer, VerifyRequest,
+    VerifyResult,
 };
 use crate::chain::chain;
 use crate::images::{KeepError, Needs, Overwrite};
@@ -36,6 +37,7 @@ impl<E: Effects> Node<E> {
         Ok(ImageList {
             images: listed.into_iter().map(document).collect(),
             pulls: images.under_way().into_iter().map(pull).collect(),
+            verification: images.verification().map(verified::under_way),
         })
     }
 
@@ -137,19 +139,7 @@ impl<E: Effects> Node<E> {
         let name = request.reference.as_deref().map(full_name).transpose()?;
         let verified = self.executor.images.verify(name.as_deref()).await;
         let verified = verified.map_err(|error| refused(&error))?;
-        let damaged = verified.damaged.into_iter();
-        Ok(VerifyResult {
-            right: verified.right,
-            bytes: verified.bytes,
-            absent: verified.absent,
-            damaged: damaged
-                .map(|(digest, got, images)| DamagedBlob {
-                    digest: digest.to_string(),
-                    got: got.to_string(),
-                    images,
-                })
-                .collect(),
-        })
+        Ok(verified::result(verified))
     }
 
     pub(super) async fn evict_images(&self, request: EvictRequest) -> Result<EvictResult, Problem> {

@@ -41,6 +41,7 @@ mod strays;
 mod tasks;
 mod trusted;
 mod upkeep;
+mod verified;
 mod volumes;
 mod watch;
 mod watchdog;

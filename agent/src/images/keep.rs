@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 
-use imagecache::blobs::{BlobsError, Check, Unsettled};
+use imagecache::blobs::{BlobsError, Unsettled};
 use imagecache::evict::{self, Budget, Candidate, Kept, Plan, Size};
 use imagecache::{Digest, Record, RecordsError, Reference, chain_ids};
 
@@ -38,20 +38,6 @@ pub enum KeepError {
     /// The work ended by a defect.
     #[error("the work ended: {0}")]
     Ended(String),
-}
-
-/// What was hashed again.
-#[derive(Debug, Default)]
-pub struct Verified {
-    /// Blobs that are right.
-    pub right: u32,
-    /// Bytes that were hashed.
-    pub bytes: u64,
-    /// Blobs that are not in our store.
-    pub absent: u32,
-    /// Blobs that were damaged and are gone: what they should have been, what they were, and the
-    /// images that have them.
-    pub damaged: Vec<(Digest, Digest, Vec<String>)>,
 }
 
 /// A layer that no image names is kept for this long: a pull that goes on needs it.
@@ -99,7 +85,7 @@ impl Images {
         }
     }
 
-    async fn records(&self) -> Result<Vec<Record>, KeepError> {
+    pub(super) async fn records(&self) -> Result<Vec<Record>, KeepError> {
         let records = self.cache.records().clone();
         self.blocking(move || Ok(records.list()?)).await
     }
@@ -111,46 +97,6 @@ impl Images {
         self.blocking(move || {
             let changed = records.change(&name, |record| record.pinned = pinned)?;
             changed.ok_or(KeepError::NotFound { reference: name })
-        })
-        .await
-    }
-
-    /// Hashes what lies on the disk, of one image or of all. What is damaged goes.
-    pub async fn verify(&self, reference: Option<&str>) -> Result<Verified, KeepError> {
-        let only = reference.map(parse).transpose()?;
-        let only = only.map(|reference| reference.to_string());
-        let records = self.records().await?;
-        let mut images: BTreeMap<Digest, Vec<String>> = BTreeMap::new();
-        let mut known = false;
-        for record in &records {
-            if only.as_ref().is_some_and(|only| *only != record.reference) {
-                continue;
-            }
-            known = true;
-            for digest in blobs(record) {
-                images
-                    .entry(digest)
-                    .or_default()
-                    .push(record.reference.clone());
-            }
-        }
-        if let Some(reference) = only.filter(|_| !known) {
-            return Err(KeepError::NotFound { reference });
-        }
-        let blobs = self.cache.blobs().clone();
-        self.blocking(move || {
-            let mut verified = Verified::default();
-            for (digest, images) in images {
-                match blobs.check(&digest)? {
-                    Check::Absent => verified.absent += 1,
-                    Check::Right { size } => {
-                        verified.right += 1;
-                        verified.bytes += size;
-                    }
-                    Check::Damaged { got } => verified.damaged.push((digest, got, images)),
-                }
-            }
-            Ok(verified)
         })
         .await
     }
@@ -273,7 +219,7 @@ impl Images {
 }
 
 /// Blobs of an image's layers.
-fn blobs(record: &Record) -> impl Iterator<Item = Digest> {
+pub(super) fn blobs(record: &Record) -> impl Iterator<Item = Digest> {
     let digests = record.layers.iter().map(|layer| layer.digest.parse());
     digests.filter_map(Result::ok)
 }
@@ -292,7 +238,7 @@ fn kept(record: &Record, needs: &Needs, held: &[String]) -> Option<Kept> {
 }
 
 /// Names of an image's unpacked layers from the bottom up.
-fn chains(record: &Record) -> Vec<Digest> {
+pub(super) fn chains(record: &Record) -> Vec<Digest> {
     let diff_ids: Result<Vec<Digest>, _> = record
         .layers
         .iter()
@@ -301,13 +247,9 @@ fn chains(record: &Record) -> Vec<Digest> {
     diff_ids.map(|ids| chain_ids(&ids)).unwrap_or_default()
 }
 
-/// Chains of an image that a former boot left unsettled, each with its mark.
-pub(super) fn suspect_chains(record: &Record, unsettled: &Unsettled) -> Vec<(String, String)> {
-    let chains = chains(record);
-    let marks = chains
-        .iter()
-        .map(|chain| (chain.to_string(), imagecache::chain_mark(chain)));
-    marks
-        .filter(|(_, mark)| unsettled.is_suspect(mark))
-        .collect()
+/// Chains of an image that a former boot left unsettled, from the bottom up.
+pub(super) fn suspect_chains(record: &Record, unsettled: &Unsettled) -> Vec<Digest> {
+    let mut chains = chains(record);
+    chains.retain(|chain| unsettled.is_suspect(&imagecache::chain_mark(chain)));
+    chains
 }

@@ -8,6 +8,7 @@ mod keep;
 pub mod listed;
 mod peers;
 mod transfer;
+mod verify;
 mod workers;
 
 use std::collections::HashMap;
@@ -22,20 +23,22 @@ use imagecache::peers::{Peers, Served};
 use imagecache::policy::{InvalidPolicy, Policy};
 use imagecache::progress::PullProgress;
 use imagecache::{
-    Afterwards, Cache, CacheError, Extraction, PullError, PullOptions, Receipt, Record, Reference,
+    Afterwards, Cache, CacheError, Digest, Extraction, PullError, PullOptions, Receipt, Record,
+    Reference,
 };
 use tokio::sync::{broadcast, watch};
 
 use crate::chain::chain;
 use crate::config;
-use crate::runtime::{Containerd, Image, Ready, RuntimeError, Unanswered, describe, of_pull};
+use crate::runtime::{Containerd, Fate, Image, Ready, RuntimeError, Unanswered, describe, of_pull};
 use peers::{Serving, Sharing};
 use workers::Workers;
 
 pub use belongs::{Belongs, Drift, Held, Listed};
-pub use keep::{Evicted, KeepError, Needs, Verified};
+pub use keep::{Evicted, KeepError, Needs};
 pub use peers::SharingError;
 pub use transfer::{FileError, Overwrite};
+pub use verify::{DamagedBlob, DamagedTree, NotCompared, TreeFate, Verification, Verified};
 
 type Pull = Shared<BoxFuture<'static, Result<Image, RuntimeError>>>;
 
@@ -79,6 +82,10 @@ pub struct Images {
     pulled: watch::Sender<()>,
     /// How pulls began and ended.
     news: broadcast::Sender<News>,
+    /// Who has it looks at what lies on the disk.
+    verifying: Arc<tokio::sync::Mutex<()>>,
+    /// How far that is.
+    verification: watch::Sender<Option<Verification>>,
     /// The server for peers.
     _serving: Option<Arc<Serving>>,
 }
@@ -130,6 +137,8 @@ impl Images {
             belongs: Belongs::default(),
             pulled: watch::Sender::new(()),
             news: broadcast::Sender::new(NEWS),
+            verifying: Arc::default(),
+            verification: watch::Sender::new(None),
             _serving: serving,
         })
     }
@@ -276,8 +285,7 @@ impl Images {
         reference: &Reference,
         urgency: Urgency,
     ) -> Result<(Image, Option<Receipt>), RuntimeError> {
-        let name = reference.to_string();
-        self.forget_what_is_suspect(&name).await?;
+        self.unpack_anew_what_is_suspect(reference).await?;
         let options = PullOptions {
             urgency,
             ..self.options
@@ -346,14 +354,23 @@ impl Images {
 
     /// An image that was unpacked shortly before power was lost is unpacked anew from blobs that
     /// are hashed again; where a container needs it already, that is told.
-    async fn forget_what_is_suspect(&self, name: &str) -> Result<(), RuntimeError> {
+    async fn unpack_anew_what_is_suspect(&self, reference: &Reference) -> Result<(), RuntimeError> {
+        let name = reference.to_string();
         let unsettled = self.cache.blobs().unsettled();
         if unsettled.all_suspects().is_empty() {
             return Ok(());
         }
-        let record = self.cache.records().get(name).ok().flatten();
-        let Some(record) = record else { return Ok(()) };
-        let suspects = keep::suspect_chains(&record, unsettled);
+        let records = self.cache.records().list().unwrap_or_default();
+        // By digest it may be here under another name only.
+        let digest = reference.digest().map(Digest::as_str);
+        let is_it = |record: &&Record| {
+            let digests = [&*record.target, &*record.digest];
+            record.reference == name || digest.is_some_and(|digest| digests.contains(&digest))
+        };
+        let Some(record) = records.iter().find(is_it) else {
+            return Ok(());
+        };
+        let suspects = keep::suspect_chains(record, unsettled);
         if suspects.is_empty() {
             return Ok(());
         }
@@ -362,16 +379,21 @@ impl Images {
             layers = suspects.len(),
             "power was lost before it was on the disk: it is unpacked anew"
         );
-        self.containerd.forget_image(name).await?;
-        for (chain_id, mark) in suspects {
-            if self.containerd.has_snapshot(&chain_id).await? {
-                tracing::error!(
+        for (chain_id, fate) in self.unpack_anew(&suspects, &records).await? {
+            match fate {
+                Fate::Anew => {}
+                Fate::Gone(why) => tracing::warn!(
                     image = name,
-                    chain_id,
+                    %chain_id,
+                    error = why,
+                    "it is not here any more, and pulled"
+                ),
+                Fate::Used(by) => tracing::error!(
+                    image = name,
+                    %chain_id,
+                    by = by.join(", "),
                     "it is used, so it is not unpacked anew: its files may be damaged"
-                );
-            } else if let Err(error) = unsettled.clear(&mark) {
-                tracing::warn!(error = chain(&error), "it stays suspect");
+                ),
             }
         }
         Ok(())

@@ -67,7 +67,7 @@ impl Images {
             images.settle_in_background();
             Ok(names)
         };
-        self.at_work("import images", work).await
+        self.at_work("import images", "archive", work).await
     }
 
     /// Writes images as a tar of an OCI layout that docker reads, too; bytes of the file. It is
@@ -91,19 +91,20 @@ impl Images {
             let written = move || write(export, &path, overwrite);
             images.blocking(written).await
         };
-        self.at_work("export images", work).await
+        self.at_work("export images", "archive", work).await
     }
 
     /// On the threads of pulls.
-    async fn at_work<T: Send + 'static>(
+    pub(super) async fn at_work<T: Send + 'static>(
         &self,
         operation: &'static str,
+        object: &str,
         work: impl Future<Output = Result<T, KeepError>> + Send + 'static,
     ) -> Result<T, KeepError> {
         let ended = |why: String| {
             KeepError::Runtime(RuntimeError::Unavailable {
                 operation,
-                object: "archive".to_owned(),
+                object: object.to_owned(),
                 source: Unanswered::Ended(why),
             })
         };

@@ -278,7 +278,7 @@ impl Containerd {
 
     /// Where layers are extracted: beside overlayfs's snapshots. Looked for once; none where
     /// another snapshotter is used, or its directory is not visible from here.
-    async fn workplace(&self) -> Result<Option<&Workplace>, RuntimeError> {
+    pub(super) async fn workplace(&self) -> Result<Option<&Workplace>, RuntimeError> {
         let open = async {
             let ours = self.connection.snapshotter();
             let snapshotters = self.snapshotters().await?;
@@ -299,6 +299,12 @@ impl Containerd {
         Ok(found.as_ref())
     }
 
+    /// The label of a config that keeps the unpacked layers.
+    pub(super) fn tie_to_snapshot(&self) -> String {
+        let snapshotter = self.connection.snapshotter();
+        format!("{}.{snapshotter}", labels::GC_REF_SNAPSHOT)
+    }
+
     /// Ties the parts of the image together for the collector, and records it.
     pub(super) async fn keep(
         &self,
@@ -307,11 +313,6 @@ impl Containerd {
     ) -> Result<(), RuntimeError> {
         let store = ContainerdStore::new(lease);
         let content = labels::GC_REF_CONTENT;
-        let snapshot = format!(
-            "{}.{}",
-            labels::GC_REF_SNAPSHOT,
-            self.connection.snapshotter()
-        );
         let mut of_manifest =
             BTreeMap::from([(format!("{content}.config"), image.config.digest.to_string())]);
         for (position, layer) in image.layers.iter().enumerate() {
@@ -320,7 +321,7 @@ impl Containerd {
         let mut ties = vec![
             (
                 &image.config,
-                BTreeMap::from([(snapshot, image.chain_id.to_string())]),
+                BTreeMap::from([(self.tie_to_snapshot(), image.chain_id.to_string())]),
             ),
             (&image.manifest, of_manifest),
         ];

@@ -26,6 +26,7 @@ mod snapshot;
 mod task;
 mod transfer;
 mod unpack;
+mod unpacked;
 mod usage;
 
 pub use container::Observed;
@@ -44,6 +45,7 @@ pub use passwd::{ResolvedUser, UserError, resolve_user};
 pub use snapshot::{Mount, RootfsMounts};
 pub use task::{ExitStatus, TaskState, TaskStatus};
 pub use transfer::TransferError;
+pub(crate) use unpacked::{Fate, View, Viewed};
 pub use usage::{MemoryUsage, Usage};
 
 use std::sync::Arc;

@@ -144,21 +144,9 @@ impl Containerd {
 
     /// Keys of all rootfs that [`Self::prepare_snapshot`] made and nobody removed.
     pub async fn list_snapshots(&self) -> Result<Vec<String>, RuntimeError> {
-        let request = self.connection.request(ListSnapshotsRequest {
-            snapshotter: self.connection.snapshotter(),
-            filters: vec![format!("labels.{:?}", labels::ROOTFS)],
-        });
-        let mut client = SnapshotsClient::new(self.connection.channel());
-        let list = async {
-            let mut pages = client.list(request).await?.into_inner();
-            let mut keys = Vec::new();
-            while let Some(page) = pages.message().await? {
-                keys.extend(page.info.into_iter().map(|info| info.name));
-            }
-            Ok(keys)
-        };
-        let listed = self.connection.answer(self.connection.slow(), list).await;
-        listed.map_err(|said| said.into_error("list", "snapshots"))
+        let ours = format!("labels.{:?}", labels::ROOTFS);
+        let listed = self.connection.snapshots(vec![ours]).await?;
+        Ok(listed.into_iter().map(|info| info.name).collect())
     }
 }
 
@@ -175,6 +163,25 @@ impl Connection {
             Err(Answer::NotFound) => Ok(None),
             Err(said) => Err(said.into_error("ask for snapshot", key)),
         }
+    }
+
+    /// The snapshots that one of `filters` is for; all when there are none.
+    pub(super) async fn snapshots(&self, filters: Vec<String>) -> Result<Vec<Info>, RuntimeError> {
+        let request = self.request(ListSnapshotsRequest {
+            snapshotter: self.snapshotter(),
+            filters,
+        });
+        let mut client = SnapshotsClient::new(self.channel());
+        let list = async {
+            let mut pages = client.list(request).await?.into_inner();
+            let mut found = Vec::new();
+            while let Some(page) = pages.message().await? {
+                found.extend(page.info);
+            }
+            Ok(found)
+        };
+        let listed = self.answer(self.slow(), list).await;
+        listed.map_err(|said| said.into_error("list", "snapshots"))
     }
 }
 

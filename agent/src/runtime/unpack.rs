@@ -242,27 +242,51 @@ impl Unpacker for ContainerdUnpacker<'_> {
     }
 }
 
-/// The directory that a prepared snapshot writes to, and those below it, the topmost first: what
-/// containerd's overlayfs mounts (`snapshots/overlay/overlay.go`, `mounts`).
+/// The directory that a prepared snapshot writes to, and those below it, the topmost first.
 fn directories(mounts: &[Mount]) -> Option<(PathBuf, Vec<PathBuf>)> {
-    let [mount] = mounts else { return None };
-    let option = |name: &str| {
-        mount
-            .options
-            .iter()
-            .find_map(|option| option.strip_prefix(name))
-    };
-    // Marks of deletion would be other attributes.
-    if mount.options.iter().any(|option| option == "userxattr") {
-        return None;
+    match Mounted::of(mounts)? {
+        Mounted::One(directory) => Some((directory, Vec::new())),
+        Mounted::Overlay { upper, lower } => Some((upper?, lower)),
     }
-    match mount.r#type.as_str() {
-        "bind" => Some((PathBuf::from(&mount.source), Vec::new())),
-        "overlay" => {
-            let lower = option("lowerdir=")?.split(':').map(PathBuf::from).collect();
-            Some((PathBuf::from(option("upperdir=")?), lower))
+}
+
+/// The directories of a view, the topmost first: one for each layer.
+pub(super) fn directories_of_view(mounts: &[Mount]) -> Option<Vec<PathBuf>> {
+    match Mounted::of(mounts)? {
+        Mounted::One(directory) => Some(vec![directory]),
+        Mounted::Overlay { lower, .. } => Some(lower),
+    }
+}
+
+/// What containerd's overlayfs mounts (`snapshots/overlay/overlay.go`, `mounts`).
+enum Mounted {
+    /// One directory.
+    One(PathBuf),
+    /// Several: the one that is written to, where there is one, and those below it, the topmost
+    /// first.
+    Overlay {
+        upper: Option<PathBuf>,
+        lower: Vec<PathBuf>,
+    },
+}
+
+impl Mounted {
+    fn of(mounts: &[Mount]) -> Option<Self> {
+        let [mount] = mounts else { return None };
+        let options = || mount.options.iter();
+        let option = |name: &str| options().find_map(|option| option.strip_prefix(name));
+        // Marks of deletion would be other attributes.
+        if options().any(|option| option == "userxattr") {
+            return None;
         }
-        _ => None,
+        match mount.r#type.as_str() {
+            "bind" => Some(Self::One(PathBuf::from(&mount.source))),
+            "overlay" => Some(Self::Overlay {
+                upper: option("upperdir=").map(PathBuf::from),
+                lower: option("lowerdir=")?.split(':').map(PathBuf::from).collect(),
+            }),
+            _ => None,
+        }
     }
 }
 

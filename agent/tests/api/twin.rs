@@ -486,6 +486,7 @@ impl Host for Twin {
         Ok(ImageList {
             images,
             pulls: Vec::new(),
+            verification: None,
         })
     }
 
@@ -518,6 +519,29 @@ impl Host for Twin {
                 got: format!("sha256:{}", "b".repeat(64)),
                 images: vec!["r.lan/web:1".to_owned()],
             }],
+            unpacked: UnpackedResult {
+                right: 2,
+                not_compared: vec![
+                    not_compared(WhyNotCompared::BlobAbsent, None),
+                    not_compared(WhyNotCompared::Failed, Some("no space left on device")),
+                ],
+                damaged: vec![
+                    damaged_layer("c", DamagedState::UnpackedAnew),
+                    DamagedLayer {
+                        more: true,
+                        used_by: vec!["web-1.g3".to_owned()],
+                        ..damaged_layer("d", DamagedState::Used)
+                    },
+                    DamagedLayer {
+                        error: Some("layer sha256:ee is not in the store".to_owned()),
+                        ..damaged_layer("e", DamagedState::Gone)
+                    },
+                    DamagedLayer {
+                        error: Some("containerd did not answer".to_owned()),
+                        ..damaged_layer("f", DamagedState::Kept)
+                    },
+                ],
+            },
         })
     }
 
@@ -980,5 +1004,26 @@ fn app_images() -> AppImages {
             digest: format!("sha256:{}", "d".repeat(64)),
             seen_at: Timestamp::from_unix_millis(1_790_000_100_000).unwrap(),
         }),
+    }
+}
+
+fn not_compared(why: WhyNotCompared, error: Option<&str>) -> NotCompared {
+    NotCompared {
+        why,
+        layers: 1,
+        error: error.map(str::to_owned),
+    }
+}
+
+fn damaged_layer(hex: &str, state: DamagedState) -> DamagedLayer {
+    DamagedLayer {
+        chain_id: format!("sha256:{}", "9".repeat(64)),
+        layer: format!("sha256:{}", hex.repeat(64)),
+        images: vec!["r.lan/web:1".to_owned(), "r.lan/api:2".to_owned()],
+        differences: vec!["\"usr/bin/web\": other content".to_owned()],
+        more: false,
+        state,
+        used_by: Vec::new(),
+        error: None,
     }
 }

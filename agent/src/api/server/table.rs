@@ -279,7 +279,7 @@ pub const ROUTES: &[Route] = &{
             Post,
             "/v1/images/verify",
             Some(Admin),
-            "Hash what lies on the disk; what is damaged goes",
+            "Look at what lies on the disk: layers, and what was unpacked of them; what is damaged goes",
         ),
         route(
             EvictImages,

@@ -13,6 +13,22 @@ pub struct ImageList {
     pub images: Vec<ImageDocument>,
     /// Pulls under way, by name.
     pub pulls: Vec<PullDocument>,
+    /// The look at what lies on the disk that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<VerificationDocument>,
+}
+
+/// How far a look at what lies on the disk is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerificationDocument {
+    /// The image whose unpacked layers are compared; absent while blobs are hashed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Blobs and unpacked layers that were looked at.
+    pub done: u32,
+    /// Of so many.
+    pub of: u32,
 }
 
 /// An image that was made ready on this host.
@@ -180,6 +196,88 @@ pub struct VerifyResult {
     pub absent: u32,
     /// Blobs that were damaged. They are gone, and are fetched again when they are needed.
     pub damaged: Vec<DamagedBlob>,
+    /// Unpacked layers, each compared with its blob.
+    pub unpacked: UnpackedResult,
+}
+
+/// What was found of unpacked layers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnpackedResult {
+    /// Unpacked layers that are what their blobs say: names, owners, modes, times, attributes,
+    /// links and content.
+    pub right: u32,
+    /// Unpacked layers that were not compared, by the reason.
+    pub not_compared: Vec<NotCompared>,
+    /// Unpacked layers that are damaged.
+    pub damaged: Vec<DamagedLayer>,
+}
+
+/// Unpacked layers that were not compared for one reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NotCompared {
+    /// The reason.
+    pub why: WhyNotCompared,
+    /// How many.
+    pub layers: u32,
+    /// With `failed`: what.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Why an unpacked layer was not compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum WhyNotCompared {
+    /// Its blob is not in our store: dropped after unpacking, or never pulled by us.
+    BlobAbsent,
+    /// containerd does not have it unpacked.
+    NotUnpacked,
+    /// It is not overlayfs's, or its directory is not visible for the agent.
+    OutOfSight,
+    /// The comparison failed.
+    Failed,
+}
+
+/// An unpacked layer that is not what its blob says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DamagedLayer {
+    /// Its name in containerd: the chain id.
+    pub chain_id: String,
+    /// Digest of the blob.
+    pub layer: String,
+    /// The images that have it.
+    pub images: Vec<String>,
+    /// The first differences, each with its path from the root of the layer: what should be there
+    /// comes first, what is there second.
+    pub differences: Vec<String>,
+    /// Whether there are more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// What became of it.
+    pub state: DamagedState,
+    /// With `used`: the root file systems that stand on it, where they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub used_by: Vec<String>,
+    /// With `gone` and `kept`: why it was not unpacked anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What became of an unpacked layer that was damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DamagedState {
+    /// It stays as it is, because it is used.
+    Used,
+    /// It was unpacked anew, and is right.
+    UnpackedAnew,
+    /// It is gone, and is unpacked when the image is pulled.
+    Gone,
+    /// It stays as it is, because making it anew failed.
+    Kept,
 }
 
 /// A blob that was damaged.

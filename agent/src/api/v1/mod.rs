@@ -25,9 +25,10 @@ pub use app::{AppDocument, AppList, AppSummary, ApplyOutcome, ApplyResult, WarmT
 pub use event::{AlarmChange, AppChange, Event, EventKey, InstanceChange, PullChange};
 pub use exec::{ExecRequest, TerminalSize};
 pub use image::{
-    DamagedBlob, EvictRequest, EvictResult, EvictedImage, ImageDocument, ImageList, ImageReceipt,
-    ImageRequest, ImageState, KeptImage, LayerReceipt, LayerStage, PullDocument, PullLayer,
-    VerifyRequest, VerifyResult,
+    DamagedBlob, DamagedLayer, DamagedState, EvictRequest, EvictResult, EvictedImage,
+    ImageDocument, ImageList, ImageReceipt, ImageRequest, ImageState, KeptImage, LayerReceipt,
+    LayerStage, NotCompared, PullDocument, PullLayer, UnpackedResult, VerificationDocument,
+    VerifyRequest, VerifyResult, WhyNotCompared,
 };
 pub use journal::{JournalDocument, JournalState};
 pub use problem::{Finding, Problem, ProblemCode, ProblemRow};

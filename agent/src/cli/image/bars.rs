@@ -1,4 +1,4 @@
-//! A bar for each layer on stderr while a person waits for a pull.
+//! How far a pull or a verification is, on stderr while a person waits for it.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write as _};
 use std::time::Duration;
 
 use crate::api::Client;
-use crate::api::v1::{LayerStage, PullDocument};
+use crate::api::v1::{ImageList, LayerStage, PullDocument};
 use crate::cli::size::size;
 use crate::cli::status::short;
 
@@ -17,11 +17,12 @@ const WIDTH: u64 = 24;
 /// Bars at a time: more layers than lines of a terminal are not worth a bar each.
 const MOST: usize = 16;
 
-/// Waits for `call`, and draws how far the layers of `image` are when stderr is a terminal.
+/// Waits for `call`, and draws what `text` makes of the agent's list of images when stderr is a
+/// terminal.
 pub(super) async fn shown_while<T>(
     call: impl Future<Output = T>,
     client: &Client,
-    image: &str,
+    text: &dyn Fn(&ImageList) -> String,
 ) -> T {
     if !std::io::stderr().is_terminal() {
         return call.await;
@@ -29,24 +30,22 @@ pub(super) async fn shown_while<T>(
     let mut lines = 0;
     let answer = tokio::select! {
         answer = call => answer,
-        never = keep_drawing(client, image, &mut lines) => match never {},
+        never = keep_drawing(client, text, &mut lines) => match never {},
     };
     redraw(&mut lines, "");
     answer
 }
 
-async fn keep_drawing(client: &Client, image: &str, lines: &mut usize) -> Infallible {
+async fn keep_drawing(
+    client: &Client,
+    text: &dyn Fn(&ImageList) -> String,
+    lines: &mut usize,
+) -> Infallible {
     loop {
         tokio::time::sleep(PERIOD).await;
-        let Ok(list) = client.images().await else {
-            continue;
-        };
-        // The agent knows it by its full name.
-        let pull = list
-            .pulls
-            .iter()
-            .find(|pull| pull.reference.ends_with(image));
-        redraw(lines, &pull.map(bars).unwrap_or_default());
+        if let Ok(list) = client.images().await {
+            redraw(lines, &text(&list));
+        }
     }
 }
 
@@ -62,6 +61,27 @@ fn redraw(lines: &mut usize, text: &str) {
     let mut stderr = std::io::stderr();
     stderr.write_all(out.as_bytes()).ok();
     stderr.flush().ok();
+}
+
+/// A bar for each layer of the pull of `image`.
+pub(super) fn of_pull(list: &ImageList, image: &str) -> String {
+    let mut pulls = list.pulls.iter();
+    // The agent knows it by its full name.
+    let pull = pulls.find(|pull| pull.reference.ends_with(image));
+    pull.map(bars).unwrap_or_default()
+}
+
+/// What is being verified.
+pub(super) fn verification(list: &ImageList) -> String {
+    let Some(verification) = &list.verification else {
+        return String::new();
+    };
+    let what = match &verification.image {
+        Some(image) => format!("what is unpacked of {image}"),
+        None => "layers".to_owned(),
+    };
+    let (done, of) = (verification.done, verification.of);
+    format!("{done} of {of}: {what}\n")
 }
 
 fn bars(pull: &PullDocument) -> String {
@@ -97,7 +117,7 @@ fn bars(pull: &PullDocument) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::v1::PullLayer;
+    use crate::api::v1::{PullLayer, VerificationDocument};
 
     #[test]
     fn a_bar_says_how_much_of_a_layer_is_here_and_what_is_done_with_it() {
@@ -118,6 +138,26 @@ mod tests {
             bars(&pull),
             "bbbbbbbbbbbb [############............]    1.0 KiB of    2.0 KiB  fetching\n\
              1 of 2 layers ready\n"
+        );
+    }
+
+    #[test]
+    fn a_verification_says_how_far_it_is_and_at_what() {
+        let mut list = ImageList::default();
+        assert_eq!(verification(&list), "");
+        list.verification = Some(VerificationDocument {
+            image: None,
+            done: 2,
+            of: 9,
+        });
+        assert_eq!(verification(&list), "2 of 9: layers\n");
+        list.verification = list.verification.map(|told| VerificationDocument {
+            image: Some("r.lan/web:1".to_owned()),
+            ..told
+        });
+        assert_eq!(
+            verification(&list),
+            "2 of 9: what is unpacked of r.lan/web:1\n"
         );
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::bars;
 use super::list::table;
 use super::path;
-use crate::api::v1::ImportRequest;
+use crate::api::v1::{ImageList, ImportRequest};
 use crate::cli::{Options, Report, duration};
 
 const EXAMPLES: &str = "\
@@ -48,7 +48,8 @@ impl Import {
         let client = options.client().with_deadline(self.timeout);
         let import = client.import_images(&request);
         let name = self.name.as_deref().unwrap_or_default();
-        match bars::shown_while(import, &options.client(), name).await {
+        let bars = |list: &ImageList| bars::of_pull(list, name);
+        match bars::shown_while(import, &options.client(), &bars).await {
             Ok(result) => Report::document(options.output, &result, || table(&result.images)),
             Err(error) => Report::failure(options.output, &error),
         }

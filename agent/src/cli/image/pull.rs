@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::bars;
-use crate::api::v1::{ImageDocument, ImageRequest};
+use crate::api::v1::{ImageDocument, ImageList, ImageRequest};
 use crate::cli::size::size;
 use crate::cli::status::short;
 use crate::cli::table::{Align, Table};
@@ -44,7 +44,8 @@ impl Pull {
         };
         let client = options.client().with_deadline(self.timeout);
         let pull = client.pull_image(&request);
-        let answer = bars::shown_while(pull, &options.client(), &self.image).await;
+        let bars = |list: &ImageList| bars::of_pull(list, &self.image);
+        let answer = bars::shown_while(pull, &options.client(), &bars).await;
         match answer {
             Ok(image) => Report::document(options.output, &image, || render(&image)),
             Err(error) => Report::failure(options.output, &error),
