@@ -21,6 +21,7 @@ use crate::chain::chain;
 use crate::images::{KeepError, Needs, Overwrite};
 use crate::pool::Effects;
 use crate::runtime::{RuntimeError, TransferError};
+use crate::sys;
 
 /// How long containerd may take to say what it has of the images.
 const LOOK_DEADLINE: Duration = Duration::from_secs(5);
@@ -138,6 +139,7 @@ impl<E: Effects> Node<E> {
     ) -> Result<VerifyResult, Problem> {
         let name = request.reference.as_deref().map(full_name).transpose()?;
         let verified = self.executor.images.verify(name.as_deref()).await;
+        sys::give_memory_back();
         let verified = verified.map_err(|error| refused(&error))?;
         Ok(verified::result(verified))
     }

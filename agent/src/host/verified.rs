@@ -4,7 +4,8 @@ use crate::api::v1::{
     DamagedBlob, DamagedLayer, DamagedState, NotCompared, UnpackedResult, VerificationDocument,
     VerifyResult, WhyNotCompared,
 };
-use crate::images::{self, DamagedTree, TreeFate, Verification, Verified};
+use crate::images::{self, DamagedTree, Verification, Verified};
+use crate::runtime::Fate;
 
 pub(super) fn result(verified: Verified) -> VerifyResult {
     let blobs = verified.damaged.into_iter().map(|blob| DamagedBlob {
@@ -50,10 +51,10 @@ fn reason(why: images::NotCompared, layers: u32) -> NotCompared {
 
 fn damaged(tree: DamagedTree) -> DamagedLayer {
     let (state, used_by, error) = match tree.fate {
-        TreeFate::Used(by) => (DamagedState::Used, by, None),
-        TreeFate::Anew => (DamagedState::UnpackedAnew, Vec::new(), None),
-        TreeFate::Gone(error) => (DamagedState::Gone, Vec::new(), Some(error)),
-        TreeFate::Kept(error) => (DamagedState::Kept, Vec::new(), Some(error)),
+        Ok(Fate::Used(by)) => (DamagedState::Used, by, None),
+        Ok(Fate::Anew) => (DamagedState::UnpackedAnew, Vec::new(), None),
+        Ok(Fate::Gone(error)) => (DamagedState::Gone, Vec::new(), Some(error)),
+        Err(error) => (DamagedState::Kept, Vec::new(), Some(error)),
     };
     DamagedLayer {
         chain_id: tree.chain_id.to_string(),

@@ -38,7 +38,7 @@ pub use belongs::{Belongs, Drift, Held, Listed};
 pub use keep::{Evicted, KeepError, Needs};
 pub use peers::SharingError;
 pub use transfer::{FileError, Overwrite};
-pub use verify::{DamagedBlob, DamagedTree, NotCompared, TreeFate, Verification, Verified};
+pub use verify::{DamagedBlob, DamagedTree, NotCompared, Verification, Verified};
 
 type Pull = Shared<BoxFuture<'static, Result<Image, RuntimeError>>>;
 

@@ -61,21 +61,8 @@ pub struct DamagedTree {
     pub differences: Vec<String>,
     /// Whether there are more.
     pub is_cut: bool,
-    /// What became of it.
-    pub fate: TreeFate,
-}
-
-/// What became of an unpacked layer that was damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TreeFate {
-    /// It stays: these root file systems stand on it, or something that we do not know keeps it.
-    Used(Vec<String>),
-    /// It was unpacked anew, and is right.
-    Anew,
-    /// It is gone; a pull unpacks it. Why it was not unpacked now.
-    Gone(String),
-    /// It stays: making it anew failed for this reason.
-    Kept(String),
+    /// What became of it; or it stays, and why it was not made anew.
+    pub fate: Result<Fate, String>,
 }
 
 /// Why an unpacked layer was not compared.
@@ -200,6 +187,9 @@ impl Look {
             self.tell(|told| told.done += 1);
         }
         for record in std::mem::take(&mut self.chosen) {
+            if self.unwanted.is_cancelled() {
+                break;
+            }
             self.tell(|told| told.image = Some(record.reference.clone()));
             self.image(&record).await?;
         }
@@ -357,7 +347,7 @@ impl Look {
             images,
             differences,
             is_cut,
-            fate: TreeFate::Kept("the look was ended".to_owned()),
+            fate: Err("the look was ended".to_owned()),
         });
     }
 
@@ -373,23 +363,26 @@ impl Look {
             return;
         }
         let damaged: Vec<Digest> = trees.iter().map(|tree| tree.chain_id.clone()).collect();
-        let anew = self.images.unpack_anew(&damaged, &self.records).await;
+        // Pulls may have brought more images that have them.
+        let anew = match self.images.records().await {
+            Ok(records) => {
+                let anew = self.images.unpack_anew(&damaged, &records).await;
+                anew.map_err(|error| chain(&error))
+            }
+            Err(error) => Err(chain(&error)),
+        };
         for tree in trees {
-            tree.fate = match anew.as_ref().map(|fates| fates.get(&tree.chain_id)) {
-                Ok(Some(Fate::Used(by))) => TreeFate::Used(by.clone()),
-                Ok(Some(Fate::Anew)) => TreeFate::Anew,
-                Ok(Some(Fate::Gone(why))) => TreeFate::Gone(why.clone()),
-                Ok(None) => TreeFate::Kept("containerd was not asked".to_owned()),
-                Err(error) => TreeFate::Kept(chain(error)),
+            tree.fate = match &anew {
+                Ok(fates) => fates
+                    .get(&tree.chain_id)
+                    .cloned()
+                    .ok_or_else(|| "nothing was done about it".to_owned()),
+                Err(why) => Err(why.clone()),
             };
             tracing::info!(chain_id = %tree.chain_id, fate = ?tree.fate, "a damaged layer");
         }
-        if self
-            .found
-            .trees_damaged
-            .iter()
-            .any(|tree| tree.fate == TreeFate::Anew)
-        {
+        let mut trees = self.found.trees_damaged.iter();
+        if trees.any(|tree| tree.fate == Ok(Fate::Anew)) {
             self.images.settle_in_background();
         }
     }

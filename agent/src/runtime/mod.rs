@@ -45,7 +45,8 @@ pub use passwd::{ResolvedUser, UserError, resolve_user};
 pub use snapshot::{Mount, RootfsMounts};
 pub use task::{ExitStatus, TaskState, TaskStatus};
 pub use transfer::TransferError;
-pub(crate) use unpacked::{Fate, View, Viewed};
+pub use unpacked::Fate;
+pub(crate) use unpacked::{View, Viewed};
 pub use usage::{MemoryUsage, Usage};
 
 use std::sync::Arc;

@@ -40,7 +40,7 @@ pub(crate) struct View {
 
 /// What became of an unpacked chain that was to be made anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fate {
+pub enum Fate {
     /// These snapshots stand on it, or something else keeps it: it stays.
     Used(Vec<String>),
     /// It was unpacked anew from verified blobs.
