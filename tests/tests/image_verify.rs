@@ -52,7 +52,7 @@ fn nothing_left(host: &TestHost) -> Result<()> {
 
 #[test]
 fn a_damaged_file_of_an_unpacked_image_is_told_and_the_image_is_unpacked_anew() -> Result<()> {
-    let host = TestHost::start_with(CONFIG)?;
+    let mut host = TestHost::start_with(CONFIG)?;
     let web = host.push(&Image::web()?, "web:1")?;
     host.apply(&Manifest::web("web").armed(0))?;
     // Another name for the same layers.
@@ -63,6 +63,8 @@ fn a_damaged_file_of_an_unpacked_image_is_told_and_the_image_is_unpacked_anew() 
     let healthy = verified(&host, &[], 0)?;
     assert_eq!((healthy.right, healthy.unpacked.right), (1, 1));
 
+    // The registry is not needed for what follows.
+    host.registry.stop()?;
     let page = on_disk(&host, PAGE_FILE)?;
     flip(&page)?;
     let damaged = verified(&host, &[&other.reference], 1)?.unpacked;
