@@ -18,6 +18,7 @@ use anyhow::{Context, Result};
 use nodeagent::api::v1::ImageDocument;
 
 use crate::agent::Agent;
+use crate::authority::Authority;
 use crate::cli::Answer;
 use crate::containerd::Containerd;
 use crate::ground::Ground;
@@ -37,8 +38,10 @@ const SWITCH: &str = "br0";
 /// Whether hosts share layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// All with all.
+    /// All with all, by a token.
     On,
+    /// All with all, by certificates on both sides.
+    Tls,
     /// Each host asks the registry.
     Off,
 }
@@ -84,17 +87,19 @@ impl Swarm {
         netns.ip(&format!("address add {}/24 dev {SWITCH}", center_address()))?;
         netns.ip(&format!("link set {SWITCH} up"))?;
         let registry = Registry::start_on(&center, Ipv4Addr::UNSPECIFIED)?;
+        let authority = match sharing {
+            Sharing::Tls => Some(Authority::create(&center.path("authority"))?),
+            Sharing::On | Sharing::Off => None,
+        };
         let mut hosts = Vec::new();
         for number in 0..count {
             let ground = Ground::new()?;
             connect(&center, &ground, number)?;
             let containerd = Containerd::start(&ground)?;
-            let token = ground.path("peers.token");
-            fs::write(&token, format!("{TOKEN}\n"))?;
-            fs::set_permissions(&token, Permissions::from_mode(0o600))?;
-            let shared = match sharing {
-                Sharing::On => peers(count, number, &token),
-                Sharing::Off => String::new(),
+            let shared = match (sharing, &authority) {
+                (Sharing::Off, _) => String::new(),
+                (_, None) => peers(count, number, &token_of(&ground)?),
+                (_, Some(by)) => peers(count, number, &certificate_of(&ground, number, by)?),
             };
             let config = format!(
                 "[discovery.file]\npropagation_bound = \"100ms\"\n[images]\ninsecure_registries = [\"{}:{PORT}\"]\n{images}\n{shared}",
@@ -168,6 +173,11 @@ impl Swarm {
 }
 
 impl Member {
+    /// Takes a certificate of somebody else's for its own, before its agent is started.
+    pub fn pose(&self, authority: &Authority) -> Result<()> {
+        certificate_of(&self.ground, self.number, authority).map(drop)
+    }
+
     /// `nodeagent image pull`.
     pub fn pull(&self, reference: &str) -> Result<ImageDocument> {
         self.image(&["pull", reference])?.document(0)
@@ -198,12 +208,40 @@ fn address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 51, 100, 10 + number)
 }
 
-/// The settings of a host: the list is the same for all.
-fn peers(count: u8, own: u8, token: &Path) -> String {
+fn token_of(host: &Ground) -> Result<String> {
+    let token = host.path("peers.token");
+    fs::write(&token, format!("{TOKEN}\n"))?;
+    fs::set_permissions(&token, Permissions::from_mode(0o600))?;
+    Ok(format!("token_file = {token:?}"))
+}
+
+/// Lays a certificate of `authority` beside the host's other files.
+fn certificate_of(host: &Ground, number: u8, authority: &Authority) -> Result<String> {
+    let names = format!(
+        "subjectAltName=IP:{}\nextendedKeyUsage=serverAuth,clientAuth",
+        address(number)
+    );
+    let signed = authority.sign(&format!("host-{number}"), &names)?;
+    let place = |name: &str, from: &Path| -> Result<String> {
+        let to = host.path(&format!("peers.{name}.pem"));
+        fs::copy(from, &to).with_context(|| format!("copy {from:?}"))?;
+        fs::set_permissions(&to, Permissions::from_mode(0o600))?;
+        Ok(format!("{name} = {to:?}"))
+    };
+    let settings = [
+        place("certificate", &signed.file)?,
+        place("key", &signed.key)?,
+        place("ca", &authority.file())?,
+    ];
+    Ok(settings.join("\n"))
+}
+
+/// The settings of a host: the list is the same for all, `secret` says how they know each other.
+fn peers(count: u8, own: u8, secret: &str) -> String {
     let host = |number| format!("{{ address = \"{}:{PEERS}\" }}", address(number));
     let hosts: Vec<String> = (0..count).map(host).collect();
     format!(
-        "[images.peers]\nlisten = \"{}:{PEERS}\"\nhosts = [{}]\ntoken_file = {token:?}\n",
+        "[images.peers]\nlisten = \"{}:{PEERS}\"\nhosts = [{}]\n{secret}\n",
         address(own),
         hosts.join(", ")
     )

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent::api::v1::{ImageDocument, ImageState};
+use nodeagent_tests::authority::Authority;
 use nodeagent_tests::http;
 use nodeagent_tests::image::cached;
 use nodeagent_tests::image::layout::Layout;
@@ -137,6 +138,37 @@ fn who_has_another_token_is_served_nothing_and_pulls_from_the_registry() -> Resu
         let log = host.agent.tail(1000);
         ensure!(!log.contains("another-token"), "a token is told: {log}");
     }
+    Ok(())
+}
+
+#[test]
+fn hosts_know_each_other_by_certificates_and_a_stranger_gets_nothing() -> Result<()> {
+    let mut swarm = Swarm::prepare(3, Sharing::Tls, "")?;
+    let (_, reference) = offer(&swarm)?;
+    // Signed by another authority, the only one that it trusts.
+    let theirs = Authority::create(&swarm.center.path("stranger"))?;
+    swarm.hosts[2].pose(&theirs)?;
+    for host in &mut swarm.hosts {
+        host.agent.start(&host.ground)?;
+    }
+    let [first, second, stranger] = swarm.hosts.as_slice() else {
+        anyhow::bail!("three hosts are expected");
+    };
+    all_from(&first.pull(&reference)?, "registry")?;
+    all_from(&stranger.pull(&reference)?, "registry")?;
+    let pulled = second.pull(&reference)?;
+    let expected = first.address().to_string();
+    let senders = all_from(&pulled, "peer")?;
+    ensure!(
+        senders.iter().all(|sender| *sender == expected),
+        "{senders:?}"
+    );
+    assert_eq!(served(stranger)?.0, 0.0);
+    // Without TLS nobody is answered at all.
+    ensure!(
+        answers(first, second, "/v2/").is_err(),
+        "plain HTTP is answered"
+    );
     Ok(())
 }
 
