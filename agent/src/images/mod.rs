@@ -185,6 +185,9 @@ impl Images {
         parsed: Reference,
         urgency: Urgency,
     ) -> Result<Image, RuntimeError> {
+        if let Some(image) = self.here(&parsed).await {
+            return Ok(image);
+        }
         let name = parsed.to_string();
         let pull = {
             let mut under_way = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -198,6 +201,21 @@ impl Images {
             }
         };
         pull.await
+    }
+
+    /// The image, when it is ready on this host: no thread is made for it, and nobody is told. What
+    /// stands in the way of that, a pull tells.
+    async fn here(&self, reference: &Reference) -> Option<Image> {
+        if !self.cache.blobs().unsettled().all_suspects().is_empty() {
+            return None;
+        }
+        let here = self
+            .containerd
+            .image_here(reference, &self.cache, self.deadline());
+        let ready = here.await.ok().flatten()?;
+        let described = describe(&ready.image);
+        self.record(ready).await;
+        Some(described)
     }
 
     /// The reference by digest that a tag names in its registry now: what a new revision is made

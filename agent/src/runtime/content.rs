@@ -130,14 +130,6 @@ impl ContentStore for ContainerdStore<'_> {
     }
 
     async fn read(&self, digest: &Digest, limit: u64) -> Result<Bytes, StoreError> {
-        let size = u64::try_from(self.info(digest).await?.size).unwrap_or(0);
-        if size > limit {
-            return Err(StoreError::TooLarge {
-                digest: digest.clone(),
-                size,
-                limit,
-            });
-        }
         let request = self.request(ReadContentRequest {
             digest: digest.to_string(),
             offset: 0,
@@ -147,12 +139,20 @@ impl ContentStore for ContainerdStore<'_> {
         let read = async {
             let mut pieces = client.read(request).await?.into_inner();
             let mut bytes = Vec::new();
-            while let Some(piece) = pieces.message().await? {
+            // What is too large is not read to its end.
+            while bytes.len() as u64 <= limit
+                && let Some(piece) = pieces.message().await?
+            {
                 bytes.extend_from_slice(&piece.data);
             }
             Ok(Bytes::from(bytes))
         };
         match self.connection.answer(self.connection.plain(), read).await {
+            Ok(bytes) if bytes.len() as u64 > limit => Err(StoreError::TooLarge {
+                digest: digest.clone(),
+                size: u64::try_from(self.info(digest).await?.size).unwrap_or(0),
+                limit,
+            }),
             Ok(bytes) => Ok(bytes),
             Err(Answer::NotFound) => Err(StoreError::NotFound {
                 digest: digest.clone(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use containerd_client::services::v1::images_client::ImagesClient;
 use containerd_client::services::v1::{
@@ -53,33 +54,47 @@ pub(crate) struct Ready {
 }
 
 impl Containerd {
+    /// The image, when it is on this host. A tag means what it meant when it was pulled. The policy
+    /// is asked of an image that is here, too.
+    pub(crate) async fn image_here(
+        &self,
+        reference: &Reference,
+        cache: &Cache,
+        deadline: Duration,
+    ) -> Result<Option<Ready>, RuntimeError> {
+        let refused = |error| of_pull(&reference.to_string(), error);
+        cache.permit_name(reference).map_err(refused)?;
+        // What a record names stays, so that looking for it needs no lease.
+        let Some(recorded) = self.recorded(&reference.to_string()).await? else {
+            return Ok(None);
+        };
+        let Some(image) = self.present(reference, &recorded.target, None).await? else {
+            return Ok(None);
+        };
+        let permit = cache.permit(reference, &recorded.target, deadline);
+        let signature = permit.await.map_err(refused)?;
+        if self.is_kubernetes() && !kubernetes::is_kept(&recorded.record) {
+            self.label_pinned(recorded.record, true).await?;
+        }
+        Ok(Some(Ready {
+            image,
+            receipt: None,
+            signature,
+        }))
+    }
+
     /// The image, from this host when it is there, else from its registry into `cache` and from
     /// there into containerd. A tag is looked up in the registry only when no image of that name is
-    /// here; a new look is a reference by digest. The policy is asked of an image that is here,
-    /// too.
+    /// here; a new look is a reference by digest.
     pub(crate) async fn ensure_image(
         &self,
         reference: &Reference,
         cache: &Cache,
         options: &PullOptions,
     ) -> Result<Ready, RuntimeError> {
-        let refused = |error| of_pull(&reference.to_string(), error);
-        cache.permit_name(reference).map_err(refused)?;
-        // What a record names stays, so that looking for it needs no lease.
-        let recorded = self.recorded(&reference.to_string()).await?;
-        if let Some(recorded) = &recorded
-            && let Some(image) = self.present(reference, &recorded.target, None).await?
-        {
-            let permit = cache.permit(reference, &recorded.target, options.deadline);
-            let signature = permit.await.map_err(refused)?;
-            if self.is_kubernetes() && !kubernetes::is_kept(&recorded.record) {
-                self.label_pinned(recorded.record.clone(), true).await?;
-            }
-            return Ok(Ready {
-                image,
-                receipt: None,
-                signature,
-            });
+        let here = self.image_here(reference, cache, options.deadline).await?;
+        if let Some(ready) = here {
+            return Ok(ready);
         }
         let lease = self.lease("image", options.deadline).await?;
         let result = self.make_present(reference, cache, options, &lease).await;
