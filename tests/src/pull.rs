@@ -179,9 +179,12 @@ impl Stage {
                 let containerd = self.containerd.as_ref().context("no containerd")?;
                 let mut ctr = Command::new("ctr");
                 ctr.arg("--address").arg(containerd.socket());
-                // Ends in the host's id, so that it is removed with the host.
-                ctr.args(["--namespace", &format!("ctr.{}", self.ground.id())])
-                    .args(["images", "pull", "--plain-http", reference]);
+                ctr.args(["--namespace", &self.namespace()]).args([
+                    "images",
+                    "pull",
+                    "--plain-http",
+                    reference,
+                ]);
                 self.run("ctr", ctr)
             }
             Puller::Podman => {
@@ -234,6 +237,17 @@ impl Stage {
             took.push(elapsed);
         }
         Ok((took, received(self.ground.netns())? - before))
+    }
+
+    /// How long containerd takes for the empty snapshots of so many layers.
+    pub fn chain(&self, layers: usize) -> Result<Duration> {
+        let containerd = self.containerd.as_ref().context("no containerd")?;
+        containerd.chain(&self.namespace(), layers)
+    }
+
+    /// Ends in the host's id, so that it is removed with the host.
+    fn namespace(&self) -> String {
+        format!("ctr.{}", self.ground.id())
     }
 
     /// Runs a program that has to succeed; returns its largest resident memory.

@@ -94,6 +94,12 @@ fn measure() -> Result<()> {
             &mut stages,
         )?);
     }
+    if wanted
+        .as_ref()
+        .is_none_or(|wanted| wanted.split_whitespace().any(|word| word == "layers"))
+    {
+        rows.push(measure_chain()?);
+    }
     if wanted.is_none_or(|wanted| wanted.split_whitespace().any(|word| word == AGAIN)) {
         rows.extend(measure_again(&mut version)?);
     }
@@ -145,6 +151,15 @@ fn measure_case(
         }
     }
     Ok(rows)
+}
+
+/// What containerd takes of the hundred layers, without any: nobody who pulls into it is faster.
+fn measure_chain() -> Result<Row> {
+    let chain = || Stage::new(&Puller::Ctr)?.chain(100);
+    let took: Result<Vec<Duration>> = (0..5).map(|_| chain()).collect();
+    let took: Samples = took?.iter().map(Duration::as_secs_f64).collect();
+    let state = "100 times Prepare and Commit of empty snapshots, one on the other; an empty store";
+    Ok(Row::new("layers, containerd alone", state, "s", &took))
 }
 
 /// The Debian image once more, when it is here: by requests, and by commands beside `ctr`.
