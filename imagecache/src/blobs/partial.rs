@@ -121,10 +121,16 @@ impl Partial {
         self.ranges().present.contiguous()
     }
 
+    /// Writes some bytes, and hashes what is there from the front; blocks.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), BlobsError> {
+        self.put(offset, bytes)?;
+        self.hash_on()
+    }
+
     /// Writes some bytes. Those that are there already, or are being written by another, are left
     /// as they are. A kill after this returns loses less than 1 MiB at the end of what
-    /// was written in one go. May hash what lies before, so it takes its time; blocks.
-    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), BlobsError> {
+    /// was written in one go. Blocks.
+    pub(crate) fn put(&self, offset: u64, bytes: &[u8]) -> Result<(), BlobsError> {
         let end = offset.saturating_add(bytes.len() as u64);
         if end > self.size {
             return Err(BlobsError::TooLong {
@@ -149,6 +155,11 @@ impl Partial {
                 marked.map_err(failed("write", &path))?;
             }
         }
+        Ok(())
+    }
+
+    /// Hashes what is there from the front and was not hashed yet: takes its time; blocks.
+    pub(crate) fn hash_on(&self) -> Result<(), BlobsError> {
         match self.follower.try_lock() {
             Ok(mut follower) => self.follow(&mut follower),
             // Somebody is at it, and takes this along or leaves it for the commit.

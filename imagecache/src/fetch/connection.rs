@@ -380,9 +380,10 @@ impl Writer<'_> {
 }
 
 fn write_all(partial: &Partial, pieces: &[(u64, Bytes)]) -> Result<(), BlobsError> {
-    pieces
-        .iter()
-        .try_for_each(|(offset, bytes)| partial.write_at(*offset, bytes))
+    for (offset, bytes) in pieces {
+        partial.put(*offset, bytes)?;
+    }
+    partial.hash_on()
 }
 
 #[cfg(test)]

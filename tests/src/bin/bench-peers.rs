@@ -86,11 +86,15 @@ fn measure() -> Result<()> {
     let times: Option<usize> = times.and_then(|times| times.parse().ok());
     let mut rows = Vec::new();
     let mut version = None;
+    // ext4 looks at every inode that was freed in the last minutes before it takes another: who
+    // came behind the removal of eight hosts would be measured with it. So nothing is removed while
+    // something is measured.
+    let mut kept = Vec::new();
     for case in &CASES {
         let named = |wanted: &String| wanted.split(',').any(|name| name.trim() == case.name);
         if wanted.as_ref().is_none_or(named) {
             let times = times.unwrap_or(case.times);
-            rows.extend(measure_case(case, times, &mut version)?);
+            rows.extend(measure_case(case, times, &mut version, &mut kept)?);
         }
     }
     let report = Report {
@@ -101,13 +105,18 @@ fn measure() -> Result<()> {
     report.publish()
 }
 
-fn measure_case(case: &Case, times: usize, version: &mut Option<String>) -> Result<Vec<Row>> {
+fn measure_case(
+    case: &Case,
+    times: usize,
+    version: &mut Option<String>,
+    kept: &mut Vec<Swarm>,
+) -> Result<Vec<Row>> {
     let image = (case.image)()?;
     let (mut alone, mut herds) = (Vec::new(), Vec::new());
     for time in 1..=times {
         eprintln!("{}: {time} of {times}", case.name);
-        alone.push(pull(1, Sharing::Off, &image, case, version)?);
-        herds.push(pull(HOSTS, Sharing::On, &image, case, version)?);
+        alone.push(pull(1, Sharing::Off, &image, case, version, kept)?);
+        herds.push(pull(HOSTS, Sharing::On, &image, case, version, kept)?);
     }
     let link = match case.rate {
         Some(rate) => format!("the registry's link {rate} Mbit/s"),
@@ -118,7 +127,7 @@ fn measure_case(case: &Case, times: usize, version: &mut Option<String>) -> Resu
         None => format!("{HOSTS} hosts share the cores that one alone has"),
     };
     let state = format!(
-        "{cores}; image of {} MB; {link}; empty stores, the registry's files in the page cache",
+        "{cores}; image of {} MB; {link}; empty stores, nothing removed before the end; the registry's files in the page cache",
         image.size() / 1_000_000
     );
     let of = |herds: &[Herd], figure: fn(&Herd) -> f64| herds.iter().map(figure).collect();
@@ -135,9 +144,8 @@ fn measure_case(case: &Case, times: usize, version: &mut Option<String>) -> Resu
         row("slowest host", "s", &slowest)
             .beside("one alone", &of(&alone, |herd| herd.slowest))
             .wanted(&within),
-        row("slowest host, fetch", "s", &fetched)
-            .beside("one alone", &of(&alone, |herd| herd.fetched))
-            .wanted(&within),
+        row("slowest host, until it has all layers", "s", &fetched)
+            .beside("one alone", &of(&alone, |herd| herd.fetched)),
     ])
 }
 
@@ -148,6 +156,7 @@ fn pull(
     image: &Layout,
     case: &Case,
     version: &mut Option<String>,
+    kept: &mut Vec<Swarm>,
 ) -> Result<Herd> {
     let swarm = Swarm::new(hosts, sharing, "pull_timeout = \"20m\"\n")?;
     if version.is_none() {
@@ -194,5 +203,6 @@ fn pull(
         "  {hosts} hosts: {:.2} s, fetched after {:.2} s, the registry sent {:.3} images",
         herd.slowest, herd.fetched, herd.egress
     );
+    kept.push(swarm);
     Ok(herd)
 }
