@@ -1,11 +1,9 @@
 //! Roles, by real processes of other users and groups, with the real command line.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nodeagent_tests::cli::nodeagent;
 use nodeagent_tests::{Answer, TestHost};
 
@@ -22,8 +20,11 @@ fn roles() -> String {
 /// The program where everybody may execute it: the checkout is root's alone.
 fn program(host: &TestHost) -> Result<PathBuf> {
     let copy = host.ground.path("nodeagent");
-    fs::copy(nodeagent()?, &copy).context("copy the program")?;
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).context("make it executable")?;
+    // Not by a descriptor of ours: children that other tests fork meanwhile would have it, and what
+    // somebody writes nobody may execute (ETXTBSY).
+    let mut install = Command::new("install");
+    install.args(["-m", "0755"]).arg(nodeagent()?).arg(&copy);
+    ensure!(install.status()?.success(), "{install:?}");
     Ok(copy)
 }
 

@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use command::{PLACES, Place, Running, compiled};
-use container::{PATIENCE, program, until};
+use container::{PATIENCE, install, program, until};
 
 /// tests/surroundings.c, built once.
 fn surroundings() -> &'static str {
@@ -142,7 +142,7 @@ fn place_for_all() -> PathBuf {
         let directory = tempfile::tempdir().unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(directory.path(), mode).unwrap();
-        std::fs::copy(program(), directory.path().join("init")).unwrap();
+        install(program(), &directory.path().join("init"), "0755");
         directory
     });
     directory.path().join("init")

@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use command::{PLACES, Place, Running, compiled, kill};
-use container::{PATIENCE, children, program, until};
+use container::{PATIENCE, children, install, program, until};
 
 /// Says `got N` for every signal that a shell can trap: all but KILL, STOP, its own CHLD, and the two
 /// that its libc keeps.
@@ -274,18 +274,15 @@ fn a_command_of_another_user_that_we_may_not_signal_does_not_end_us() {
         std::os::unix::fs::PermissionsExt::from_mode(0o755),
     )
     .unwrap();
-    let place = |from: &str, name: &str, mode| {
-        let path = directory.path().join(name);
-        std::fs::copy(from, &path).unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode))
-            .unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let init = place(program().to_str().unwrap(), "init", 0o755);
+    let (init, rooted) = (
+        directory.path().join("init"),
+        directory.path().join("rooted"),
+    );
+    install(program(), &init, "0755");
     // Set-user-ID root under an init of another user: kill(2) says EPERM.
-    let rooted = place(workload(), "rooted", 0o4755);
+    install(Path::new(workload()), &rooted, "4755");
     let mut command = Command::new(&init);
-    command.args(["--", &rooted, "root"]).uid(1234);
+    command.arg("--").arg(rooted).arg("root").uid(1234);
     let mut running = Running::spawn(Place::Subreaper, command);
     running.wait_for_line("set");
     running.kill(10);

@@ -23,6 +23,15 @@ use rustix::process::{Pid, Signal};
 /// Longer than anything here takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Copies a program to where it is executed, by install(1): a descriptor of ours that writes would
+/// be in children that other tests fork meanwhile, and what somebody writes nobody may execute
+/// (ETXTBSY).
+pub fn install(program: &Path, to: &Path, mode: &str) {
+    let mut install = Command::new("install");
+    let done = install.args(["-m", mode]).args([program, to]).status();
+    assert!(done.expect("install(1)").success(), "{install:?}");
+}
+
 /// The program: `NODEAGENT_CONTAINER_INIT`, or built once into `target/init`.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
@@ -241,12 +250,12 @@ impl Container {
     /// Starts the container in a directory that may or may not have the agent's socket.
     pub fn run_in(directory: tempfile::TempDir, specs: &[Spec], settings: Settings) -> Self {
         let plan = directory.path().join("plan");
-        let workload = CString::new(directory.path().join("workload").to_str().unwrap()).unwrap();
+        let copy = directory.path().join("workload");
+        let workload = CString::new(copy.to_str().unwrap()).unwrap();
         let mut specs = specs.to_vec();
         for program in specs.iter_mut().filter_map(|spec| spec.argv.first_mut()) {
             if program.to_bytes() == WORKLOAD.as_bytes() {
-                std::fs::copy(std::env::current_exe().unwrap(), workload.to_str().unwrap())
-                    .unwrap();
+                install(&std::env::current_exe().unwrap(), &copy, "0755");
                 program.clone_from(&workload);
             }
         }
