@@ -351,7 +351,9 @@ path = "{directory}/containerd/opt"
             ensure!(mounted.status.success(), "{command:?}: {}", said.trim());
         }
         let tree = Tree::read(&point);
-        unmount(&point, UnmountFlags::empty())
+        // Children that other tests fork meanwhile have our descriptors until they execute: the
+        // mount ends with the last of them.
+        unmount(&point, UnmountFlags::DETACH)
             .with_context(|| format!("unmount {}", point.display()))?;
         let remove = RemoveSnapshotRequest {
             snapshotter: SNAPSHOTTER.to_owned(),
