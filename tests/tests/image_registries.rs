@@ -147,12 +147,13 @@ fn who_gets_no_token_is_told_so() -> Result<()> {
 #[test]
 fn a_token_that_ends_in_the_middle_of_a_pull_is_renewed() -> Result<()> {
     let host = host(faults::PORT, &right())?;
-    // The client is told an hour; the registry refuses it after a second.
-    let tokens = Tokens::dying_early(Visitors::Known, Duration::from_secs(1));
+    // The client is told an hour; the registry, which counts whole seconds, refuses it after one or
+    // two.
+    let tokens = Tokens::dying_early(Visitors::Known, Duration::from_secs(2));
     let registry = SecuredRegistry::start(&host.ground, PORT, Access::Token(tokens), None)?;
     let proxy = FaultyRegistry::start_at(&host.ground, faults::PORT, registry.address())?;
-    // More layers than connections, each of which takes a second and more.
-    let image = cached::layers(&host.ground.path("image"), 16, 400_000)?;
+    // More layers than connections, each of which takes longer than that.
+    let image = cached::layers(&host.ground.path("image"), 16, 800_000)?;
     image.place(&host.registry, "layers:1")?;
     proxy.set([Rule::layers(Fault::Slow(120_000))]);
     let reference = FaultyRegistry::reference("layers:1");
