@@ -55,6 +55,40 @@ impl Samples {
     }
 }
 
+/// Which cases of a benchmark are wanted, and how often each is measured: `BENCH_CASES` and
+/// `BENCH_TIMES`; all, as often as is usual, without them.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    cases: Option<Vec<String>>,
+    times: Option<usize>,
+}
+
+impl Selection {
+    /// What the environment says of `bench`, in capitals; names of cases stand between `separators`.
+    pub fn of(bench: &str, separators: &[char]) -> Self {
+        let said = |what: &str| std::env::var(format!("{bench}_{what}")).ok();
+        let words = |list: String| {
+            let words = list.split(separators).map(|word| word.trim().to_owned());
+            words.collect()
+        };
+        Self {
+            cases: said("CASES").map(words),
+            times: said("TIMES").and_then(|times| times.parse().ok()),
+        }
+    }
+
+    /// Whether this case is wanted.
+    pub fn has(&self, case: &str) -> bool {
+        let cases = self.cases.as_ref();
+        cases.is_none_or(|cases| cases.iter().any(|wanted| wanted == case))
+    }
+
+    /// How often a case is measured that usually is so often.
+    pub fn times(&self, usual: usize) -> usize {
+        self.times.unwrap_or(usual)
+    }
+}
+
 /// What a figure should be.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {

@@ -214,29 +214,33 @@ impl Stage {
     /// Pulls what is here, so often, one after the other; returns how long each took, and the bytes
     /// that came over the network for all.
     pub fn pull_again(&self, reference: &str, times: usize) -> Result<(Vec<Duration>, u64)> {
-        let before = received(self.ground.netns())?;
-        let mut took = Vec::with_capacity(times);
-        for _ in 0..times {
+        self.again(times, || {
             let start = Instant::now();
             self.pull_one(reference)?;
-            took.push(start.elapsed());
-        }
-        Ok((took, received(self.ground.netns())? - before))
+            Ok(start.elapsed())
+        })
     }
 
     /// The same by requests to the agent, without a program that is started for each.
     pub fn ask_again(&self, reference: &str, times: usize) -> Result<(Vec<Duration>, u64)> {
         let agent = self.agent.as_ref().context("no agent")?;
         let body = serde_json::json!({ "reference": reference }).to_string();
-        let before = received(self.ground.netns())?;
-        let mut took = Vec::with_capacity(times);
-        for _ in 0..times {
+        self.again(times, || {
             let (socket, target) = (agent.socket(), "/v1/images/pull");
             let (answer, elapsed) = request_unix(socket, "POST", target, body.as_bytes(), LONGEST)?;
             ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
-            took.push(elapsed);
-        }
-        Ok((took, received(self.ground.netns())? - before))
+            Ok(elapsed)
+        })
+    }
+
+    fn again(
+        &self,
+        times: usize,
+        pull: impl Fn() -> Result<Duration>,
+    ) -> Result<(Vec<Duration>, u64)> {
+        let before = received(self.ground.netns())?;
+        let took: Result<Vec<Duration>> = (0..times).map(|_| pull()).collect();
+        Ok((took?, received(self.ground.netns())? - before))
     }
 
     /// How long containerd takes for the empty snapshots of so many layers.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
 use nodeagent::api::v1::ImageDocument;
-use nodeagent_tests::bench::{Machine, Report, Row, Samples, Target};
+use nodeagent_tests::bench::{Machine, Report, Row, Samples, Selection, Target};
 use nodeagent_tests::image::cached;
 use nodeagent_tests::image::layout::Layout;
 use nodeagent_tests::swarm::{Sharing, Swarm};
@@ -52,7 +52,7 @@ const CASES: [Case; 4] = [
         times: 3,
     },
     Case {
-        name: "no limit, shared cores",
+        name: "no limit and shared cores",
         image: || cached::one_of_many(0),
         rate: None,
         cores: None,
@@ -81,21 +81,16 @@ fn main() -> ExitCode {
 }
 
 fn measure() -> Result<()> {
-    let wanted = std::env::var("PEERS_CASES").ok();
-    let times = std::env::var("PEERS_TIMES").ok();
-    let times: Option<usize> = times.and_then(|times| times.parse().ok());
+    let selection = Selection::of("PEERS", &[',']);
     let mut rows = Vec::new();
     let mut version = None;
     // ext4 looks at every inode that was freed in the last minutes before it takes another: who
     // came behind the removal of eight hosts would be measured with it. So nothing is removed while
     // something is measured.
     let mut kept = Vec::new();
-    for case in &CASES {
-        let named = |wanted: &String| wanted.split(',').any(|name| name.trim() == case.name);
-        if wanted.as_ref().is_none_or(named) {
-            let times = times.unwrap_or(case.times);
-            rows.extend(measure_case(case, times, &mut version, &mut kept)?);
-        }
+    for case in CASES.iter().filter(|case| selection.has(case.name)) {
+        let times = selection.times(case.times);
+        rows.extend(measure_case(case, times, &mut version, &mut kept)?);
     }
     let report = Report {
         bench: "peers".to_owned(),

@@ -1,14 +1,14 @@
 //! `make bench pull`: pull, verify, unpack and pin, beside `ctr images pull` on a containerd of the
 //! same kind and `podman pull`, in turn, each on an empty store; then what is here once more.
 //!
-//! `PULL_CASES` (words of [`CASES`], and [`AGAIN`]) and `PULL_TIMES` make it shorter; `PULL_TOOL` puts a command in
-//! the agent's place.
+//! `PULL_CASES` (words of [`CASES`], and [`AGAIN`]) and `PULL_TIMES` make it shorter; `PULL_TOOL`
+//! puts a command in the agent's place.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nodeagent_tests::bench::{Machine, Report, Row, Samples, Target};
+use nodeagent_tests::bench::{Machine, Report, Row, Samples, Selection, Target};
 use nodeagent_tests::image::cached;
 use nodeagent_tests::image::layout::Layout;
 use nodeagent_tests::pull::{Cost, Puller, Stage};
@@ -31,7 +31,7 @@ const CASES: [Case; 5] = [
         peers: &[(Puller::Ctr, 3.0), (Puller::Podman, 2.5)],
     },
     Case {
-        name: "layers",
+        name: LAYERS,
         images: || Ok(vec![cached::hundred_layers()?]),
         times: 5,
         peers: &[(Puller::Ctr, 3.0), (Puller::Podman, 2.5)],
@@ -56,6 +56,8 @@ const CASES: [Case; 5] = [
     },
 ];
 
+/// The case of a hundred layers.
+const LAYERS: &str = "layers";
 /// The case of a pull of what is here.
 const AGAIN: &str = "again";
 const AGAIN_STATE: &str = "the Debian image is here, with one other; one pull after the other";
@@ -73,34 +75,21 @@ fn main() -> ExitCode {
 }
 
 fn measure() -> Result<()> {
-    let wanted = std::env::var("PULL_CASES").ok();
-    let times = std::env::var("PULL_TIMES").ok();
-    let times: Option<usize> = times.and_then(|times| times.parse().ok());
+    let selection = Selection::of("PULL", &[' ', ',']);
     let mut rows = Vec::new();
     let mut version = None;
     // ext4 looks at every inode that was freed in the last minutes before it takes another
     // (`recently_deleted` in fs/ext4/ialloc.c): who comes behind a removal of many files would be
     // measured with it. So nothing is removed while something is measured.
     let mut stages = Vec::new();
-    for case in CASES {
-        let named = |wanted: &String| wanted.split_whitespace().any(|word| word == case.name);
-        if wanted.as_ref().is_some_and(|wanted| !named(wanted)) {
-            continue;
-        }
-        rows.extend(measure_case(
-            &case,
-            times.unwrap_or(case.times),
-            &mut version,
-            &mut stages,
-        )?);
+    for case in CASES.iter().filter(|case| selection.has(case.name)) {
+        let times = selection.times(case.times);
+        rows.extend(measure_case(case, times, &mut version, &mut stages)?);
     }
-    if wanted
-        .as_ref()
-        .is_none_or(|wanted| wanted.split_whitespace().any(|word| word == "layers"))
-    {
+    if selection.has(LAYERS) {
         rows.push(measure_chain()?);
     }
-    if wanted.is_none_or(|wanted| wanted.split_whitespace().any(|word| word == AGAIN)) {
+    if selection.has(AGAIN) {
         rows.extend(measure_again(&mut version)?);
     }
     let report = Report {
