@@ -212,17 +212,18 @@ impl Records {
         Ok(Some(record))
     }
 
-    /// Says that an image was asked for. To the hour: it is not worth a write each time.
-    pub fn used(&self, reference: &str) -> Result<(), RecordsError> {
+    /// Says that an image was asked for. To the hour: it is not worth a write each time. Whether
+    /// there is a record of it.
+    pub fn used(&self, reference: &str) -> Result<bool, RecordsError> {
         let now = now();
         let hour = |time: u64| time / 3600;
-        if self
-            .get(reference)?
-            .is_some_and(|record| hour(record.used_at) < hour(now))
-        {
+        let Some(record) = self.get(reference)? else {
+            return Ok(false);
+        };
+        if hour(record.used_at) < hour(now) {
             self.change(reference, |record| record.used_at = now)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Removes a record; whether it was there.
@@ -371,7 +372,8 @@ mod tests {
             .unwrap();
         assert!(records.put(record("web")).unwrap().pinned);
         assert!(records.get("web").unwrap().unwrap().pinned);
-        records.used("web").unwrap();
+        assert!(records.used("web").unwrap());
+        assert!(!records.used("api").unwrap(), "there is none of it");
         assert!(records.get("web").unwrap().unwrap().used_at > 100);
     }
 

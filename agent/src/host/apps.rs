@@ -117,8 +117,8 @@ impl<E: Effects> Node<E> {
         fixed(app).filter_map(finding).collect()
     }
 
-    /// What the reference means now, and held until the app names it. A registry that does not answer does not stand in the way of
-    /// an image that is here.
+    /// What the reference means now, and held until the app names it. A registry that does not
+    /// answer does not stand in the way of an image that is here.
     async fn image(&self, reference: &str) -> Result<(Image, Held), RuntimeError> {
         let images = &self.executor.images;
         match images.resolve(reference).await {

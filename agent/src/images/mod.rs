@@ -24,7 +24,7 @@ use imagecache::policy::{InvalidPolicy, Policy};
 use imagecache::progress::PullProgress;
 use imagecache::{
     Afterwards, Cache, CacheError, Digest, Extraction, PullError, PullOptions, Receipt, Record,
-    Reference,
+    RecordsError, Reference,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -155,14 +155,10 @@ impl Images {
     /// meant when it was resolved, by digest.
     pub async fn bring(&self, image: &Reference) -> Result<String, RuntimeError> {
         self.shared_pull(image.clone(), Urgency::PrePull).await?;
-        let (records, name) = (self.cache.records().clone(), image.to_string());
-        let record = tokio::task::spawn_blocking(move || records.get(&name)).await;
-        let target = record.ok().and_then(Result::ok).flatten();
-        let target = target.and_then(|record| record.target.parse().ok());
-        Ok(match target {
-            Some(target) => image.with_digest(&target).to_string(),
-            None => image.to_string(),
-        })
+        let name = image.to_string();
+        let record = self.recorded(&name).await.ok();
+        let target = record.and_then(|record| record.target.parse().ok());
+        Ok(target.map_or(name, |target| image.with_digest(&target).to_string()))
     }
 
     /// What belongs on this host.
@@ -326,10 +322,10 @@ impl Images {
         let mut record = Record::of(&ready.image, ready.receipt);
         record.signature = ready.signature;
         let recorded = tokio::task::spawn_blocking(move || {
-            match is_new || records.get(&record.reference)?.is_none() {
-                true => records.put(record).map(drop),
-                false => records.used(&record.reference),
+            if is_new || !records.used(&record.reference)? {
+                records.put(record)?;
             }
+            Ok::<_, RecordsError>(())
         });
         match recorded.await {
             Ok(Ok(())) => {}
