@@ -194,6 +194,8 @@ host_address = "{address}"
     /// Starts it and does not wait.
     pub fn launch(&mut self, ground: &Ground) -> Result<()> {
         ensure!(self.process.is_none(), "the agent runs already");
+        // With what it stored and nobody received: a queued descriptor keeps its socket listening.
+        self.notifications = None;
         let notify = ground.path(&format!("{}-notify.sock", self.name));
         let _ = fs::remove_file(&notify);
         let notifications =
