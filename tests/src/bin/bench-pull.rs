@@ -13,7 +13,7 @@ use nodeagent_tests::image::cached;
 use nodeagent_tests::image::layout::Layout;
 use nodeagent_tests::pull::{Cost, Puller, Stage};
 
-const STATE: &str = "empty store each time, nothing removed before the end; the registry's files in the page cache, nothing dirty";
+const STATE: &str = "empty store each time, nothing removed before the end; the registry's files in the page cache, free memory touched, nothing dirty";
 
 /// What is pulled, how often, and by which peers.
 struct Case {
@@ -78,9 +78,9 @@ fn measure() -> Result<()> {
     let selection = Selection::of("PULL", &[' ', ',']);
     let mut rows = Vec::new();
     let mut version = None;
-    // ext4 looks at every inode that was freed in the last minutes before it takes another
-    // (`recently_deleted` in fs/ext4/ialloc.c): who comes behind a removal of many files would be
-    // measured with it. So nothing is removed while something is measured.
+    // ext4 without a journal looks at every inode that was freed in the last minutes before it takes
+    // another (`find_inode_bit` in fs/ext4/ialloc.c): who comes behind a removal of many files would
+    // be measured with it. So nothing is removed while something is measured.
     let mut stages = Vec::new();
     for case in CASES.iter().filter(|case| selection.has(case.name)) {
         let times = selection.times(case.times);
