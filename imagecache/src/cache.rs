@@ -138,6 +138,12 @@ impl Cache {
         self.fetcher.arrived(kind)
     }
 
+    /// Layers of one image that are fetched at a time: as many again as have a connection wait for
+    /// one, or for a peer.
+    pub(crate) fn layers_at_a_time(&self) -> usize {
+        2 * self.fetcher.connections()
+    }
+
     /// Brings a layer's blob into our own store, unless it is there.
     pub(crate) async fn fetch(
         &self,

@@ -251,6 +251,7 @@ impl Cache {
             unpacker,
             extraction: &self.extraction,
             blobs: &self.blobs,
+            at_a_time: self.layers_at_a_time(),
             tell: &|layer, stage| entry.reached(present + layer, stage),
         };
         let fetch = move |blob: Descriptor| self.fetch(sources, blob, urgency).boxed();

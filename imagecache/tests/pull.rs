@@ -181,6 +181,23 @@ async fn layers_that_are_unpacked_are_not_fetched() {
 }
 
 #[tokio::test]
+async fn layers_are_asked_for_from_the_bottom_up() {
+    let mut scene = Scene::new(16).await;
+    scene.fetch.connections = 1;
+    scene.pull("web:1").await.unwrap();
+    let asked = scene.registry.asked();
+    let layer_of = |path: &String| {
+        let asks = |layer: &Vec<u8>| path.ends_with(Digest::of(layer).as_str());
+        scene.layers.iter().position(asks)
+    };
+    let order: Vec<usize> = asked.iter().filter_map(layer_of).collect();
+    assert_eq!(order.len(), 16, "{asked:?}");
+    // Two are on their way, and either may have the connection first.
+    let far = order.iter().enumerate().find(|(n, at)| at.abs_diff(*n) > 3);
+    assert_eq!(far, None, "{order:?}");
+}
+
+#[tokio::test]
 async fn a_blob_with_a_wrong_digest_is_never_committed() {
     let scene = Scene::new(2).await;
     let digest = scene.spoil_layer(1, |mut bytes| {

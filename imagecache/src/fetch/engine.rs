@@ -97,6 +97,11 @@ impl Fetcher {
         }))
     }
 
+    /// Connections at a time of all pulls.
+    pub(crate) fn connections(&self) -> usize {
+        self.0.options.connections.max(1)
+    }
+
     /// Bytes that are here of a blob that is being fetched now.
     pub fn progress(&self, digest: &Digest) -> Option<u64> {
         self.0.flights.done(digest)

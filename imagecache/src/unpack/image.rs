@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, try_join_all};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::extract::Turn;
 use super::implicit::inherit;
@@ -31,24 +32,38 @@ pub(crate) struct Parts<'p, U> {
     pub unpacker: &'p U,
     pub extraction: &'p Extraction,
     pub blobs: &'p Blobs,
+    /// Layers that are fetched at a time, at least one.
+    pub at_a_time: usize,
     /// Hears how far a layer is, counted from the first.
     pub tell: &'p (dyn Fn(usize, Stage) + Sync),
 }
 
 /// Fetches and unpacks `layers`, from the bottom up; what lies below the first is unpacked. The
 /// first failure ends all.
+///
+/// A layer is placed when all below it are: those at the bottom are fetched first, or the whole
+/// chain would wait for the last one.
 pub(crate) async fn layers<'f, U: Unpacker>(
     layers: &[Layer],
     parts: &Parts<'_, U>,
     fetch: &Fetch<'f>,
 ) -> Result<Vec<Unpacked>, PullError> {
+    let begun = &Semaphore::new(parts.at_a_time.max(1));
     let mut below = None;
     let tasks = layers.iter().enumerate().map(|(position, layer)| {
         let (done, wait) = oneshot::channel();
         let wait = below.replace(wait);
         async move {
             let tell = |stage| (parts.tell)(position, stage);
-            let unpacked = one(layer, parts, fetch, wait, &tell).await?;
+            let fetch_in_turn = |blob| {
+                async move {
+                    // Fair, and asked from the bottom up. Nobody closes it.
+                    let _begun = begun.acquire().await;
+                    fetch(blob).await
+                }
+                .boxed()
+            };
+            let unpacked = one(layer, parts, &fetch_in_turn, wait, &tell).await?;
             tell(Stage::Ready);
             // Nobody waits for the topmost.
             done.send(()).ok();
