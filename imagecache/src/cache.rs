@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::blobs::{Blobs, BlobsError};
 use crate::error::PullError;
-use crate::fetch::{FetchOptions, Fetched, Fetcher, SourceKind, Sources, Urgency};
+use crate::fetch::{FetchOptions, Fetched, Fetcher, SourceKind, Sources, Urgency, Wanted};
 use crate::peers::{Peers, PeersError, PeersOptions};
 use crate::policy::{self, Allowed, KeptSignature, Policy};
-use crate::progress::{Board, PullProgress};
+use crate::progress::{Board, PullProgress, Urging};
 use crate::pull::within;
 use crate::records::{Records, RecordsError};
 use crate::registry::{Registries, Registry};
@@ -27,6 +27,13 @@ pub struct Cache {
     records: Records,
     policy: Arc<Policy>,
     peers: Option<Peers>,
+}
+
+/// A pull that an activation waits for.
+#[derive(Debug)]
+pub struct Urged {
+    _urging: Urging,
+    _wanted: Option<Wanted>,
 }
 
 /// Why a cache was not opened.
@@ -136,6 +143,21 @@ impl Cache {
     /// needed in the end.
     pub fn fetched(&self, kind: SourceKind) -> u64 {
         self.fetcher.arrived(kind)
+    }
+
+    /// Says that an activation waits for the pull of this name, which is under way or about to
+    /// begin: as long as the result lives, its layers go before those of pre-pulls.
+    pub fn urge(&self, reference: &Reference) -> Urged {
+        let (urging, missing) = self.board.urge(reference.to_string());
+        let wanted = (!missing.is_empty()).then(|| self.fetcher.want(&missing));
+        Urged {
+            _urging: urging,
+            _wanted: wanted,
+        }
+    }
+
+    pub(crate) fn fetcher(&self) -> &Fetcher {
+        &self.fetcher
     }
 
     /// Layers of one image that are fetched at a time: as many again as have a connection wait for

@@ -33,7 +33,7 @@ mod sys;
 pub mod transfer;
 mod unpack;
 
-pub use cache::{Cache, CacheError};
+pub use cache::{Cache, CacheError, Urged};
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};
 pub use error::{PullError, Retry};
 pub use pull::{Afterwards, Image, PullOptions, Pulled, local};

@@ -40,11 +40,27 @@ pub struct PullProgress {
     pub layers: Vec<LayerProgress>,
 }
 
+/// Reference and layers from the bottom up.
 type Pulls = BTreeMap<u64, (String, Vec<(Descriptor, Stage)>)>;
 
 /// Pulls under way.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Board(Arc<Mutex<(u64, Pulls)>>);
+pub(crate) struct Board(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    last: u64,
+    pulls: Pulls,
+    /// How many activations wait for the pull of a name, which may be about to begin.
+    urged: BTreeMap<String, usize>,
+}
+
+/// An activation that waits for the pull of a name, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Urging {
+    board: Board,
+    reference: String,
+}
 
 /// The place of one pull on the board; gone when dropped.
 #[derive(Debug)]
@@ -56,9 +72,9 @@ pub(crate) struct Entry {
 impl Board {
     pub fn enter(&self, reference: String) -> Entry {
         let mut board = self.lock();
-        board.0 += 1;
-        let number = board.0;
-        board.1.insert(number, (reference, Vec::new()));
+        board.last += 1;
+        let number = board.last;
+        board.pulls.insert(number, (reference, Vec::new()));
         Entry {
             board: self.clone(),
             number,
@@ -67,7 +83,7 @@ impl Board {
 
     /// `fetched` says how many bytes of a blob are here while it is being fetched.
     pub fn look(&self, fetched: impl Fn(&Digest) -> Option<u64>) -> Vec<PullProgress> {
-        let pulls: Vec<_> = self.lock().1.values().cloned().collect();
+        let pulls: Vec<_> = self.lock().pulls.values().cloned().collect();
         let layer = |(blob, stage): (Descriptor, Stage)| LayerProgress {
             fetched: match stage {
                 Stage::Fetching => fetched(&blob.digest).unwrap_or(0),
@@ -84,29 +100,48 @@ impl Board {
         pulls.into_iter().map(progress).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, (u64, Pulls)> {
+    /// Says that an activation waits for the pull of this name, as long as the result lives. With
+    /// the layers that are on their way; a pull that does not know its layers yet hears of it then.
+    pub fn urge(&self, reference: String) -> (Urging, Vec<Digest>) {
+        let mut board = self.lock();
+        let of_that_name = board.pulls.values().filter(|(name, _)| *name == reference);
+        let layers = of_that_name.flat_map(|(_, layers)| layers);
+        let fetching = layers.filter(|(_, stage)| *stage == Stage::Fetching);
+        let missing = fetching.map(|(blob, _)| blob.digest.clone()).collect();
+        *board.urged.entry(reference.clone()).or_default() += 1;
+        drop(board);
+        let board = self.clone();
+        (Urging { board, reference }, missing)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Entry {
-    /// Says which layers there are; the first `ready` of them are unpacked.
-    pub fn layers(&self, layers: &[Descriptor], ready: usize) {
+    /// Says which layers there are; the first `ready` of them are unpacked. Returns whether an
+    /// activation has come to wait for the pull before they were known.
+    pub fn layers(&self, layers: &[Descriptor], ready: usize) -> bool {
         let stage = |at| match at < ready {
             true => Stage::Ready,
             false => Stage::Fetching,
         };
         let layers = layers.iter().enumerate();
         let layers = layers.map(|(at, blob)| (blob.clone(), stage(at))).collect();
-        if let Some((_, known)) = self.board.lock().1.get_mut(&self.number) {
-            *known = layers;
-        }
+        let mut board = self.board.lock();
+        let State { pulls, urged, .. } = &mut *board;
+        let Some((reference, known)) = pulls.get_mut(&self.number) else {
+            return false;
+        };
+        *known = layers;
+        urged.contains_key(reference)
     }
 
     /// Says how far a layer is, counted from the bottom.
     pub fn reached(&self, layer: usize, stage: Stage) {
         let mut board = self.board.lock();
-        let pull = board.1.get_mut(&self.number);
+        let pull = board.pulls.get_mut(&self.number);
         if let Some(known) = pull.and_then(|(_, layers)| layers.get_mut(layer)) {
             known.1 = stage;
         }
@@ -115,7 +150,19 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.board.lock().1.remove(&self.number);
+        self.board.lock().pulls.remove(&self.number);
+    }
+}
+
+impl Drop for Urging {
+    fn drop(&mut self) {
+        let mut board = self.board.lock();
+        if let Some(waiting) = board.urged.get_mut(&self.reference) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                board.urged.remove(&self.reference);
+            }
+        }
     }
 }
 
@@ -151,5 +198,29 @@ mod tests {
         );
         drop(entry);
         assert_eq!(board.look(|_| None), []);
+    }
+
+    #[test]
+    fn an_activation_is_told_at_once_or_when_the_layers_are_known() {
+        let board = Board::default();
+        let (early, late) = (
+            board.enter("early".to_owned()),
+            board.enter("late".to_owned()),
+        );
+        let blob = |text: &[u8]| Descriptor {
+            media_type: String::new(),
+            digest: Digest::of(text),
+            size: 10,
+        };
+        let layers = [blob(b"a"), blob(b"b"), blob(b"c")];
+        let (waiting, missing) = board.urge("early".to_owned());
+        assert_eq!(missing, []);
+        assert!(early.layers(&layers, 0));
+        assert!(!late.layers(&layers, 1));
+        late.reached(1, Stage::Extracting);
+        let (_also, missing) = board.urge("late".to_owned());
+        assert_eq!(missing, [Digest::of(b"c")]);
+        drop(waiting);
+        assert!(!early.layers(&layers, 0), "nobody waits any more");
     }
 }

@@ -246,7 +246,10 @@ impl Cache {
     ) -> Result<Vec<LayerReceipt>, PullError> {
         let chain = image.chain();
         let present = unpacked_below(&chain, unpacker).await?;
-        entry.layers(&image.layers, present);
+        let is_urgent = entry.layers(&image.layers, present) || urgency == Urgency::Activation;
+        let missing: Vec<&Digest> = chain[present..].iter().map(|l| &l.blob.digest).collect();
+        // Also those that another pull brings.
+        let _wanted = (is_urgent && !missing.is_empty()).then(|| self.fetcher().want(missing));
         let parts = Parts {
             unpacker,
             extraction: &self.extraction,

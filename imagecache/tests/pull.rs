@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use imagecache::fetch::FetchOptions;
+use imagecache::fetch::{FetchOptions, Urgency};
 use imagecache::memory::{MemoryStore, MemoryUnpacker};
 use imagecache::{
     Cache, Digest, Extraction, Image, PullError, PullOptions, Reference, Retry, Unpacker as _,
@@ -195,6 +195,39 @@ async fn layers_are_asked_for_from_the_bottom_up() {
     // Two are on their way, and either may have the connection first.
     let far = order.iter().enumerate().find(|(n, at)| at.abs_diff(*n) > 3);
     assert_eq!(far, None, "{order:?}");
+}
+
+#[tokio::test]
+async fn an_activation_and_a_pre_pull_of_the_same_layers_wait_for_no_one_forever() {
+    let mut scene = Scene::new(12).await;
+    scene.fetch.connections = 1;
+    scene.fetch.bandwidth = 8 << 20;
+    let cache = scene.cache();
+    let digest = Digest::of(&scene.manifest);
+    let by_digest = scene.reference(&format!("web@{digest}"));
+    scene
+        .registry
+        .manifest("web", digest.as_str(), MANIFEST, &scene.manifest);
+    let urgent = PullOptions {
+        urgency: Urgency::Activation,
+        ..scene.options
+    };
+    let by_tag = scene.reference("web:1");
+    let pre_pull = cache.pull(&by_tag, &scene.store, &scene.unpacker, &scene.options);
+    let activation = async {
+        while cache.under_way().iter().all(|pull| pull.layers.is_empty()) {
+            tokio::task::yield_now().await;
+        }
+        cache
+            .pull(&by_digest, &scene.store, &scene.unpacker, &urgent)
+            .await
+    };
+    let (pre_pull, activation) = tokio::join!(pre_pull, activation);
+    let (pre_pull, activation) = (pre_pull.unwrap(), activation.unwrap());
+    assert_eq!(pre_pull.image.chain_id, activation.image.chain_id);
+    let fetched = pre_pull.receipt.fetched_bytes + activation.receipt.fetched_bytes;
+    let size: usize = scene.layers.iter().map(Vec::len).sum();
+    assert_eq!(fetched, size as u64, "each layer came once");
 }
 
 #[tokio::test]

@@ -155,6 +155,73 @@ fn what_is_stable_is_set_by_hand_and_wrong_wishes_change_nothing() -> Result<()>
     host.remove_app("web")
 }
 
+/// So many bytes that do not compress.
+fn noise(seed: u64, size: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let bytes = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[0]
+    });
+    bytes.take(size).collect()
+}
+
+#[test]
+fn whoever_waits_for_an_image_that_is_brought_already_waits_behind_nobody() -> Result<()> {
+    waits_behind_nobody(|_, under_way| under_way)
+}
+
+#[test]
+fn by_another_name_as_well() -> Result<()> {
+    waits_behind_nobody(|by_tag, _| by_tag)
+}
+
+/// `named` chooses between the tag and the name under which the image is brought.
+fn waits_behind_nobody(named: fn(String, String) -> String) -> Result<()> {
+    let mut host = TestHost::without_agent(CONFIG)?;
+    let push = |name: &str, seed: u64, size: usize| -> Result<String> {
+        let image = image(1)?.file("www/noise", 0o644, noise(seed, size));
+        Ok(host.push(&image, name)?.reference)
+    };
+    let (brought, other) = (push("brought:1", 1, 2 << 20)?, push("other:1", 2, 8 << 20)?);
+    let list = host.file("images.list", &format!("{brought}\n"))?;
+    let config = format!(
+        "version = 1\n[images]\nstable_file = \"{}\"\nbandwidth = \"1Mi\"\n",
+        list.display()
+    );
+    fs::write(host.agent.config().join("40-images.toml"), config)?;
+    host.agent.start(&host.ground)?;
+    let under_way = |name: &str| -> Result<Option<String>> {
+        let list: ImageList = host.cli().json(&["image", "list"])?.document(0)?;
+        let found = list
+            .pulls
+            .into_iter()
+            .find(|p| p.reference.contains(name) && !p.layers.is_empty());
+        Ok(found.map(|pull| pull.reference))
+    };
+    let begun = |name: &str| {
+        until("a pull to be under way", SOON, || {
+            Ok(match under_way(name)? {
+                Some(reference) => Look::Seen(reference),
+                None => Look::NotYet("it is not".to_owned()),
+            })
+        })
+    };
+    let wanted = named(brought, begun("/brought")?);
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| host.cli().json(&["image", "pull", &other])?.ok());
+        begun("/other")?;
+        // Pre-pulls rest as long as somebody waits for another image: this one is none any more.
+        host.cli().json(&["image", "pull", &wanted])?.ok()?;
+        ensure!(under_way("/other")?.is_some(), "it waited behind the other");
+        match other.join() {
+            Ok(pulled) => pulled.map(drop),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
 #[test]
 fn images_of_the_hosts_file_are_there_before_anybody_asks_and_drift_is_told() -> Result<()> {
     let mut host = TestHost::without_agent(CONFIG)?;
@@ -218,21 +285,9 @@ fn the_budget_is_kept_by_what_was_not_used_for_longest_and_never_by_what_is_need
     let names = |host: &TestHost| -> Result<Vec<String>> {
         Ok(images(host)?.into_iter().map(|i| i.reference).collect())
     };
-    // Each is of 2 MB that do not compress, and as much unpacked.
-    let noise = |seed: u64| {
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let bytes: Vec<u8> = std::iter::repeat_with(|| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()[0]
-        })
-        .take(1 << 20)
-        .collect();
-        bytes
-    };
+    // Each is of 2 MB, and as much unpacked.
     let push = |number: u64| -> Result<String> {
-        let image = image(u32::try_from(number)?)?.file("www/noise", 0o644, noise(number));
+        let image = image(u32::try_from(number)?)?.file("www/noise", 0o644, noise(number, 1 << 20));
         Ok(host.push(&image, &format!("noise:{number}"))?.reference)
     };
     let pinned = push(1)?;

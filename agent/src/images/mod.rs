@@ -190,12 +190,14 @@ impl Images {
             match under_way.get(&name) {
                 Some(pull) => pull.clone(),
                 None => {
-                    let pull = self.begin(parsed, urgency);
+                    let pull = self.begin(parsed.clone(), urgency);
                     under_way.insert(name, pull.clone());
                     pull
                 }
             }
         };
+        // What is pulled may have been begun for nobody.
+        let _urged = (urgency == Urgency::Activation).then(|| self.cache.urge(&parsed));
         pull.await
     }
 

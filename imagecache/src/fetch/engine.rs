@@ -73,6 +73,13 @@ impl fmt::Debug for Fetcher {
     }
 }
 
+/// Blobs that an activation waits for: as long as it lives, they go before those of pre-pulls.
+#[derive(Debug)]
+pub struct Wanted {
+    _joined: Vec<Joined>,
+    _passing: Passing,
+}
+
 /// What happened to one way through the blob.
 enum Round {
     Fetched(Blob),
@@ -117,6 +124,19 @@ impl Fetcher {
     /// to do than to fetch.
     pub fn pass(&self) -> Passing {
         self.0.lanes.pass()
+    }
+
+    /// Says that an activation waits for these blobs, whoever fetches them now or later.
+    pub fn want<'d>(&self, blobs: impl IntoIterator<Item = &'d Digest>) -> Wanted {
+        let join = |digest| self.0.flights.join(digest, Urgency::Activation);
+        // In this order: what becomes urgent does not make way for itself.
+        let joined = blobs.into_iter().map(join).collect();
+        let passing = self.pass();
+        self.0.lanes.look_again();
+        Wanted {
+            _joined: joined,
+            _passing: passing,
+        }
     }
 
     /// Brings a blob into the store unless it is there. Whoever wants the same one meanwhile waits

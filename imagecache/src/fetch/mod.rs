@@ -26,7 +26,7 @@ mod source;
 mod transfer;
 
 pub use content::{Hedge, Sources, into_content_store};
-pub use engine::{Fetched, Fetcher, Share};
+pub use engine::{Fetched, Fetcher, Share, Wanted};
 pub use failure::{Failure, Verdict};
 pub use lanes::{Passing, Urgency};
 pub use options::{FetchOptions, ProxySettings};

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, try_join_all};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::extract::Turn;
 use super::implicit::inherit;
@@ -55,15 +54,10 @@ pub(crate) async fn layers<'f, U: Unpacker>(
         let wait = below.replace(wait);
         async move {
             let tell = |stage| (parts.tell)(position, stage);
-            let fetch_in_turn = |blob| {
-                async move {
-                    // Fair, and asked from the bottom up. Nobody closes it.
-                    let _begun = begun.acquire().await;
-                    fetch(blob).await
-                }
-                .boxed()
-            };
-            let unpacked = one(layer, parts, &fetch_in_turn, wait, &tell).await?;
+            // Fair, and asked from the bottom up; nobody closes it. Before the lock of the chain:
+            // who has that one waits for no layer above.
+            let turn = begun.acquire().await.ok();
+            let unpacked = one(layer, parts, fetch, turn, wait, &tell).await?;
             tell(Stage::Ready);
             // Nobody waits for the topmost.
             done.send(()).ok();
@@ -77,6 +71,7 @@ async fn one<'f, U: Unpacker>(
     layer: &Layer,
     parts: &Parts<'_, U>,
     fetch: &Fetch<'f>,
+    turn: Option<SemaphorePermit<'_>>,
     below: Option<oneshot::Receiver<()>>,
     tell: &(dyn Fn(Stage) + Sync),
 ) -> Result<Unpacked, PullError> {
@@ -94,6 +89,7 @@ async fn one<'f, U: Unpacker>(
         elapsed,
         ..
     } = fetch(layer.blob.clone()).await?;
+    drop(turn);
     tell(Stage::Extracting);
     let Some(workplace) = parts.unpacker.workplace() else {
         after(below).await;

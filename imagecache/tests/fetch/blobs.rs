@@ -634,6 +634,45 @@ async fn an_activation_that_wants_what_a_pre_pull_fetches_makes_it_urgent() {
 }
 
 #[tokio::test]
+async fn what_an_activation_waits_for_goes_before_other_pre_pulls() {
+    let mut first = Scene::new(48);
+    // Slow enough that the first cannot be done before somebody wants the second.
+    first.options.bandwidth = 8 << 20;
+    let second = Scene::new(7);
+    let (first_server, second_server) = (right(&first).await, right(&second).await);
+    let (first_sources, second_sources) = (
+        first.sources(&[&first_server]),
+        second.sources(&[&second_server]),
+    );
+    let fetcher = Fetcher::new(&first.options);
+    let order: Arc<Mutex<Vec<&str>>> = Arc::default();
+    let done = |name| order.lock().unwrap().push(name);
+    let bring_first = async {
+        let fetched = first.fetch_by(&fetcher, &first_sources).await.unwrap();
+        first.assert_right(&fetched);
+        done("first");
+    };
+    let bring_second = async {
+        first_server.until_asked(3).await;
+        let wanted = fetcher.want([&second.blob().digest]);
+        let before = fetcher.progress(&first.blob().digest).unwrap();
+        // A pre-pull as well, begun when it is wanted already.
+        let fetched = second.fetch_by(&fetcher, &second_sources).await.unwrap();
+        second.assert_right(&fetched);
+        let after = fetcher.progress(&first.blob().digest).unwrap();
+        // What was gathered already is written; nothing more is asked for.
+        assert!(
+            after - before <= 4 * (CHUNK + (1 << 20)),
+            "{before} {after}"
+        );
+        done("second");
+        drop(wanted);
+    };
+    tokio::join!(bring_first, bring_second);
+    assert_eq!(*order.lock().unwrap(), ["second", "first"]);
+}
+
+#[tokio::test]
 async fn the_bandwidth_is_limited_for_all_together() {
     let mut scene = Scene::new(8);
     scene.options.bandwidth = 2 << 20;
