@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use nodeagent::api::v1::{ImageDocument, ImageState};
+use nodeagent::api::v1::{ImageDocument, ImageList, ImageState};
 use nodeagent_tests::ctr::Ctr;
 use nodeagent_tests::faults::FaultyRegistry;
 use nodeagent_tests::image::cached;
@@ -105,4 +105,34 @@ fn what_is_ready_is_run_by_others_with_the_registry_gone() -> Result<()> {
     // The agent's own verbs need none either.
     assert_eq!(pull(&host, &web.reference)?.state, ImageState::Ready);
     ctr.remove(&id)
+}
+
+#[test]
+fn more_containers_than_a_message_of_containerd_may_have_are_seen() -> Result<()> {
+    let host = TestHost::start()?;
+    let used = host.push(&Image::web()?, "used:1")?.reference;
+    let unused = host
+        .push(&Image::web()?.file("www/x", 0o644, "x"), "unused:1")?
+        .reference;
+    pull(&host, &used)?;
+    let ctr = Ctr::new(&host.ground, &host.containerd).within(host.agent.namespace());
+    // Of all together gRPC takes 4 MiB.
+    let environment = format!("LARGE={}", "x".repeat(120_000));
+    for number in 0..40 {
+        let id = format!("large-{number}");
+        ctr.run(&["containers", "create", "--env", &environment, &used, &id])?;
+    }
+    ensure!(pull(&host, &used)?.in_use);
+    ensure!(!pull(&host, &unused)?.in_use);
+    let list: ImageList = host.cli().json(&["image", "list"])?.document(0)?;
+    let in_use: Vec<(&str, bool)> = list
+        .images
+        .iter()
+        .map(|image| (image.reference.as_str(), image.in_use))
+        .collect();
+    assert_eq!(in_use, [(unused.as_str(), false), (used.as_str(), true)]);
+    for number in 0..40 {
+        ctr.run(&["containers", "delete", &format!("large-{number}")])?;
+    }
+    Ok(())
 }

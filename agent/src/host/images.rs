@@ -1,6 +1,5 @@
 //! `/v1/images`: what is known of images, and what is asked of them.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -103,7 +102,8 @@ impl<E: Effects> Node<E> {
         let look = async {
             let ready = images.is_ready(&record).await;
             let ready = ready.map_err(|error| refused(&error))?;
-            Ok(document(record, ready, &self.images_needed().await?))
+            let needs = self.needs_of(&record).await?;
+            Ok(document(record, ready, &needs))
         };
         self.soon(look).await
     }
@@ -116,7 +116,10 @@ impl<E: Effects> Node<E> {
             false => images.recorded(name).await,
         };
         let record = record.map_err(|error| refused(&error))?;
-        let look = async { Ok(document(record, true, &self.images_needed().await?)) };
+        let look = async {
+            let needs = self.needs_of(&record).await?;
+            Ok(document(record, true, &needs))
+        };
         self.soon(look).await
     }
 
@@ -173,13 +176,32 @@ impl<E: Effects> Node<E> {
     /// Full names of images that an app's revision or a container in our namespace was made from,
     /// and of those that are stable.
     pub(super) async fn images_needed(&self) -> Result<Needs, Problem> {
+        let mut needs = self.needs_of_pools().await?;
+        let containers = self.executor.runtime.images_of_containers().await;
+        needs
+            .in_use
+            .extend(containers.map_err(|error| unpulled(&error))?);
+        Ok(needs)
+    }
+
+    /// The same as far as one image is concerned: a host may have thousands of containers.
+    async fn needs_of(&self, record: &Record) -> Result<Needs, Problem> {
+        let mut needs = self.needs_of_pools().await?;
+        let (name, runtime) = (&record.reference, &self.executor.runtime);
+        if !needs.in_use.contains(name) {
+            let used = runtime.is_image_of_container(name, &record.target).await;
+            if used.map_err(|error| unpulled(&error))? {
+                needs.in_use.insert(name.clone());
+            }
+        }
+        Ok(needs)
+    }
+
+    /// What apps need and what is stable, without containers that belong to no app.
+    async fn needs_of_pools(&self) -> Result<Needs, Problem> {
         // Before that the pools are not there that need them.
         self.observation().await?;
-        let containers = self.executor.runtime.images_of_containers().await;
-        let mut needs = Needs {
-            in_use: containers.map_err(|error| unpulled(&error))?,
-            stable: BTreeSet::new(),
-        };
+        let mut needs = Needs::default();
         for entry in self.pools.all() {
             needs.in_use.insert(entry.revision.image.reference.clone());
             let snapshot = entry.handle.snapshot.borrow();

@@ -121,43 +121,63 @@ impl Containerd {
 
     /// All containers that carry our instance label, with their tasks.
     pub async fn list(&self) -> Result<Vec<Observed>, RuntimeError> {
-        let request = self.connection.request(ListContainersRequest {
-            filters: vec![format!("labels.{:?}", labels::INSTANCE)],
-        });
-        let mut client = ContainersClient::new(self.connection.channel());
-        let listed = self
-            .connection
-            .answer(self.connection.slow(), client.list(request))
-            .await;
-        let containers = listed
-            .map_err(|said| said.into_error("list", "containers"))?
-            .into_inner()
-            .containers;
-        let mut tasks: HashMap<String, TaskState> = self.tasks().await?.into_iter().collect();
-        let observe = |container: Container| Observed {
-            task: tasks.remove(&container.id),
+        let ours = vec![format!("labels.{:?}", labels::INSTANCE)];
+        let observed = self.containers(ours, |container| Observed {
             labels: container.labels.into_iter().collect(),
+            task: None,
             snapshot_key: container.snapshot_key,
             id: container.id,
-        };
-        Ok(containers.into_iter().map(observe).collect())
+        });
+        let mut observed = observed.await?;
+        let mut tasks: HashMap<String, TaskState> = self.tasks().await?.into_iter().collect();
+        for container in &mut observed {
+            container.task = tasks.remove(&container.id);
+        }
+        Ok(observed)
     }
 
     /// Names of the images of all containers in our namespace, whoever made them.
     pub(crate) async fn images_of_containers(&self) -> Result<BTreeSet<String>, RuntimeError> {
-        let request = self.connection.request(ListContainersRequest::default());
+        let images = self.containers(Vec::new(), |container| container.image);
+        let images = images.await?.into_iter();
+        self.all_names(images.filter(|image| !image.is_empty()).collect())
+            .await
+    }
+
+    /// Whether a container in our namespace, whoever made it, was made from an image that has this
+    /// name or has `target` by another one.
+    pub(crate) async fn is_image_of_container(
+        &self,
+        name: &str,
+        target: &str,
+    ) -> Result<bool, RuntimeError> {
+        let mut names = vec![name.to_owned()];
+        let also = self.images_of(&[target.to_owned()]).await?;
+        names.extend(also.into_iter().map(|image| image.name));
+        let filters = names.iter().map(|name| format!("image=={name:?}"));
+        let users = self.containers(filters.collect(), |container| container.id);
+        Ok(!users.await?.is_empty())
+    }
+
+    /// What `of` takes of each container that passes one of `filters`. One after the other: their
+    /// specs together are more than one message may have, and than anybody wants in memory.
+    async fn containers<T>(
+        &self,
+        filters: Vec<String>,
+        of: impl Fn(Container) -> T,
+    ) -> Result<Vec<T>, RuntimeError> {
+        let request = self.connection.request(ListContainersRequest { filters });
         let mut client = ContainersClient::new(self.connection.channel());
-        let listed = self
-            .connection
-            .answer(self.connection.slow(), client.list(request))
-            .await;
-        let containers = listed
-            .map_err(|said| said.into_error("list", "containers"))?
-            .into_inner()
-            .containers;
-        let images = containers.into_iter().map(|container| container.image);
-        let images = images.filter(|image| !image.is_empty()).collect();
-        self.all_names(images).await
+        let read = async {
+            let mut stream = client.list_stream(request).await?.into_inner();
+            let mut all = Vec::new();
+            while let Some(message) = stream.message().await? {
+                all.extend(message.container.map(&of));
+            }
+            Ok(all)
+        };
+        let listed = self.connection.answer(self.connection.slow(), read).await;
+        listed.map_err(|said| said.into_error("list", "containers"))
     }
 
     pub(super) async fn container(&self, name: &str) -> Result<Option<Container>, RuntimeError> {
