@@ -2,6 +2,7 @@
 //! when there is too much.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -155,6 +156,17 @@ fn what_is_stable_is_set_by_hand_and_wrong_wishes_change_nothing() -> Result<()>
     host.remove_app("web")
 }
 
+/// Starts the agent with a file of the images that belong on the host, which is returned, and one
+/// more setting of images.
+fn start_with_listed(host: &mut TestHost, listed: &str, setting: &str) -> Result<PathBuf> {
+    let list = host.file("images.list", &format!("{listed}\n"))?;
+    let file = list.display();
+    let config = format!("version = 1\n[images]\nstable_file = \"{file}\"\n{setting}\n");
+    fs::write(host.agent.config().join("40-images.toml"), config)?;
+    host.agent.start(&host.ground)?;
+    Ok(list)
+}
+
 /// So many bytes that do not compress.
 fn noise(seed: u64, size: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -173,7 +185,7 @@ fn whoever_waits_for_an_image_that_is_brought_already_waits_behind_nobody() -> R
 }
 
 #[test]
-fn by_another_name_as_well() -> Result<()> {
+fn whoever_waits_for_it_by_another_name_waits_behind_nobody_either() -> Result<()> {
     waits_behind_nobody(|by_tag, _| by_tag)
 }
 
@@ -185,13 +197,7 @@ fn waits_behind_nobody(named: fn(String, String) -> String) -> Result<()> {
         Ok(host.push(&image, name)?.reference)
     };
     let (brought, other) = (push("brought:1", 1, 2 << 20)?, push("other:1", 2, 8 << 20)?);
-    let list = host.file("images.list", &format!("{brought}\n"))?;
-    let config = format!(
-        "version = 1\n[images]\nstable_file = \"{}\"\nbandwidth = \"1Mi\"\n",
-        list.display()
-    );
-    fs::write(host.agent.config().join("40-images.toml"), config)?;
-    host.agent.start(&host.ground)?;
+    start_with_listed(&mut host, &brought, "bandwidth = \"1Mi\"")?;
     let under_way = |name: &str| -> Result<Option<String>> {
         let list: ImageList = host.cli().json(&["image", "list"])?.document(0)?;
         let found = list
@@ -226,13 +232,8 @@ fn waits_behind_nobody(named: fn(String, String) -> String) -> Result<()> {
 fn images_of_the_hosts_file_are_there_before_anybody_asks_and_drift_is_told() -> Result<()> {
     let mut host = TestHost::without_agent(CONFIG)?;
     let base = host.push(&image(1)?, "base:1")?;
-    let list = host.file("images.list", &format!("# the base\n{}\n", base.reference))?;
-    let config = format!(
-        "version = 1\n[images]\nstable_file = \"{}\"\ncheck_interval = \"1s\"\n",
-        list.display()
-    );
-    fs::write(host.agent.config().join("40-images.toml"), config)?;
-    host.agent.start(&host.ground)?;
+    let listed = format!("# the base\n{}", base.reference);
+    let list = start_with_listed(&mut host, &listed, "check_interval = \"1s\"")?;
     let look = |what: &str, seen: &dyn Fn(&StableList) -> bool| {
         until(what, SOON, || {
             let list: StableList = host.cli().json(&["image", "stable"])?.document(0)?;

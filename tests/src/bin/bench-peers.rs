@@ -84,9 +84,7 @@ fn measure() -> Result<()> {
     let selection = Selection::of("PEERS", &[',']);
     let mut rows = Vec::new();
     let mut version = None;
-    // ext4 without a journal looks at every inode that was freed in the last minutes: who
-    // came behind the removal of eight hosts would be measured with it. So nothing is removed while
-    // something is measured.
+    // As in bench-pull: nothing is removed while something is measured.
     let mut kept = Vec::new();
     for case in CASES.iter().filter(|case| selection.has(case.name)) {
         let times = selection.times(case.times);
