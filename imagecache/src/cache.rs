@@ -20,7 +20,7 @@ use crate::{Descriptor, Digest, Reference};
 #[derive(Debug, Clone)]
 pub struct Cache {
     pub(crate) registries: Registries,
-    fetcher: Fetcher,
+    pub(crate) fetcher: Fetcher,
     pub(crate) blobs: Blobs,
     pub(crate) extraction: Extraction,
     pub(crate) board: Board,
@@ -149,21 +149,10 @@ impl Cache {
     /// begin: as long as the result lives, its layers go before those of pre-pulls.
     pub fn urge(&self, reference: &Reference) -> Urged {
         let (urging, missing) = self.board.urge(reference.to_string());
-        let wanted = (!missing.is_empty()).then(|| self.fetcher.want(&missing));
         Urged {
             _urging: urging,
-            _wanted: wanted,
+            _wanted: self.fetcher.want(&missing),
         }
-    }
-
-    pub(crate) fn fetcher(&self) -> &Fetcher {
-        &self.fetcher
-    }
-
-    /// Layers of one image that are fetched at a time: as many again as have a connection wait for
-    /// one, or for a peer.
-    pub(crate) fn layers_at_a_time(&self) -> usize {
-        2 * self.fetcher.connections()
     }
 
     /// Brings a layer's blob into our own store, unless it is there.

@@ -51,15 +51,15 @@ pub(crate) struct Board(Arc<Mutex<State>>);
 struct State {
     last: u64,
     pulls: Pulls,
-    /// How many activations wait for the pull of a name, which may be about to begin.
-    urged: BTreeMap<String, usize>,
+    /// Names of pulls that activations wait for; they may be about to begin.
+    urged: BTreeMap<u64, String>,
 }
 
 /// An activation that waits for the pull of a name, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Urging {
     board: Board,
-    reference: String,
+    number: u64,
 }
 
 /// The place of one pull on the board; gone when dropped.
@@ -69,11 +69,17 @@ pub(crate) struct Entry {
     number: u64,
 }
 
+impl State {
+    fn number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+}
+
 impl Board {
     pub fn enter(&self, reference: String) -> Entry {
         let mut board = self.lock();
-        board.last += 1;
-        let number = board.last;
+        let number = board.number();
         board.pulls.insert(number, (reference, Vec::new()));
         Entry {
             board: self.clone(),
@@ -101,17 +107,19 @@ impl Board {
     }
 
     /// Says that an activation waits for the pull of this name, as long as the result lives. With
-    /// the layers that are on their way; a pull that does not know its layers yet hears of it then.
+    /// the layers that are on their way; a pull that knows its layers later asks then
+    /// ([`Entry::is_urged`]).
     pub fn urge(&self, reference: String) -> (Urging, Vec<Digest>) {
         let mut board = self.lock();
         let of_that_name = board.pulls.values().filter(|(name, _)| *name == reference);
         let layers = of_that_name.flat_map(|(_, layers)| layers);
         let fetching = layers.filter(|(_, stage)| *stage == Stage::Fetching);
         let missing = fetching.map(|(blob, _)| blob.digest.clone()).collect();
-        *board.urged.entry(reference.clone()).or_default() += 1;
+        let number = board.number();
+        board.urged.insert(number, reference);
         drop(board);
         let board = self.clone();
-        (Urging { board, reference }, missing)
+        (Urging { board, number }, missing)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -120,22 +128,25 @@ impl Board {
 }
 
 impl Entry {
-    /// Says which layers there are; the first `ready` of them are unpacked. Returns whether an
-    /// activation has come to wait for the pull before they were known.
-    pub fn layers(&self, layers: &[Descriptor], ready: usize) -> bool {
+    /// Says which layers there are; the first `ready` of them are unpacked.
+    pub fn layers(&self, layers: &[Descriptor], ready: usize) {
         let stage = |at| match at < ready {
             true => Stage::Ready,
             false => Stage::Fetching,
         };
         let layers = layers.iter().enumerate();
         let layers = layers.map(|(at, blob)| (blob.clone(), stage(at))).collect();
-        let mut board = self.board.lock();
-        let State { pulls, urged, .. } = &mut *board;
-        let Some((reference, known)) = pulls.get_mut(&self.number) else {
-            return false;
-        };
-        *known = layers;
-        urged.contains_key(reference)
+        if let Some((_, known)) = self.board.lock().pulls.get_mut(&self.number) {
+            *known = layers;
+        }
+    }
+
+    /// Whether an activation waits for this pull. Asked behind [`Self::layers`]: whoever urges later
+    /// is given them.
+    pub fn is_urged(&self) -> bool {
+        let board = self.board.lock();
+        let pull = board.pulls.get(&self.number);
+        pull.is_some_and(|(reference, _)| board.urged.values().any(|urged| urged == reference))
     }
 
     /// Says how far a layer is, counted from the bottom.
@@ -156,13 +167,7 @@ impl Drop for Entry {
 
 impl Drop for Urging {
     fn drop(&mut self) {
-        let mut board = self.board.lock();
-        if let Some(waiting) = board.urged.get_mut(&self.reference) {
-            *waiting -= 1;
-            if *waiting == 0 {
-                board.urged.remove(&self.reference);
-            }
-        }
+        self.board.lock().urged.remove(&self.number);
     }
 }
 
@@ -215,12 +220,14 @@ mod tests {
         let layers = [blob(b"a"), blob(b"b"), blob(b"c")];
         let (waiting, missing) = board.urge("early".to_owned());
         assert_eq!(missing, []);
-        assert!(early.layers(&layers, 0));
-        assert!(!late.layers(&layers, 1));
+        early.layers(&layers, 0);
+        assert!(early.is_urged());
+        late.layers(&layers, 1);
+        assert!(!late.is_urged());
         late.reached(1, Stage::Extracting);
         let (_also, missing) = board.urge("late".to_owned());
         assert_eq!(missing, [Digest::of(b"c")]);
         drop(waiting);
-        assert!(!early.layers(&layers, 0), "nobody waits any more");
+        assert!(!early.is_urged(), "nobody waits any more");
     }
 }

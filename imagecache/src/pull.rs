@@ -246,15 +246,17 @@ impl Cache {
     ) -> Result<Vec<LayerReceipt>, PullError> {
         let chain = image.chain();
         let present = unpacked_below(&chain, unpacker).await?;
-        let is_urgent = entry.layers(&image.layers, present) || urgency == Urgency::Activation;
-        let missing: Vec<&Digest> = chain[present..].iter().map(|l| &l.blob.digest).collect();
+        entry.layers(&image.layers, present);
+        let is_urgent = entry.is_urged() || urgency == Urgency::Activation;
+        let missing = chain[present..].iter().map(|layer| &layer.blob.digest);
         // Also those that another pull brings.
-        let _wanted = (is_urgent && !missing.is_empty()).then(|| self.fetcher().want(missing));
+        let _wanted = is_urgent.then(|| self.fetcher.want(missing));
         let parts = Parts {
             unpacker,
             extraction: &self.extraction,
             blobs: &self.blobs,
-            at_a_time: self.layers_at_a_time(),
+            // As many again as have a connection wait for one, or for a peer.
+            at_a_time: 2 * self.fetcher.connections(),
             tell: &|layer, stage| entry.reached(present + layer, stage),
         };
         let fetch = move |blob: Descriptor| self.fetch(sources, blob, urgency).boxed();

@@ -120,23 +120,22 @@ impl Fetcher {
         self.0.arrived.of(kind)
     }
 
-    /// Lets pre-pulls ask for nothing as long as the result lives: for an activation that has more
-    /// to do than to fetch.
-    pub fn pass(&self) -> Passing {
-        self.0.lanes.pass()
-    }
-
-    /// Says that an activation waits for these blobs, whoever fetches them now or later.
-    pub fn want<'d>(&self, blobs: impl IntoIterator<Item = &'d Digest>) -> Wanted {
+    /// Says that an activation waits for these blobs, whoever fetches them now or later. None when
+    /// there are none: nobody makes way for nothing.
+    pub fn want<'d>(&self, blobs: impl IntoIterator<Item = &'d Digest>) -> Option<Wanted> {
         let join = |digest| self.0.flights.join(digest, Urgency::Activation);
         // In this order: what becomes urgent does not make way for itself.
-        let joined = blobs.into_iter().map(join).collect();
-        let passing = self.pass();
+        let joined: Vec<Joined> = blobs.into_iter().map(join).collect();
+        if joined.is_empty() {
+            return None;
+        }
+        let passing = self.0.lanes.pass();
+        // Whoever fetches one of them now may be a pre-pull that waits for activations to end.
         self.0.lanes.look_again();
-        Wanted {
+        Some(Wanted {
             _joined: joined,
             _passing: passing,
-        }
+        })
     }
 
     /// Brings a blob into the store unless it is there. Whoever wants the same one meanwhile waits
@@ -161,12 +160,11 @@ impl Fetcher {
                 elapsed: asked.elapsed(),
             });
         }
-        let _passing = (urgency == Urgency::Activation).then(|| self.pass());
+        let _wanted = match urgency {
+            Urgency::Activation => self.want([&blob.digest]),
+            Urgency::PrePull => None,
+        };
         let joined = self.0.flights.join(&blob.digest, urgency);
-        if urgency == Urgency::Activation {
-            // Whoever fetches it now may be a pre-pull that waits for activations to end.
-            self.0.lanes.look_again();
-        }
         let _turn = joined.flight.turn.lock().await;
         let mut job = Job {
             fetcher: &self.0,

@@ -30,7 +30,7 @@ pub(super) struct Lane(Arc<Lanes>);
 
 /// As long as it lives, pre-pulls of the same fetcher ask for nothing.
 #[derive(Debug)]
-pub struct Passing(Arc<Lanes>);
+pub(super) struct Passing(Arc<Lanes>);
 
 impl Lanes {
     pub fn new(connections: usize) -> Arc<Self> {

@@ -28,7 +28,7 @@ mod transfer;
 pub use content::{Hedge, Sources, into_content_store};
 pub use engine::{Fetched, Fetcher, Share, Wanted};
 pub use failure::{Failure, Verdict};
-pub use lanes::{Passing, Urgency};
+pub use lanes::Urgency;
 pub use options::{FetchOptions, ProxySettings};
 pub use retry::Budget;
 pub use source::{Incoming, Source, SourceKind};

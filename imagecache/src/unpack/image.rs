@@ -47,7 +47,7 @@ pub(crate) async fn layers<'f, U: Unpacker>(
     parts: &Parts<'_, U>,
     fetch: &Fetch<'f>,
 ) -> Result<Vec<Unpacked>, PullError> {
-    let begun = &Semaphore::new(parts.at_a_time.max(1));
+    let begun = &Semaphore::new(parts.at_a_time);
     let mut below = None;
     let tasks = layers.iter().enumerate().map(|(position, layer)| {
         let (done, wait) = oneshot::channel();
