@@ -123,7 +123,7 @@ impl<E: Effects> Node<E> {
         let images = &self.executor.images;
         match images.resolve(reference).await {
             Ok(resolved) => {
-                let held = images.belongs().hold(&resolved);
+                let held = images.holds().hold(&resolved).await;
                 let image = images.ensure(&resolved).await;
                 sys::give_memory_back();
                 Ok((image?, held))
@@ -144,7 +144,7 @@ impl<E: Effects> Node<E> {
                     "the registry does not answer; the image that is here is used"
                 );
                 let known = &known.revision.image.reference;
-                let held = images.belongs().hold(known);
+                let held = images.holds().hold(known).await;
                 Ok((images.ensure(known).await?, held))
             }
         }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use imagecache::evict::Kept;
+use imagecache::evict::{Kept, Plan};
 use imagecache::progress::{PullProgress, Stage};
 use imagecache::{Receipt, Record, Reference, Retry};
 
@@ -17,7 +17,7 @@ use crate::api::v1::{
     VerifyResult,
 };
 use crate::chain::chain;
-use crate::images::{KeepError, Needs, Overwrite};
+use crate::images::{KeepError, Needs, Overwrite, Room};
 use crate::pool::Effects;
 use crate::runtime::{RuntimeError, TransferError};
 use crate::sys;
@@ -44,7 +44,7 @@ impl<E: Effects> Node<E> {
     pub(super) async fn pull_image(&self, request: ImageRequest) -> Result<ImageDocument, Problem> {
         let images = &self.executor.images;
         let name = full_name(&request.reference)?;
-        let _held = images.belongs().hold(&name);
+        let _held = images.holds().hold(&name).await;
         images
             .ensure(&name)
             .await
@@ -61,8 +61,8 @@ impl<E: Effects> Node<E> {
         let imported = images.import(Path::new(&request.path), name.as_deref());
         let imported = imported.await.map_err(|error| refused(&error))?;
         let mut documents = Vec::with_capacity(imported.len());
-        for name in imported {
-            documents.push(self.document_of_ready(&name, request.pin).await?);
+        for held in &imported {
+            documents.push(self.document_of_ready(held.name(), request.pin).await?);
         }
         Ok(ImportResult { images: documents })
     }
@@ -148,10 +148,11 @@ impl<E: Effects> Node<E> {
     }
 
     pub(super) async fn evict_images(&self, request: EvictRequest) -> Result<EvictResult, Problem> {
-        let needs = self.images_needed().await?;
-        let images = &self.executor.images;
-        let plan = images.evict(request.bytes, &needs, request.dry_run).await;
-        let plan = plan.map_err(|error| refused(&error))?;
+        let room = request.bytes.map_or(Room::All, Room::Bytes);
+        let plan = match request.dry_run {
+            true => self.plan_eviction(room).await?,
+            false => self.evict(room).await?,
+        };
         let evicted = plan.evictions.into_iter();
         let kept = plan.kept.into_iter();
         Ok(EvictResult {
@@ -171,6 +172,33 @@ impl<E: Effects> Node<E> {
             freed_bytes: plan.frees.bytes,
             short_bytes: plan.short.bytes,
         })
+    }
+
+    async fn plan_eviction(&self, room: Room) -> Result<Plan, Problem> {
+        let needs = self.images_needed().await?;
+        let plan = self.executor.images.plan_eviction(room, &needs).await;
+        plan.map_err(|error| refused(&error))
+    }
+
+    /// Makes room, by what was not used for longest and nobody needs; what went.
+    pub(super) async fn evict(&self, room: Room) -> Result<Plan, Problem> {
+        let images = &self.executor.images;
+        let _alone = images.alone_in_evicting().await;
+        loop {
+            let plan = self.plan_eviction(room).await?;
+            if plan.evictions.is_empty() {
+                return Ok(plan);
+            }
+            let names = plan.evictions.iter().map(|eviction| &*eviction.name);
+            if let Some(going) = images.holds().let_go(names) {
+                // Who took one while it was planned has named it by now; who comes now waits.
+                let needs = self.images_needed().await?;
+                let evicted = images.evict(&plan, going, needs).await;
+                if evicted.map_err(|error| refused(&error))? {
+                    return Ok(plan);
+                }
+            }
+        }
     }
 
     /// Full names of images that an app's revision or a container in our namespace was made from,

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::node::Node;
 use super::stable::digest;
 use crate::alarm::{AlarmCode, Subject};
+use crate::api::v1::ProblemCode;
 use crate::chain::chain;
-use crate::images::{Drift, listed};
+use crate::images::{Drift, Room, listed};
 use crate::pool::{Effects, read_clocks};
 
 /// How long a registry may take to say what a name means.
@@ -161,17 +162,7 @@ impl<E: Effects> Node<E> {
         if budget == imagecache::evict::Budget::default() {
             return;
         }
-        let needs = match self.images_needed().await {
-            Ok(needs) => needs,
-            Err(problem) => {
-                tracing::debug!(
-                    problem = problem.detail,
-                    "nothing is evicted: it is not known what is in use"
-                );
-                return;
-            }
-        };
-        match self.executor.images.keep_to(budget, &needs).await {
+        match self.evict(Room::Within(budget)).await {
             Ok(plan) => {
                 for eviction in &plan.evictions {
                     tracing::info!(
@@ -194,8 +185,13 @@ impl<E: Effects> Node<E> {
                     short.as_deref(),
                 );
             }
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "the budget of images is not kept");
+            Err(problem) if problem.code == ProblemCode::Unavailable => {
+                let problem = problem.detail;
+                tracing::debug!(problem, "nothing is evicted: what is needed is not known");
+            }
+            Err(problem) => {
+                let problem = problem.detail;
+                tracing::warn!(problem, "the budget of images is not kept");
             }
         }
     }

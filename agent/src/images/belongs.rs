@@ -1,5 +1,5 @@
-//! What belongs on this host, as it was looked after last: listed images, names that drifted, names
-//! that must not go at the moment.
+//! What belongs on this host, as it was looked after last: listed images, and names that
+//! drifted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +31,6 @@ struct State {
     listed: Vec<Listed>,
     unreadable: Option<String>,
     drifted: BTreeMap<String, Drift>,
-    held: BTreeMap<String, usize>,
 }
 
 impl State {
@@ -44,41 +43,7 @@ impl State {
 #[derive(Debug, Clone, Default)]
 pub struct Belongs(Arc<Mutex<State>>);
 
-/// An image that does not go while this is there.
-#[derive(Debug)]
-pub struct Held {
-    belongs: Belongs,
-    name: String,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut state = self.belongs.state();
-        if let Some(count) = state.held.get_mut(&self.name) {
-            *count -= 1;
-            if *count == 0 {
-                state.held.remove(&self.name);
-            }
-        }
-    }
-}
-
 impl Belongs {
-    /// The image of this full name does not go while what is returned is there: it was made ready
-    /// for something that does not name it yet.
-    pub fn hold(&self, name: &str) -> Held {
-        *self.state().held.entry(name.to_owned()).or_default() += 1;
-        Held {
-            belongs: self.clone(),
-            name: name.to_owned(),
-        }
-    }
-
-    /// Names that are held.
-    pub fn held(&self) -> Vec<String> {
-        self.state().held.keys().cloned().collect()
-    }
-
     /// The listed images, and why the file is not read.
     pub fn listed(&self) -> (Vec<Listed>, Option<String>) {
         let state = self.state();
@@ -166,17 +131,6 @@ impl Belongs {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_held_twice_is_held_until_both_let_go() {
-        let belongs = Belongs::default();
-        let one = belongs.hold("r.lan/web:1");
-        let two = belongs.hold("r.lan/web:1");
-        drop(one);
-        assert_eq!(belongs.held(), ["r.lan/web:1"]);
-        drop(two);
-        assert!(belongs.held().is_empty());
-    }
 
     #[test]
     fn why_a_listed_image_is_not_ready_is_news_once() {

@@ -7,8 +7,11 @@ use imagecache::blobs::{BlobsError, Unsettled};
 use imagecache::evict::{self, Budget, Candidate, Kept, Plan, Size};
 use imagecache::{Digest, Record, RecordsError, Reference, chain_ids};
 
+use tokio::sync::OwnedMutexGuard;
+use tokio::task::JoinError;
+
 use super::transfer::FileError;
-use super::{Images, parse};
+use super::{Going, Images, parse};
 use crate::runtime::{RuntimeError, TransferError};
 
 /// Why something about images was not done. What was there before is there.
@@ -52,8 +55,16 @@ pub struct Needs {
     pub stable: BTreeSet<String>,
 }
 
-/// What was evicted, or would be.
-pub type Evicted = Plan;
+/// How much room is to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Whatever may go goes.
+    All,
+    /// So many bytes, at least.
+    Bytes(u64),
+    /// What all images together exceed this by.
+    Within(Budget),
+}
 
 impl Images {
     /// Records of all images that were made ready, by name, each with whether it still is.
@@ -93,6 +104,7 @@ impl Images {
     /// Keeps an image that is ready, whatever happens; or no longer.
     pub async fn pin(&self, reference: &str, pinned: bool) -> Result<Record, KeepError> {
         let name = parse(reference)?.to_string();
+        let _held = self.holds.hold(&name).await;
         let records = self.cache.records().clone();
         self.blocking(move || {
             let changed = records.change(&name, |record| record.pinned = pinned)?;
@@ -101,44 +113,60 @@ impl Images {
         .await
     }
 
-    /// Evicts images until `bytes` are free, or all that may go. With `dry_run` nothing is done.
-    pub async fn evict(
-        &self,
-        bytes: Option<u64>,
-        needs: &Needs,
-        dry_run: bool,
-    ) -> Result<Evicted, KeepError> {
+    /// Which images would go to make room. Nothing is done.
+    pub async fn plan_eviction(&self, room: Room, needs: &Needs) -> Result<Plan, KeepError> {
         let records = self.records().await?;
         let (candidates, sizes) = self.candidates(&records, needs).await?;
-        let need = Size {
-            bytes: bytes.unwrap_or(u64::MAX),
-            inodes: 0,
+        let need = match room {
+            Room::All => Size {
+                bytes: u64::MAX,
+                inodes: 0,
+            },
+            Room::Bytes(bytes) => Size { bytes, inodes: 0 },
+            Room::Within(budget) => budget.excess(evict::used(&candidates, &sizes)),
         };
         let mut plan = evict::plan(&candidates, &sizes, need);
-        if bytes.is_none() {
+        if room == Room::All {
             plan.short = Size::default();
         }
-        if !dry_run {
-            self.carry_out(&plan).await?;
-        }
         Ok(plan)
     }
 
-    /// Evicts what exceeds the budget, by what was not used for longest.
-    pub async fn keep_to(&self, budget: Budget, needs: &Needs) -> Result<Evicted, KeepError> {
+    /// Who has it evicts: what another one plans would go meanwhile.
+    pub async fn alone_in_evicting(&self) -> OwnedMutexGuard<()> {
+        self.evicting.clone().lock_owned().await
+    }
+
+    /// Evicts what is planned; its images are going, and this is what is needed since they are.
+    /// `false`, and nothing is done, when one of them was taken after it was planned. Who no longer
+    /// waits for it does not stop it half-way.
+    pub async fn evict(&self, plan: &Plan, going: Going, needs: Needs) -> Result<bool, KeepError> {
+        let names = plan.evictions.iter().map(|eviction| eviction.name.clone());
+        let (images, names) = (self.clone(), names.collect());
+        let work = async move { images.evict_going(names, going, &needs).await };
+        let ended = |error: JoinError| Err(KeepError::Ended(error.to_string()));
+        tokio::spawn(work).await.unwrap_or_else(ended)
+    }
+
+    async fn evict_going(
+        &self,
+        names: Vec<String>,
+        mut going: Going,
+        needs: &Needs,
+    ) -> Result<bool, KeepError> {
         let records = self.records().await?;
-        let (candidates, sizes) = self.candidates(&records, needs).await?;
-        let excess = budget.excess(evict::used(&candidates, &sizes));
-        let plan = evict::plan(&candidates, &sizes, excess);
-        self.carry_out(&plan).await?;
-        Ok(plan)
-    }
-
-    async fn carry_out(&self, plan: &Plan) -> Result<(), KeepError> {
-        for eviction in &plan.evictions {
-            self.remove(&eviction.name).await?;
+        let may_go = |name: &String| {
+            let record = records.iter().find(|record| record.reference == *name);
+            record.is_some_and(|record| kept(record, needs, &[]).is_none())
+        };
+        if !names.iter().all(may_go) {
+            return Ok(false);
         }
-        Ok(())
+        for name in &names {
+            self.remove(name).await?;
+            going.gone(name);
+        }
+        Ok(true)
     }
 
     /// Images with what they take on the disk: blobs in our store, and unpacked layers.
@@ -151,7 +179,7 @@ impl Images {
         let listed = self.blocking(move || Ok(store.list()?)).await?;
         let blob = |(digest, bytes)| (digest, Size { bytes, inodes: 1 });
         let mut sizes: BTreeMap<Digest, Size> = listed.into_iter().map(blob).collect();
-        let held = self.belongs.held();
+        let held = self.holds.held();
         let mut candidates = Vec::with_capacity(records.len());
         for record in records {
             let chains = chains(record);

@@ -4,6 +4,7 @@
 //! while something is pulled: the thread that decides about instances never waits for an image.
 
 mod belongs;
+mod holds;
 mod keep;
 pub mod listed;
 mod peers;
@@ -34,8 +35,9 @@ use crate::runtime::{Containerd, Fate, Image, Ready, RuntimeError, Unanswered, d
 use peers::{Serving, Sharing};
 use workers::Workers;
 
-pub use belongs::{Belongs, Drift, Held, Listed};
-pub use keep::{Evicted, KeepError, Needs};
+pub use belongs::{Belongs, Drift, Listed};
+pub use holds::{Going, Held, Holds};
+pub use keep::{KeepError, Needs, Room};
 pub use peers::SharingError;
 pub use transfer::{FileError, Overwrite};
 pub use verify::{DamagedBlob, DamagedTree, NotCompared, Verification, Verified};
@@ -78,6 +80,9 @@ pub struct Images {
     pulls: Arc<Mutex<HashMap<String, Pull>>>,
     workers: Workers,
     belongs: Belongs,
+    holds: Holds,
+    /// Who has it evicts.
+    evicting: Arc<tokio::sync::Mutex<()>>,
     /// Told after a pull.
     pulled: watch::Sender<()>,
     /// How pulls began and ended.
@@ -135,6 +140,8 @@ impl Images {
             pulls: Arc::default(),
             workers: Workers::default(),
             belongs: Belongs::default(),
+            holds: Holds::default(),
+            evicting: Arc::default(),
             pulled: watch::Sender::new(()),
             news: broadcast::Sender::new(NEWS),
             verifying: Arc::default(),
@@ -166,6 +173,11 @@ impl Images {
         &self.belongs
     }
 
+    /// Images that must not go at the moment.
+    pub const fn holds(&self) -> &Holds {
+        &self.holds
+    }
+
     /// How pulls begin and end, from now on.
     pub fn news(&self) -> broadcast::Receiver<News> {
         self.news.subscribe()
@@ -181,10 +193,11 @@ impl Images {
         parsed: Reference,
         urgency: Urgency,
     ) -> Result<Image, RuntimeError> {
+        let name = parsed.to_string();
+        let _held = self.holds.hold(&name).await;
         if let Some(image) = self.here(&parsed).await {
             return Ok(image);
         }
-        let name = parsed.to_string();
         let pull = {
             let mut under_way = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
             match under_way.get(&name) {

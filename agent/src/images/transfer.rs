@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use imagecache::transfer::{Archive, Export};
 use rustix::fs::RenameFlags;
 
-use super::{Images, KeepError, parse};
+use super::{Held, Images, KeepError, parse};
 use crate::runtime::{RuntimeError, TransferError, Unanswered};
 
 /// Bytes written at a time.
@@ -48,24 +48,26 @@ pub enum FileError {
 impl Images {
     /// Makes the images of an archive ready: those of an OCI layout (a directory or a tar) or of a
     /// docker-archive. `name` is for an archive with one image without a full name, or for another
-    /// one. Full names of the images, in the order of the archive.
-    pub async fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<String>, KeepError> {
+    /// one. The images, in the order of the archive, held.
+    pub async fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<Held>, KeepError> {
         let name = name.map(parse).transpose()?;
         let (images, path) = (self.clone(), path.to_owned());
         let work = async move {
             let archive = Archive::open(&path, name.as_ref()).await;
             let archive = archive.map_err(TransferError::from)?;
+            let mut held = Vec::new();
+            for (reference, _) in archive.images() {
+                held.push(images.holds.hold(&reference.to_string()).await);
+            }
             let ready = images
                 .containerd
                 .import_images(archive, &images.cache, &images.options)
                 .await?;
-            let mut names = Vec::with_capacity(ready.len());
             for ready in ready {
-                names.push(ready.image.reference.to_string());
                 images.record(ready).await;
             }
             images.settle_in_background();
-            Ok(names)
+            Ok(held)
         };
         self.at_work("import images", "archive", work).await
     }
