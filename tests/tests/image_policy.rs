@@ -148,6 +148,29 @@ fn what_is_here_is_judged_by_the_policy_and_the_keys_of_the_day() -> Result<()> 
 }
 
 #[test]
+fn a_new_instance_is_judged_by_the_policy_of_the_day() -> Result<()> {
+    let mut scene = Scene::new(signed)?;
+    let registry = &scene.host.registry;
+    scene.ours.sign(registry, "web", &scene.web.digest)?;
+    scene.host.apply(&Manifest::web("web").armed(0))?;
+    // By the kept signature, without a registry.
+    scene.host.registry.stop()?;
+    let task = scene.host.cli().activate("web", 1, "one")?;
+    scene.host.assert_serves(&task.instances[0])?;
+
+    let other = "[[images.policy.rules]]\nscope = \"ghcr.io\"\n";
+    scene.host.agent.stop()?;
+    scene.host.agent.configure(&format!("{BOUND}{other}"))?;
+    scene.host.agent.start(&scene.host.ground)?;
+    let activate = ["activate", "web", "--to", "2", "--deadline", "5s"];
+    let failed = format!("{:?}", scene.host.cli().json(&activate)?);
+    ensure!(failed.contains("the image policy refuses"), "{failed}");
+    // What exists is not judged again.
+    scene.host.assert_serves(&task.instances[0])?;
+    scene.host.remove_app("web")
+}
+
+#[test]
 fn a_tag_is_refused_where_a_digest_is_wanted() -> Result<()> {
     let scene = Scene::new(|_| {
         "[[images.policy.rules]]\nscope = \"127.0.0.1:5000\"\nrequire_digest = true\n".to_owned()

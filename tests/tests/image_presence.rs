@@ -8,7 +8,7 @@ use nodeagent::api::v1::{ImageDocument, ImageList, ImageState};
 use nodeagent_tests::ctr::Ctr;
 use nodeagent_tests::faults::FaultyRegistry;
 use nodeagent_tests::image::cached;
-use nodeagent_tests::{Image, Registry, TestHost};
+use nodeagent_tests::{Image, Manifest, Registry, TestHost};
 
 fn pull(host: &TestHost, reference: &str) -> Result<ImageDocument> {
     host.cli().json(&["image", "pull", reference])?.document(0)
@@ -105,6 +105,24 @@ fn what_is_ready_is_run_by_others_with_the_registry_gone() -> Result<()> {
     // The agent's own verbs need none either.
     assert_eq!(pull(&host, &web.reference)?.state, ImageState::Ready);
     ctr.remove(&id)
+}
+
+#[test]
+fn an_image_that_somebody_removed_is_brought_back_for_the_next_instance() -> Result<()> {
+    let host = TestHost::start()?;
+    let web = host.push(&Image::web()?, "web:1")?;
+    host.apply(&Manifest::web("web").armed(0))?;
+    // As an operator does it, or the collector of a kubelet whose containerd knows no pins.
+    let ctr = Ctr::new(&host.ground, &host.containerd).within(host.agent.namespace());
+    let by_digest = format!("127.0.0.1:5000/web@{}", web.digest);
+    ctr.run(&["images", "remove", "--sync", &by_digest])?;
+    assert_eq!(snapshots(&host)?, BTreeSet::new());
+    let task = host.cli().activate("web", 2, "up")?;
+    assert_eq!(task.instances.len(), 2);
+    for instance in &task.instances {
+        host.assert_serves(instance)?;
+    }
+    host.remove_app("web")
 }
 
 #[test]

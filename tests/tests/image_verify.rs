@@ -229,14 +229,11 @@ fn an_image_that_cannot_be_made_anew_is_gone_until_it_is_pulled() -> Result<()> 
     nothing_left(&host)
 }
 
-#[test]
-fn what_power_was_lost_over_is_unpacked_anew_before_it_is_used() -> Result<()> {
-    let mut host = TestHost::start_with(CONFIG)?;
-    let web = host.push(&Image::web()?, "web:1")?;
-    host.cli().json(&["image", "pull", &web.reference])?.ok()?;
+/// Power is lost before the only image was on the disk, and its page was not written; the directory
+/// of marks that such a boot leaves.
+fn lose_power(host: &mut TestHost) -> Result<PathBuf> {
     host.agent.stop()?;
-    flip(&on_disk(&host, PAGE_FILE)?)?;
-    // What a boot leaves in which power is lost before the image was on the disk.
+    flip(&on_disk(host, PAGE_FILE)?)?;
     let records = imagecache::Records::open(&host.agent.state().join("images"))?.list()?;
     let chain_id = &records.first().context("no record")?.chain_id;
     let former = host.agent.state().join("images/unsettled/a-former-boot");
@@ -244,6 +241,15 @@ fn what_power_was_lost_over_is_unpacked_anew_before_it_is_used() -> Result<()> {
     let mark = format!("chain-{}", chain_id.trim_start_matches("sha256:"));
     fs::write(former.join(mark), "")?;
     host.agent.start(&host.ground)?;
+    Ok(former)
+}
+
+#[test]
+fn what_power_was_lost_over_is_unpacked_anew_before_it_is_used() -> Result<()> {
+    let mut host = TestHost::start_with(CONFIG)?;
+    let web = host.push(&Image::web()?, "web:1")?;
+    host.cli().json(&["image", "pull", &web.reference])?.ok()?;
+    let former = lose_power(&mut host)?;
 
     host.apply(&Manifest::new("web", "web:1").armed(0))?;
     ensure!(
@@ -251,6 +257,23 @@ fn what_power_was_lost_over_is_unpacked_anew_before_it_is_used() -> Result<()> {
         "it is used as it is: {}",
         host.agent.tail(30)
     );
+    ensure!(!former.exists(), "it stays suspect");
+    verified(&host, &[], 0)?;
+    host.remove_app("web")
+}
+
+#[test]
+fn an_app_of_before_power_was_lost_starts_from_what_was_unpacked_anew() -> Result<()> {
+    let mut host = TestHost::start_with(CONFIG)?;
+    host.push(&Image::web()?, "web:1")?;
+    host.apply(&Manifest::web("web").armed(0))?;
+    let former = lose_power(&mut host)?;
+
+    let task = host.cli().activate("web", 1, "up")?;
+    assert_eq!(task.instances.len(), 1);
+    for instance in &task.instances {
+        host.assert_serves(instance)?;
+    }
     ensure!(!former.exists(), "it stays suspect");
     verified(&host, &[], 0)?;
     host.remove_app("web")

@@ -73,7 +73,7 @@ impl Effects for Executor {
         match effect.kind {
             EffectKind::Network => self.network(&name, instance).await,
             // Boxed: a watch of each instance in service must not be as large as a creation.
-            EffectKind::Create => Box::pin(self.create(&id, instance)).await,
+            EffectKind::Create => Box::pin(self.create(&id, instance, cancel)).await,
             EffectKind::Arm => Box::pin(self.arm(&id, instance, cancel)).await,
             EffectKind::Start => self.start(&id, instance).await,
             EffectKind::Ready => until_cancelled(cancel, self.ready(&id, instance)).await,

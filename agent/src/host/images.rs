@@ -183,7 +183,7 @@ impl<E: Effects> Node<E> {
     /// Makes room, by what was not used for longest and nobody needs; what went.
     pub(super) async fn evict(&self, room: Room) -> Result<Plan, Problem> {
         let images = &self.executor.images;
-        let _alone = images.alone_in_evicting().await;
+        let _alone = images.alone_in_removing().await;
         loop {
             let plan = self.plan_eviction(room).await?;
             if plan.evictions.is_empty() {

@@ -132,9 +132,10 @@ impl Images {
         Ok(plan)
     }
 
-    /// Who has it evicts: what another one plans would go meanwhile.
-    pub async fn alone_in_evicting(&self) -> OwnedMutexGuard<()> {
-        self.evicting.clone().lock_owned().await
+    /// Who has it removes images, or what is unpacked of them: what another one plans would go
+    /// meanwhile.
+    pub async fn alone_in_removing(&self) -> OwnedMutexGuard<()> {
+        self.removing.clone().lock_owned().await
     }
 
     /// Evicts what is planned; its images are going, and this is what is needed since they are.

@@ -81,8 +81,8 @@ pub struct Images {
     workers: Workers,
     belongs: Belongs,
     holds: Holds,
-    /// Who has it evicts.
-    evicting: Arc<tokio::sync::Mutex<()>>,
+    /// Who has it removes images, or what is unpacked of them.
+    removing: Arc<tokio::sync::Mutex<()>>,
     /// Told after a pull.
     pulled: watch::Sender<()>,
     /// How pulls began and ended.
@@ -141,7 +141,7 @@ impl Images {
             workers: Workers::default(),
             belongs: Belongs::default(),
             holds: Holds::default(),
-            evicting: Arc::default(),
+            removing: Arc::default(),
             pulled: watch::Sender::new(()),
             news: broadcast::Sender::new(NEWS),
             verifying: Arc::default(),
@@ -156,6 +156,23 @@ impl Images {
     pub async fn ensure(&self, reference: &str) -> Result<Image, RuntimeError> {
         self.shared_pull(parse(reference)?, Urgency::Activation)
             .await
+    }
+
+    /// Whether the policy of today lets an image be used that is here, by digest. Without a call,
+    /// unless a signature is wanted and none that counts was kept.
+    pub async fn permit(&self, reference: &str) -> Result<(), RuntimeError> {
+        let parsed = parse(reference)?;
+        let refused = |error| of_pull(reference, error);
+        let Some(target) = parsed.digest() else {
+            return self.cache.permit_name(&parsed).map_err(refused);
+        };
+        let permit = self.cache.permit(&parsed, target, self.deadline()).await;
+        if let Some(signature) = permit.map_err(refused)? {
+            let (records, name) = (self.cache.records().clone(), parsed.to_string());
+            let keep = move || records.change(&name, |record| record.signature = Some(signature));
+            self.write_down(reference, move || keep().map(drop)).await;
+        }
+        Ok(())
     }
 
     /// Makes an image ready before anybody asks, behind those that are asked for; what its name
@@ -214,10 +231,15 @@ impl Images {
         pull.await
     }
 
+    /// Whether power was lost over something that nobody looked at since.
+    pub fn has_suspects(&self) -> bool {
+        !self.cache.blobs().unsettled().all_suspects().is_empty()
+    }
+
     /// The image, when it is ready on this host: no thread is made for it, and nobody is told. What
     /// stands in the way of that, a pull tells.
     async fn here(&self, reference: &Reference) -> Option<Image> {
-        if !self.cache.blobs().unsettled().all_suspects().is_empty() {
+        if self.has_suspects() {
             return None;
         }
         let here = self
@@ -328,26 +350,32 @@ impl Images {
         Ok((described, receipt))
     }
 
-    /// Writes down what is ready. The image is here: what could not be written about it is told,
-    /// and nothing more.
+    /// Writes down what is ready.
     async fn record(&self, ready: Ready) {
         let is_new = ready.receipt.is_some() || ready.signature.is_some();
         let records = self.cache.records().clone();
         let name = ready.image.reference.to_string();
         let mut record = Record::of(&ready.image, ready.receipt);
         record.signature = ready.signature;
-        let recorded = tokio::task::spawn_blocking(move || {
+        let write = move || {
             if is_new || !records.used(&record.reference)? {
                 records.put(record)?;
             }
-            Ok::<_, RecordsError>(())
-        });
-        match recorded.await {
+            Ok(())
+        };
+        self.write_down(&name, write).await;
+    }
+
+    /// What cannot be written about an image that is here is told, and nothing more.
+    async fn write_down(
+        &self,
+        image: &str,
+        write: impl FnOnce() -> Result<(), RecordsError> + Send + 'static,
+    ) {
+        match tokio::task::spawn_blocking(write).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(error = chain(&error), image = name, "no record of it")
-            }
-            Err(error) => tracing::error!(%error, image = name, "no record of it"),
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), image, "no record of it"),
+            Err(error) => tracing::error!(%error, image, "no record of it"),
         }
     }
 
@@ -384,11 +412,13 @@ impl Images {
     /// An image that was unpacked shortly before power was lost is unpacked anew from blobs that
     /// are hashed again; where a container needs it already, that is told.
     async fn unpack_anew_what_is_suspect(&self, reference: &Reference) -> Result<(), RuntimeError> {
-        let name = reference.to_string();
-        let unsettled = self.cache.blobs().unsettled();
-        if unsettled.all_suspects().is_empty() {
+        if !self.has_suspects() {
             return Ok(());
         }
+        // Another one may be at it, for an image that has the same layers.
+        let _alone = self.alone_in_removing().await;
+        let name = reference.to_string();
+        let unsettled = self.cache.blobs().unsettled();
         let records = self.cache.records().list().unwrap_or_default();
         // By digest it may be here under another name only.
         let digest = reference.digest().map(Digest::as_str);

@@ -18,6 +18,10 @@ use crate::runtime::{Fate, RuntimeError, View, Viewed};
 /// Differences of one layer that are told.
 const DIFFERENCES: usize = 10;
 
+/// Why an unpacked layer is not made anew for now.
+const IN_HAND: &str =
+    "an image that has it is being pulled, or an instance made from it: verify it again";
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Verified {
@@ -357,33 +361,52 @@ impl Look {
     }
 
     /// Also when nobody waits for the answer: what is known to be damaged is not left like that.
+    /// Images that something is made from at the moment are.
     async fn make_anew(&mut self) {
-        let trees = &mut self.found.trees_damaged;
-        if trees.is_empty() {
+        if self.found.trees_damaged.is_empty() {
             return;
         }
-        let damaged: Vec<Digest> = trees.iter().map(|tree| tree.chain_id.clone()).collect();
+        let _alone = self.images.alone_in_removing().await;
         // Pulls may have brought more images that have them.
-        let anew = match self.images.records().await {
-            Ok(records) => {
-                let anew = self.images.unpack_anew(&damaged, &records).await;
-                anew.map_err(|error| chain(&error))
-            }
-            Err(error) => Err(chain(&error)),
+        let records = match self.images.records().await {
+            Ok(records) => records,
+            Err(error) => return self.all_stay(&chain(&error)),
         };
-        for tree in trees {
-            tree.fate = match &anew {
-                Ok(fates) => fates
-                    .get(&tree.chain_id)
-                    .cloned()
-                    .ok_or_else(|| "nothing was done about it".to_owned()),
-                Err(why) => Err(why.clone()),
-            };
+        let (mut damaged, mut going, mut names) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for tree in &mut self.found.trees_damaged {
+            let has_it = |record: &&Record| chains(record).contains(&tree.chain_id);
+            let with = records.iter().filter(has_it).map(|r| r.reference.as_str());
+            let with: BTreeSet<&str> = with.filter(|name| !names.contains(name)).collect();
+            match self.images.holds.let_go(with.iter().copied()) {
+                Some(images) => {
+                    going.push(images);
+                    names.extend(with);
+                    damaged.push(tree.chain_id.clone());
+                }
+                None => tree.fate = Err(IN_HAND.to_owned()),
+            }
+        }
+        let anew = self.images.unpack_anew(&damaged, &records).await;
+        drop(going);
+        let mut fates = match anew {
+            Ok(fates) => fates,
+            Err(error) => return self.all_stay(&chain(&error)),
+        };
+        let is_anew = fates.values().any(|fate| *fate == Fate::Anew);
+        for tree in &mut self.found.trees_damaged {
+            if let Some(fate) = fates.remove(&tree.chain_id) {
+                tree.fate = Ok(fate);
+            }
             tracing::info!(chain_id = %tree.chain_id, fate = ?tree.fate, "a damaged layer");
         }
-        let mut trees = self.found.trees_damaged.iter();
-        if trees.any(|tree| tree.fate == Ok(Fate::Anew)) {
+        if is_anew {
             self.images.settle_in_background();
+        }
+    }
+
+    fn all_stay(&mut self, why: &str) {
+        for tree in &mut self.found.trees_damaged {
+            tree.fate = Err(why.to_owned());
         }
     }
 }
