@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -50,6 +51,13 @@ static int lie(const void *bytes, size_t length)
 static void storm(void)
 {
     struct sockaddr_un to = { .sun_family = AF_UNIX, .sun_path = ROOT "ctl/gate.sock" };
+    /* How often it got through, for who reads the page /storm. */
+    int file = open("/www/storm", O_RDWR | O_CREAT | O_TRUNC, 0644);
+    if (file < 0 || ftruncate(file, sizeof(unsigned long)) < 0)
+        _exit(1);
+    unsigned long *count = mmap(NULL, sizeof *count, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (count == MAP_FAILED)
+        _exit(1);
     for (int forks = 0; forks < 2; forks++) {
         if (fork() != 0)
             continue;
@@ -62,6 +70,8 @@ static void storm(void)
             int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
             if (fd >= 0 && connect(fd, (struct sockaddr *)&to, sizeof to) < 0)
                 usleep(100);
+            else
+                __atomic_fetch_add(count, 1, __ATOMIC_RELAXED);
             close(fd);
             if (forks)
                 _exit(0);
