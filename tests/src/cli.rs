@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::documents::{InstanceError, Pool, Problem, Status, Task, Trail};
 use crate::http;
 use crate::netns::Netns;
+use crate::wait::{Look, until};
 
 /// Longest silence of the agent while a task goes on.
 const LONGEST_TASK: Duration = Duration::from_secs(120);
@@ -136,6 +137,20 @@ impl Cli {
     pub fn apply(&self, manifest: &Path) -> Result<()> {
         let file = manifest.to_string_lossy();
         self.json(&["app", "apply", "-f", &file])?.ok().map(drop)
+    }
+
+    /// Begins a task, whose id is among `words`, and waits for no more than `timeout`, which has to
+    /// be too short for its end. Afterwards its intent is durable: asked again until it is.
+    pub fn begin(&self, words: &[&str], timeout: &str) -> Result<()> {
+        let words = [words, &["--timeout", timeout]].concat();
+        until("the task to be under way", LONGEST_TASK, || {
+            let answer = self.json(&words)?;
+            if answer.code == 1 && answer.stderr.contains("is not durable yet") {
+                return Ok(Look::NotYet(answer.to_string()));
+            }
+            ensure!(answer.code == 6, "{answer}\nexpected exit code 6");
+            Ok(Look::Seen(()))
+        })
     }
 
     /// `activate APP --to N --task-id ID`, which has to succeed.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -192,12 +193,15 @@ fn mounts(agent: &Agent) -> Result<Vec<String>> {
 fn discovered(directory: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     let prometheus = directory.join("prometheus.json");
-    if prometheus.exists() {
-        found.extend(targets(&read_json(&prometheus)?));
+    if let Some(document) = read_json(&prometheus)? {
+        found.extend(targets(&document));
     }
-    for name in names_in(&directory.join("eds"))? {
-        let file = directory.join("eds").join(&name);
-        let count = endpoints(&read_json(&file)?);
+    let mut names = names_in(&directory.join("eds"))?;
+    // A file that is being written is nobody's yet.
+    names.retain(|name| !name.starts_with('.'));
+    for name in names {
+        let document = read_json(&directory.join("eds").join(&name))?;
+        let count = document.as_ref().map_or(0, endpoints);
         if count > 0 {
             found.push(format!("{count} endpoints in {name}"));
         }
@@ -205,9 +209,14 @@ fn discovered(directory: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn read_json(file: &Path) -> Result<Value> {
-    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("parse {}", file.display()))
+/// `None` when there is no such file, or none any more.
+fn read_json(file: &Path) -> Result<Option<Value>> {
+    let text = match fs::read_to_string(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        text => text.with_context(|| format!("read {}", file.display()))?,
+    };
+    let document = serde_json::from_str(&text);
+    document.with_context(|| format!("parse {}", file.display()))
 }
 
 /// Every target of a Prometheus file_sd document.

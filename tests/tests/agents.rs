@@ -11,7 +11,7 @@ use nodeagent_tests::{Image, Manifest, TestHost};
 use serde_json::json;
 
 const CONFIG: &str =
-    "[discovery.file]\npropagation_bound = \"100ms\"\n[tasks]\nactivation_deadline = \"8s\"\n";
+    "[discovery.file]\npropagation_bound = \"100ms\"\n[tasks]\nactivation_deadline = \"20s\"\n";
 const LOGS_SETTLE: Duration = Duration::from_secs(20);
 
 fn host_with(manifest: &Manifest) -> Result<TestHost> {

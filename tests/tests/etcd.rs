@@ -11,14 +11,14 @@ use anyhow::{Context, Result, ensure};
 use nodeagent_tests::fleet::discovery;
 use nodeagent_tests::{Etcd, Ground, TestHost};
 
-/// Both backends, with a lease as short as tests can wait for.
+/// Both backends, with a lease that outlives every test.
 const CONFIG: &str = r#"
 [discovery.file]
 propagation_bound = "100ms"
 [discovery.etcd]
 enabled = true
 endpoints = ["http://127.0.0.1:2379"]
-ttl = "6s"
+ttl = "1h"
 dial_timeout = "500ms"
 request_timeout = "1s"
 propagation_bound = "100ms"

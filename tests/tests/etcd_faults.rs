@@ -57,15 +57,6 @@ fn serving(host: &TestHost) -> Result<Serving> {
     })
 }
 
-/// Begins a task and does not wait for its end.
-fn begin(host: &TestHost, words: &[&str]) -> Result<()> {
-    let answer = host
-        .cli()
-        .json(&[words, &["--timeout", "100ms"]].concat())?;
-    ensure!(answer.code == 6, "{answer}");
-    Ok(())
-}
-
 fn signal(host: &TestHost, signal: Signal) -> Result<()> {
     let pid = host.agent.pid().context("the agent runs")?;
     let pid = Pid::from_raw(pid.try_into()?).context("a pid")?;
@@ -84,9 +75,9 @@ fn without_etcd_at_the_start_instances_wait_ready_and_are_registered_when_it_com
     let mut etcd = Etcd::prepare(&host.ground, LOCALHOST, 1, &[])?;
     host.agent.start(&host.ground)?;
     host.warm_web(1)?;
-    begin(
-        &host,
+    host.cli().begin(
         &["activate", "web", "--to", "1", "--task-id", "peak"],
+        "100ms",
     )?;
     let pool = host.wait_for_pool("web", "one ready with its error", |pool| {
         pool.instances.iter().any(|i| i.error.is_some())
@@ -189,7 +180,7 @@ fn a_revoked_lease_is_noticed_at_once_and_everything_is_registered_again() -> Re
 #[test]
 #[ignore = "needs a built peer: make test-peers"]
 fn an_etcd_that_is_compacted_costs_nothing() -> Result<()> {
-    let (mut host, etcd) = start("ttl = \"6s\"")?;
+    let (mut host, etcd) = start("ttl = \"1h\"")?;
     host.warm_web(1)?;
     host.cli().activate("web", 1, "first")?;
     let keys = etcd.instances()?;
@@ -412,9 +403,9 @@ fn a_deactivation_without_etcd_serves_on_until_the_lease_is_surely_over() -> Res
     host.warm_web(1)?;
     let task = host.cli().activate("web", 1, "peak")?;
     etcd.kill_all()?;
-    begin(
-        &host,
+    host.cli().begin(
         &["deactivate", "web", "--to", "0", "--task-id", "off"],
+        "100ms",
     )?;
     let pool = host.wait_for_pool("web", "draining with an error", |pool| {
         pool.instances
@@ -512,9 +503,9 @@ fn an_agent_with_the_host_id_of_another_is_refused_until_that_ones_lease_is_over
     );
     second.wait_for_backend_alarms("etcd", &[REFUSED])?;
     second.warm_web(1)?;
-    begin(
-        second,
+    second.cli().begin(
         &["activate", "web", "--to", "1", "--task-id", "mine"],
+        "100ms",
     )?;
     second.wait_for_pool("web", "one ready, unregistered", |pool| {
         pool.active == 0 && pool.instances.iter().any(|i| i.error.is_some())

@@ -102,6 +102,15 @@ impl Scene {
     }
 }
 
+/// Nobody is asked twice because the machine is slow.
+fn patient() -> FetchOptions {
+    FetchOptions {
+        hedge_after: Duration::from_secs(60),
+        stall_timeout: Duration::from_secs(60),
+        ..FetchOptions::default()
+    }
+}
+
 fn descriptors(image: &Layout) -> Result<Vec<Descriptor>> {
     let layers = image.layers().iter().map(|layer| {
         Ok(Descriptor {
@@ -220,9 +229,8 @@ fn two_processes_on_one_store_fetch_each_blob_once() -> Result<()> {
     let proxy = FaultyRegistry::start(&scene.ground)?;
     proxy.set([Rule::layers(Fault::Slow(4_000_000))]);
     let image = FaultyRegistry::reference("layers:1");
-    let options = FetchOptions::default();
     let mut other = in_another_process(&scene, &image)?;
-    scene.fetch(&image, &options)?;
+    scene.fetch(&image, &patient())?;
     let ended = other.wait()?;
     ensure!(ended.success(), "the other process ended with {ended}");
     scene.assert_whole()?;
@@ -243,6 +251,8 @@ fn a_process_that_is_killed_leaves_what_it_fetched_to_the_next() -> Result<()> {
     let proxy = FaultyRegistry::start(&scene.ground)?;
     let image = FaultyRegistry::reference("layers:1");
     let size = scene.image.size();
+    let whole = scene.image.layers().first().context("no layer")?;
+    let mut asked_for = Vec::new();
     // Killed when a tenth, a half and nearly all of it has passed.
     for part in [size / 10, size / 2, size * 9 / 10] {
         proxy.set([Rule::layers(Fault::Slow(8_000_000))]);
@@ -255,9 +265,10 @@ fn a_process_that_is_killed_leaves_what_it_fetched_to_the_next() -> Result<()> {
         })?;
         process.kill()?;
         process.wait()?;
+        asked_for.push(proxy.passed(&whole.digest).0);
     }
     proxy.set([]);
-    scene.fetch(&image, &FetchOptions::default())?;
+    scene.fetch(&image, &patient())?;
     scene.assert_whole()?;
     for layer in scene.image.layers() {
         let twice = proxy.sent_twice(&layer.digest);
@@ -267,9 +278,13 @@ fn a_process_that_is_killed_leaves_what_it_fetched_to_the_next() -> Result<()> {
             proxy.log()
         );
     }
-    let whole = scene.image.layers().first().context("no layer")?;
     // It was verified before the second kill.
-    assert_eq!(proxy.passed(&whole.digest).0, 2, "{:#?}", proxy.log());
+    let (then, now) = (asked_for[1], proxy.passed(&whole.digest).0);
+    ensure!(
+        now == then && then <= 2,
+        "asked for {then} times by the second kill and {now} times in all: {:#?}",
+        proxy.log()
+    );
     Ok(())
 }
 
@@ -338,5 +353,5 @@ fn a_fetch_of_its_own() -> Result<()> {
     let layers = layers.collect::<Result<Vec<_>>>()?;
     let store = PathBuf::from(std::env::var_os("FETCH_STORE").context("no store")?);
     let reference = std::env::var("FETCH_REFERENCE")?;
-    fetch_here(&reference, &FetchOptions::default(), &store, &layers).map(drop)
+    fetch_here(&reference, &patient(), &store, &layers).map(drop)
 }

@@ -19,6 +19,11 @@ const PORT: u16 = 5010;
 
 /// A host whose agent has the login `login` for what listens at `port`, and the web image.
 fn host(port: u16, login: &str) -> Result<TestHost> {
+    host_with(port, login, "")
+}
+
+/// The same with this addition to `[images]`.
+fn host_with(port: u16, login: &str, images: &str) -> Result<TestHost> {
     let mut host = TestHost::without_agent("")?;
     let address = format!("127.0.0.1:{port}");
     let auths = match login {
@@ -28,7 +33,7 @@ fn host(port: u16, login: &str) -> Result<TestHost> {
     let file = host.file("config.json", &json!({ "auths": auths }).to_string())?;
     fs::set_permissions(&file, Permissions::from_mode(0o600))?;
     host.agent.configure(&format!(
-        "[discovery.file]\npropagation_bound = \"100ms\"\n[images]\nauth_file = {file:?}\n"
+        "[discovery.file]\npropagation_bound = \"100ms\"\n[images]\nauth_file = {file:?}\n{images}"
     ))?;
     host.agent.start(&host.ground)?;
     host.push(&Image::web()?, "web:1")?;
@@ -146,14 +151,15 @@ fn who_gets_no_token_is_told_so() -> Result<()> {
 
 #[test]
 fn a_token_that_ends_in_the_middle_of_a_pull_is_renewed() -> Result<()> {
-    let host = host(faults::PORT, &right())?;
-    // The client is told an hour; the registry, which counts whole seconds, refuses it after one or
-    // two.
-    let tokens = Tokens::dying_early(Visitors::Known, Duration::from_secs(2));
+    // Nobody is asked twice because the machine is slow.
+    let host = host_with(faults::PORT, &right(), "hedge_after = \"60s\"\n")?;
+    // The client is told an hour; the registry, which counts whole seconds, refuses it after three
+    // or four.
+    let tokens = Tokens::dying_early(Visitors::Known, Duration::from_secs(4));
     let registry = SecuredRegistry::start(&host.ground, PORT, Access::Token(tokens), None)?;
     let proxy = FaultyRegistry::start_at(&host.ground, faults::PORT, registry.address())?;
     // More layers than connections, each of which takes longer than that.
-    let image = cached::layers(&host.ground.path("image"), 16, 800_000)?;
+    let image = cached::layers(&host.ground.path("image"), 16, 1_600_000)?;
     image.place(&host.registry, "layers:1")?;
     proxy.set([Rule::layers(Fault::Slow(120_000))]);
     let reference = FaultyRegistry::reference("layers:1");

@@ -38,12 +38,8 @@ fn host() -> Result<TestHost> {
 
 /// Begins `activate web --to 2` and does not wait for its end.
 fn begin(host: &TestHost) -> Result<()> {
-    let begun = ["activate", "web", "--to", "2", "--task-id", "second"];
-    let answer = host
-        .cli()
-        .json(&[&begun[..], &["--timeout", "100ms"]].concat())?;
-    ensure!(answer.code == 6, "{answer}");
-    Ok(())
+    let second = ["activate", "web", "--to", "2", "--task-id", "second"];
+    host.cli().begin(&second, "100ms")
 }
 
 fn signal(host: &TestHost, signal: Signal) -> Result<()> {
@@ -162,11 +158,8 @@ fn a_create_that_is_cut_off_inside_the_runtime_is_taken_back_and_made_anew() -> 
     host.start_beside(&format!("{bound}{binary}"))?;
     host.apply(&slow(0))?;
     let hold = host.file("hold", "")?;
-    let begun = ["activate", "web", "--to", "1", "--task-id", "first"];
-    let answer = host
-        .cli()
-        .json(&[&begun[..], &["--timeout", "100ms"]].concat())?;
-    ensure!(answer.code == 6, "{answer}");
+    let first = ["activate", "web", "--to", "1", "--task-id", "first"];
+    host.cli().begin(&first, "100ms")?;
     let creates = host.ground.path("creates");
     until("the runtime at work", Duration::from_secs(30), || {
         Ok(match creates.exists() {
@@ -208,14 +201,8 @@ fn an_agent_that_is_stopped_while_it_makes_containers_goes_on_with_each_of_them(
     host.warm_web(1)?;
     for round in 0..ROUNDS {
         let id = format!("up-{round}");
-        let begun = ["activate", "web", "--to", "5", "--task-id", id.as_str()];
-        let begin = [&begun[..], &["--timeout", "10ms"]].concat();
-        let mut answer = host.cli().json(&begin)?;
-        // Not durable yet when the wait ended: asked again, as the answer says.
-        while answer.code == 1 && answer.stderr.contains("is not durable yet") {
-            answer = host.cli().json(&begin)?;
-        }
-        ensure!(answer.code == 6, "{answer}");
+        let up = ["activate", "web", "--to", "5", "--task-id", id.as_str()];
+        host.cli().begin(&up, "10ms")?;
         let made = 1 + round % 4;
         until("some of the containers", Duration::from_secs(30), || {
             let there = host.containers()?.len();

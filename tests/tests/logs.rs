@@ -91,6 +91,8 @@ fn a_large_log_is_read_by_a_slow_reader_without_growing_the_agent() -> Result<()
     host.apply(&Manifest::script("web", script).armed(1).ready_by_page(30))?;
     host.wait_for_armed("web", 1)?;
     host.cli().activate("web", 1, "in")?;
+    // The agent has nothing else to do: the next one is at the gate.
+    host.wait_for_armed("web", 1)?;
     let pid = host.agent.pid().context("no agent")?;
     let resident = || -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -149,10 +151,16 @@ fn wait_for_line(host: &TestHost, instance: &str, line: &str) -> Result<()> {
 
 #[test]
 fn lines_are_chosen_by_stream_and_time_and_plain_text_is_shown_as_it_is() -> Result<()> {
-    let script = "echo one; echo two >&2; sleep 0.1; echo three; sleep 0.1; echo four >&2; \
-                  sleep 0.1; printf fi; sleep 0.1; echo ve; echo end";
+    // What comes by two streams is in the order of writing only if each line waits for the one before.
+    let script = "after() { while [ ! -e /tmp/$1 ]; do sleep 0.05; done; }; \
+                  echo one; after one; echo two >&2; after two; echo three; after three; \
+                  echo four >&2; after four; printf fi; sleep 0.1; echo ve; echo end";
     let (host, web) = host_with("", script)?;
     let web = web.as_str();
+    for line in ["one", "two", "three", "four"] {
+        wait_for_line(&host, web, line)?;
+        touch(&host, web, line)?;
+    }
     wait_for_line(&host, web, "end")?;
     let of = |stream| logs(&host, &[web, "--stream", stream]);
     assert_eq!(of("stdout")?, "one\nthree\nfive\nend\n");
@@ -196,6 +204,13 @@ fn lines_are_chosen_by_stream_and_time_and_plain_text_is_shown_as_it_is() -> Res
     host.remove_app("web")
 }
 
+/// Makes this file in `/tmp` of an instance, whose script waits for it.
+fn touch(host: &TestHost, instance: &str, name: &str) -> Result<()> {
+    let file = format!("/tmp/{name}");
+    let words = ["exec", instance, "--", "touch", &file];
+    host.cli().run(&words)?.ok().map(drop)
+}
+
 /// Follows the log of an instance whose script is [`when_followed`], from its first line on.
 fn follow(host: &TestHost, instance: &str) -> Result<(Child, BufReader<ChildStdout>)> {
     let mut follower = begin(host, &["-f", instance])?;
@@ -203,8 +218,7 @@ fn follow(host: &TestHost, instance: &str) -> Result<(Child, BufReader<ChildStdo
     let mut line = String::new();
     out.read_line(&mut line)?;
     ensure!(line == "0\n", "{line:?}");
-    let touch = ["exec", instance, "--", "touch", "/tmp/followed"];
-    host.cli().run(&touch)?.ok()?;
+    touch(host, instance, "followed")?;
     Ok((follower, out))
 }
 
@@ -232,14 +246,22 @@ fn count(lines: impl BufRead, first: u64, last: u64) -> Result<()> {
 
 #[test]
 fn a_follower_loses_and_repeats_nothing_while_a_fast_writers_log_is_rotated() -> Result<()> {
-    const LAST: u64 = 400_000;
-    // Ten bursts of 2 MB, of which all files together hold five.
-    let script = "i=0; while [ $i -lt 10 ]; do seq $((i*40000+1)) $((i*40000+40000)); \
-                  i=$((i+1)); sleep 0.3; done";
+    const BURST: u64 = 40_000;
+    const LAST: u64 = 10 * BURST;
+    // Ten bursts of 2 MB, of which all files together hold five; each waits until the one before was
+    // followed to its end, so that the reader's speed does not matter.
+    let script = format!(
+        "i=0; while [ $i -lt {LAST} ]; do while [ ! -e /tmp/after-$i ]; do sleep 0.05; done; \
+         seq $((i+1)) $((i+{BURST})); i=$((i+{BURST})); done"
+    );
     let limits = "[logs]\nmax_size = \"1Mi\"\nmax_files = 10\n";
-    let (host, web) = host_with(limits, &when_followed(script))?;
-    let (mut follower, out) = follow(&host, &web)?;
-    let counted = count(out, 1, LAST);
+    let (host, web) = host_with(limits, &when_followed(&script))?;
+    let (mut follower, mut out) = follow(&host, &web)?;
+    let mut bursts = (0..LAST).step_by(BURST as usize);
+    let counted = bursts.try_for_each(|read| {
+        touch(&host, &web, &format!("after-{read}"))?;
+        count(&mut out, read + 1, read + BURST)
+    });
     follower.kill()?;
     follower.wait()?;
     counted?;

@@ -128,7 +128,7 @@ fn the_startup_probe_holds_readiness_and_bounds_the_start() -> Result<()> {
 
     let manifest = Manifest::script("web", script).with("startup", get("/never"));
     host.apply(&manifest)?;
-    let error = host.cli().activate_in_vain("web", "never", "6s")?;
+    let error = host.cli().activate_in_vain("web", "never", "20s")?;
     assert_eq!(error.code, "not_started", "{error:?}");
     assert_eq!(host.discovered()?, Vec::<String>::new());
     host.remove_app("web")

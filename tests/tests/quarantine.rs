@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::host::address_of;
 use nodeagent_tests::neighbour::{Neighbour, WIRE_HOST};
+use nodeagent_tests::wait::{Look, until};
 use nodeagent_tests::{Image, Manifest, TestHost, http};
 use serde_json::json;
 
-/// Long enough for two starts of the agent on a busy machine.
-const QUARANTINE: Duration = Duration::from_secs(12);
+/// Long enough for an activation in vain and two starts of the agent on a busy machine.
+const QUARANTINE: Duration = Duration::from_secs(20);
+/// It ends, and then the pool's pause between two tries, which is up to 60 s.
+const TRIED_AGAIN: Duration = Duration::from_secs(120);
 
 /// Two addresses in all.
-const CONFIG: &str = "[network]\npools = [\"10.88.0.0/30\"]\nquarantine = \"12s\"\nreachable = false\nhost_address = \"198.51.100.1\"\nforwarding = \"enable\"\n[discovery.file]\npropagation_bound = \"100ms\"\n";
+const CONFIG: &str = "[network]\npools = [\"10.88.0.0/30\"]\nquarantine = \"20s\"\nreachable = false\nhost_address = \"198.51.100.1\"\nforwarding = \"enable\"\n[discovery.file]\npropagation_bound = \"100ms\"\n";
 
 /// Connections from, to, or translated to the address, as the kernel tracks them.
 fn tracked(host: &TestHost, address: Ipv4Addr) -> Result<Vec<String>> {
@@ -55,7 +58,7 @@ fn a_freed_address_rests_for_its_quarantine_also_over_two_kills_and_nothing_is_t
     // One address was never anybody's; the other rests.
     let shop = Manifest::web("shop").with("registration", instance);
     host.apply(&shop)?;
-    let deadline = ["activate", "shop", "--to", "2", "--deadline", "2s"];
+    let deadline = ["activate", "shop", "--to", "2", "--deadline", "10s"];
     let answer = host
         .cli()
         .json(&[&deadline[..], &["--task-id", "shop-up"]].concat())?;
@@ -65,14 +68,21 @@ fn a_freed_address_rests_for_its_quarantine_also_over_two_kills_and_nothing_is_t
         host.agent.kill()?;
         host.agent.start(&host.ground)?;
     }
-    let pool = host.wait_for_pool("shop", "two in service after all", |pool| {
+    let pool = until("two in service after all", TRIED_AGAIN, || {
+        let status = host.cli().status()?;
         let early = not_freed_yet.elapsed() < QUARANTINE;
+        let Some(pool) = status.pools.iter().find(|pool| pool.app == "shop") else {
+            return Ok(Look::NotYet(format!("{status:?}")));
+        };
         let has_it = pool
             .instances
             .iter()
             .any(|i| i.address.as_deref() == Some(&freed.to_string()));
-        assert!(!(early && has_it), "{freed} was given away early: {pool:?}");
-        pool.active == 2
+        ensure!(!(early && has_it), "{freed} was given away early: {pool:?}");
+        Ok(match pool.active {
+            2 => Look::Seen(pool.clone()),
+            _ => Look::NotYet(format!("{pool:?}")),
+        })
     })?;
     ensure!(
         not_freed_yet.elapsed() >= QUARANTINE,

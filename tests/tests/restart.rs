@@ -1,13 +1,17 @@
 //! Restarts in place: the same container, address and files, and nothing of the process before.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent_tests::documents::{Pool, Task};
+use nodeagent_tests::wait::{Look, until};
 use nodeagent_tests::{Image, Manifest, TestHost};
 use serde_json::json;
 
 const CONFIG: &str = "[discovery.file]\npropagation_bound = \"500ms\"\n";
+/// Longest wait for what should come at once.
+const SOON: Duration = Duration::from_secs(20);
 
 /// An app whose page tells how often it was started in this rootfs, how many processes of an earlier
 /// start it found, and whether it found what that left in /tmp. It leaves all of it.
@@ -105,14 +109,23 @@ fn an_agent_is_started_again_and_the_app_does_not_notice() -> Result<()> {
         .next()
         .context("no container runs")?;
     let said = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/root/www/{file}"));
+    let wait_for = |file: &str, text: &str| {
+        until(&format!("{text:?} in {file}"), SOON, || {
+            let said = said(file).unwrap_or_default();
+            Ok(match said == text {
+                true => Look::Seen(()),
+                false => Look::NotYet(format!("{said:?}")),
+            })
+        })
+    };
+    wait_for("log", "began\n")?;
+    wait_for("other", "began\n")?;
 
     let words = ["--process", "log", "--task-id", "log-again"];
     let task = restart(&host, &words)?;
     assert_eq!(task.state, "done", "{task:?}");
-    assert_eq!(
-        (said("log")?, said("other")?),
-        ("began\nbegan\n".into(), "began\n".into())
-    );
+    wait_for("log", "began\nbegan\n")?;
+    assert_eq!(said("other")?, "began\n");
     let now = only(&host.cli().pool("web")?)?.clone();
     assert_eq!(
         (&now.state, now.generation, now.create_generation),

@@ -35,8 +35,9 @@ impl Scene {
         image.place(&registry, "layers:1")?;
         let agent = |name: &'static str, store: &str| -> Result<Agent> {
             let root = ground.path(store);
+            // Nobody is asked twice because the machine is slow.
             let config = format!(
-                "[images]\nroot = {root:?}\n[network]\ntable = {name:?}\n[host]\nid = {name:?}\n"
+                "[images]\nroot = {root:?}\nhedge_after = \"60s\"\n[network]\ntable = {name:?}\n[host]\nid = {name:?}\n"
             );
             let mut agent = Agent::prepare_as(&ground, name, containerd.socket(), &config)?;
             agent.start(&ground)?;

@@ -1,6 +1,7 @@
 //! Volumes and secret files, looked at from inside, and what the host does not give.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -41,15 +42,25 @@ fn options<'a>(page: &'a str, path: &str) -> Result<Vec<&'a str>> {
         .collect())
 }
 
+/// What is there, and nothing of what was removed since it was listed: there is no secret.
+fn there<T>(looked: io::Result<T>) -> io::Result<Option<T>> {
+    match looked {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        looked => looked.map(Some),
+    }
+}
+
 /// Files below `directory` that hold the secret.
 fn traces(directory: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    for entry in fs::read_dir(directory)? {
+    for entry in there(fs::read_dir(directory))?.into_iter().flatten() {
         let entry = entry?;
-        let kind = entry.file_type()?;
+        let Some(kind) = there(entry.file_type())? else {
+            continue;
+        };
         if kind.is_dir() {
             traces(&entry.path(), found)?;
         } else if kind.is_file() {
-            let content = fs::read(entry.path())?;
+            let content = there(fs::read(entry.path()))?.unwrap_or_default();
             if content
                 .windows(SECRET.len())
                 .any(|part| part == SECRET.as_bytes())
