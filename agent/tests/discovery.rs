@@ -642,22 +642,33 @@ async fn two_hundred_registrations_one_by_one_cost_well_below_a_millisecond_each
         tempfile::tempdir().unwrap()
     };
     let backend = open(directory.path());
-    let mut times = Vec::new();
+    let (beside, file) = (
+        directory.path().join(".file"),
+        directory.path().join("file"),
+    );
+    let (mut times, mut replacing) = (Vec::new(), Vec::new());
     for n in 0..200 {
         let one = [record(n, 1)];
         let begun = Instant::now();
         backend.register(&one).await.unwrap();
         times.push(begun.elapsed());
+        let begun = Instant::now();
+        fs::write(&beside, [b'x'; 16 << 10]).unwrap();
+        fs::rename(&beside, &file).unwrap();
+        replacing.push(begun.elapsed());
     }
     times.sort();
+    replacing.sort();
     let batch: Vec<_> = (200..400).map(|n| record(n, 1)).collect();
     let begun = Instant::now();
     backend.register(&batch).await.unwrap();
     let together = begun.elapsed();
     println!(
-        "one by one: p50 {:?}, p99 {:?}; 200 together {together:?}",
-        times[100], times[198]
+        "one by one: p50 {:?}, p99 {:?}; 200 together {together:?}; to replace a file: p50 {:?}",
+        times[100], times[198], replacing[100]
     );
-    // The aim is 0.3 ms with optimisation; this fails for a change of kind, not on a busy machine.
-    assert!(times[100] < Duration::from_millis(3), "{:?}", times[100]);
+    // The aim is 0.3 ms with optimisation; this fails for a change of kind, not on a busy machine,
+    // where a file takes longer as well.
+    let bound = replacing[100] * 200;
+    assert!(times[100] < bound, "{:?}, {bound:?}", times[100]);
 }

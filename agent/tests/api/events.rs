@@ -203,8 +203,7 @@ async fn a_stopping_server_ends_its_streams_at_once() {
     let mut stream = stream(&served).await;
     until(&mut stream, "synced").await;
     served.stop.cancel();
-    let stopped =
-        tokio::time::timeout(Duration::from_secs(2), served.serving.take().unwrap()).await;
+    let stopped = tokio::time::timeout(WAIT, served.serving.take().unwrap()).await;
     assert!(stopped.is_ok(), "the server waits for its streams");
     ended(&mut stream).await;
 }

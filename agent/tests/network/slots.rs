@@ -365,39 +365,58 @@ fn two_agents_on_one_host_leave_each_others_slots_alone() {
 #[test]
 fn a_hundred_slots_are_made_at_two_milliseconds_each_and_removed_together() {
     const SLOTS: u32 = 100;
+    const ALONE: u32 = 5;
     on_a_host(|host| async move {
         let network = host.network();
         let names: Vec<_> = (0..SLOTS).map(web).collect();
 
-        let begun = Instant::now();
-        let made = join_all(names.iter().map(|n| network.ensure_slot(n, at(n.ordinal)))).await;
-        let making = begun.elapsed();
-        let slots: Vec<_> = made.into_iter().map(Result::unwrap).collect();
-
-        let begun = Instant::now();
-        for name in &names {
-            network.ensure_slot(name, at(name.ordinal)).await.unwrap();
+        // What it costs on this machine to wait for the kernel: to remove a slot alone.
+        let mut waiting = Duration::ZERO;
+        for _ in 0..ALONE {
+            network.ensure_slot(&names[0], at(0)).await.unwrap();
+            let begun = Instant::now();
+            network.remove_slot(&names[0], None).await.unwrap();
+            waiting += begun.elapsed() / ALONE;
         }
-        let checking = begun.elapsed();
 
-        let begun = Instant::now();
-        assert_eq!(network.slots().await.unwrap().len(), SLOTS as usize);
-        let listing = begun.elapsed();
-        assert_reachable(&slots[99].netns, address(99));
+        // The best of three: a moment in which the machine was busy says nothing.
+        let (mut made_in, mut removed_in) = (Duration::MAX, Duration::MAX);
+        for _ in 0..3 {
+            let begun = Instant::now();
+            let made = join_all(names.iter().map(|n| network.ensure_slot(n, at(n.ordinal)))).await;
+            let making = begun.elapsed();
+            let slots: Vec<_> = made.into_iter().map(Result::unwrap).collect();
 
-        let begun = Instant::now();
-        for removed in join_all(names.iter().map(|name| network.remove_slot(name, None))).await {
-            removed.unwrap();
+            let begun = Instant::now();
+            for name in &names {
+                network.ensure_slot(name, at(name.ordinal)).await.unwrap();
+            }
+            let checking = begun.elapsed();
+
+            let begun = Instant::now();
+            assert_eq!(network.slots().await.unwrap().len(), SLOTS as usize);
+            let listing = begun.elapsed();
+            assert_reachable(&slots[99].netns, address(99));
+
+            let begun = Instant::now();
+            for removed in join_all(names.iter().map(|name| network.remove_slot(name, None))).await
+            {
+                removed.unwrap();
+            }
+            let removing = begun.elapsed();
+            println!(
+                "{SLOTS} slots: made in {making:?} ({:?} each), seen to be right in {checking:?}, \
+                 listed in {listing:?}, removed in {removing:?}; one alone removed in {waiting:?}",
+                making / SLOTS
+            );
+            (made_in, removed_in) = (made_in.min(making), removed_in.min(removing));
         }
-        let removing = begun.elapsed();
-        println!(
-            "{SLOTS} slots: made in {making:?} ({:?} each), seen to be right in {checking:?}, \
-             listed in {listing:?}, removed in {removing:?}",
-            making / SLOTS
-        );
         host.assert_nothing_is_left().await;
-        // Far above the aim of 2 ms each: this fails for a change of kind, not on a busy machine.
-        assert!(making < Duration::from_secs(2), "{making:?}");
-        assert!(removing < Duration::from_secs(2), "{removing:?}");
+        // None waits for the kernel when it is made, and when removed they do not one after another.
+        assert!(made_in < waiting * SLOTS, "{made_in:?}, {waiting:?}");
+        assert!(
+            removed_in < waiting * SLOTS / 2,
+            "{removed_in:?}, {waiting:?}"
+        );
     });
 }

@@ -313,7 +313,7 @@ async fn a_mirror_that_is_down_costs_little() {
     let fetched = scene.fetch(&[&gone, &registry]).await.unwrap();
     scene.assert_right(&fetched);
     assert!(
-        start.elapsed() < Duration::from_secs(3),
+        start.elapsed() < Duration::from_secs(10),
         "{:?}",
         start.elapsed()
     );

@@ -94,7 +94,7 @@ async fn a_mirror_that_fails_is_passed_over_and_remembered() {
     let text = format!("[host.\"http://{}\"]", mirror.address);
     let (_root, path) = hosts(&registry.address, &text);
     let options = FetchOptions {
-        stall_timeout: Duration::from_millis(300),
+        stall_timeout: Duration::from_secs(2),
         ..options(Some(path))
     };
     let registries = Registries::new(&options);
