@@ -370,13 +370,13 @@ fn a_hundred_slots_are_made_at_two_milliseconds_each_and_removed_together() {
         let network = host.network();
         let names: Vec<_> = (0..SLOTS).map(web).collect();
 
-        // What it costs on this machine to wait for the kernel: to remove a slot alone.
-        let mut waiting = Duration::ZERO;
+        // What one costs on this machine just now, most of it to wait for the kernel at its removal.
+        let mut alone = Duration::ZERO;
         for _ in 0..ALONE {
-            network.ensure_slot(&names[0], at(0)).await.unwrap();
             let begun = Instant::now();
+            network.ensure_slot(&names[0], at(0)).await.unwrap();
             network.remove_slot(&names[0], None).await.unwrap();
-            waiting += begun.elapsed() / ALONE;
+            alone += begun.elapsed() / ALONE;
         }
 
         // The best of three: a moment in which the machine was busy says nothing.
@@ -406,17 +406,14 @@ fn a_hundred_slots_are_made_at_two_milliseconds_each_and_removed_together() {
             let removing = begun.elapsed();
             println!(
                 "{SLOTS} slots: made in {making:?} ({:?} each), seen to be right in {checking:?}, \
-                 listed in {listing:?}, removed in {removing:?}; one alone removed in {waiting:?}",
+                 listed in {listing:?}, removed in {removing:?}; one alone made and removed in {alone:?}",
                 making / SLOTS
             );
             (made_in, removed_in) = (made_in.min(making), removed_in.min(removing));
         }
         host.assert_nothing_is_left().await;
-        // None waits for the kernel when it is made, and when removed they do not one after another.
-        assert!(made_in < waiting * SLOTS, "{made_in:?}, {waiting:?}");
-        assert!(
-            removed_in < waiting * SLOTS / 2,
-            "{removed_in:?}, {waiting:?}"
-        );
+        // Many are no slower to make than one, and do not wait for the kernel one after another.
+        assert!(made_in < alone * SLOTS, "{made_in:?}, {alone:?}");
+        assert!(removed_in < alone * SLOTS / 2, "{removed_in:?}, {alone:?}");
     });
 }
