@@ -28,6 +28,7 @@ pub mod receipt;
 pub mod records;
 mod reference;
 pub mod registry;
+mod removal;
 mod store;
 mod sys;
 pub mod transfer;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Cursor;
 use std::os::fd::AsFd as _;
@@ -400,6 +401,8 @@ fn limits_are_held_before_anything_is_written() {
         entries: 2,
         bytes: 10,
         path: 16,
+        depth: 3,
+        directories: 1000,
         devices: false,
     };
     let device = Tar::default().block(Tar::header("null", b'3', "", 0));
@@ -418,6 +421,16 @@ fn limits_are_held_before_anything_is_written() {
             Tar::default().file("12345678/12345678", ""),
             "its path has 17 bytes; at most 16",
         ),
+        (
+            Tar::default().symlink("s", "a/b/c").file("s/d/e", ""),
+            "entry \"s/d/e\" is refused: with links followed it lies in 4 directories; at most 3",
+        ),
+        (
+            Tar::default()
+                .symlink("s", "12345678/1")
+                .file("s/123456/x", ""),
+            "the path of its directory has 17 bytes; at most 16",
+        ),
         (device, "it is a device"),
     ];
     for (tar, expected) in cases {
@@ -431,6 +444,49 @@ fn limits_are_held_before_anything_is_written() {
 }
 
 #[test]
+fn what_is_remembered_of_directories_is_bounded() {
+    let limits = Limits {
+        directories: 1000,
+        ..Limits::default()
+    };
+    let deep = |name: &str| vec![name; 40].join("/");
+    let made = Tar::default().file(&deep("a"), "").file(&deep("b"), "");
+    // One directory, again and again.
+    let named = (0..20).fold(Tar::default(), |tar, _| tar.directory("d"));
+    for (tar, entry) in [(made, deep("a")), (named, "d".to_owned())] {
+        let applied = Place::new().apply_with(tar, Marks::Overlay, limits);
+        let said = applied.unwrap_err().to_string();
+        let expected = format!("more than 1000 bytes of paths of directories; entry {entry:?}");
+        assert!(said.contains(&expected), "{said}");
+    }
+}
+
+#[test]
+fn links_lead_no_deeper_than_a_path_could() {
+    // A name for each of the ways down, each 2000 directories below the one before.
+    let down = vec!["a"; 2000].join("/");
+    let mut tar = Tar::default();
+    let mut way = String::new();
+    for _ in 0..10 {
+        way = format!("{way}s");
+        tar = tar
+            .pax(&[("linkpath", &down)])
+            .symlink(&way, "")
+            .file(&format!("{way}/x"), "");
+        way.push('/');
+    }
+    let place = Place::new();
+    let said = place.refusal(tar.file("a", "replaces it"));
+    assert_eq!(
+        said,
+        "entry \"s/s/x\" is refused: with links followed it lies in 2049 directories; at most 2048"
+    );
+    // What was made before goes as soon as something replaces it.
+    place.apply(Tar::default().file("a", "a file")).unwrap();
+    assert_eq!(place.text("a"), "a file");
+}
+
+#[test]
 fn directories_without_an_entry_are_told_and_open_to_all() {
     let place = Place::new();
     let tar = Tar::default()
@@ -441,7 +497,7 @@ fn directories_without_an_entry_are_told_and_open_to_all() {
     let applied = place.apply(tar).unwrap();
     assert_eq!(
         applied.implicit,
-        [PathBuf::from("a/b"), PathBuf::from("a/b/c")]
+        BTreeSet::from([PathBuf::from("a/b"), PathBuf::from("a/b/c")])
     );
     assert_eq!((applied.entries, applied.bytes), (4, 2));
     let mode = |name| fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o7777;

@@ -17,10 +17,10 @@ mod place;
 mod tree;
 mod writers;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::archive::{ArchiveError, Entry, Kind, Reader};
 
@@ -28,7 +28,7 @@ pub use compare::{CompareError, Comparison, Difference, What, compare};
 
 use metadata::{Metadata, Times};
 use names::{Clean, Marker};
-use tree::{Spot, Tree};
+use tree::{NoWay, Spot, Tree};
 use writers::{File, Writers};
 
 /// Files of at most so many bytes are read ahead and written beside the others.
@@ -50,8 +50,12 @@ pub struct Limits {
     pub entries: u64,
     /// Bytes of all files, holes included.
     pub bytes: u64,
-    /// Bytes of a path.
+    /// Bytes of a path, as it stands in the archive and with symbolic links followed.
     pub path: usize,
+    /// Directories that an entry lies in, with symbolic links followed.
+    pub depth: usize,
+    /// Bytes of the paths of directories: they are kept in memory until the layer is whole.
+    pub directories: u64,
     /// Whether there may be device nodes.
     pub devices: bool,
 }
@@ -61,8 +65,12 @@ impl Default for Limits {
         Self {
             entries: 10_000_000,
             bytes: 1 << 40,
-            // PATH_MAX; no container could open a longer one at once.
-            path: 4096,
+            // PATH_MAX without the NUL; no container could open a longer one at once.
+            path: 4095,
+            // More than any path of that length can name.
+            depth: 2048,
+            // Some hundred thousand directories; large images have some ten thousand.
+            directories: 64 << 20,
             devices: true,
         }
     }
@@ -71,9 +79,10 @@ impl Default for Limits {
 /// What was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Applied {
-    /// Directories that had to be made for others and have no entry of their own, from the top
-    /// down: owner, mode and attributes are those of the directory below, where there is one.
-    pub implicit: Vec<PathBuf>,
+    /// Directories that had to be made for others and have no entry of their own, each behind the
+    /// one that it is in: owner, mode and attributes are those of the directory below, where there
+    /// is one.
+    pub implicit: BTreeSet<PathBuf>,
     /// Entries of the archive.
     pub entries: u64,
     /// Bytes of all files, holes included.
@@ -97,7 +106,7 @@ pub enum LayerError {
     /// The layer is larger than [`Limits`] allow.
     #[error("the layer has more than {allowed} {what}; entry {path:?} is one too many")]
     TooLarge {
-        /// `entries`, `bytes`.
+        /// What there is too much of, in the plural.
         what: &'static str,
         /// The limit.
         allowed: u64,
@@ -126,7 +135,7 @@ pub fn apply<R: Read>(
     limits: &Limits,
     writers: usize,
 ) -> Result<Applied, LayerError> {
-    let tree = Tree::open(root).map_err(|source| LayerError::Io {
+    let tree = Tree::open(root, limits).map_err(|source| LayerError::Io {
         path: "/".to_owned(),
         operation: "open",
         source,
@@ -139,6 +148,7 @@ pub fn apply<R: Read>(
             writers: Writers::start(scope, writers),
             files: HashSet::new(),
             directories: Vec::new(),
+            remembered: 0,
             applied: Applied::default(),
         };
         while let Some(entry) = archive.next_entry()? {
@@ -157,7 +167,9 @@ struct Layer<'scope, 'a> {
     /// Places of files that were handed to the writers, by a hash: one that is met again waits.
     files: HashSet<u64>,
     /// Directories get their times last: what is made in them changes it.
-    directories: Vec<(Clean, Times)>,
+    directories: Vec<(Vec<u8>, Times)>,
+    /// Bytes that the paths of directories take, those in `applied` included.
+    remembered: u64,
     applied: Applied,
 }
 
@@ -181,6 +193,10 @@ impl Layer<'_, '_> {
                 source,
             }
         };
+        let no_way = |operation| {
+            let path = &entry.path;
+            move |why: NoWay| why.into_error(path, operation)
+        };
         if entry.path.len() > self.limits.path {
             let why = format!(
                 "its path has {} bytes; at most {}",
@@ -195,8 +211,13 @@ impl Layer<'_, '_> {
             return Ok(());
         };
         let marker = Marker::of(name).map_err(refused)?;
-        let parent = self.tree.parent(&clean, &mut self.applied.implicit);
-        let parent = parent.map_err(io("make the directories above"))?;
+        let mut made = Vec::new();
+        let parent = self.tree.parent(&clean, &mut made);
+        let parent = parent.map_err(no_way("make the directories above"))?;
+        for path in made {
+            self.remember(path.as_os_str().len(), &entry)?;
+            self.applied.implicit.insert(path);
+        }
         if let Some(marker) = marker {
             self.writers.wait().map_err(|failed| failed.into_error())?;
             self.tree.forget();
@@ -230,13 +251,13 @@ impl Layer<'_, '_> {
                     self.make_way(&spot).map_err(io("replace"))?;
                     place::directory(&spot).map_err(io("make a directory"))?;
                 }
-                self.applied
-                    .implicit
-                    .retain(|path| path.as_os_str() != spot.path());
+                self.applied.implicit.remove(Path::new(&spot.path()));
                 metadata
                     .set_directory(&spot)
                     .map_err(io("set owner, mode or attributes"))?;
-                self.directories.push((clean, metadata.times));
+                let path = clean.path();
+                self.remember(path.len(), &entry)?;
+                self.directories.push((path, metadata.times));
                 Ok(())
             }
             Kind::HardLink(target) => {
@@ -245,7 +266,7 @@ impl Layer<'_, '_> {
                 let from = self
                     .tree
                     .find(&Clean::of(target))
-                    .map_err(io("find what it links to"))?;
+                    .map_err(no_way("find what it links to"))?;
                 let from = from.ok_or_else(missing)?;
                 // A link to itself would remove what it links to.
                 if from.hash() == spot.hash() {
@@ -285,6 +306,19 @@ impl Layer<'_, '_> {
         }
     }
 
+    /// Counts a path of so many bytes that is kept, and what keeping it costs beside them.
+    fn remember(&mut self, path: usize, entry: &Entry) -> Result<(), LayerError> {
+        self.remembered += (path + size_of::<(Vec<u8>, Times)>()) as u64;
+        match self.remembered > self.limits.directories {
+            false => Ok(()),
+            true => Err(LayerError::TooLarge {
+                what: "bytes of paths of directories",
+                allowed: self.limits.directories,
+                path: shown(&entry.path),
+            }),
+        }
+    }
+
     fn count(&mut self, entry: &Entry) -> Result<(), LayerError> {
         self.applied.entries += 1;
         if let Kind::File { size, .. } = entry.kind {
@@ -321,19 +355,15 @@ impl Layer<'_, '_> {
 
     fn finish(self) -> Result<Applied, LayerError> {
         self.writers.wait().map_err(|failed| failed.into_error())?;
-        for (clean, times) in &self.directories {
-            let set = || -> io::Result<()> {
-                match self.tree.find(clean)? {
-                    Some(spot) if place::is_directory(&spot)? => times.set(&spot),
+        for (path, times) in &self.directories {
+            let set = || -> Result<(), NoWay> {
+                match self.tree.find(&Clean::of(path))? {
+                    Some(spot) if place::is_directory(&spot)? => Ok(times.set(&spot)?),
                     // A later entry took it away.
                     _ => Ok(()),
                 }
             };
-            set().map_err(|source| LayerError::Io {
-                path: shown(&clean.path()),
-                operation: "set the times of a directory",
-                source,
-            })?;
+            set().map_err(|why| why.into_error(path, "set the times of a directory"))?;
         }
         Ok(self.applied)
     }

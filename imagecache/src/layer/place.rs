@@ -6,7 +6,6 @@ use std::io::{self, Read, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{
@@ -20,6 +19,7 @@ use super::names::Marker;
 use super::tree::{Directory, Spot};
 use super::{LayerError, shown};
 use crate::archive::{ArchiveError, Entry, Extent, Kind, Reader};
+use crate::removal::remove_tree;
 
 /// The attribute of a directory that hides all below it (overlayfs, Documentation/filesystems).
 const OPAQUE: &str = "trusted.overlay.opaque";
@@ -70,15 +70,9 @@ pub(super) fn is_directory(spot: &Spot) -> io::Result<bool> {
 pub(super) fn remove(spot: &Spot) -> io::Result<()> {
     match unlinkat(&spot.directory, &spot.name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR) => fs::remove_dir_all(path_of(spot)),
+        Err(Errno::ISDIR) => remove_tree(&spot.directory, &*spot.name),
         Err(errno) => Err(errno.into()),
     }
-}
-
-/// A path for calls that take no descriptor.
-fn path_of(spot: &Spot) -> PathBuf {
-    let fd = spot.directory.as_fd().as_raw_fd();
-    PathBuf::from(format!("/proc/self/fd/{fd}")).join(&spot.name)
 }
 
 /// In the lowest layer: what the marker names goes, as far as this layer brought it before.

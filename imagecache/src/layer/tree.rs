@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags, fstat, mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::names::Clean;
+use super::{LayerError, Limits, shown};
 
 /// Symbolic links on one way, as Go's resolver and the kernel's have it, more or less.
 const LINKS: usize = 255;
@@ -24,6 +25,8 @@ pub(super) struct Directory {
     inode: u64,
     /// From the root, links resolved.
     path: Vec<u8>,
+    /// Names in it.
+    depth: usize,
 }
 
 impl AsFd for Directory {
@@ -33,9 +36,14 @@ impl AsFd for Directory {
 }
 
 impl Directory {
-    fn new(fd: OwnedFd, path: Vec<u8>) -> io::Result<Arc<Self>> {
+    fn new(fd: OwnedFd, path: Vec<u8>, depth: usize) -> io::Result<Arc<Self>> {
         let inode = fstat(&fd)?.st_ino;
-        Ok(Arc::new(Self { fd, inode, path }))
+        Ok(Arc::new(Self {
+            fd,
+            inode,
+            path,
+            depth,
+        }))
     }
 
     fn path_of(&self, name: &[u8]) -> Vec<u8> {
@@ -43,6 +51,14 @@ impl Directory {
             true => name.to_vec(),
             false => [&self.path, &b"/"[..], name].concat(),
         }
+    }
+
+    /// The one that it is in.
+    fn above(&self) -> io::Result<Arc<Self>> {
+        let end = self.path.iter().rposition(|byte| *byte == b'/');
+        let path = self.path[..end.unwrap_or(0)].to_vec();
+        let fd = open_directory(self.as_fd(), OsStr::new(".."))?;
+        Self::new(fd, path, self.depth.saturating_sub(1))
     }
 }
 
@@ -74,10 +90,40 @@ impl Spot {
     }
 }
 
+/// Why there is no way to a place.
+#[derive(Debug)]
+pub(super) enum NoWay {
+    /// It leads further down than [`Limits`] allow.
+    Refused(String),
+    /// The file system refused.
+    Io(io::Error),
+}
+
+impl NoWay {
+    pub fn into_error(self, path: &[u8], operation: &'static str) -> LayerError {
+        let path = shown(path);
+        match self {
+            Self::Refused(why) => LayerError::Refused { path, why },
+            Self::Io(source) => LayerError::Io {
+                path,
+                operation,
+                source,
+            },
+        }
+    }
+}
+
+impl From<io::Error> for NoWay {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// The tree of a layer.
 #[derive(Debug)]
 pub(super) struct Tree {
     root: Arc<Directory>,
+    limits: Limits,
     /// Where the last entry was: most come directory by directory.
     last: Option<(Vec<Vec<u8>>, Arc<Directory>)>,
 }
@@ -93,9 +139,13 @@ enum Step {
 }
 
 impl Tree {
-    pub fn open(root: BorrowedFd<'_>) -> io::Result<Self> {
-        let root = Directory::new(open_directory(root, OsStr::new("."))?, Vec::new())?;
-        Ok(Self { root, last: None })
+    pub fn open(root: BorrowedFd<'_>, limits: &Limits) -> io::Result<Self> {
+        let root = Directory::new(open_directory(root, OsStr::new("."))?, Vec::new(), 0)?;
+        Ok(Self {
+            root,
+            limits: *limits,
+            last: None,
+        })
     }
 
     /// What was a directory may be none any more.
@@ -104,7 +154,7 @@ impl Tree {
     }
 
     /// The directory of an entry. Those that are missing are made and added to `made`.
-    pub fn parent(&mut self, of: &Clean, made: &mut Vec<PathBuf>) -> io::Result<Arc<Directory>> {
+    pub fn parent(&mut self, of: &Clean, made: &mut Vec<PathBuf>) -> Result<Arc<Directory>, NoWay> {
         if let Some((names, directory)) = &self.last
             && names == of.above()
         {
@@ -116,14 +166,14 @@ impl Tree {
             Ok(())
         };
         let Some(directory) = self.walk(of.above(), Some(&mut make))? else {
-            return Err(io::ErrorKind::NotFound.into());
+            return Err(io::Error::from(io::ErrorKind::NotFound).into());
         };
         self.last = Some((of.above().to_vec(), Arc::clone(&directory)));
         Ok(directory)
     }
 
     /// The place of an entry, when its directory is there.
-    pub fn find(&self, path: &Clean) -> io::Result<Option<Spot>> {
+    pub fn find(&self, path: &Clean) -> Result<Option<Spot>, NoWay> {
         let Some(name) = path.name() else {
             return Ok(None);
         };
@@ -136,31 +186,33 @@ impl Tree {
         &self,
         names: &[Vec<u8>],
         mut make: Option<Make<'_>>,
-    ) -> io::Result<Option<Arc<Directory>>> {
-        let mut way = vec![Arc::clone(&self.root)];
+    ) -> Result<Option<Arc<Directory>>, NoWay> {
+        let mut at = Arc::clone(&self.root);
         let mut ahead: VecDeque<Vec<u8>> = names.iter().cloned().collect();
         let mut links = 0;
         while let Some(name) = ahead.pop_front() {
             match &name[..] {
                 b"" | b"." => continue,
                 b".." => {
-                    if way.len() > 1 {
-                        way.pop();
+                    if at.depth > 0 {
+                        at = at.above()?;
                     }
                     continue;
                 }
                 _ => {}
             }
-            let at = way.last().unwrap_or(&self.root);
-            match step(at, &name)? {
-                Step::Down(directory) => way.push(directory),
+            match step(&at, &name)? {
+                Step::Down(directory) => {
+                    self.permit(&at, &name)?;
+                    at = directory;
+                }
                 Step::Through(target) => {
                     links += 1;
                     if links > LINKS {
-                        return Err(Errno::LOOP.into());
+                        return Err(io::Error::from(Errno::LOOP).into());
                     }
                     if target.starts_with(b"/") {
-                        way.truncate(1);
+                        at = Arc::clone(&self.root);
                     }
                     let target: Vec<&[u8]> = target.split(|byte| *byte == b'/').collect();
                     for name in target.into_iter().rev() {
@@ -171,19 +223,39 @@ impl Tree {
                     let Some(make) = make.as_mut() else {
                         return Ok(None);
                     };
-                    make(at, &name)?;
+                    self.permit(&at, &name)?;
+                    make(&at, &name)?;
                     ahead.push_front(name);
                 }
             }
         }
-        Ok(way.pop())
+        Ok(Some(at))
+    }
+
+    /// Whether something may be in the directory `name` of `at`: links make a way longer than the
+    /// path of an entry is.
+    fn permit(&self, at: &Directory, name: &[u8]) -> Result<(), NoWay> {
+        let (depth, bytes) = (at.depth + 1, at.path.len() + 1 + name.len());
+        if depth > self.limits.depth {
+            return Err(NoWay::Refused(format!(
+                "with links followed it lies in {depth} directories; at most {}",
+                self.limits.depth
+            )));
+        }
+        if bytes > self.limits.path {
+            return Err(NoWay::Refused(format!(
+                "with links followed the path of its directory has {bytes} bytes; at most {}",
+                self.limits.path
+            )));
+        }
+        Ok(())
     }
 }
 
 fn step(at: &Arc<Directory>, name: &[u8]) -> io::Result<Step> {
     let os_name = OsStr::from_bytes(name);
     match open_directory(at.as_fd(), os_name) {
-        Ok(fd) => Directory::new(fd, at.path_of(name)).map(Step::Down),
+        Ok(fd) => Directory::new(fd, at.path_of(name), at.depth + 1).map(Step::Down),
         Err(Errno::NOENT) => Ok(Step::Missing),
         // O_NOFOLLOW with O_DIRECTORY says ENOTDIR of a link.
         Err(errno @ (Errno::NOTDIR | Errno::LOOP)) => match readlinkat(at, os_name, Vec::new()) {

@@ -3,7 +3,7 @@
 //! As containerd has it (`pkg/archive`, `mkparent`): owner, mode, attributes and times of the first
 //! lower layer that has something of that name; nothing where that is no directory.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ const XATTR_MAX: usize = 64 * 1024;
 /// Makes the directories `implicit` of `tree` look like those of `lower`, the topmost first.
 pub(super) fn inherit(
     tree: &Path,
-    implicit: &[PathBuf],
+    implicit: &BTreeSet<PathBuf>,
     lower: &[PathBuf],
 ) -> Result<(), UnpackError> {
     if implicit.is_empty() {

@@ -3,6 +3,7 @@
 //! The layer is extracted once more beside it, from its verified blob, and the two trees are
 //! compared. Nothing is changed, and the second tree is gone before the answer comes.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -95,7 +96,7 @@ impl Work {
         &self,
         tree: &Tree,
         own: &Path,
-        implicit: &[PathBuf],
+        implicit: &BTreeSet<PathBuf>,
     ) -> Result<Recheck, UnpackError> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = |path: &Path| {

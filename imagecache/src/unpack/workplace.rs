@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, flock};
 
 use super::UnpackError;
+use crate::removal::remove_tree;
 
 /// A place for trees. Clones share it.
 #[derive(Debug, Clone)]
@@ -106,7 +107,7 @@ impl Tree {
     /// Removes it before it returns: whoever makes one tree after the other has one at a time.
     pub(crate) fn remove(mut self) -> Result<(), UnpackError> {
         if let Some(path) = self.path.take() {
-            let removed = fs::remove_dir_all(&path);
+            let removed = remove_tree(CWD, &path);
             removed.map_err(UnpackError::io("remove", path))?;
         }
         Ok(())
@@ -146,7 +147,7 @@ fn sweep(root: &Path) -> Result<(), UnpackError> {
 /// did not remove goes with the next sweep.
 fn remove_in_background(path: PathBuf) {
     let remove = move || {
-        if let Err(error) = fs::remove_dir_all(&path)
+        if let Err(error) = remove_tree(CWD, &path)
             && error.kind() != io::ErrorKind::NotFound
         {
             let error: &dyn std::error::Error = &error;
