@@ -33,6 +33,7 @@ mod store;
 mod sys;
 pub mod transfer;
 mod unpack;
+mod waiting;
 
 pub use cache::{Cache, CacheError, Urged};
 pub use digest::{Descriptor, Digest, Hasher, InvalidDigest, chain_ids};

@@ -109,7 +109,7 @@ fn until(what: &str, is_so: impl Fn() -> bool) {
     while !is_so() {
         let waited = begin.elapsed();
         assert!(
-            waited < Duration::from_secs(60),
+            waited < Duration::from_secs(180),
             "waited in vain for {what}"
         );
         std::thread::sleep(Duration::from_millis(5));
@@ -174,6 +174,37 @@ async fn a_layer_that_digs_too_deep_is_refused_and_leaves_nothing() {
     assert!(said.contains(expected), "{said}");
     until("the tree to be removed", || host.at_work() == 0);
     assert_eq!(fs::read_dir(&host.unpacker.root).unwrap().count(), 0);
+}
+
+/// Replaces a file of 300 KB by itself for minutes, in a blob of some megabytes: each piece is a
+/// frame of zstd, and frames can be strung together.
+fn endless() -> Vec<u8> {
+    let file = layer(&[("f", &[0; 300_000])]);
+    let entry = &file[..file.len() - 1024];
+    let frame = zstd::encode_all(&entry.repeat(64)[..], 1).unwrap();
+    frame.repeat(6_000)
+}
+
+#[tokio::test]
+async fn an_extraction_that_nobody_waits_for_ends_and_gives_its_place_back() {
+    let host = Host::new();
+    let image = host.image("r.example/endless:1", &[&endless()]).await;
+    let first = host.unpacker.workplace.path().join("0/f");
+    let begun = async {
+        while !first.exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        ended = host.unpack(&image) => panic!("it ended by itself: {ended:?}"),
+        () = begun => {}
+    }
+    // There is one place.
+    let small = layer(&[("a", b"1")]);
+    let small = host.image("r.example/small:1", &[&small]).await;
+    let unpacked = tokio::time::timeout(Duration::from_secs(20), host.unpack(&small)).await;
+    unpacked.expect("the place was not given back").unwrap();
+    until("the tree to be removed", || host.at_work() == 0);
 }
 
 #[test]

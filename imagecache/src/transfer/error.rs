@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::archive::ArchiveError;
 use crate::blobs::{BlobsError, CommitError};
+use crate::waiting::GivenUp;
 use crate::{Digest, PullError, Retry, StoreError};
 
 /// Why nothing was imported. Names of files are as they stand in the archive.
@@ -126,6 +127,12 @@ pub enum ImportError {
     /// The caller does not wait any more.
     #[error("the import was given up")]
     Cancelled,
+}
+
+impl From<GivenUp> for ImportError {
+    fn from(_: GivenUp) -> Self {
+        Self::Cancelled
+    }
 }
 
 impl ImportError {

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use super::ImportError;
 use super::contents::{Contents, Item};
 use super::found::Found;
-use super::import::Cancel;
 use super::survey::check_size;
 use crate::Descriptor;
 use crate::blobs::{Begun, Blobs, CommitError, Partial};
+use crate::waiting::Cancel;
 
 /// Bytes copied at a time.
 const CHUNK: usize = 1 << 20;

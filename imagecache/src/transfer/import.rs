@@ -1,8 +1,6 @@
 //! Import, from the first look to the record.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::contents::Contents;
 use super::fill::fill;
@@ -10,6 +8,7 @@ use super::found::Found;
 use super::survey::Survey;
 use super::{ImportError, docker, oci};
 use crate::blobs::Blobs;
+use crate::waiting::{Cancel, while_waited_for};
 use crate::{ContentStore, Digest, Image, Reference, fetch, pull};
 
 /// Brings the images of an OCI layout or a docker-archive here: layers into `blobs`, documents
@@ -36,7 +35,7 @@ impl Archive {
     /// it, or another one.
     pub async fn open(path: &Path, name: Option<&Reference>) -> Result<Self, ImportError> {
         let (path, name) = (path.to_owned(), name.cloned());
-        while_waited_for(move |cancel| {
+        blocking(move |cancel| {
             let contents = Contents::open(&path)?;
             let survey = Survey::of(&contents, cancel)?;
             let images = if survey.has(oci::LAYOUT) {
@@ -65,7 +64,7 @@ impl Archive {
         store: &S,
     ) -> Result<Vec<Image>, ImportError> {
         let (blobs, contents) = (blobs.clone(), self.contents);
-        let found = while_waited_for(move |cancel| {
+        let found = blocking(move |cancel| {
             fill(&contents, &self.images, &blobs, cancel)?;
             Ok(self.images)
         });
@@ -85,33 +84,10 @@ impl Archive {
     }
 }
 
-/// Does what blocks elsewhere; it ends soon when this future is dropped.
-async fn while_waited_for<T: Send + 'static>(
+async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Cancel) -> Result<T, ImportError> + Send + 'static,
 ) -> Result<T, ImportError> {
-    let cancel = Cancel::default();
-    let _given_up = GivenUp(cancel.clone());
-    let work = tokio::task::spawn_blocking(move || work(&cancel)).await;
-    work.map_err(|_| ImportError::Cancelled)?
-}
-
-/// Whether anybody still waits for the result.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Cancel(Arc<AtomicBool>);
-
-impl Cancel {
-    pub fn check(&self) -> Result<(), ImportError> {
-        match self.0.load(Ordering::Relaxed) {
-            true => Err(ImportError::Cancelled),
-            false => Ok(()),
-        }
-    }
-}
-
-struct GivenUp(Cancel);
-
-impl Drop for GivenUp {
-    fn drop(&mut self) {
-        self.0.0.store(true, Ordering::Relaxed);
-    }
+    while_waited_for(work)
+        .await
+        .map_err(|_| ImportError::Cancelled)?
 }

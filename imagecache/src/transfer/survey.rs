@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 
 use super::ImportError;
 use super::contents::{BLOBS, Contents, Item};
-use super::import::Cancel;
 use crate::inflate::Format;
 use crate::manifest::CONFIG_LIMIT;
+use crate::waiting::Cancel;
 use crate::{Descriptor, Digest};
 
 /// Most entries; an archive with more is no set of images.

@@ -14,6 +14,7 @@ use crate::archive::{Bounds, Reader};
 use crate::blobs::Blob;
 use crate::inflate::{self, Hashing};
 use crate::layer::{Applied, Limits, Marks, apply};
+use crate::waiting::Cancel;
 
 /// Bytes that a layer may have beside its files: headers, padding, zeros behind the end.
 const BESIDE: u64 = 1 << 30;
@@ -50,13 +51,14 @@ impl Extraction {
         Self::new(cores.clamp(2, 4), cores.clamp(1, 4), Limits::default())
     }
 
-    /// Extracts one layer and compares its diff id. Blocks.
+    /// Extracts one layer and compares its diff id. Blocks; ends soon when nobody waits any more.
     pub(super) fn run(
         &self,
         layer: &Layer,
         blob: Blob,
         tree: &Tree,
         turn: Turn,
+        cancel: &Cancel,
     ) -> Result<Applied, UnpackError> {
         let read = |source| UnpackError::Read {
             layer: layer.blob.digest.clone(),
@@ -75,20 +77,21 @@ impl Extraction {
             ..=SMALL => 0,
             _ => self.writers,
         };
-        let inflated = Bounded {
-            from: inflate::open(blob.file).map_err(read)?,
+        let inflated = inflate::open(blob.file).map_err(read)?;
+        let bounded = Bounded {
+            from: Hashing::new(inflated).map_err(read)?,
+            cancel,
             left: self.limits.bytes.saturating_add(BESIDE),
             behind: match turn {
                 Turn::OfPull => None,
                 Turn::BehindPulls => Some(self.turns.clone()),
             },
         };
-        let hashing = Hashing::new(inflated).map_err(read)?;
-        let mut archive = Reader::new(hashing, Bounds::default());
+        let mut archive = Reader::new(bounded, Bounds::default());
         let applied = apply(&mut archive, root.as_fd(), marks, &self.limits, writers);
         let applied = applied.map_err(extract)?;
-        let hashing = archive.drain().map_err(|error| extract(error.into()))?;
-        let got = hashing.finish().map_err(read)?;
+        let bounded = archive.drain().map_err(|error| extract(error.into()))?;
+        let got = bounded.from.finish().map_err(read)?;
         if got != layer.diff_id {
             return Err(UnpackError::DiffId {
                 layer: layer.blob.digest.clone(),
@@ -109,19 +112,22 @@ pub(super) enum Turn {
     BehindPulls,
 }
 
-/// Ends what inflates without end.
-struct Bounded<R> {
+/// Ends what inflates without end, and what nobody waits for. The archive is read through it, each
+/// header by itself.
+struct Bounded<'c, R> {
     from: R,
+    cancel: &'c Cancel,
     left: u64,
     /// Those that go before each read.
     behind: Option<Turns>,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(turns) = &self.behind {
             turns.wait();
         }
+        self.cancel.check().map_err(io::Error::other)?;
         let read = self.from.read(buffer)?;
         self.left = self
             .left

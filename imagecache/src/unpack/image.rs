@@ -12,6 +12,7 @@ use crate::blobs::{Blob, Blobs, Check};
 use crate::fetch::{Fetched, Share};
 use crate::layer::Applied;
 use crate::progress::Stage;
+use crate::waiting::{Cancel, while_waited_for};
 use crate::{Descriptor, Digest, PullError};
 
 /// Brings a blob here.
@@ -109,7 +110,7 @@ async fn one<'f, U: Unpacker>(
                 again = false;
                 // What was verified may have rotted since: then it is fetched once more.
                 let (blobs, digest) = (parts.blobs.clone(), layer.blob.digest.clone());
-                let checked = blocking(move || blobs.check(&digest).map_err(UnpackError::from));
+                let checked = blocking(move |_| blobs.check(&digest).map_err(UnpackError::from));
                 if !matches!(checked.await?, Check::Damaged { .. }) {
                     return Err(error.into());
                 }
@@ -147,11 +148,11 @@ async fn extract(
     let turn = extraction.turns.take();
     let place = extraction.places.clone().acquire_owned().await;
     let (layer, extraction) = (layer.clone(), extraction.clone());
-    blocking(move || {
-        // Held until the work ends, also when nobody waits for it any more.
+    blocking(move |cancel| {
+        // Held until the work has ended: soon, when nobody waits for it any more.
         let (_turn, _place) = (turn, place);
         let begin = Instant::now();
-        let applied = extraction.run(&layer, blob, &tree, Turn::OfPull)?;
+        let applied = extraction.run(&layer, blob, &tree, Turn::OfPull, cancel)?;
         Ok((tree, applied, begin.elapsed()))
     })
     .await
@@ -174,7 +175,7 @@ async fn place<U: Unpacker>(
             prepared.target.clone(),
             prepared.lower.clone(),
         );
-        blocking(move || {
+        blocking(move |_| {
             inherit(tree.path(), &applied.implicit, &lower)?;
             unsettled.mark(&name)?;
             tree.place(&target)
@@ -195,9 +196,9 @@ pub fn chain_mark(chain_id: &Digest) -> String {
 }
 
 pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, UnpackError> + Send + 'static,
+    work: impl FnOnce(&Cancel) -> Result<T, UnpackError> + Send + 'static,
 ) -> Result<T, UnpackError> {
-    match tokio::task::spawn_blocking(work).await {
+    match while_waited_for(work).await {
         Ok(result) => result,
         Err(ended) => Err(UnpackError::Failed {
             operation: "extract",

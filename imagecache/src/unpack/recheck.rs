@@ -18,6 +18,7 @@ use super::{Extraction, Layer, Tree, UnpackError, Workplace};
 use crate::blobs::Blobs;
 use crate::cache::Cache;
 use crate::layer::{CompareError, Difference, What, compare};
+use crate::waiting::Cancel;
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Cache {
             blobs: self.blobs.clone(),
             most,
         };
-        blocking(move || work.run()).await
+        blocking(move |cancel| work.run(cancel)).await
     }
 }
 
@@ -70,7 +71,7 @@ struct Work {
 }
 
 impl Work {
-    fn run(&self) -> Result<Recheck, UnpackError> {
+    fn run(&self, cancel: &Cancel) -> Result<Recheck, UnpackError> {
         let (Some((own, below)), Some(blob)) = (
             self.directories.split_first(),
             self.blobs.find(&self.layer.blob.digest)?,
@@ -79,7 +80,9 @@ impl Work {
         };
         let tree = self.workplace.tree()?;
         let turn = Turn::BehindPulls;
-        let applied = self.extraction.run(&self.layer, blob, &tree, turn)?;
+        let applied = self
+            .extraction
+            .run(&self.layer, blob, &tree, turn, cancel)?;
         inherit(tree.path(), &applied.implicit, below)?;
         self.extraction.turns.wait();
         let found = self.compare(&tree, own, &applied.implicit)?;
