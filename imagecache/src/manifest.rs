@@ -11,6 +11,9 @@ pub(crate) const MANIFEST_LIMIT: u64 = 4 << 20;
 /// Largest config, bytes.
 pub(crate) const CONFIG_LIMIT: u64 = 8 << 20;
 
+/// Most layers of an image: overlayfs takes no more (OVL_MAX_STACK of the kernel).
+const MOST_LAYERS: usize = 500;
+
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -171,6 +174,7 @@ fn manifest(object: &str, bytes: &[u8]) -> Result<Manifest, PullError> {
             ),
         ));
     }
+    bound_layers(parsed.layers().len()).map_err(|why| malformed(object, why))?;
     let mut layers = Vec::with_capacity(parsed.layers().len());
     for layer in parsed.layers() {
         let layer = descriptor(object, layer)?;
@@ -190,6 +194,14 @@ fn manifest(object: &str, bytes: &[u8]) -> Result<Manifest, PullError> {
         ));
     }
     Ok(Manifest { config, layers })
+}
+
+/// Refuses more layers than an image may have; says how many there are, and may be.
+pub(crate) fn bound_layers(layers: usize) -> Result<(), String> {
+    match layers > MOST_LAYERS {
+        true => Err(format!("it has {layers} layers; at most {MOST_LAYERS}")),
+        false => Ok(()),
+    }
 }
 
 /// Reads a config and checks it against the manifest's number of layers.
@@ -302,6 +314,22 @@ mod tests {
         };
         assert_eq!(manifest.config.digest, Digest::of(b"c"));
         assert_eq!((manifest.layers.len(), manifest.layers[0].size), (1, 2));
+    }
+
+    #[test]
+    fn an_image_has_no_more_layers_than_can_lie_on_one_another() {
+        let with = |layers: usize| {
+            let mut manifest = image_manifest(LAYERS[1]);
+            let layer = manifest["layers"][0].clone();
+            manifest["layers"] = vec![layer; layers].into();
+            read(&manifest)
+        };
+        assert!(matches!(with(500), Ok(Document::Manifest(_))));
+        let refused = with(501).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "manifest 1 is malformed: it has 501 layers; at most 500"
+        );
     }
 
     #[test]

@@ -589,3 +589,42 @@ async fn a_blob_that_another_writes_is_waited_for() {
     let (imported, ()) = tokio::join!(importing, writing);
     assert_eq!(names(&imported.unwrap()), ["r.example/web:1"]);
 }
+
+#[tokio::test]
+async fn an_image_with_more_layers_than_can_be_used_is_refused() {
+    let layers = vec![&b"layer"[..]; 501];
+    for archive in [
+        docker_archive(&["r.example/web:1"], &layers),
+        oci_files("r.example/web:1", &layers),
+    ] {
+        let said = Host::new().refused(&archive.tar()).await.to_string();
+        assert!(
+            said.contains("malformed: it has 501 layers; at most 500"),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_archive_with_more_names_than_anybody_needs_is_refused() {
+    let names = |count: usize| -> Vec<String> {
+        let names = (0..count).map(|n| format!("r.example/web:{n}"));
+        names.collect()
+    };
+    let archives = |names: &[String]| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        [
+            docker_archive(&names, &[b"layer"]),
+            layout(&names, &[b"layer"], false),
+        ]
+    };
+    for archive in archives(&names(1001)) {
+        let said = Host::new().refused(&archive.tar()).await.to_string();
+        let expected = "malformed: it has 1001 names of images; at most 1000";
+        assert!(said.contains(expected), "{said}");
+    }
+    for archive in archives(&names(1000)) {
+        let images = Host::new().import_bytes(&archive.tar()).await.unwrap();
+        assert_eq!(images.len(), 1000);
+    }
+}

@@ -3,14 +3,16 @@
 //!
 //! There is no manifest in it: one is made, the same one from the same archive.
 
+use std::sync::Arc;
+
 use oci_spec::image::{ImageConfiguration, MediaType};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::ImportError;
-use super::found::{Found, Name, check_config, named};
+use super::found::{Found, FoundImage, Name, bound_names, check_config, named};
 use super::survey::Survey;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, bound_layers};
 use crate::{Descriptor, Digest, Reference};
 
 /// What is in the archive.
@@ -24,6 +26,12 @@ struct Saved {
     layers: Vec<String>,
 }
 
+impl Saved {
+    fn tags(&self) -> &[String] {
+        self.repo_tags.as_deref().unwrap_or_default()
+    }
+}
+
 /// The images of the archive.
 pub(super) fn images(
     survey: &Survey,
@@ -33,48 +41,29 @@ pub(super) fn images(
     if saved.is_empty() {
         return Err(malformed("it names no image"));
     }
+    // One without a tag needs a name as well.
+    let names = saved.iter().map(|saved| saved.tags().len().max(1));
+    bound_names(MANIFEST, names.sum())?;
     let mut listed = Vec::new();
     for saved in saved {
-        let made = make(survey, &saved)?;
-        let tags = saved.repo_tags.unwrap_or_default();
-        if tags.is_empty() {
-            let name = Name::None("no RepoTags".to_owned());
-            listed.push((name, made.target.clone(), made.clone()));
+        let image = Arc::new(make(survey, &saved)?);
+        let mut list = |name| listed.push((name, image.target.digest.clone(), Arc::clone(&image)));
+        if saved.tags().is_empty() {
+            list(Name::None("no RepoTags".to_owned()));
         }
-        for tag in tags {
+        for tag in saved.tags() {
             let name = tag.parse().map(Name::Full);
-            let name = name.map_err(|error| malformed(&format!("RepoTags: {error}")))?;
-            listed.push((name, made.target.clone(), made.clone()));
+            list(name.map_err(|error| malformed(&format!("RepoTags: {error}")))?);
         }
     }
-    let mut images = Vec::new();
-    for (reference, target, made) in named(listed, given)? {
-        check_config(&reference, &made.manifest, &made.config)?;
-        images.push(Found {
-            reference,
-            target: target.clone(),
-            documents: vec![
-                (made.manifest.config.clone(), made.config),
-                (target, made.text.into()),
-            ],
-            layers: made.names.into_iter().zip(made.manifest.layers).collect(),
-        });
-    }
-    Ok(images)
+    let named = named(listed, given)?.into_iter();
+    let found = named.map(|(reference, image)| Found { reference, image });
+    Ok(found.collect())
 }
 
-/// A manifest that was made for a config and its layers.
-#[derive(Debug, Clone)]
-struct Made {
-    target: Descriptor,
-    text: Vec<u8>,
-    manifest: Manifest,
-    config: bytes::Bytes,
-    /// Of the files of the layers.
-    names: Vec<String>,
-}
-
-fn make(survey: &Survey, saved: &Saved) -> Result<Made, ImportError> {
+/// The image, with a manifest that is made for its config and its layers.
+fn make(survey: &Survey, saved: &Saved) -> Result<FoundImage, ImportError> {
+    bound_layers(saved.layers.len()).map_err(|why| malformed(&why))?;
     let config = survey.document(&saved.config, MANIFEST)?;
     let parsed: ImageConfiguration =
         serde_json::from_slice(&config).map_err(|error| ImportError::Malformed {
@@ -124,12 +113,12 @@ fn make(survey: &Survey, saved: &Saved) -> Result<Made, ImportError> {
         digest: Digest::of(&text),
         size: text.len() as u64,
     };
-    Ok(Made {
-        target,
-        text,
-        manifest,
-        config,
-        names,
+    let called = saved.tags().first().unwrap_or(&saved.config);
+    check_config(called, &manifest, &config)?;
+    Ok(FoundImage {
+        target: target.clone(),
+        documents: vec![(manifest.config, config), (target, text.into())],
+        layers: names.into_iter().zip(manifest.layers).collect(),
     })
 }
 

@@ -37,7 +37,7 @@ pub(super) fn fill(
     cancel: &Cancel,
 ) -> Result<(), ImportError> {
     let mut wanted: BTreeMap<&str, &Descriptor> = BTreeMap::new();
-    for (name, layer) in images.iter().flat_map(|image| &image.layers) {
+    for (name, layer) in images.iter().flat_map(|found| &found.image.layers) {
         if let Some(other) = wanted
             .insert(name, layer)
             .filter(|other| other.digest != layer.digest)

@@ -53,7 +53,7 @@ impl Archive {
     /// Its images: each name, and what the name means. One with several names is there as often.
     pub fn images(&self) -> impl Iterator<Item = (&Reference, &Digest)> {
         let images = self.images.iter();
-        images.map(|image| (&image.reference, &image.target.digest))
+        images.map(|found| (&found.reference, &found.image.target.digest))
     }
 
     /// Brings all of them here: layers into `blobs`, documents into `store`, when every layer is
@@ -70,13 +70,14 @@ impl Archive {
         });
         let found = found.await?;
         let mut images = Vec::with_capacity(found.len());
-        for found in found {
-            for (document, bytes) in found.documents {
-                fetch::keep(store, &document, bytes).await?;
+        for Found { reference, image } in found {
+            for (document, bytes) in &image.documents {
+                fetch::keep(store, document, bytes.clone()).await?;
             }
-            let image = pull::local(&found.reference, &found.target.digest, store).await?;
+            let target = &image.target.digest;
+            let image = pull::local(&reference, target, store).await?;
             images.push(image.ok_or_else(|| ImportError::Missing {
-                name: found.target.digest.to_string(),
+                name: target.to_string(),
                 wanted_by: "the import".to_owned(),
             })?);
         }
@@ -90,4 +91,82 @@ async fn blocking<T: Send + 'static>(
     while_waited_for(work)
         .await
         .map_err(|_| ImportError::Cancelled)?
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::manifest::host_architecture;
+
+    fn config(layer: &[u8]) -> String {
+        let architecture = host_architecture().to_string();
+        let diff_ids = [Digest::of(layer).to_string()];
+        json!({"architecture": architecture, "os": "linux",
+            "rootfs": {"type": "layers", "diff_ids": diff_ids}})
+        .to_string()
+    }
+
+    fn docker(names: &[&str]) -> Vec<(String, String)> {
+        let saved = json!([{"Config": "c.json", "RepoTags": names, "Layers": ["l.tar"]}]);
+        let files = [
+            ("c.json", config(b"layer")),
+            ("l.tar", "layer".to_owned()),
+            ("manifest.json", saved.to_string()),
+        ];
+        files.map(|(name, text)| (name.to_owned(), text)).into()
+    }
+
+    fn oci(names: &[&str]) -> Vec<(String, String)> {
+        let mut files = Vec::new();
+        let mut blob = |kind: &str, text: String| {
+            let digest = Digest::of(text.as_bytes());
+            let media_type = format!("application/vnd.oci.image.{kind}");
+            let size = text.len();
+            files.push((format!("blobs/sha256/{}", digest.hex()), text));
+            json!({"mediaType": media_type, "digest": digest.as_str(), "size": size})
+        };
+        let config = blob("config.v1+json", config(b"layer"));
+        let layer = blob("layer.v1.tar", "layer".to_owned());
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+        let manifest = blob("manifest.v1+json", manifest.to_string());
+        let entry = |name: &&str| {
+            let mut entry = manifest.clone();
+            entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+            entry
+        };
+        let manifests: Vec<Value> = names.iter().map(entry).collect();
+        let index = json!({"schemaVersion": 2, "manifests": manifests});
+        files.push(("index.json".to_owned(), index.to_string()));
+        let layout = json!({"imageLayoutVersion": "1.0.0"});
+        files.push(("oci-layout".to_owned(), layout.to_string()));
+        files
+    }
+
+    #[tokio::test]
+    async fn all_names_of_an_image_share_what_is_known_of_it() {
+        let names = ["r.example/a:1", "r.example/b:1", "r.example/c:1"];
+        for files in [docker(&names), oci(&names)] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            let mut tar = tar::Builder::new(file.as_file());
+            for (name, text) in &files {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(text.len() as u64);
+                let added = tar.append_data(&mut header, name, text.as_bytes());
+                added.unwrap();
+            }
+            tar.finish().unwrap();
+            let archive = Archive::open(file.path(), None).await.unwrap();
+            let found = archive.images().map(|(name, _)| name.to_string());
+            assert_eq!(found.collect::<Vec<_>>(), names);
+            let first = &archive.images[0].image;
+            let is_first = |found: &Found| Arc::ptr_eq(&found.image, first);
+            assert!(archive.images.iter().all(is_first));
+        }
+    }
 }

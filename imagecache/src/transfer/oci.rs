@@ -1,15 +1,17 @@
 //! OCI image layouts (image-spec, image-layout.md).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use oci_spec::image::{ImageIndex, OciLayout, Os};
 
 use super::ImportError;
-use super::found::{Found, Name, check_config, layers_of, named};
+use super::found::{Found, FoundImage, Name, bound_names, check_config, layers_of, named};
 use super::survey::Survey;
 use crate::error::named as object_named;
 use crate::manifest::{self, Document};
-use crate::{Descriptor, PullError, Reference};
+use crate::{Descriptor, Digest, PullError, Reference};
 
 /// Says that this is a layout.
 pub(super) const LAYOUT: &str = "oci-layout";
@@ -38,18 +40,29 @@ pub(super) fn images(
         });
     }
     let index: ImageIndex = survey.json(INDEX)?;
+    let entries = || index.manifests().iter().filter(|entry| fits(entry));
+    bound_names(INDEX, entries().count())?;
     let mut listed = Vec::new();
-    for entry in index.manifests().iter().filter(|entry| fits(entry)) {
+    for entry in entries() {
         let target = manifest::descriptor(INDEX, entry)?;
         let name = name_of(entry.annotations().as_ref().unwrap_or(&HashMap::new()))?;
-        listed.push((name, target, ()));
+        listed.push((name, target.digest.clone(), target));
     }
     if listed.is_empty() {
         return Err(nothing_here(&index));
     }
-    let images = named(listed, given)?;
-    let read = |(reference, target, ())| image(survey, reference, target);
-    images.into_iter().map(read).collect()
+    let mut images: HashMap<Digest, Arc<FoundImage>> = HashMap::new();
+    let mut found = Vec::new();
+    for (reference, target) in named(listed, given)? {
+        let image = match images.entry(target.digest.clone()) {
+            Entry::Occupied(image) => Arc::clone(image.get()),
+            Entry::Vacant(none) => {
+                Arc::clone(none.insert(Arc::new(image(survey, &reference, target)?)))
+            }
+        };
+        found.push(Found { reference, image });
+    }
+    Ok(found)
 }
 
 /// Entries without a platform are looked at; the config says what they are for.
@@ -97,7 +110,11 @@ fn name_of(annotations: &HashMap<String, String>) -> Result<Name, ImportError> {
     }
 }
 
-fn image(survey: &Survey, reference: Reference, target: Descriptor) -> Result<Found, ImportError> {
+fn image(
+    survey: &Survey,
+    reference: &Reference,
+    target: Descriptor,
+) -> Result<FoundImage, ImportError> {
     let name = reference.to_string();
     let bytes = survey.blob(&target, INDEX)?;
     let object = object_named("manifest", &target.digest);
@@ -119,11 +136,10 @@ fn image(survey: &Survey, reference: Reference, target: Descriptor) -> Result<Fo
     };
     documents.push((target.clone(), bytes));
     let config = survey.blob(&manifest.config, &object)?;
-    check_config(&reference, &manifest, &config)?;
+    check_config(&name, &manifest, &config)?;
     let layers = layers_of(survey, &manifest, &object)?;
     documents.insert(0, (manifest.config, config));
-    Ok(Found {
-        reference,
+    Ok(FoundImage {
         target,
         documents,
         layers,
