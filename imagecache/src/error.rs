@@ -36,6 +36,12 @@ pub enum PullError {
         /// What is missing.
         object: String,
     },
+    /// It is unpacked from what is here, and this is not.
+    #[error("{object} is not in this host's store, and no registry may be asked for it")]
+    NotHere {
+        /// What is missing.
+        object: String,
+    },
     /// The registry could not be reached, or the connection broke.
     #[error("registry {registry} could not be reached for {object}")]
     Unreachable {
@@ -190,6 +196,7 @@ impl PullError {
             Self::Unpack(error) => error.retry(),
             Self::Reference(_)
             | Self::NotFound { .. }
+            | Self::NotHere { .. }
             | Self::Unauthorised { .. }
             | Self::UnsupportedMediaType { .. }
             | Self::UnsupportedPlatform { .. }

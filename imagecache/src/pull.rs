@@ -118,8 +118,9 @@ impl Cache {
         within(reference, options.deadline, whole_pull).await
     }
 
-    /// Has an image unpacked whose documents and layers are here, because an archive had them. The
-    /// layers stay: see [`Self::drop_layers`].
+    /// Has an image unpacked whose documents and layers are here, because an archive had them. No
+    /// registry is asked: a layer that is not here is [`PullError::NotHere`]. The layers stay: see
+    /// [`Self::drop_layers`].
     pub async fn unpack<U: Unpacker>(
         &self,
         image: &Image,

@@ -15,8 +15,8 @@ use imagecache::layer::Limits;
 use imagecache::memory::MemoryStore;
 use imagecache::transfer::import;
 use imagecache::{
-    Cache, Digest, Extraction, Image, Layer, Prepared, PullError, PullOptions, Receipt, Snapshot,
-    UnpackError, Unpacker, Workplace,
+    Cache, Digest, Extraction, Image, Layer, Prepared, PullError, PullOptions, Receipt, Retry,
+    Snapshot, UnpackError, Unpacker, Workplace,
 };
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 
@@ -151,6 +151,20 @@ async fn layers_are_placed_one_on_the_other() {
     let top = host.unpacker.root.join(image.chain_id.hex());
     assert_eq!(fs::read_to_string(top.join("a/y")).unwrap(), "2");
     assert_eq!(host.at_work(), 0);
+}
+
+#[tokio::test]
+async fn a_layer_that_is_not_here_is_named_when_no_registry_may_be_asked() {
+    let host = Host::new();
+    let layer = layer(&[("a", b"1")]);
+    let image = host.image("r.example/web:1", &[&layer]).await;
+    let digest = Digest::of(&layer);
+    host.cache.blobs().remove(&digest).unwrap();
+    let error = host.unpack(&image).await.unwrap_err();
+    assert!(matches!(error, PullError::NotHere { .. }), "{error:?}");
+    assert_eq!(error.retry(), Retry::Never);
+    let expected = "is not in this host's store, and no registry may be asked for it";
+    assert_eq!(error.to_string(), format!("layer {digest} {expected}"));
 }
 
 #[tokio::test]

@@ -192,13 +192,14 @@ impl Copy<'_> {
 
     /// Nobody is left: the error of the last in the order.
     fn over(&mut self) -> PullError {
-        let (registry, repository, failure) = match self.last.take() {
+        match self.last.take() {
             Some((asked, failure)) => {
                 let source = &self.sources.ordered[asked];
-                (source.name(), source.repository(), failure)
+                failure.of(source.name(), source.repository(), self.object)
             }
-            None => ("", "", Failure::NotFound),
-        };
-        failure.of(registry, repository, self.object)
+            None => PullError::NotHere {
+                object: self.object.to_owned(),
+            },
+        }
     }
 }

@@ -268,19 +268,17 @@ impl Job<'_> {
     }
 
     fn error(&self, last: Option<(usize, Failure)>) -> PullError {
-        let nobody = (
-            "",
-            self.sources
-                .ordered
-                .last()
-                .map_or("", |last| last.repository()),
-        );
+        let sources = &self.sources.ordered;
         let (source, failure) = match last {
-            Some((source, failure)) => (self.sources.ordered.get(source), failure),
-            None => (self.sources.ordered.last(), Failure::NotFound),
+            Some((source, failure)) => (sources.get(source), failure),
+            None => (sources.last(), Failure::NotFound),
         };
-        let (registry, repository) = source.map_or(nobody, |s| (s.name(), s.repository()));
-        failure.of(registry, repository, &self.object)
+        match source {
+            Some(source) => failure.of(source.name(), source.repository(), &self.object),
+            None => PullError::NotHere {
+                object: self.object.clone(),
+            },
+        }
     }
 
     async fn round(&mut self, asked: &[bool]) -> Result<Round, PullError> {
