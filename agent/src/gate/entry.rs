@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use container_init::protocol::{LookKind, LookOutcome, Report, Request};
+use container_init::protocol::{LookKind, LookOutcome, Report, Request, VERSION};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::error::GateError;
@@ -31,6 +31,8 @@ struct Link {
     /// Who dialled last. Kept after the connection ended: while it lives there is no other init.
     init: Option<Peer>,
     session: Option<Arc<Session>>,
+    /// An init that spoke an older version was asked for a newer one.
+    asked_for_newer: bool,
     /// Number of the newest event that was taken in.
     seen: u64,
     looks: Looks,
@@ -130,6 +132,13 @@ impl Entry {
             return Err(unsent.of(&self.container));
         }
         Ok(told)
+    }
+
+    /// Whether the connection of an init that says this version ends, so that the init says whether
+    /// it knows a newer one: once. An init falls back when an agent hangs up before it was heard,
+    /// as a killed one does; one that knows no newer comes again with the same.
+    pub(super) fn asks_for_newer(&self, version: u16) -> bool {
+        version < VERSION && !std::mem::replace(&mut self.link().asked_for_newer, true)
     }
 
     /// Makes `session` the one of this container.

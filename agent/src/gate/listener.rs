@@ -126,6 +126,7 @@ pub(super) async fn accept(listener: UnixListener, shared: Arc<Shared>) {
             drop(permit);
             match introduced {
                 Ok(introduced) => serve(introduced, &shared).await,
+                Err(why @ TurnedAway::Older { .. }) => tracing::debug!("{why}"),
                 Err(why) => {
                     // An init may come again at once; who is none has nothing to say here.
                     let known = peer.into_iter().filter(|_| !why.is_of_an_init());
@@ -231,6 +232,10 @@ fn greet(
             container,
             claimed: hello.container_id.chars().take(128).collect(),
         });
+    }
+    if entry.asks_for_newer(hello.version) {
+        let version = hello.version;
+        return Err(TurnedAway::Older { container, version });
     }
     entry.attach(peer, Arc::clone(session))?;
     if let Taken::Superseded = entry.take(session, &report, &shared.notices) {

@@ -77,6 +77,13 @@ pub(super) enum TurnedAway {
         container: ContainerId,
         said: String,
     },
+    #[error(
+        "container {container} speaks version {version}, and is to say whether it knows a newer"
+    )]
+    Older {
+        container: ContainerId,
+        version: u16,
+    },
     #[error("the connection of {container} failed before its hello")]
     Connection {
         container: ContainerId,
@@ -103,6 +110,7 @@ impl TurnedAway {
             | Self::OtherName { .. }
             | Self::Silent(_)
             | Self::NoHello { .. }
+            | Self::Older { .. }
             | Self::Connection { .. } => true,
         }
     }

@@ -489,6 +489,31 @@ async fn the_next_agent_takes_the_sockets_place_and_learns_the_state() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_init_that_fell_back_is_asked_once_whether_it_knows_a_newer_version() {
+    let host = Host::new();
+    host.gate.expect(&id("web-0.g7"));
+    let mut init = host.peer("web-0.g7", Depth::Init);
+    // An agent that was killed before it answered made it believe that the agent is older.
+    init.dial();
+    init.hello_of(1, "web-0.g7", 1);
+    init.is_turned_away(0);
+    init.dial();
+    init.hello("web-0.g7", 1);
+    assert_eq!(init.heard(1), "Status");
+
+    // One that knows no newer.
+    host.gate.expect(&id("web-1.g7"));
+    let mut old = host.peer("web-1.g7", Depth::Init);
+    old.dial();
+    old.hello_of(1, "web-1.g7", 1);
+    old.is_turned_away(0);
+    old.dial();
+    old.hello_of(1, "web-1.g7", 1);
+    assert_eq!(old.heard(1), "Status");
+    assert_eq!(host.gate.status(&id("web-1.g7")).unwrap().version, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_babbling_init_waits_in_its_socket() {
     const FRAMES: u64 = 4000;
     let mut host = Host::new();

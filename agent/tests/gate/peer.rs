@@ -115,9 +115,14 @@ impl Peer {
 
     /// Says hello as the init of this container.
     pub fn hello(&mut self, container_id: &str, first_unacked_seq: u64) {
+        self.hello_of(VERSION, container_id, first_unacked_seq);
+    }
+
+    /// The same in this version of the protocol.
+    pub fn hello_of(&mut self, version: u16, container_id: &str, first_unacked_seq: u64) {
         let create_generation = container_id.rsplit_once(".g").unwrap().1.parse().unwrap();
         self.say(Report::Hello(Hello {
-            version: VERSION,
+            version,
             container_id,
             create_generation,
             generation: create_generation,
