@@ -165,7 +165,13 @@ fn a_new_instance_is_judged_by_the_policy_of_the_day() -> Result<()> {
     let activate = ["activate", "web", "--to", "2", "--deadline", "5s"];
     let failed = format!("{:?}", scene.host.cli().json(&activate)?);
     ensure!(failed.contains("the image policy refuses"), "{failed}");
-    // What exists is not judged again.
+    // What exists is not judged again, also when it comes back with its rootfs.
+    scene.host.assert_serves(&task.instances[0])?;
+    scene.host.reboot()?;
+    scene.host.agent.start(&scene.host.ground)?;
+    scene
+        .host
+        .wait_for_pool("web", "the one that was there", |pool| pool.active == 1)?;
     scene.host.assert_serves(&task.instances[0])?;
     scene.host.remove_app("web")
 }

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use tokio_util::sync::CancellationToken;
-
-use super::executor::{Executor, blocking, rootfs, until_cancelled};
+use super::executor::{Executor, blocking, rootfs};
 use super::failure::failure;
 use super::{env_files, etc, security, volumes};
 use crate::app::{App, NetworkMode, User};
 use crate::instance::plan::{LogLimits, OfHost, PlanError, ProcessIds};
 use crate::instance::spec::{self, SpecInput};
 use crate::instance::{ContainerId, Failure, Instance, plan};
-use crate::runtime::{self, Image, RootfsMounts, RuntimeError, resolve_user};
+use crate::runtime::{self, RuntimeError, resolve_user};
 
 /// What every process of an instance is told about it.
 fn of_instance(app: &App, id: &ContainerId) -> Vec<(String, String)> {
@@ -31,11 +29,21 @@ fn of_instance(app: &App, id: &ContainerId) -> Vec<(String, String)> {
 }
 
 impl Executor {
+    /// Makes sure of the image of an instance that is about to be created. One that has gone since
+    /// it was applied (by hand, or by another's collector) is pulled again, one that may not have
+    /// been on the disk when power was lost is unpacked anew, and the policy of today judges it. An
+    /// instance that keeps its rootfs needs none of it.
+    pub(super) async fn image_of(&self, instance: &Instance) -> Result<(), Failure> {
+        if instance.rootfs_generation != instance.create_generation {
+            return Ok(());
+        }
+        Ok(self.images.make_sure(&instance.revision.image).await?)
+    }
+
     pub(super) async fn create(
         &self,
         id: &ContainerId,
         instance: &Instance,
-        cancel: &CancellationToken,
     ) -> Result<(), Failure> {
         let revision = &instance.revision;
         let image = revision.image.clone();
@@ -43,8 +51,17 @@ impl Executor {
             self.remove_former_containers(id).await?;
         }
         let key = rootfs(id, instance).to_string();
-        let rootfs = self.prepare_rootfs(&key, &image);
-        let rootfs = until_cancelled(cancel, rootfs).await?;
+        let rootfs = {
+            let _held = self.images.holds().hold(&image.reference).await;
+            match self.runtime.prepare_snapshot(&key, &image).await {
+                Ok(rootfs) => rootfs,
+                // It went since it was looked at: the next try gets it again.
+                Err(error @ RuntimeError::NotFound { .. }) => {
+                    return Err(Failure::from(error).passing());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
         let (app, config, container) = (revision.app.clone(), image.config.clone(), id.clone());
         let (etc_of, settings, address) = (app.clone(), self.settings.clone(), instance.address);
         let named = id.clone();
@@ -137,25 +154,6 @@ impl Executor {
         let pid = self.runtime.create_task(id).await?;
         self.predecessors.end(id, pid);
         Ok(blocking(move || volumes.settle(pid)).await??)
-    }
-
-    /// The writable rootfs on its image, which the policy judges anew. An image that has gone since it was applied (by hand, or by
-    /// another's collector) is brought back, and one that may not have been on the disk when power
-    /// was lost is made sure of before.
-    async fn prepare_rootfs(&self, key: &str, image: &Image) -> Result<RootfsMounts, Failure> {
-        let _held = self.images.holds().hold(&image.reference).await;
-        self.images.permit(&image.reference).await?;
-        if !self.images.has_suspects() {
-            match self.runtime.prepare_snapshot(key, image).await {
-                Err(RuntimeError::NotFound { .. }) => {
-                    let image = &image.reference;
-                    tracing::warn!(image, "it is not on this host any more, and pulled again");
-                }
-                prepared => return Ok(prepared?),
-            }
-        }
-        self.images.ensure(&image.reference).await?;
-        Ok(self.runtime.prepare_snapshot(key, image).await?)
     }
 
     /// What an older agent began and did not arm: its end is not the end of what comes now.

@@ -66,6 +66,17 @@ impl Effects for Executor {
         async move { Ok(durable.await?) }
     }
 
+    async fn get_ready(&self, effect: &Effect, cancel: &CancellationToken) -> Result<(), Failure> {
+        match effect.kind {
+            // Boxed: see below.
+            EffectKind::Create => {
+                let image = self.image_of(&effect.instance);
+                Box::pin(until_cancelled(cancel, image)).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn perform(&self, effect: &Effect, cancel: &CancellationToken) -> Result<(), Failure> {
         let instance = &effect.instance;
         let name = InstanceName::new(instance.revision.app.name.clone(), instance.ordinal);
@@ -73,7 +84,7 @@ impl Effects for Executor {
         match effect.kind {
             EffectKind::Network => self.network(&name, instance).await,
             // Boxed: a watch of each instance in service must not be as large as a creation.
-            EffectKind::Create => Box::pin(self.create(&id, instance, cancel)).await,
+            EffectKind::Create => Box::pin(self.create(&id, instance)).await,
             EffectKind::Arm => Box::pin(self.arm(&id, instance, cancel)).await,
             EffectKind::Start => self.start(&id, instance).await,
             EffectKind::Ready => until_cancelled(cancel, self.ready(&id, instance)).await,

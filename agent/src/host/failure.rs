@@ -29,6 +29,7 @@ impl From<RuntimeError> for Failure {
         let failure = failure(code, &error);
         match error {
             RuntimeError::Unavailable { .. } => failure.passing(),
+            RuntimeError::Image { .. } if error.is_retryable() => failure.passing(),
             _ => failure,
         }
     }

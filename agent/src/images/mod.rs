@@ -158,9 +158,23 @@ impl Images {
             .await
     }
 
+    /// Has an image ready that an app was applied with: the policy of today judges it, and what has
+    /// gone since, or power was lost over, is brought again.
+    pub async fn make_sure(&self, image: &Image) -> Result<(), RuntimeError> {
+        self.permit(&image.reference).await?;
+        if !self.has_suspects() {
+            if self.containerd.has_snapshot(&image.chain_id).await? {
+                return Ok(());
+            }
+            let image = &image.reference;
+            tracing::warn!(image, "it is not on this host any more, and pulled again");
+        }
+        self.ensure(&image.reference).await.map(drop)
+    }
+
     /// Whether the policy of today lets an image be used that is here, by digest. Without a call,
     /// unless a signature is wanted and none that counts was kept.
-    pub async fn permit(&self, reference: &str) -> Result<(), RuntimeError> {
+    async fn permit(&self, reference: &str) -> Result<(), RuntimeError> {
         let parsed = parse(reference)?;
         let refused = |error| of_pull(reference, error);
         let Some(target) = parsed.digest() else {
@@ -269,6 +283,8 @@ impl Images {
         let name = reference.to_string();
         let images = self.clone();
         let work = async move {
+            // Who asked for it may go away.
+            let _held = images.holds.hold(&reference.to_string()).await;
             // Nobody may be listening.
             images.news.send(News::Began).ok();
             let made = images.make_ready(&reference, urgency).await;

@@ -386,19 +386,26 @@ impl<E: Effects> Driver<E> {
             if !effect.after.is_zero() {
                 let _ = cancel.run_until_cancelled(tokio::time::sleep(effect.after)).await;
             }
-            let permit = match permits {
-                Some(permits) => cancel.run_until_cancelled(permits.acquire_owned()).await,
-                None => None,
+            let mut start = Instant::now();
+            let work = async {
+                effects.get_ready(&effect, &cancel).await?;
+                let _permit = match permits {
+                    Some(permits) => cancel.run_until_cancelled(permits.acquire_owned()).await,
+                    None => None,
+                };
+                start = Instant::now();
+                match cancel.is_cancelled() {
+                    true => Err(Failure::new("cancelled", "overtaken by a later change")),
+                    false => effects.perform(&effect, &cancel).await,
+                }
             };
             if cancel.is_cancelled() {
                 return;
             }
-            let start = Instant::now();
-            let result = AssertUnwindSafe(effects.perform(&effect, &cancel))
+            let result = AssertUnwindSafe(work)
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(panicked(effect.kind.as_str())));
-            drop(permit);
             drop(over);
             if !cancel.is_cancelled() {
                 let verdict = Verdict::of(&result);

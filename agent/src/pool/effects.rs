@@ -22,6 +22,19 @@ pub trait Effects: Send + Sync + 'static {
         writes: Vec<Write>,
     ) -> impl Future<Output = Result<(), Failure>> + Send + 'static;
 
+    /// Waits for what an effect needs and this host may have to get from elsewhere. Called before
+    /// the effect's turn: it takes nothing of what creations share. `cancel` ends it.
+    ///
+    /// # Errors
+    /// A failure with its code; the effect is not performed.
+    fn get_ready(
+        &self,
+        _effect: &Effect,
+        _cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<(), Failure>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Performs one effect. `cancel` ends waiting, not work: what was begun on the host is finished
     /// or taken back first.
     ///
