@@ -3,8 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nodeagent::api::v1::{
@@ -12,9 +15,11 @@ use nodeagent::api::v1::{
 };
 use nodeagent_tests::image::catalogue::{catalogue, refused_by_containerd};
 use nodeagent_tests::image::{Image, PAGE, cached};
+use nodeagent_tests::wait::{Look, until};
 use nodeagent_tests::{Manifest, Registry, TestHost};
 
 const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n";
+const SOON: Duration = Duration::from_secs(30);
 const PAGE_FILE: &str = "www/index.html";
 
 /// `image verify`, which ends with this code.
@@ -226,6 +231,43 @@ fn an_image_that_cannot_be_made_anew_is_gone_until_it_is_pulled() -> Result<()> 
     host.cli().json(&["image", "pull", &reference])?.ok()?;
     let healthy = verified(&host, &[], 0)?;
     assert_eq!((healthy.right, healthy.unpacked.right), (3, 3));
+    nothing_left(&host)
+}
+
+#[test]
+fn a_look_ends_when_its_caller_goes_away() -> Result<()> {
+    let host = TestHost::start_with(CONFIG)?;
+    let image = cached::layers(&host.ground.path("image"), 30, 3_000_000)?;
+    image.place(&host.registry, "layers:1")?;
+    let reference = format!("{}/layers:1", Registry::address());
+    host.cli().json(&["image", "pull", &reference])?.ok()?;
+    let under_way = || -> Result<Option<(u32, u32)>> {
+        let list: ImageList = host.cli().json(&["image", "list"])?.document(0)?;
+        Ok(list.verification.map(|look| (look.done, look.of)))
+    };
+    let mut caller = UnixStream::connect(host.agent.socket())?;
+    caller.write_all(
+        b"POST /v1/images/verify HTTP/1.1\r\nhost: agent\r\n\
+          content-type: application/json\r\ncontent-length: 2\r\n\r\n{}",
+    )?;
+    until("the look", SOON, || {
+        Ok(match under_way()? {
+            Some((1.., _)) => Look::Seen(()),
+            other => Look::NotYet(format!("{other:?}")),
+        })
+    })?;
+    drop(caller);
+    let mut last = (0, 0);
+    until("its end", SOON, || {
+        Ok(match under_way()? {
+            None => Look::Seen(()),
+            Some(look) => {
+                last = look;
+                Look::NotYet(format!("{look:?}"))
+            }
+        })
+    })?;
+    ensure!(last.0 < last.1 / 2, "it went on: {last:?}");
     nothing_left(&host)
 }
 

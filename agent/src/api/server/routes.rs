@@ -125,9 +125,7 @@ fn handler<H: Host>(route: &Route) -> MethodRouter<Arc<Api<H>>> {
             let request = wishes::image_request(&body)?;
             host.pin_image(&request.reference, false).await
         }),
-        Operation::VerifyImages => with_images(method, |host: Arc<H>, body: Bytes| async move {
-            host.verify_images(wishes::verify_request(&body)?).await
-        }),
+        Operation::VerifyImages => on(method, verify_images::<H>),
         Operation::EvictImages => with_images(method, |host: Arc<H>, body: Bytes| async move {
             host.evict_images(wishes::evict_request(&body)?).await
         }),
@@ -449,6 +447,17 @@ where
         };
         json_or_problem(answer.await)
     })
+}
+
+/// Ends when its caller goes away: it takes minutes and changes nothing that somebody waits for.
+async fn verify_images<H: Host>(api: Shared<H>, http: Request) -> Response {
+    let answer = async {
+        query::no_parameters(http.uri())?;
+        let (parts, body) = http.into_parts();
+        let body = body::read(&parts.headers, body, &api.limits).await?;
+        api.host.verify_images(wishes::verify_request(&body)?).await
+    };
+    json_or_problem(answer.await)
 }
 
 async fn delete_app<H: Host>(State(api): Shared<H>, Segment(app): Segment, uri: Uri) -> Response {
