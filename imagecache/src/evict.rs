@@ -23,6 +23,16 @@ pub enum Kept {
     Stable,
 }
 
+/// Something that images have on the disk, and may share. An uncompressed layer without one below
+/// it has the same digest as what was unpacked from it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// A layer's blob.
+    Blob(Digest),
+    /// An unpacked layer, by its chain id.
+    Unpacked(Digest),
+}
+
 /// An image, as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidate {
@@ -33,7 +43,7 @@ pub struct Candidate {
     /// When it was last pulled, asked for or started from.
     pub last_used: SystemTime,
     /// What it needs on the disk; others may need the same.
-    pub parts: BTreeSet<Digest>,
+    pub parts: BTreeSet<Part>,
 }
 
 /// What a part takes on the disk.
@@ -103,8 +113,8 @@ pub struct Plan {
 
 /// What all images take together: what several need is there once. `sizes` has the size of each
 /// part; a part without one is nothing.
-pub fn used(images: &[Candidate], sizes: &BTreeMap<Digest, Size>) -> Size {
-    let parts: BTreeSet<&Digest> = images.iter().flat_map(|image| &image.parts).collect();
+pub fn used(images: &[Candidate], sizes: &BTreeMap<Part, Size>) -> Size {
+    let parts: BTreeSet<&Part> = images.iter().flat_map(|image| &image.parts).collect();
     let mut used = Size::default();
     for size in parts.into_iter().filter_map(|part| sizes.get(part)) {
         used.add(*size);
@@ -114,9 +124,9 @@ pub fn used(images: &[Candidate], sizes: &BTreeMap<Digest, Size>) -> Size {
 
 /// Plans how to free at least `need`. `sizes` has the size of each part; a part without one is
 /// nothing.
-pub fn plan(images: &[Candidate], sizes: &BTreeMap<Digest, Size>, need: Size) -> Plan {
+pub fn plan(images: &[Candidate], sizes: &BTreeMap<Part, Size>, need: Size) -> Plan {
     let mut plan = Plan::default();
-    let mut references: BTreeMap<&Digest, usize> = BTreeMap::new();
+    let mut references: BTreeMap<&Part, usize> = BTreeMap::new();
     for part in images.iter().flat_map(|image| &image.parts) {
         *references.entry(part).or_default() += 1;
     }
@@ -165,8 +175,8 @@ mod tests {
 
     use super::*;
 
-    fn part(name: u8) -> Digest {
-        Digest::of(&[name])
+    fn part(name: u8) -> Part {
+        Part::Blob(Digest::of(&[name]))
     }
 
     fn image(name: &str, kept: Option<Kept>, used: u64, parts: &[u8]) -> Candidate {
@@ -178,7 +188,7 @@ mod tests {
         }
     }
 
-    fn sizes() -> BTreeMap<Digest, Size> {
+    fn sizes() -> BTreeMap<Part, Size> {
         let size = |name: u8| Size {
             bytes: 10 * u64::from(name),
             inodes: 1,
@@ -286,8 +296,8 @@ mod tests {
             let goes: BTreeSet<&str> = plan.evictions.iter().map(|e| e.name.as_str()).collect();
             prop_assert!(images.iter().all(|i| i.kept.is_none() || !goes.contains(i.name.as_str())));
             let stays = |i: &&Candidate| !goes.contains(i.name.as_str());
-            let needed: BTreeSet<&Digest> = images.iter().filter(stays).flat_map(|i| &i.parts).collect();
-            let all: BTreeSet<&Digest> = images.iter().flat_map(|i| &i.parts).collect();
+            let needed: BTreeSet<&Part> = images.iter().filter(stays).flat_map(|i| &i.parts).collect();
+            let all: BTreeSet<&Part> = images.iter().flat_map(|i| &i.parts).collect();
             let freed: u64 = all.difference(&needed).map(|part| sizes[*part].bytes).sum();
             prop_assert_eq!(plan.frees.bytes, freed);
             prop_assert_eq!(plan.short.bytes, need.saturating_sub(freed));

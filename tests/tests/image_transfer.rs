@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nodeagent::api::v1::{ExportResult, ImageState, ImportResult};
+use nodeagent::api::v1::{EvictResult, ExportResult, ImageState, ImportResult};
 use nodeagent_tests::cli::Answer;
 use nodeagent_tests::{Image, Manifest, Registry, TestHost};
 
@@ -69,6 +69,18 @@ fn a_docker_archive_of_skopeo_becomes_ready_and_serves_with_its_registry_gone() 
     let by_digest = format!("{NAME}@{}", web.digest);
     image(&host, &["pull", NAME])?.ok()?;
     serves(&mut host, &by_digest)
+}
+
+#[test]
+fn what_an_uncompressed_image_takes_is_counted_with_what_was_unpacked_of_it() -> Result<()> {
+    let host = host()?;
+    let file = host.ground.path("web.tar");
+    skopeo(&host, &format!("docker-archive:{}:{NAME}", text(&file)))?;
+    let imported: ImportResult = image(&host, &["import", text(&file)])?.document(0)?;
+    let web = imported.images.first().context("nothing")?;
+    let plan: EvictResult = image(&host, &["evict", "--dry-run"])?.document(0)?;
+    ensure!(plan.freed_bytes * 2 > web.bytes * 3, "{plan:?}, {web:?}");
+    Ok(())
 }
 
 #[test]

@@ -176,6 +176,14 @@ impl<E: Effects> Node<E> {
 
     async fn plan_eviction(&self, room: Room) -> Result<Plan, Problem> {
         let needs = self.images_needed().await?;
+        let unknown = self.executor.images.belongs().unknown();
+        if let (Some(file), Some(why)) = (&self.settings.images.stable_file, unknown) {
+            let detail = format!(
+                "nothing is evicted: which images images.stable_file names is not known ({}: {why})",
+                file.display()
+            );
+            return Err(Problem::new(ProblemCode::Unavailable, detail));
+        }
         let plan = self.executor.images.plan_eviction(room, &needs).await;
         plan.map_err(|error| refused(&error))
     }

@@ -29,6 +29,8 @@ pub struct Listed {
 #[derive(Debug, Default)]
 struct State {
     listed: Vec<Listed>,
+    /// The file was read.
+    is_known: bool,
     unreadable: Option<String>,
     drifted: BTreeMap<String, Drift>,
 }
@@ -50,6 +52,18 @@ impl Belongs {
         (state.listed.clone(), state.unreadable.clone())
     }
 
+    /// Why it is not known what the file names; none once it was read.
+    pub fn unknown(&self) -> Option<String> {
+        let state = self.state();
+        let why = || {
+            state
+                .unreadable
+                .clone()
+                .unwrap_or_else(|| "not read yet".to_owned())
+        };
+        (!state.is_known).then(why)
+    }
+
     /// The file names these images, by full name. What is known of one that it named before stays.
     pub fn say_listed(&self, images: impl Iterator<Item = String>) {
         let mut state = self.state();
@@ -65,6 +79,7 @@ impl Belongs {
             })
         });
         state.listed = listed.collect();
+        state.is_known = true;
         state.unreadable = None;
     }
 
@@ -135,6 +150,8 @@ mod tests {
     #[test]
     fn why_a_listed_image_is_not_ready_is_news_once() {
         let belongs = Belongs::default();
+        assert!(belongs.say_unreadable("line 1".to_owned()));
+        assert_eq!(belongs.unknown().as_deref(), Some("line 1"));
         let names = |names: &'static [&str]| names.iter().map(|name| (*name).to_owned());
         belongs.say_listed(names(&["web:1", "api:1"]));
         belongs.say_ready("web:1", "web@sha256:a".to_owned());
@@ -143,6 +160,7 @@ mod tests {
         assert!(belongs.say_not_ready("web:1", "denied"));
         assert!(!belongs.say_not_ready("other:1", "away"));
         assert!(belongs.say_unreadable("line 3".to_owned()));
+        assert_eq!(belongs.unknown(), None, "what it said before holds");
         // What is known of an image stays when the file is read again.
         belongs.say_listed(names(&["new:1", "web:1"]));
         let (listed, unreadable) = belongs.listed();

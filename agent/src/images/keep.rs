@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 
 use imagecache::blobs::{BlobsError, Unsettled};
-use imagecache::evict::{self, Budget, Candidate, Kept, Plan, Size};
+use imagecache::evict::{self, Budget, Candidate, Kept, Part, Plan, Size};
 use imagecache::{Digest, Record, RecordsError, Reference, chain_ids};
 
 use tokio::sync::OwnedMutexGuard;
@@ -175,27 +175,28 @@ impl Images {
         &self,
         records: &[Record],
         needs: &Needs,
-    ) -> Result<(Vec<Candidate>, BTreeMap<Digest, Size>), KeepError> {
+    ) -> Result<(Vec<Candidate>, BTreeMap<Part, Size>), KeepError> {
         let store = self.cache.blobs().clone();
         let listed = self.blocking(move || Ok(store.list()?)).await?;
-        let blob = |(digest, bytes)| (digest, Size { bytes, inodes: 1 });
-        let mut sizes: BTreeMap<Digest, Size> = listed.into_iter().map(blob).collect();
+        let blob = |(digest, bytes)| (Part::Blob(digest), Size { bytes, inodes: 1 });
+        let mut sizes: BTreeMap<Part, Size> = listed.into_iter().map(blob).collect();
         let held = self.holds.held();
         let mut candidates = Vec::with_capacity(records.len());
         for record in records {
-            let chains = chains(record);
-            for chain in &chains {
-                if !sizes.contains_key(chain)
+            let unpacked = chains(record).into_iter().map(Part::Unpacked);
+            let unpacked: Vec<Part> = unpacked.collect();
+            for (part, chain) in unpacked.iter().zip(chains(record)) {
+                if !sizes.contains_key(part)
                     && let Some(size) = self.containerd.snapshot_usage(&chain.to_string()).await?
                 {
-                    sizes.insert(chain.clone(), size);
+                    sizes.insert(part.clone(), size);
                 }
             }
             candidates.push(Candidate {
                 name: record.reference.clone(),
                 kept: kept(record, needs, &held),
                 last_used: UNIX_EPOCH + Duration::from_secs(record.used_at),
-                parts: blobs(record).chain(chains).collect(),
+                parts: blobs(record).map(Part::Blob).chain(unpacked).collect(),
             });
         }
         Ok((candidates, sizes))
