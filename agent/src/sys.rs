@@ -199,6 +199,12 @@ fn code(maps: &str, program: &str) -> Vec<(usize, usize)> {
     maps.lines().filter_map(range).collect()
 }
 
+/// The kernel's id of this boot. Linux always has it; an empty id is no other boot's.
+pub(crate) fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,5 +45,5 @@ pub use reference::{InvalidReference, Reference};
 pub use store::{Begun, BlobWriter, ContentStore, StoreError};
 pub use unpack::{
     Extraction, Layer, Prepared, Recheck, Snapshot, Tree, UnpackError, Unpacker, Workplace,
-    chain_mark,
+    chain_mark, marked_chain,
 };

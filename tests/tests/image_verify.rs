@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use nodeagent::api::v1::{
     DamagedState, ImageList, ImageState, NotCompared, VerifyResult, WhyNotCompared,
 };
+use nodeagent_tests::ctr::Ctr;
 use nodeagent_tests::image::catalogue::{catalogue, refused_by_containerd};
 use nodeagent_tests::image::{Image, PAGE, cached};
 use nodeagent_tests::wait::{Look, until};
@@ -20,6 +21,7 @@ use nodeagent_tests::{Manifest, Registry, TestHost};
 
 const CONFIG: &str = "[discovery.file]\npropagation_bound = \"100ms\"\n";
 const SOON: Duration = Duration::from_secs(30);
+const LAYER_FILE: &str = "file-0";
 const PAGE_FILE: &str = "www/index.html";
 
 /// `image verify`, which ends with this code.
@@ -271,17 +273,20 @@ fn a_look_ends_when_its_caller_goes_away() -> Result<()> {
     nothing_left(&host)
 }
 
-/// Power is lost before the only image was on the disk, and its page was not written; the directory
-/// of marks that such a boot leaves.
-fn lose_power(host: &mut TestHost) -> Result<PathBuf> {
+/// Power is lost before the only image was on the disk, and this file of it was not written; the
+/// directory of marks that such a boot leaves.
+fn lose_power(host: &mut TestHost, file: &str) -> Result<PathBuf> {
     host.agent.stop()?;
-    flip(&on_disk(host, PAGE_FILE)?)?;
+    flip(&on_disk(host, file)?)?;
     let records = imagecache::Records::open(&host.agent.state().join("images"))?.list()?;
-    let chain_id = &records.first().context("no record")?.chain_id;
+    let record = records.first().context("no record")?;
+    let diff_ids = record.layers.iter().map(|layer| layer.diff_id.parse());
+    let diff_ids: Vec<imagecache::Digest> = diff_ids.collect::<Result<_, _>>()?;
     let former = host.agent.state().join("images/unsettled/a-former-boot");
     fs::create_dir(&former)?;
-    let mark = format!("chain-{}", chain_id.trim_start_matches("sha256:"));
-    fs::write(former.join(mark), "")?;
+    for chain_id in imagecache::chain_ids(&diff_ids) {
+        fs::write(former.join(imagecache::chain_mark(&chain_id)), "")?;
+    }
     host.agent.start(&host.ground)?;
     Ok(former)
 }
@@ -291,7 +296,7 @@ fn what_power_was_lost_over_is_unpacked_anew_before_it_is_used() -> Result<()> {
     let mut host = TestHost::start_with(CONFIG)?;
     let web = host.push(&Image::web()?, "web:1")?;
     host.cli().json(&["image", "pull", &web.reference])?.ok()?;
-    let former = lose_power(&mut host)?;
+    let former = lose_power(&mut host, PAGE_FILE)?;
 
     host.apply(&Manifest::new("web", "web:1").armed(0))?;
     ensure!(
@@ -309,7 +314,7 @@ fn an_app_of_before_power_was_lost_starts_from_what_was_unpacked_anew() -> Resul
     let mut host = TestHost::start_with(CONFIG)?;
     host.push(&Image::web()?, "web:1")?;
     host.apply(&Manifest::web("web").armed(0))?;
-    let former = lose_power(&mut host)?;
+    let former = lose_power(&mut host, PAGE_FILE)?;
 
     let task = host.cli().activate("web", 1, "up")?;
     assert_eq!(task.instances.len(), 1);
@@ -318,5 +323,55 @@ fn an_app_of_before_power_was_lost_starts_from_what_was_unpacked_anew() -> Resul
     }
     ensure!(!former.exists(), "it stays suspect");
     verified(&host, &[], 0)?;
+    host.remove_app("web")
+}
+
+#[test]
+fn another_image_does_not_stand_on_what_power_was_lost_over() -> Result<()> {
+    let mut host = TestHost::start_with(CONFIG)?;
+    let image = cached::layers(&host.ground.path("image"), 3, 200_000)?;
+    image.place(&host.registry, "layers:1")?;
+    let next = cached::next_version(&image, &host.ground.path("next"))?;
+    next.place(&host.registry, "layers:2")?;
+    let reference = |tag: u32| format!("{}/layers:{tag}", Registry::address());
+    host.cli().json(&["image", "pull", &reference(1)])?.ok()?;
+    // Of a pull that was under way then.
+    let ctr = Ctr::new(&host.ground, &host.containerd).within(host.agent.namespace());
+    let labels = ["nodeagent/lease=image", "nodeagent/boot=another"];
+    ctr.run(&[&["leases", "create", "--id", "former"], &labels[..]].concat())?;
+    let former = lose_power(&mut host, LAYER_FILE)?;
+    host.cli().json(&["image", "pull", &reference(2)])?.ok()?;
+    let looked = verified(&host, &[], 0)?;
+    assert_eq!(looked.unpacked.right, 4, "{looked:?}");
+    ensure!(!former.exists(), "something stays suspect");
+    nothing_left(&host)
+}
+
+#[test]
+fn a_layer_that_is_damaged_and_used_gets_no_further_instance_until_it_is_made_anew() -> Result<()> {
+    let mut host = TestHost::start_with(CONFIG)?;
+    host.push(&Image::web()?, "web:1")?;
+    host.apply(&Manifest::web("web").armed(0))?;
+    host.cli().activate("web", 1, "up")?;
+    lose_power(&mut host, PAGE_FILE)?;
+
+    let more = ["activate", "web", "--to", "2", "--deadline", "5s"];
+    let failed = format!("{:?}", host.cli().json(&more)?);
+    ensure!(failed.contains("is damaged"), "{failed}");
+    ensure!(failed.contains("nodeagent image verify"), "{failed}");
+    assert_eq!(host.cli().pool("web")?.active, 1, "what serves, serves");
+    // As it is told.
+    host.cli().deactivate("web", 0, "down")?;
+    host.wait_for_pool("web", "nothing to be there", |pool| {
+        pool.instances.is_empty()
+    })?;
+    let looked = verified(&host, &[], 1)?;
+    assert_eq!(
+        looked.unpacked.damaged[0].state,
+        DamagedState::UnpackedAnew,
+        "{looked:?}"
+    );
+    let task = host.cli().activate("web", 1, "again")?;
+    host.assert_serves(&task.instances[0])?;
     host.remove_app("web")
 }

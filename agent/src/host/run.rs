@@ -158,7 +158,7 @@ pub async fn run_with<E: Effects>(
     kernel::beneath().map_err(|errno| RunError::Openat2(errno.into()))?;
     let (journal, recovered) = Journal::open(&settings.paths.state, settings.tasks.keep_results)?;
     let journal = Arc::new(journal);
-    let boot_id = boot_id();
+    let boot_id = sys::boot_id();
     let same_boot = recovered.boot_id.as_deref() == Some(boot_id.as_str());
     // Before the first look at a clock.
     begin_steady_time(recovered.clock_offset_ms.filter(|_| same_boot));
@@ -392,10 +392,4 @@ fn open_backends(
         backends.push((Arc::new(counted), etcd.requirement));
     }
     Ok(Backends::new(backends))
-}
-
-/// Linux always has it; an empty id is no other boot's.
-fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    id.trim().to_owned()
 }

@@ -1,5 +1,5 @@
-//! Looking after images in the background: those that belong here are made ready, names that mean
-//! something else now are told, and what is too much goes.
+//! Looking after images in the background: what power was lost over is examined, those that belong
+//! here are made ready, names that mean something else now are told, and what is too much goes.
 //!
 //! Runs every `images.check_interval`, the budget after each pull as well. What an app or a container
 //! needs, what is pinned, stable or listed never goes.
@@ -26,6 +26,7 @@ const DRIFT_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) async fn run<E: Effects>(node: Arc<Node<E>>, shutdown: CancellationToken) {
     let interval = node.settings.images.check_interval;
     let look = async {
+        node.executor.images.examine().await;
         loop {
             node.bring_listed().await;
             node.look_for_drift().await;

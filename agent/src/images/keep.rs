@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, UNIX_EPOCH};
 
-use imagecache::blobs::{BlobsError, Unsettled};
+use imagecache::blobs::BlobsError;
 use imagecache::evict::{self, Budget, Candidate, Kept, Part, Plan, Size};
 use imagecache::{Digest, Record, RecordsError, Reference, chain_ids};
 
@@ -275,11 +275,4 @@ pub(super) fn chains(record: &Record) -> Vec<Digest> {
         .map(|layer| layer.diff_id.parse())
         .collect();
     diff_ids.map(|ids| chain_ids(&ids)).unwrap_or_default()
-}
-
-/// Chains of an image that a former boot left unsettled, from the bottom up.
-pub(super) fn suspect_chains(record: &Record, unsettled: &Unsettled) -> Vec<Digest> {
-    let mut chains = chains(record);
-    chains.retain(|chain| unsettled.is_suspect(&imagecache::chain_mark(chain)));
-    chains
 }

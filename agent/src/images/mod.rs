@@ -4,6 +4,7 @@
 //! while something is pulled: the thread that decides about instances never waits for an image.
 
 mod belongs;
+mod examine;
 mod holds;
 mod keep;
 pub mod listed;
@@ -24,14 +25,15 @@ use imagecache::peers::{Peers, Served};
 use imagecache::policy::{InvalidPolicy, Policy};
 use imagecache::progress::PullProgress;
 use imagecache::{
-    Afterwards, Cache, CacheError, Digest, Extraction, PullError, PullOptions, Receipt, Record,
+    Afterwards, Cache, CacheError, Extraction, PullError, PullOptions, Receipt, Record,
     RecordsError, Reference,
 };
 use tokio::sync::{broadcast, watch};
 
 use crate::chain::chain;
 use crate::config;
-use crate::runtime::{Containerd, Fate, Image, Ready, RuntimeError, Unanswered, describe, of_pull};
+use crate::runtime::{Containerd, Image, Ready, RuntimeError, Unanswered, describe, of_pull};
+use examine::Examination;
 use peers::{Serving, Sharing};
 use workers::Workers;
 
@@ -81,6 +83,7 @@ pub struct Images {
     workers: Workers,
     belongs: Belongs,
     holds: Holds,
+    examination: Examination,
     /// Who has it removes images, or what is unpacked of them.
     removing: Arc<tokio::sync::Mutex<()>>,
     /// Told after a pull.
@@ -126,7 +129,9 @@ impl Images {
                 serving = Some(Arc::new(sharing.serve(peers, containerd.clone())?));
             }
         }
+        let holds = Holds::default();
         Ok(Self {
+            examination: Examination::begin(&cache, &holds),
             containerd,
             cache,
             options: PullOptions {
@@ -140,7 +145,7 @@ impl Images {
             pulls: Arc::default(),
             workers: Workers::default(),
             belongs: Belongs::default(),
-            holds: Holds::default(),
+            holds,
             removing: Arc::default(),
             pulled: watch::Sender::new(()),
             news: broadcast::Sender::new(NEWS),
@@ -161,15 +166,20 @@ impl Images {
     /// Has an image ready that an app was applied with: the policy of today judges it, and what has
     /// gone since, or power was lost over, is brought again.
     pub async fn make_sure(&self, image: &Image) -> Result<(), RuntimeError> {
-        self.permit(&image.reference).await?;
-        if !self.has_suspects() {
-            if self.containerd.has_snapshot(&image.chain_id).await? {
-                return Ok(());
-            }
-            let image = &image.reference;
-            tracing::warn!(image, "it is not on this host any more, and pulled again");
+        let name = &image.reference;
+        let _held = self.holds.hold(name).await;
+        self.permit(name).await?;
+        let is_here = self.containerd.has_snapshot(&image.chain_id).await?;
+        if is_here && !self.has_damaged() {
+            return Ok(());
         }
-        self.ensure(&image.reference).await.map(drop)
+        if !is_here {
+            tracing::warn!(
+                image = name,
+                "it is not on this host any more, and pulled again"
+            );
+        }
+        self.ensure(name).await.map(drop)
     }
 
     /// Whether the policy of today lets an image be used that is here, by digest. Without a call,
@@ -245,21 +255,15 @@ impl Images {
         pull.await
     }
 
-    /// Whether power was lost over something that nobody looked at since.
-    pub fn has_suspects(&self) -> bool {
-        !self.cache.blobs().unsettled().all_suspects().is_empty()
-    }
-
     /// The image, when it is ready on this host: no thread is made for it, and nobody is told. What
     /// stands in the way of that, a pull tells.
     async fn here(&self, reference: &Reference) -> Option<Image> {
-        if self.has_suspects() {
-            return None;
-        }
         let here = self
             .containerd
             .image_here(reference, &self.cache, self.deadline());
         let ready = here.await.ok().flatten()?;
+        let chains = ready.image.chain().into_iter().map(|layer| layer.chain_id);
+        self.refuse_damaged(&reference.to_string(), chains).ok()?;
         let described = describe(&ready.image);
         self.record(ready).await;
         Some(described)
@@ -352,7 +356,8 @@ impl Images {
         reference: &Reference,
         urgency: Urgency,
     ) -> Result<(Image, Option<Receipt>), RuntimeError> {
-        self.unpack_anew_what_is_suspect(reference).await?;
+        // It may be made from layers that are looked at now.
+        self.examination.over().await;
         let options = PullOptions {
             urgency,
             ..self.options
@@ -361,6 +366,8 @@ impl Images {
             .containerd
             .ensure_image(reference, &self.cache, &options)
             .await?;
+        let chains = ready.image.chain().into_iter().map(|layer| layer.chain_id);
+        self.refuse_damaged(&reference.to_string(), chains)?;
         let (described, receipt) = (describe(&ready.image), ready.receipt.clone());
         self.record(ready).await;
         Ok((described, receipt))
@@ -423,55 +430,6 @@ impl Images {
         {
             tracing::warn!(%error, "images stay unsettled: no threads");
         }
-    }
-
-    /// An image that was unpacked shortly before power was lost is unpacked anew from blobs that
-    /// are hashed again; where a container needs it already, that is told.
-    async fn unpack_anew_what_is_suspect(&self, reference: &Reference) -> Result<(), RuntimeError> {
-        if !self.has_suspects() {
-            return Ok(());
-        }
-        // Another one may be at it, for an image that has the same layers.
-        let _alone = self.alone_in_removing().await;
-        let name = reference.to_string();
-        let unsettled = self.cache.blobs().unsettled();
-        let records = self.cache.records().list().unwrap_or_default();
-        // By digest it may be here under another name only.
-        let digest = reference.digest().map(Digest::as_str);
-        let is_it = |record: &&Record| {
-            let digests = [&*record.target, &*record.digest];
-            record.reference == name || digest.is_some_and(|digest| digests.contains(&digest))
-        };
-        let Some(record) = records.iter().find(is_it) else {
-            return Ok(());
-        };
-        let suspects = keep::suspect_chains(record, unsettled);
-        if suspects.is_empty() {
-            return Ok(());
-        }
-        tracing::warn!(
-            image = name,
-            layers = suspects.len(),
-            "power was lost before it was on the disk: it is unpacked anew"
-        );
-        for (chain_id, fate) in self.unpack_anew(&suspects, &records).await? {
-            match fate {
-                Fate::Anew => {}
-                Fate::Gone(why) => tracing::warn!(
-                    image = name,
-                    %chain_id,
-                    error = why,
-                    "it is not here any more, and pulled"
-                ),
-                Fate::Used(by) => tracing::error!(
-                    image = name,
-                    %chain_id,
-                    by = by.join(", "),
-                    "it is used, so it is not unpacked anew: its files may be damaged"
-                ),
-            }
-        }
-        Ok(())
     }
 }
 

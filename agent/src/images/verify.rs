@@ -109,13 +109,9 @@ impl Images {
         let unwanted = CancellationToken::new();
         let _wanted = unwanted.clone().drop_guard();
         let look = Look {
-            images: self.clone(),
             unwanted,
-            records,
             chosen,
-            compared: BTreeSet::new(),
-            not_compared: BTreeMap::new(),
-            found: Verified::default(),
+            ..self.look(records)
         };
         self.at_work("verify", "images", look.run()).await
     }
@@ -123,6 +119,40 @@ impl Images {
     /// How far the look is that is under way.
     pub fn verification(&self) -> Option<Verification> {
         self.verification.borrow().clone()
+    }
+
+    /// Compares unpacked layers of the images that have one of `chains` with their blobs; what is
+    /// different in those that are damaged. What is right is trusted from then on.
+    pub(super) async fn compare(
+        &self,
+        records: &[Record],
+        of: &[Digest],
+    ) -> Result<BTreeMap<Digest, String>, KeepError> {
+        let has_one = |record: &&Record| chains(record).iter().any(|chain| of.contains(chain));
+        let chosen: Vec<Record> = records.iter().filter(has_one).cloned().collect();
+        let mut look = self.look(records.to_vec());
+        let work = async move {
+            for record in &chosen {
+                look.image(record).await?;
+            }
+            let damaged = look.found.trees_damaged.into_iter();
+            Ok(damaged
+                .map(|tree| (tree.chain_id, tree.differences.join("; ")))
+                .collect())
+        };
+        self.at_work("compare", "images", work).await
+    }
+
+    fn look(&self, records: Vec<Record>) -> Look {
+        Look {
+            images: self.clone(),
+            unwanted: CancellationToken::new(),
+            records,
+            chosen: Vec::new(),
+            compared: BTreeSet::new(),
+            not_compared: BTreeMap::new(),
+            found: Verified::default(),
+        }
     }
 
     /// Unpacks chains anew that may be damaged, with all images that have them. What became of

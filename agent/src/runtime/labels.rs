@@ -17,6 +17,9 @@ pub(super) const ROOTFS: &str = "nodeagent/rootfs";
 /// What a lease of ours is for.
 pub(super) const LEASE: &str = "nodeagent/lease";
 
+/// The boot in which a lease of ours was taken.
+pub(super) const BOOT: &str = "nodeagent/boot";
+
 /// A thing with this label is not collected.
 pub(super) const GC_ROOT: &str = "containerd.io/gc.root";
 /// A lease ends at this time (RFC 3339).

@@ -5,13 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use containerd_client::services::v1::leases_client::LeasesClient;
-use containerd_client::services::v1::{AddResourceRequest, CreateRequest, DeleteRequest, Resource};
+use containerd_client::services::v1::{
+    AddResourceRequest, CreateRequest, DeleteRequest, ListRequest, Resource,
+};
 use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::connection::Connection;
 use super::error::{Answer, RuntimeError};
 use super::{Containerd, labels};
+use crate::sys;
 
 /// A lease outlives the work that it covers by this much before it ends by itself.
 const MARGIN: Duration = Duration::from_secs(300);
@@ -47,6 +50,7 @@ impl Containerd {
             id: id.clone(),
             labels: labels::map([
                 (labels::LEASE, purpose.to_owned()),
+                (labels::BOOT, sys::boot_id()),
                 (labels::GC_EXPIRE, expires),
             ]),
         });
@@ -59,6 +63,37 @@ impl Containerd {
             id,
             header,
         })
+    }
+
+    /// Ends what leases of former boots kept, before it returns: nobody goes on with that.
+    pub(crate) async fn end_leases_of_former_boots(&self) -> Result<(), RuntimeError> {
+        let present = sys::boot_id();
+        let filter = format!("labels.\"{}\",labels.\"{}\"", labels::LEASE, labels::BOOT);
+        let request = self.connection.request(ListRequest {
+            filters: vec![filter],
+        });
+        let mut client = LeasesClient::new(self.connection.channel());
+        let listed = self
+            .connection
+            .call("list", "leases", client.list(request))
+            .await?;
+        let former = listed.leases.into_iter().filter(|lease| {
+            let boot = lease.labels.get(labels::BOOT);
+            boot.is_some_and(|boot| *boot != present)
+        });
+        for lease in former {
+            let request = self.connection.request(DeleteRequest {
+                id: lease.id.clone(),
+                sync: true,
+            });
+            let deadline = self.connection.slow();
+            let deleted = client.delete(request);
+            match self.connection.answer(deadline, deleted).await {
+                Ok(_) | Err(Answer::NotFound) => {}
+                Err(said) => return Err(said.into_error("release lease", &lease.id)),
+            }
+        }
+        Ok(())
     }
 }
 

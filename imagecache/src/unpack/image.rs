@@ -195,6 +195,12 @@ pub fn chain_mark(chain_id: &Digest) -> String {
     format!("chain-{}", chain_id.hex())
 }
 
+/// The chain that a mark is about; none when it is about something else.
+pub fn marked_chain(mark: &str) -> Option<Digest> {
+    let hex = mark.strip_prefix("chain-")?;
+    format!("sha256:{hex}").parse().ok()
+}
+
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Cancel) -> Result<T, UnpackError> + Send + 'static,
 ) -> Result<T, UnpackError> {

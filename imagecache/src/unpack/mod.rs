@@ -17,8 +17,8 @@ mod workplace;
 
 pub use error::UnpackError;
 pub use extract::Extraction;
-pub use image::chain_mark;
 pub(crate) use image::{Parts, Unpacked, layers};
+pub use image::{chain_mark, marked_chain};
 pub use recheck::Recheck;
 pub use workplace::{Tree, Workplace};
 
