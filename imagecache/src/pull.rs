@@ -246,6 +246,8 @@ impl Cache {
         entry: &Entry,
     ) -> Result<Vec<LayerReceipt>, PullError> {
         let chain = image.chain();
+        let blobs = chain.iter().map(|layer| layer.blob.digest.clone());
+        let _needed = self.blobs.need(blobs);
         let present = unpacked_below(&chain, unpacker).await?;
         entry.layers(&image.layers, present);
         let is_urgent = entry.is_urged() || urgency == Urgency::Activation;

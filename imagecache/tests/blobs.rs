@@ -312,6 +312,21 @@ fn what_a_boot_left_unsettled_is_hashed_before_anybody_has_it() {
     );
 }
 
+#[test]
+fn what_work_under_way_needs_is_not_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let blobs = open(root.path());
+    let bytes = content(10);
+    let digest = Digest::of(&bytes);
+    put(&blobs, &bytes);
+    let two = [(); 2].map(|()| blobs.need([digest.clone()].into_iter()));
+    for needed in two {
+        assert!(!blobs.remove(&digest).unwrap());
+        drop(needed);
+    }
+    assert!(blobs.remove(&digest).unwrap());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]

@@ -405,29 +405,32 @@ impl Images {
     /// Brings what was pulled to the disk, once nothing is being pulled: what is written then would
     /// wait for it. Until it is there, a loss of power makes it suspect.
     fn settle_in_background(&self) {
-        let (unsettled, trees) = (
+        let (unsettled, containerd) = (
             self.cache.blobs().unsettled().clone(),
-            self.containerd.snapshots_directory(),
+            self.containerd.clone(),
         );
-        let settle = move || {
-            let trees = trees.map(std::fs::File::open).transpose();
-            let settled = match &trees {
-                Ok(Some(trees)) => unsettled.settle(&[trees.as_fd()]),
-                // Nowhere but in our own store.
-                Ok(None) => unsettled.settle(&[]),
+        let settle = async move {
+            let trees = match containerd.snapshots_directory().await {
+                Ok(trees) => trees,
                 Err(error) => {
-                    tracing::warn!(%error, "images stay unsettled: snapshots cannot be opened");
+                    tracing::debug!(error = chain(&error), "images stay unsettled for now");
                     return;
                 }
             };
-            if let Err(error) = settled {
-                tracing::warn!(error = chain(&error), "images stay unsettled");
+            let settle = move || {
+                let trees = trees.map(std::fs::File::open).transpose();
+                let trees = trees.map_err(|error| error.to_string())?;
+                let trees: Vec<_> = trees.iter().map(|trees| trees.as_fd()).collect();
+                let settled = unsettled.settle(&trees);
+                settled.map_err(|error| chain(&error))
+            };
+            match tokio::task::spawn_blocking(settle).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(error, "images stay unsettled"),
+                Err(error) => tracing::error!(%error, "images stay unsettled"),
             }
         };
-        if let Err(error) = self
-            .workers
-            .spawn(async { tokio::task::spawn_blocking(settle).await })
-        {
+        if let Err(error) = self.workers.spawn(settle) {
             tracing::warn!(%error, "images stay unsettled: no threads");
         }
     }

@@ -19,8 +19,7 @@ use crate::runtime::{Fate, RuntimeError, View, Viewed};
 const DIFFERENCES: usize = 10;
 
 /// Why an unpacked layer is not made anew for now.
-const IN_HAND: &str =
-    "an image that has it is being pulled, or an instance made from it: verify it again";
+const IN_HAND: &str = "an image that has it is being pulled, or an instance made from it";
 
 /// What was found.
 #[derive(Debug, Default)]

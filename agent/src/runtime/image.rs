@@ -280,10 +280,10 @@ impl Containerd {
         ContainerdStore::unleased(&self.connection)
     }
 
-    /// Where trees are that we unpacked, when we have unpacked some.
-    pub(crate) fn snapshots_directory(&self) -> Option<PathBuf> {
-        let workplace = self.workplace.get()?.as_ref()?;
-        workplace.path().parent().map(PathBuf::from)
+    /// Where trees are that we unpack; none where containerd unpacks by itself.
+    pub(crate) async fn snapshots_directory(&self) -> Result<Option<PathBuf>, RuntimeError> {
+        let workplace = self.workplace().await?;
+        Ok(workplace.and_then(|workplace| workplace.path().parent().map(PathBuf::from)))
     }
 
     /// Whether containerd has a snapshot of this name.

@@ -1,6 +1,6 @@
 //! Images as files: from an archive into containerd, and from containerd's documents into one.
 
-use imagecache::transfer::{Archive, Export, ExportError, ImportError};
+use imagecache::transfer::{Archive, Export, ExportError, Filled, ImportError};
 use imagecache::{Cache, PullOptions, Reference};
 
 use super::Containerd;
@@ -38,7 +38,11 @@ impl Containerd {
             let refused = |error| of_pull(&reference.to_string(), error);
             signatures.push(permit.map_err(refused)?);
         }
-        let lease = self.lease("import", options.deadline).await?;
+        // An archive may take longer to be read than a lease lasts.
+        let archive = archive.fill(cache.blobs()).await?;
+        let images = u32::try_from(signatures.len()).unwrap_or(u32::MAX);
+        let longest = options.deadline.saturating_mul(images);
+        let lease = self.lease("import", longest).await?;
         let imported = self.make_all(archive, cache, options, &lease).await;
         let collect = match imported {
             Ok(_) => Collect::Later,
@@ -60,13 +64,13 @@ impl Containerd {
 
     async fn make_all(
         &self,
-        archive: Archive,
+        archive: Filled,
         cache: &Cache,
         options: &PullOptions,
         lease: &Lease,
     ) -> Result<Vec<Ready>, TransferError> {
         let store = ContainerdStore::new(lease);
-        let images = archive.bring(cache.blobs(), &store).await?;
+        let images = archive.bring(&store).await?;
         let unpacker = self.unpacker(lease, options).await?;
         let mut imported = Vec::with_capacity(images.len());
         for image in images {
@@ -80,6 +84,8 @@ impl Containerd {
                 signature: None,
             });
         }
+        // Nobody needs the layers any more.
+        drop(archive);
         for ready in &imported {
             let dropped = cache.drop_layers(&ready.image, options);
             dropped.map_err(ImportError::Blobs)?;

@@ -13,11 +13,13 @@
 //! Deliberately not here: where bytes come from, what a blob means, and how long it is kept.
 
 mod error;
+mod needed;
 mod partial;
 mod pieces;
 mod unsettled;
 
 pub use error::{BlobsError, CommitError};
+pub use needed::NeededBlobs;
 pub use partial::Partial;
 pub use unsettled::Unsettled;
 
@@ -33,6 +35,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::{Descriptor, Digest, Hasher};
 use error::io as failed;
+use needed::Needed;
 
 /// Bytes hashed at a time.
 const CHUNK: usize = 256 * 1024;
@@ -42,6 +45,7 @@ const CHUNK: usize = 256 * 1024;
 pub struct Blobs {
     root: Arc<Path>,
     unsettled: Unsettled,
+    needed: Needed,
 }
 
 /// A blob that is whole and verified. The file stays readable when the blob is removed.
@@ -104,6 +108,7 @@ impl Blobs {
         let blobs = Self {
             root: Arc::from(root),
             unsettled: Unsettled::open(&root.join("unsettled"), boot)?,
+            needed: Needed::default(),
         };
         blobs.sweep()?;
         Ok(blobs)
@@ -188,8 +193,19 @@ impl Blobs {
         Some(metadata.blocks().saturating_mul(512))
     }
 
-    /// Removes a blob; whether it was there. Who reads it reads on.
+    /// These stay as long as what is returned is there, whoever wants to remove them: work under
+    /// way needs them. To be called before they are looked for.
+    pub fn need(&self, digests: impl Iterator<Item = Digest>) -> NeededBlobs {
+        self.needed.hold(digests)
+    }
+
+    /// Removes a blob; whether it was there. Who reads it reads on, and one that work of this
+    /// process needs stays.
     pub fn remove(&self, digest: &Digest) -> Result<bool, BlobsError> {
+        let needed = self.needed.lock();
+        if needed.contains_key(digest) {
+            return Ok(false);
+        }
         let removed = remove(&self.path(digest))?;
         self.unsettled.clear(digest.hex())?;
         Ok(removed)

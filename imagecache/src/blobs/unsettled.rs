@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use rustix::fs::syncfs;
 
@@ -78,7 +79,10 @@ impl Unsettled {
     /// Brings what was marked before this call to the disk: the store's file system, and those of
     /// `others`. Blocks for as long as that takes. Returns how many marks went.
     pub fn settle(&self, others: &[BorrowedFd<'_>]) -> Result<usize, BlobsError> {
-        let marked = names(&self.present)?;
+        let marked = names(&self.present)?.into_iter();
+        let marked: Vec<_> = marked
+            .filter_map(|name| marked_at(&self.present.join(&name)).map(|when| (name, when)))
+            .collect();
         if marked.is_empty() {
             return Ok(0);
         }
@@ -89,10 +93,15 @@ impl Unsettled {
         }
         use std::os::fd::AsFd as _;
         sync(store.as_fd()).map_err(failed("sync the file system of", &self.all))?;
-        for name in &marked {
-            remove(&self.present.join(name))?;
+        let mut settled = 0;
+        for (name, when) in &marked {
+            // Made anew meanwhile: that is not on the disk.
+            if marked_at(&self.present.join(name)) == Some(*when) {
+                remove(&self.present.join(name))?;
+                settled += 1;
+            }
         }
-        Ok(marked.len())
+        Ok(settled)
     }
 
     fn forget_suspect(&self, name: &str) -> Result<(), BlobsError> {
@@ -119,6 +128,11 @@ impl Unsettled {
     fn suspects(&self) -> MutexGuard<'_, HashSet<String>> {
         self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// When a mark was made, or made again.
+fn marked_at(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|mark| mark.modified()).ok()
 }
 
 fn directories(of: &Path) -> Result<Vec<PathBuf>, BlobsError> {

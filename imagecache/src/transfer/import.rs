@@ -7,7 +7,7 @@ use super::fill::fill;
 use super::found::Found;
 use super::survey::Survey;
 use super::{ImportError, docker, oci};
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, NeededBlobs};
 use crate::waiting::{Cancel, while_waited_for};
 use crate::{ContentStore, Digest, Image, Reference, fetch, pull};
 
@@ -19,7 +19,8 @@ pub async fn import<S: ContentStore>(
     blobs: &Blobs,
     store: &S,
 ) -> Result<Vec<Image>, ImportError> {
-    Archive::open(path, name).await?.bring(blobs, store).await
+    let archive = Archive::open(path, name).await?;
+    archive.fill(blobs).await?.bring(store).await
 }
 
 /// An OCI layout or a docker-archive that was looked at: what is in it is known, and nothing of it
@@ -56,26 +57,40 @@ impl Archive {
         images.map(|found| (&found.reference, &found.image.target.digest))
     }
 
-    /// Brings all of them here: layers into `blobs`, documents into `store`, when every layer is
-    /// there. Dropped, the work ends soon; what was verified stays.
-    pub async fn bring<S: ContentStore>(
-        self,
-        blobs: &Blobs,
-        store: &S,
-    ) -> Result<Vec<Image>, ImportError> {
+    /// Brings the layers of all of them into `blobs`. Dropped, the work ends soon; what was verified
+    /// stays.
+    pub async fn fill(self, blobs: &Blobs) -> Result<Filled, ImportError> {
+        let layers = self.images.iter().flat_map(|found| &found.image.layers);
+        let needed = blobs.need(layers.map(|(_, layer)| layer.digest.clone()));
         let (blobs, contents) = (blobs.clone(), self.contents);
-        let found = blocking(move |cancel| {
+        let images = blocking(move |cancel| {
             fill(&contents, &self.images, &blobs, cancel)?;
             Ok(self.images)
         });
-        let found = found.await?;
-        let mut images = Vec::with_capacity(found.len());
-        for Found { reference, image } in found {
+        Ok(Filled {
+            images: images.await?,
+            _needed: needed,
+        })
+    }
+}
+
+/// Images of an archive whose layers are in the store, and stay as long as this is there.
+#[derive(Debug)]
+pub struct Filled {
+    images: Vec<Found>,
+    _needed: NeededBlobs,
+}
+
+impl Filled {
+    /// Brings their documents into `store`, each behind what it names.
+    pub async fn bring<S: ContentStore>(&self, store: &S) -> Result<Vec<Image>, ImportError> {
+        let mut images = Vec::with_capacity(self.images.len());
+        for Found { reference, image } in &self.images {
             for (document, bytes) in &image.documents {
                 fetch::keep(store, document, bytes.clone()).await?;
             }
             let target = &image.target.digest;
-            let image = pull::local(&reference, target, store).await?;
+            let image = pull::local(reference, target, store).await?;
             images.push(image.ok_or_else(|| ImportError::Missing {
                 name: target.to_string(),
                 wanted_by: "the import".to_owned(),

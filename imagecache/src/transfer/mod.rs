@@ -21,4 +21,4 @@ mod survey;
 
 pub use error::{ExportError, ImportError};
 pub use export::Export;
-pub use import::{Archive, import};
+pub use import::{Archive, Filled, import};
