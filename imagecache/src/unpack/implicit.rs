@@ -59,8 +59,12 @@ pub(super) fn inherit(
                     let set = || -> io::Result<()> {
                         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
                         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                        let to = openat2(&root, path, flags, Mode::empty(), beneath)?;
-                        copy(&from, &like, &to)
+                        match openat2(&root, path, flags, Mode::empty(), beneath) {
+                            Ok(to) => copy(&from, &like, &to),
+                            // A later entry of the layer replaced it, or what it was in.
+                            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(()),
+                            Err(errno) => Err(errno.into()),
+                        }
                     };
                     set().map_err(UnpackError::io("set owner and mode of", tree.join(path)))?;
                     is_new = false;

@@ -323,6 +323,26 @@ fn replacements() -> Vec<ImageSpec> {
             ],
         ),
         image(
+            "an-implicit-parent-that-becomes-a-file",
+            [
+                lower(),
+                LayerSpec::pax([
+                    Entry::file("var/deep/er/three", "3"),
+                    Entry::file("var/deep", "a file now"),
+                ]),
+            ],
+        ),
+        image(
+            "an-implicit-parent-that-becomes-a-link",
+            [
+                lower(),
+                LayerSpec::pax([
+                    Entry::file("var/deep/er/three", "3"),
+                    Entry::symlink("var/deep", "../etc"),
+                ]),
+            ],
+        ),
+        image(
             "a-file-in-the-place-of-a-directory",
             [
                 lower(),
